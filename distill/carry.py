@@ -1,0 +1,42 @@
+"""What methods remember between steps; part of State, so saved and resumed with it.
+
+A carry is the view `carry/NAME`. `init(shapes)` gives its first value from the shapes of the
+views, `update(value, views, step)` the next one, after the student's update.
+"""
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from distill.objective import Views, at
+
+
+class Carry(Protocol):
+  """The contract."""
+
+  def init(self, shapes: Mapping[str, Mapping[str, Any]], name: str) -> Any: ...
+
+  def update(self, value: Any, views: Views, step: jax.Array, name: str) -> Any: ...
+
+
+class Mean:
+  """A moving mean of a view over the batch's valid rows: m ← decay·m + (1 − decay)·mean.
+
+  With `reads='TEACHER/logits'` it is DINO's centre (Caron 2021, eq. 4). Starts at 0.
+  """
+
+  def __init__(self, *, reads: str, decay: float = 0.9):
+    if not 0 <= decay < 1:
+      raise ValueError(f'decay={decay} is not in [0, 1)')
+    self.reads, self.decay = reads, decay
+
+  def init(self, shapes: Mapping[str, Mapping[str, Any]], name: str) -> jax.Array:
+    return jnp.zeros(at(shapes, self.reads, f'carry.{name}.reads').shape[1:], jnp.float32)
+
+  def update(self, value: jax.Array, views: Views, step: jax.Array, name: str) -> jax.Array:
+    del step
+    read = at(views, self.reads, f'carry.{name}.reads').astype(jnp.float32)
+    valid = views['batch']['valid']
+    mean = jnp.tensordot(valid, read, 1) / jnp.maximum(jnp.sum(valid), 1.0)
+    return self.decay * value + (1 - self.decay) * mean

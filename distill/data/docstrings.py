@@ -1,0 +1,157 @@
+"""The embedded corpus: which library does a docstring come from?
+
+Docstrings of modules, classes and functions of the standard library and of the packages that
+this project depends on, read from their source files by syntax tree: nothing is imported,
+nothing downloaded. What names the library is masked, so that the text must give it away.
+"""
+import ast
+import hashlib
+import importlib.metadata
+import pathlib
+import platform
+import re
+import sysconfig
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from distill.data import text
+from distill.data.sets import Dataset
+from distill.data.stored import packed, source_sha256, stored, unpacked
+from distill.types import Status, Stop
+
+STANDARD = 'stdlib'
+ALIASES = {         # what a library is called besides its own name
+    'flax': ('nnx', 'linen'),
+    'jax': ('jnp', 'jaxlib', 'jaxpr', 'jaxprs', 'lax'),
+    'matplotlib': ('mpl', 'plt', 'pylab', 'pyplot'),
+    'numpy': ('np',),
+    'orbax': ('ocp',),
+    'scipy': ('sp',),
+    'tensorflow_datasets': ('tensorflow', 'tf', 'tfds'),
+}
+# Tests say little; copies of other projects would be labelled by who copied them.
+SKIPPED = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', 'array_api_compat',
+           'array_api_extra', '_vendor', 'vendored', 'third_party', 'externals', 'extern'}
+
+
+def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 4000,
+               minimum: int = 400, words: int = 8, packages: Sequence[str] = (),
+               cache: str = '') -> Dataset:
+  """Docstrings by library: the first three paragraphs, nine tenths of them to train.
+
+  Args:
+    per_class: at most so many texts of a library, by a hash of the text.
+    minimum: a library with fewer texts is left out, which a note says.
+    words: a text with fewer is left out.
+    packages: distributions to read beside the standard library; all dependencies that
+      `distill` declares unless given.
+  """
+  sources = _sources(packages or _declared())
+  made_of = [source_sha256(__file__), platform.python_version(), per_class, minimum, words,
+             {label: [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+              for label, (_, files) in sources.items()}]
+  corpus = unpacked(stored('docstrings', made_of, lambda: {'corpus': packed(
+      _corpus({label: files for label, (_, files) in sources.items()}, per_class=per_class,
+              minimum=minimum, words=words))}, cache)['corpus'])
+  return text.dataset(
+      corpus['texts'], corpus['labels'], name='docstrings', classes=corpus['classes'],
+      length=length, vocabulary=vocabulary, notes=corpus['notes'], cache=cache,
+      versions={d: v for label in corpus['classes'] for d, v in sources[label][0].items()})
+
+
+def _declared() -> list[str]:
+  """The distributions that `distill` needs, without those of its extras."""
+  try:
+    requirements = importlib.metadata.requires('distill') or []
+  except importlib.metadata.PackageNotFoundError:
+    raise Stop(Status.DATA, 'data.packages is empty and distill is not installed, so its '
+               "dependencies aren't known: pip install -e .") from None
+  return sorted(re.match(r'[\w.-]+', r)[0] for r in requirements if 'extra' not in r)
+
+
+def _sources(packages: Iterable[str]) -> dict[str, tuple[dict[str, str], list[pathlib.Path]]]:
+  """For each library its distributions with their versions, and its source files."""
+  root = pathlib.Path(sysconfig.get_path('stdlib'))
+  sources = {STANDARD: ({'python': platform.python_version()}, _kept(root, root.rglob('*.py')))}
+  for package in packages:
+    try:
+      distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+      raise Stop(Status.DATA, f'data.packages: {package!r} is not installed, so it has no '
+                 'docstrings: pip install it, or name the packages to read') from None
+    root = pathlib.Path(distribution.locate_file(''))
+    listed = [f for f in distribution.files or () if f.suffix == '.py' and len(f.parts) > 1]
+    if files := _kept(root, (root / f for f in listed)):
+      tops = Counter(f.parts[0] for f in listed)
+      versions, known = sources.setdefault(min(tops, key=lambda t: (-tops[t], t)), ({}, []))
+      versions[distribution.metadata['Name']] = distribution.version
+      known.extend(files)
+  return sources
+
+
+def _kept(root: pathlib.Path, files: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+  return sorted(
+      f for f in files if SKIPPED.isdisjoint(f.relative_to(root).parts) and f.is_file()
+      and not f.name.startswith('test_') and not f.name.endswith(('_test.py', 'conftest.py')))
+
+
+def _corpus(libraries: dict[str, list[pathlib.Path]], *, per_class: int, minimum: int,
+            words: int) -> dict:
+  """Texts and labels by split, names of the classes, notes; the order is that of a hash."""
+  mask = _mask(libraries)
+  found, notes = defaultdict(dict), []
+  for library, files in libraries.items():
+    for file in files:
+      for docstring in _docstrings(file):
+        masked = mask('\n\n'.join(re.split(r'\n\s*\n', docstring)[:3]))
+        if len(re.findall(r'[^\W\d_]{2,}', masked)) >= words:
+          digest = hashlib.sha256(' '.join(masked.casefold().split()).encode()).hexdigest()
+          found[library][digest] = min(masked, found[library].get(digest, masked))
+  holders = Counter(digest for texts in found.values() for digest in texts)
+  shared = {digest for digest, n in holders.items() if n > 1}
+  if shared:      # its label would depend on chance, and the other copy might be in the test split
+    notes.append(f'{len(shared)} docstrings stand in several libraries and were left out')
+  own = {library: sorted(texts.keys() - shared) for library, texts in sorted(found.items())}
+  small = {library: len(texts) for library, texts in own.items() if len(texts) < minimum}
+  if small:
+    notes.append(f'left out for fewer than {minimum} docstrings: '
+                 + ', '.join(f'{library} ({n})' for library, n in small.items()))
+  classes = [library for library in own if library not in small]
+  rows = sorted((digest, k) for k, library in enumerate(classes)
+                for digest in own[library][:per_class])
+  split = lambda digest: 'test' if int(digest[-8:], 16) % 10 == 0 else 'train'
+  texts, labels = {'train': [], 'test': []}, {'train': [], 'test': []}
+  for digest, k in rows:
+    texts[split(digest)].append(found[classes[k]][digest])
+    labels[split(digest)].append(k)
+  return {'texts': texts, 'labels': labels, 'classes': classes, 'notes': notes}
+
+
+def _docstrings(file: pathlib.Path) -> Iterator[str]:
+  """All docstrings of a source file; none if this Python can't parse it."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')         # other people's escapes
+      stack = [ast.parse(file.read_bytes())]
+  except (SyntaxError, ValueError):
+    return
+  while stack:
+    node = stack.pop()
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+      if docstring := ast.get_docstring(node):
+        yield docstring
+    for block in ('body', 'orelse', 'handlers', 'finalbody'):
+      stack.extend(getattr(node, block, ()))
+
+
+def _mask(libraries: Iterable[str]):
+  """Replaces the libraries' names, also as parts of identifiers: `np.array`, `NumpyHandler`."""
+  names = sorted({name for library in libraries if library != STANDARD
+                  for name in (library, *ALIASES.get(library, ()))}, key=lambda n: (-len(n), n))
+  if not names:
+    return str
+  start = r'(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))'
+  end = r'(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z])|(?=[A-Z][a-z]))'
+  pattern = re.compile(f'{start}(?i:{"|".join(map(re.escape, names))}){end}')
+  return lambda docstring: pattern.sub('LIB', docstring)

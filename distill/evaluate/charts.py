@@ -1,0 +1,80 @@
+"""Drawings for the report: which colour is whose, round axes, and training curves as SVG."""
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, ordered by contrast on white.
+COLOURS = ('#0072B2', '#D55E00', '#4D4D4D', '#009E73', '#CC79A7', '#E69F00')
+DASHES = ((0, (5, 1.5)), '-', (0, (1.2, 1.2)), '-.', (0, (8, 2)), (0, (6, 1, 1, 1, 1, 1)))
+ROUND = (1, 2, 5, 10)
+POINTS = 200            # more of a line no screen shows
+WIDTH, HEIGHT = 300, 190        # in points; at 328 pixels, a phone's, the text is 11 pixels high
+
+STYLE = {
+    'svg.hashsalt': 'distill', 'svg.fonttype': 'none', 'font.family': 'DejaVu Sans',
+    'font.size': 10.5, 'axes.titlesize': 10.5, 'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left', 'text.color': '#1b1f24', 'axes.labelcolor': '#4b5563',
+    'xtick.color': '#4b5563', 'ytick.color': '#4b5563', 'axes.edgecolor': '#9aa3ad',
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
+    'axes.grid.axis': 'y', 'grid.color': '#e5e8ec', 'lines.linewidth': 1.6,
+    'figure.constrained_layout.use': True}
+
+
+def styles(names: Sequence[str]) -> dict[str, dict]:
+  """The colour and the dashes of every model, the same in all drawings."""
+  return {name: {'color': COLOURS[i % len(COLOURS)], 'linestyle': DASHES[i % len(DASHES)]}
+          for i, name in enumerate(names)}
+
+
+def ticks(low: float, high: float) -> list[float]:
+  """At most six round numbers that span low to high."""
+  from matplotlib.ticker import MaxNLocator
+  return MaxNLocator(5, steps=ROUND).tick_values(low, high).tolist()
+
+
+def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+           look: Mapping[str, dict]) -> str:
+  """Values over steps, {name: (steps, values)}; names stand where their lines end."""
+  import matplotlib
+  from matplotlib import figure, ticker
+  with matplotlib.rc_context(STYLE):
+    drawing = figure.Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+    axes = drawing.subplots()
+    lines = {name: (_thin(steps), _thin(values)) for name, (steps, values) in lines.items()}
+    for name, line in lines.items():
+      axes.plot(*line, marker='o' if len(line[0]) == 1 else '', markersize=4, **look[name])
+    axes.margins(x=0)
+    axes.set(title=title, xlabel='step')
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=ROUND))
+    bottom, top = axes.get_ylim()
+    ends = {name: (values[-1] - bottom) / (top - bottom) for name, (_, values) in lines.items()}
+    for name, height in _apart(ends, gap=0.11).items():
+      axes.annotate(name, (1.03, height), xycoords='axes fraction', va='center', weight='bold',
+                    color=look[name]['color'], parse_math=False)
+    buffer = io.StringIO()
+    drawing.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
+  svg = buffer.getvalue()
+  # Ids are made unique, since several drawings share a page.
+  prefix = re.sub(r'\W+', '-', title)
+  svg = re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{prefix}-', svg[svg.index('<svg'):])
+  return re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
+
+
+def _thin(values: Sequence[float]) -> np.ndarray:
+  """At most POINTS means of neighbours."""
+  values = np.asarray(values, float)
+  return np.array([part.mean() for part in np.array_split(values, min(POINTS, len(values)))])
+
+
+def _apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+  """Heights from top to bottom, moved as little as keeps them `gap` apart and inside [0, 1]."""
+  placed, ceiling = {}, 1.0
+  for name in sorted(heights, key=heights.get, reverse=True):
+    placed[name] = min(heights[name], ceiling)
+    ceiling = placed[name] - gap
+  lift = max(0.0, -min(placed.values()))
+  return {name: height + lift for name, height in placed.items()}

@@ -1,0 +1,153 @@
+"""What a run says while it trains: `metrics.jsonl`, TensorBoard files, and a line of progress.
+
+`metrics.jsonl` has one row per logged step, each (stage, seed, step) exactly once: a run that
+resumes first drops the rows that it will log again. For that a step is logged before it is
+saved. TensorBoard is told the same.
+"""
+import collections
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from distill.types import Status, Stop
+
+CLEAR = '\r\x1b[K'                      # back to the start of the terminal's line, and empty it
+
+
+def say(line: str) -> None:
+  """Prints a status line, in place of the progress that a terminal may be showing."""
+  print((CLEAR if sys.stderr.isatty() else '') + line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+  """Turns what the disk refuses into the end of the run."""
+  try:
+    yield
+  except OSError as error:
+    raise Stop(Status.DISK, f'cannot write {path}: {error.strerror or error}; make room there, or '
+               'name another place with --workdir') from error
+
+
+def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+  """The means of {name: (sum, count)}, on the host; a name that counted nothing has none."""
+  return {name: float(total) / float(count)
+          for name, (total, count) in jax.device_get(dict(sums)).items() if count}
+
+
+class Log:
+  """The log of a run; `quiet` silences the progress."""
+
+  say = staticmethod(say)
+
+  def __init__(self, workdir: Path, *, quiet: bool = False):
+    self._rows, self._board, self._quiet = workdir / 'metrics.jsonl', workdir / 'tensorboard', quiet
+    self._boards: dict[tuple[str, int], EventsWriter] = {}
+    self._first: dict[str, int] = {}                # stage -> the first step it will log again
+    self._stage, self._marks = '', collections.deque(maxlen=20)     # (time, step)
+    self._drawn = False
+    self._keep(lambda row: True)
+
+  def row(self, stage: str, seed: int, step: int, metrics: Mapping[str, Any]) -> None:
+    """Logs a step, at once and for good. What is not finite becomes null."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    where = {'stage': stage, 'seed': seed, 'step': step, 'time': round(time.time(), 3)}
+    finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+    with writing(self._rows):
+      with open(self._rows, 'ab') as file:
+        file.write(json.dumps(where | finite | where).encode() + b'\n')
+        file.flush()
+        os.fsync(file.fileno())
+      board = self._boards.get((stage, seed)) or self._open(stage, seed)
+      board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=[
+          Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()])))
+      board.flush()
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Forgets what a stage logged after `step`, before it is trained from there."""
+    self._keep(lambda row: row['stage'] != stage or row['step'] <= step)
+    self._close(stage)
+    self._first[stage] = step + 1
+
+  def progress(self, stage: str, step: int, steps: int, metrics: Mapping[str, Any]) -> None:
+    """Shows how far a stage is: redrawn on a terminal, otherwise a line a call."""
+    if self._quiet:
+      return
+    if stage != self._stage:
+      self._stage = stage
+      self._marks.clear()
+    self._marks.append((time.monotonic(), step))
+    (before, done), (now, _) = self._marks[0], self._marks[-1]
+    parts = [f'{stage} {step}/{steps}']
+    if step > done and now > before:
+      speed = (step - done) / (now - before)
+      minutes, seconds = divmod(round((steps - step) / speed), 60)
+      parts += [f'{speed:.3g} steps/s', f'{minutes}:{seconds:02} left']
+    line = '  '.join(parts + [f'{name} {float(value):.4g}' for name, value in metrics.items()])
+    if sys.stderr.isatty():
+      line = CLEAR + line[:shutil.get_terminal_size().columns - 1]
+    self._drawn = sys.stderr.isatty() and step < steps
+    print(line, end='' if self._drawn else '\n', file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    """Ends the line of progress and the TensorBoard files."""
+    if self._drawn:
+      print(file=sys.stderr)
+      self._drawn = False
+    for stage in {stage for stage, _ in self._boards}:
+      self._close(stage)
+
+  def _keep(self, wanted: Callable[[dict], bool]) -> None:
+    """Rewrites the rows, all or nothing, without those unwanted and those a crash has torn."""
+    with writing(self._rows):
+      self._rows.parent.mkdir(parents=True, exist_ok=True)
+      before = self._rows.read_bytes() if self._rows.exists() else b''
+      lines = before.splitlines(keepends=True)
+      rows = [_parsed(line) for line in lines]
+      after = b''.join(line for line, row in zip(lines, rows, strict=True) if row and wanted(row))
+      if after == before:
+        return
+      if torn := rows.count(None):
+        say(f'{self._rows}: dropped {torn} line(s) that cannot be read')
+      new = self._rows.with_suffix('.tmp')
+      with open(new, 'wb') as file:
+        file.write(after)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(new, self._rows)
+
+  def _open(self, stage: str, seed: int) -> EventsWriter:
+    folder = self._board / stage / str(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Synchronous, unlike SummaryWriter, whose thread would swallow a full disk and then hang.
+    board = EventsWriter(str(folder / 'events'), f'.{time.time_ns()}')
+    if stage in self._first:
+      board.write_event(Event(step=self._first[stage],
+                              session_log=SessionLog(status=SessionLog.START)))
+    self._boards[stage, seed] = board
+    return board
+
+  def _close(self, stage: str) -> None:
+    for key in [key for key in self._boards if key[0] == stage]:
+      self._boards.pop(key).close()
+
+
+def _parsed(line: bytes) -> dict | None:
+  """A row; None for what is left of a torn one."""
+  try:
+    row = json.loads(line)
+    return row if line.endswith(b'\n') and {'stage', 'seed', 'step'} <= row.keys() else None
+  except (ValueError, AttributeError):
+    return None

@@ -1,0 +1,229 @@
+"""Runs an experiment: a config in, a report out.
+
+python -m distill.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.a.b=value …]
+
+  --list           the configs and their variants
+  --print_config   the resolved config as JSON, without running it
+"""
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from distill import lookup
+from distill.types import Status, Stop
+
+CONFIGS = pathlib.Path('configs')
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  try:
+    return _main(arguments)
+  except Stop as stop:
+    print(f'distill: {stop}', file=sys.stderr, flush=True)
+    return int(stop.status)
+
+
+def _main(arguments: Sequence[str]) -> int:
+  if not arguments or {'--help', '-h', '--helpfull'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE if arguments else Status.CONFIG)
+  if '--list' in arguments:
+    print('\n'.join(listing()))
+    return int(Status.DONE)
+  values = parsed(arguments)
+  config = values.config.to_dict()
+  if values.print_config:
+    print(json.dumps(config, indent=2))
+    return int(Status.DONE)
+  name = name_of(values['config'].config_filename)
+  workdir = pathlib.Path(values.workdir or f'runs/{name}-{sha256(config)[:8]}')
+  with locked(workdir):
+    run(name, config, workdir)
+  return int(Status.DONE)
+
+
+def parsed(arguments: Sequence[str]) -> flags.FlagValues:
+  """The flags; `.config` is the ConfigDict of the file, locked, with its overrides."""
+  values = flags.FlagValues()
+  argv = ['distill.main', *arguments]
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
+  flags.DEFINE_bool('print_config', False, 'print the resolved config', flag_values=values)
+  file = next((a.removeprefix('--config=') for a in arguments if a.startswith('--config=')), '')
+  if not file:
+    raise Stop(Status.CONFIG, 'give --config=configs/NAME.py; --list shows what there is')
+  path, _, variant = file.partition(':')
+  if not os.path.isfile(path):
+    raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
+               + lookup.nearest(path, map(str, CONFIGS.glob('*.py'))))
+  if variant and variant not in (known := variants(ast.parse(pathlib.Path(path).read_text()))):
+    raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
+               + lookup.nearest(variant, known))
+  try:
+    left = values(argv)[1:]
+    if not callable(getattr(values.config, 'to_dict', None)):
+      raise TypeError('get_config returns no ConfigDict')
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    fields = [a for a in arguments if a.startswith('--config.')]
+    if fields and not isinstance(error, flags.Error):
+      _check_fields(fields, flat(parsed([f'--config={file}']).config.to_dict()))
+    line = ' '.join(str(error).split()) or type(error).__name__
+    raise Stop(Status.CONFIG, f'--config={file}: {line}') from error
+  if left:
+    raise Stop(Status.CONFIG, f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
+  return values
+
+
+def _check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
+  """Stops at the first override of a field that the config doesn't have."""
+  nodes = {path[:i] for path in leaves for i, c in enumerate(f'{path}.') if c == '.'}
+  for override in overrides:
+    field = override.partition('=')[0].removeprefix('--config.')
+    if field not in nodes:
+      raise Stop(Status.CONFIG, f'{override}: the config has no field {field!r}'
+                 + lookup.nearest(field, nodes))
+
+
+def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
+        shared: pathlib.Path | None = None) -> dict[str, Any]:
+  """Runs the config's pipeline in a workdir that this process has locked."""
+  same_config(config, workdir)
+  for key in ('seed', 'pipeline'):
+    if key not in config:
+      raise Stop(Status.CONFIG, f'the config has no field {key!r}')
+  pipeline = lookup.find('pipelines', config['pipeline'], 'pipeline')
+
+  import jax        # after everything that can be refused without it
+  jax.config.update('jax_compilation_cache_dir', os.environ.get(
+      'JAX_COMPILATION_CACHE_DIR', os.path.expanduser('~/.cache/distill/xla')))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+  from distill.evaluate import report
+  from distill.logs import Log
+  from distill.train import Run
+  log = Log(workdir)
+  log.say(f'{name} in {workdir}')
+  this = Run(name, workdir, log, seed=config['seed'], shared=shared)
+  with stopped_by_signals(this):
+    try:
+      result = pipeline(config, this)
+    finally:
+      log.close()
+  print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
+  return result
+
+
+def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
+  """Writes config.json, or stops if the workdir holds another config's run."""
+  path, text = workdir / 'config.json', json.dumps(config, indent=2)
+  if not path.exists():
+    draft = path.with_suffix('.draft')
+    draft.write_text(text)
+    draft.replace(path)
+  elif (before := path.read_text()) != text:
+    old, new = (flat(json.loads(t)) for t in (before, text))
+    there = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    raise Stop(Status.CONFIG, f'{workdir} holds a run of another config; different: '
+               + ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} here)' for k in there)
+               + ': take another --workdir')
+
+
+def flat(node: Any, prefix: str = '') -> dict[str, Any]:
+  """The leaves of a config by their dotted paths."""
+  if not isinstance(node, Mapping) or not node:
+    return {prefix: node}
+  return {path: leaf for key, value in node.items()
+          for path, leaf in flat(value, f'{prefix}.{key}' if prefix else key).items()}
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the workdir. The kernel lets go of the lock when its process ends, however it ends."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / 'lock', 'a+')
+  except OSError as error:
+    raise Stop(Status.DISK, f'cannot write to {workdir}: {error.strerror}: take another --workdir'
+               ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      lock.seek(0)
+      raise Stop(Status.LOCKED, f'{workdir} is held by process {lock.read().strip() or "?"}: wait '
+                 'for it, or take another --workdir') from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    yield
+
+
+@contextlib.contextmanager
+def stopped_by_signals(run) -> Iterator[None]:
+  """SIGTERM, SIGINT and SIGUSR1 end the run with everything saved; a second one at once."""
+  def handle(number, frame):
+    del frame
+    for n in before:
+      signal.signal(n, signal.SIG_DFL)
+    run.log.say(f'{signal.Signals(number).name}: saving; once more to stop at once')
+    run.preempt()
+  before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def listing() -> list[str]:
+  """A line for every config and variant, from the files' docstrings and get_config's tests."""
+  lines = []
+  for path in sorted(CONFIGS.glob('*.py')):
+    tree = ast.parse(path.read_text())
+    about = (ast.get_docstring(tree) or '').split('\n')[0]
+    lines.append(f'{path!s:<24} {about}')
+    lines += [f'{f"{path}:{v}":<24}' for v in variants(tree)]
+  if not lines:
+    raise Stop(Status.CONFIG, f'there is no {CONFIGS}/ here: run from the root of the project')
+  return lines
+
+
+def variants(tree: ast.Module) -> list[str]:
+  """The strings that `get_config` compares its argument to."""
+  function = next((n for n in tree.body
+                   if isinstance(n, ast.FunctionDef) and n.name == 'get_config'), None)
+  if not function or not function.args.args:
+    return []
+  argument = function.args.args[0].arg
+  return sorted({c.value for n in ast.walk(function) if isinstance(n, ast.Compare)
+                 and isinstance(n.left, ast.Name) and n.left.id == argument
+                 for x in n.comparators for c in ast.walk(x)
+                 if isinstance(c, ast.Constant) and isinstance(c.value, str)})
+
+
+def name_of(path: str) -> str:
+  """`bert-test` for `configs/bert.py:test`."""
+  file, _, variant = path.partition(':')
+  return '-'.join(filter(None, (pathlib.Path(file).stem, re.sub(r'\W+', '-', variant))))
+
+
+def sha256(config: Mapping[str, Any]) -> str:
+  """Of a resolved config."""
+  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Models: `nnx` modules that turn a batch into named outputs."""

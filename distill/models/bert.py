@@ -1,0 +1,121 @@
+"""BERT's encoder (Devlin 2018), with a classification and a masked-word head.
+
+As published: post-LayerNorm with eps 1e-12, erf GELU, learned positions, token types, a tanh
+pooler over the first position, and a padding mask.
+"""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from distill.models import layers
+from distill.types import Batch, Outputs
+
+EPS = 1e-12
+MASKED = -1e9         # added to the score of a padded key: its probability is exactly 0 in float32
+
+
+class Bert(nnx.Module):
+  """An encoder of `depth` blocks over at most `length` positions.
+
+  Outputs:
+    embedding                     [b s d]    the embeddings, after their LayerNorm
+    blockNN/hidden                [b s d]    the output of a block, NN = 00, 01, …
+    blockNN/attention             [b h s s]  attention probabilities, before dropout
+    blockNN/query, key, value     [b s d]    heads side by side
+    pooled                        [b d]
+    logits                        [b c]
+    words                         [b m v]    with `words`: the masked-word head at the positions
+                                             `batch['positions']` [b m], or at all of them
+  """
+
+  def __init__(self, *, vocabulary: int, length: int, classes: int, width: int, depth: int,
+               heads: int, inner: int = 0, types: int = 2, dropout: float = 0.1,
+               words: bool = False, rngs: nnx.Rngs):
+    if width % heads:
+      raise ValueError(f'width={width} is not divisible by heads={heads}')
+    if min(vocabulary, length, classes, width, depth, heads, types) < 1:
+      raise ValueError('every size must be at least 1')
+    if not 0 <= dropout < 1:
+      raise ValueError(f'dropout={dropout} is not in [0, 1)')
+    self.length, self.dropout = length, dropout
+    embedding = lambda n: nnx.Embed(n, width, rngs=rngs, embedding_init=layers.normal)
+    self.token, self.position, self.type = map(embedding, (vocabulary, length, types))
+    self.norm = layers.LayerNorm(width, eps=EPS)
+    self.blocks = nnx.List([
+        Block(width=width, heads=heads, inner=inner or 4 * width, dropout=dropout, rngs=rngs)
+        for _ in range(depth)])
+    self.pooler = layers.dense(width, width, rngs=rngs)
+    self.head = layers.dense(width, classes, rngs=rngs)
+    self.words = Words(width=width, vocabulary=vocabulary, rngs=rngs) if words else None
+
+  def __call__(self, batch: Batch, *, train: bool = False,
+               key: jax.Array | None = None) -> Outputs:
+    tokens = batch['tokens']
+    b, s = tokens.shape
+    if s > self.length:
+      raise ValueError(f'{s} positions, but the model has {self.length}')
+    keys = list(jax.random.split(key, len(self.blocks) + 2)) if train else [None] * (
+        len(self.blocks) + 2)
+    # Activations stay flat, [b·s d]: one matrix product a layer, and no copies between layouts.
+    x = self.token(tokens.reshape(-1)) + self.type(batch['types'].reshape(-1))
+    x = (x.reshape(b, s, -1) + self.position(jnp.arange(s))).reshape(b * s, -1)
+    x = layers.dropout(self.norm(x), self.dropout, keys[0])
+    outputs = {'embedding': x.reshape(b, s, -1)}
+    bias = (1 - batch['mask'][:, None, None, :]) * MASKED            # [b 1 1 s]
+    for i, block in enumerate(self.blocks):
+      x, inside = block(x, bias, keys[i + 2])
+      outputs |= {f'block{i:02d}/{name}': value for name, value in inside.items()}
+    hidden = x.reshape(b, s, -1)
+    pooled = jnp.tanh(self.pooler(hidden[:, 0]))
+    outputs |= {'pooled': pooled,
+                'logits': self.head(layers.dropout(pooled, self.dropout, keys[1]))}
+    if self.words is not None:
+      where = batch.get('positions')
+      at = hidden if where is None else jnp.take_along_axis(hidden, where[:, :, None], axis=1)
+      outputs['words'] = self.words(at, self.token)
+    return outputs
+
+
+class Block(nnx.Module):
+  """Self-attention and a feed-forward layer, each added to its input and then normalised."""
+
+  def __init__(self, *, width: int, heads: int, inner: int, dropout: float, rngs: nnx.Rngs):
+    square = lambda: layers.dense(width, width, rngs=rngs)
+    # Three matrices, not one split in three: the split's gradient is a concatenation, a copy.
+    self.query, self.key, self.value, self.out = square(), square(), square(), square()
+    self.attention_norm = layers.LayerNorm(width, eps=EPS)
+    self.up = layers.dense(width, inner, rngs=rngs)
+    self.down = layers.dense(inner, width, rngs=rngs)
+    self.norm = layers.LayerNorm(width, eps=EPS)
+    self.heads, self.dropout = heads, dropout
+
+  def __call__(self, x: jax.Array, bias: jax.Array, key: jax.Array | None):
+    """From [b·s d] and the scores' bias [b 1 1 s] to [b·s d] and what is inside."""
+    b, s = bias.shape[0], bias.shape[-1]
+    keys = jax.random.split(key, 3) if key is not None else (None,) * 3
+    q, k, v = self.query(x), self.key(x), self.value(x)
+    split = lambda z: z.reshape(b, s, self.heads, -1)
+    size = x.shape[-1] // self.heads
+    scores = jnp.einsum('bqhe,bkhe->bhqk', split(q) * size**-0.5, split(k))
+    probabilities = layers.softmax(scores.astype(jnp.float32) + bias).astype(x.dtype)
+    mixed = jnp.einsum('bhqk,bkhe->bqhe',
+                       layers.dropout(probabilities, self.dropout, keys[0]), split(v))
+    attended = layers.dropout(self.out(mixed.reshape(b * s, -1)), self.dropout, keys[1])
+    x = self.attention_norm(x + attended)
+    fed = layers.dropout(self.down(layers.gelu(self.up(x))), self.dropout, keys[2])
+    x = self.norm(x + fed)
+    whole = lambda z: z.reshape(b, s, -1)
+    return x, {'hidden': whole(x), 'attention': probabilities,
+               'query': whole(q), 'key': whole(k), 'value': whole(v)}
+
+
+class Words(nnx.Module):
+  """The masked-word head: dense, GELU, LayerNorm, then the token embedding's transpose."""
+
+  def __init__(self, *, width: int, vocabulary: int, rngs: nnx.Rngs):
+    self.dense = layers.dense(width, width, rngs=rngs)
+    self.norm = layers.LayerNorm(width, eps=EPS)
+    self.bias = nnx.Param(jnp.zeros(vocabulary))
+
+  def __call__(self, hidden: jax.Array, embedding: nnx.Embed) -> jax.Array:
+    return embedding.attend(self.norm(layers.gelu(self.dense(hidden)))) + self.bias[...]

@@ -1,0 +1,113 @@
+"""Parts that several models share: normalisation, activation, softmax, dropout, dense layers.
+
+LayerNorm, GELU and softmax carry their own backward pass. XLA on a CPU turns the derived one
+into several passes over the activations; written out, a narrow encoder's step is about 15 %
+faster (`python -m experiments.bench step` measures it). Statistics are float32 or wider.
+"""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def _wide(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@jax.custom_vjp
+def softmax(x: jax.Array) -> jax.Array:
+  """Softmax over the last axis."""
+  return jax.nn.softmax(x, axis=-1)
+
+
+def _softmax_forward(x):
+  p = jax.nn.softmax(x, axis=-1)
+  return p, p
+
+
+def _softmax_backward(p, dy):
+  return (p * (dy - jnp.sum(p * dy, axis=-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+  """x·Φ(x) with the exact normal distribution function (Hendrycks 2016, eq. 1; erf form)."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_forward(x):
+  return gelu(x), x
+
+
+def _gelu_backward(x, dy):
+  z = _wide(x)
+  cdf = 0.5 * (1 + jax.lax.erf(z * 0.5**0.5))
+  density = jnp.exp(-0.5 * z * z) * (2 * jnp.pi) ** -0.5
+  return ((dy * (cdf + z * density)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _standardised(x, eps):
+  z = _wide(x)
+  centred = z - jnp.mean(z, axis=-1, keepdims=True)
+  inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
+  return centred * inverse, inverse
+
+
+def _normalised(x, scale, bias, eps):
+  return (_standardised(x, eps)[0] * scale + bias).astype(x.dtype)
+
+
+def _normalised_forward(x, scale, bias, eps):
+  z, inverse = _standardised(x, eps)
+  return (z * scale + bias).astype(x.dtype), (z.astype(x.dtype), inverse, scale, bias)
+
+
+def _normalised_backward(eps, kept, dy):
+  z, inverse, scale, bias = kept
+  g = _wide(dy) * scale
+  dx = inverse * (g - jnp.mean(g, axis=-1, keepdims=True)
+                  - z * jnp.mean(g * z, axis=-1, keepdims=True))
+  examples = tuple(range(dy.ndim - 1))
+  return (dx.astype(dy.dtype), jnp.sum(dy * z, axis=examples).astype(scale.dtype),
+          jnp.sum(dy, axis=examples).astype(bias.dtype))
+
+
+_normalise = jax.custom_vjp(_normalised, nondiff_argnums=(3,))
+_normalise.defvjp(_normalised_forward, _normalised_backward)
+
+
+class LayerNorm(nnx.Module):
+  """Layer normalisation over the last axis (Ba 2016, eq. 3)."""
+
+  def __init__(self, width: int, *, eps: float):
+    self.scale = nnx.Param(jnp.ones(width))
+    self.bias = nnx.Param(jnp.zeros(width))
+    self.eps = eps
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return _normalise(x, self.scale[...], self.bias[...], self.eps)
+
+
+def dense(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+  """A dense layer as BERT starts it: kernel N(0, 0.02²) cut at two deviations, bias 0."""
+  return nnx.Linear(inputs, outputs, rngs=rngs, kernel_init=normal)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32,
+           out_sharding=None) -> jax.Array:
+  """N(0, 0.02²) cut at two deviations (BERT's `initializer_range`)."""
+  del out_sharding            # layouts are given to whole trees, in `sharding`
+  return 0.02 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """Inverted dropout; the identity without a key."""
+  if key is None or rate == 0:
+    return x
+  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+  return jnp.where(keep, x / (1 - rate), 0)

@@ -1,0 +1,58 @@
+"""A module as pure functions over flat dicts, `{'blocks/0/query/kernel': array}`.
+
+Flat dicts make a step cheap to dispatch, and paths are what freezing, exporting, hashing and
+starting from a teacher's layers speak of.
+"""
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+Flat = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pure:
+  """A module without its arrays.
+
+  `make(rngs)` constructs the module; nothing is computed until `init`.
+  """
+  make: Callable[[nnx.Rngs], nnx.Module]
+
+  def __post_init__(self):
+    graph, params, rest = nnx.split(
+        nnx.eval_shape(lambda: self.make(nnx.Rngs(0))), nnx.Param, ...)
+    object.__setattr__(self, '_graph', graph)
+    object.__setattr__(self, '_states', (params, rest))
+
+  @property
+  def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
+    """The parameters' and the rest's shapes, by path."""
+    return tuple(_flat(state) for state in self._states)
+
+  def init(self, seed: int) -> tuple[Flat, Flat]:
+    """Parameters, and what else the module carries (batch statistics), as one program."""
+    def arrays(key):
+      _, params, rest = nnx.split(self.make(nnx.Rngs(key)), nnx.Param, ...)
+      return _flat(params), _flat(rest)
+    return jax.jit(arrays)(jax.random.key(seed))
+
+  def __call__(self, params: Flat, rest: Flat, *arguments, **keywords) -> tuple[Any, Flat]:
+    """The module's result and the rest as the call left it."""
+    module = nnx.merge(self._graph, *(
+        _filled(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
+    result = module(*arguments, **keywords)
+    return result, _flat(nnx.split(module, nnx.Param, ...)[2])
+
+
+def _flat(state: nnx.State) -> Flat:
+  return {'/'.join(map(str, path)): variable.get_value()
+          for path, variable in nnx.to_flat_state(state)}
+
+
+def _filled(state: nnx.State, flat: Flat) -> nnx.State:
+  return nnx.from_flat_state([
+      (path, variable.replace(flat['/'.join(map(str, path))]))
+      for path, variable in nnx.to_flat_state(state)])

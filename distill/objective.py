@@ -1,0 +1,147 @@
+"""The objective: a sum of terms, each a pure loss over named views.
+
+  total = Σ_terms  weight · schedule(step) · Σ mask · scale · loss / Σ mask
+
+Losses return values; averaging, masking and weighting happen here, once. Counts come from the
+whole batch before any micro-batching, so accumulation doesn't change the loss.
+"""
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill import lookup
+from distill.types import Batch, Schedule, Status, Stop
+
+Views = Mapping[str, Mapping[str, jax.Array]]
+OWN_VIEWS = ('student', 'self', 'batch', 'projected', 'schedule', 'carry')
+KEYS = ('loss', 'reads', 'kwargs', 'weight', 'schedule', 'mask', 'scale', 'group')
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """A loss, where its arguments live, and what it weighs.
+
+  `mask` is the path of a 0/1 array of the batch that multiplies the values and is counted; its
+  axes are the leading axes of the values. `scale` is the path of weights that multiply and
+  aren't counted. Terms of one `group` share a gradient; `group` is '' unless asked.
+  """
+  name: str
+  loss: Callable[..., jax.Array]          # constants bound
+  reads: Mapping[str, str]                # argument -> 'student/logits', 'batch/label', …
+  weight: Schedule
+  mask: str = ''
+  scale: str = ''
+  group: str = ''
+
+  @property
+  def paths(self) -> tuple[str, ...]:
+    return (*self.reads.values(), *filter(None, (self.mask, self.scale)))
+
+  def reads_view(self, names) -> bool:
+    """Whether any path starts in one of the views `names`."""
+    return any(path.partition('/')[0] in names for path in self.paths)
+
+
+def terms_from(node: Mapping[str, Any], where: str = 'objective') -> tuple[Term, ...]:
+  """Terms from a config's `objective` node, checked as far as names and types go."""
+  if not node:
+    raise Stop(Status.CONFIG, f'{where} has no terms: there is nothing to train on')
+  return tuple(_term(name, spec, f'{where}.{name}') for name, spec in node.items())
+
+
+def _term(name: str, spec: Any, where: str) -> Term:
+  if not isinstance(spec, Mapping):
+    raise Stop(Status.CONFIG, f'{where} is not a term: it needs loss and reads')
+  for key in spec:
+    if key not in KEYS:
+      raise Stop(Status.CONFIG, f'{where}.{key}: a term has no such field'
+                 + lookup.nearest(key, KEYS))
+  lookup.check(_fields, spec, where)
+  loss = lookup.find('losses', spec['loss'], f'{where}.loss')
+  reads, kwargs = dict(spec['reads']), dict(spec.get('kwargs') or {})
+  for argument in reads:
+    if argument in kwargs or argument not in lookup.parameters(loss):
+      lookup.check(loss, {argument: None}, f'{where}.reads')
+      raise Stop(Status.CONFIG, f'{where}: {argument} is in reads and in kwargs')
+  lookup.check(loss, kwargs, f'{where}.kwargs', skip=reads)
+  peak = float(spec.get('weight', 1.0))
+  if not 0 <= peak < float('inf'):
+    raise Stop(Status.CONFIG, f'{where}.weight={peak} must be 0 or more')
+  shape = spec.get('schedule') or {'name': 'constant'}
+  schedule = lookup.build('schedules', shape, f'{where}.schedule')
+  return Term(name=name, loss=functools.partial(loss, **kwargs), reads=reads,
+              weight=lambda step: peak * schedule(step),
+              **{k: spec[k] for k in ('mask', 'scale', 'group') if k in spec})
+
+
+def _fields(*, loss: str, reads: Mapping, kwargs: Mapping | None = None, weight: float = 1.0,
+            schedule: Mapping | None = None, mask: str = '', scale: str = '', group: str = ''):
+  """The types of a term's fields, for `lookup.check`."""
+
+
+def at(views: Views, path: str, where: str) -> jax.Array:
+  """The array that a path names; a path that names nothing lists what there is."""
+  view, _, name = path.partition('/')
+  if view not in views:
+    raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, views))
+  if name not in views[view]:
+    raise Stop(Status.MISFIT,
+               f'{where}: {path!r} names no output of {view}, which has '
+               + (', '.join(sorted(views[view])) or 'none'))
+  return views[view][name]
+
+
+def counts(terms: tuple[Term, ...], batch: Batch) -> dict[str, jax.Array]:
+  """What each term's mask counts over a whole batch, in positions of the mask's shape."""
+  return {term.name: jnp.sum(_mask(term, batch)) for term in terms}
+
+
+def _mask(term: Term, batch: Batch) -> jax.Array:
+  """The term's mask times the batch's `valid` rows, float32."""
+  valid = batch['valid'].astype(jnp.float32)
+  if not term.mask:
+    return valid
+  mask = at({'batch': batch}, term.mask, f'objective.{term.name}.mask').astype(jnp.float32)
+  return mask * valid.reshape(valid.shape + (1,) * (mask.ndim - 1))
+
+
+def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Array],
+              step: jax.Array) -> tuple[dict[str, jax.Array], dict[str, tuple]]:
+  """The groups' totals, and every term's (sum, count) before weighting, in float32.
+
+  `counts` may cover more than these views do: a micro-batch's share of the total is what its
+  own sums give. A term whose count is 0 adds 0.
+  """
+  totals, sums = {}, {}
+  for term in terms:
+    where = f'objective.{term.name}'
+    values = _call(term, {a: at(views, p, f'{where}.reads.{a}') for a, p in term.reads.items()})
+    mask = _mask(term, views['batch'])
+    if values.ndim < 1 or values.shape[:mask.ndim] != mask.shape:
+      raise Stop(Status.MISFIT, f'{where}: the loss gives {list(values.shape)}, which its mask '
+                 f'{list(mask.shape)} does not lead')
+    after = lambda weights, ndim=values.ndim: weights.reshape(
+        weights.shape + (1,) * (ndim - weights.ndim))
+    if term.scale:
+      values = values * after(at(views, term.scale, f'{where}.scale'))
+    # A masked value may be anything, NaN too: `where`, not a product.
+    kept = jnp.where(after(mask) > 0, values * after(mask), 0.0)
+    summed = jnp.sum(kept, dtype=jnp.promote_types(jnp.float32, kept.dtype))
+    count = counts[term.name] * (values.size // max(mask.size, 1))
+    share = term.weight(step) * summed / jnp.maximum(count, 1.0)
+    totals[term.group] = totals.get(term.group, 0.0) + share
+    sums[term.name] = (summed, count)
+  return totals, sums
+
+
+def _call(term: Term, arguments: Mapping[str, jax.Array]) -> jax.Array:
+  try:
+    return term.loss(**arguments)
+  except (ValueError, TypeError) as error:      # shapes and ranges, found while tracing
+    shapes = ', '.join(f'{a} {list(v.shape)}' for a, v in arguments.items())
+    line = str(error).split('\n')[0]
+    raise Stop(Status.MISFIT, f'objective.{term.name} ({shapes}): {line}') from error

@@ -1,0 +1,154 @@
+"""Teacher → student → the same student without a teacher → report.
+
+Each stage resumes from its last checkpoint; a finished run says where its report is.
+"""
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill import checkpoint, predict, step, train
+from distill.data import batches
+from distill.evaluate import cost, quality, report
+from distill.models.pure import Pure
+from distill.pipelines import plan
+from distill.pipelines.setting import Setting, Trained, digest, setting
+from distill.teachers import Weights
+from distill.train import Run
+from distill.types import Batch, Records
+
+
+def run(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
+  """Trains what is not yet trained, measures every model, writes the report and returns it."""
+  told = setting(config)
+  plan.same_corpus(told.dataset, run)
+  if (run.workdir / 'report.json').exists():
+    run.log.say(f'finished before: the report is {run.workdir / "report.html"}')
+    return report.read(run.workdir)
+  for note in told.dataset.notes:
+    run.log.say(f'{told.dataset.name}: {note}')
+  flops = plan.announce(told, run)
+
+  models = [Model(name, 'teacher', pure, told.weights[name], {'texts': 0, 'labels': 0}, None)
+            for name, (pure, _) in told.loaded.items()]
+  for trained in told.trained:
+    name = trained.stage.name
+    weights, spent = finished(trained, told.dataset.tokenizer, run)
+    if trained.role == 'teacher':
+      told.weights[name] = weights
+    models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.saw,
+                        spent | {'flops': flops[name]}))
+  result = measured(config, told, models, run)
+  rows = [json.loads(line) for line in (run.workdir / 'metrics.jsonl').open()]
+  report.write(run.workdir, result, rows)
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model that the report speaks of."""
+  name: str
+  role: str
+  pure: Pure
+  weights: Weights
+  saw: Mapping[str, int]
+  spent: Mapping[str, float] | None         # None: loaded, not trained here
+
+
+def finished(trained: Trained, tokenizer: str, run: Run) -> tuple[Weights, dict[str, float]]:
+  """The stage's weights and what training took; they are exported, and shared if asked."""
+  stage = trained.stage
+  shared = run.shared and run.shared / f'{stage.name}-{digest(trained.identity)}'
+  if shared and shared.exists():
+    run.log.say(f'{stage.name}: taken from {shared}, which an equal stage left')
+    _, weights, card = predict.exported(shared)
+    spent = card['training']
+  else:
+    params, rest, spent = train.fit(stage, run)
+    inside = lambda flat: {path.removeprefix('model/'): np.asarray(jax.device_get(value))
+                           for path, value in flat.items() if path.startswith('model/')}
+    weights = inside(params), inside(rest)
+  for folder in (run.workdir / 'export' / stage.name, shared):
+    if folder and not folder.exists():
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      checkpoint.export(folder, weights[0] | weights[1],
+                        {**trained.card, 'training': spent, 'identity': trained.identity},
+                        {'tokenizer.json': tokenizer})
+  return weights, spent
+
+
+def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
+             run: Run) -> dict[str, Any]:
+  """The report: quality from the saved records, cost from compiled calls."""
+  evaluate, data = told.evaluate, told.dataset
+  rows = batches.in_order(data.splits[evaluate.split], batch_size=evaluate.batch_size,
+                          widths=told.widths)
+  records = {m.name: recorded(m, rows, told.task, run) for m in models}
+  scores = {name: quality.intervals(told.task, r, resamples=evaluate.resamples)
+            for name, r in records.items()}
+  run.stop_if_preempted()
+  costs = costs_of(models, told)
+  teacher = next((m.name for m in models if m.role == 'teacher'), None)
+  baseline = next((m.name for m in models if m.role == 'baseline'), None)
+  against = lambda model: baseline if model.role == 'student' else None
+
+  def entry(model: Model) -> dict[str, Any]:
+    kept = teacher and model.role != 'teacher' and {
+        'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
+    gained = against(model) and {'of': baseline, **quality.gain(
+        told.task, records[model.name], records[baseline], resamples=evaluate.resamples)}
+    return {'name': model.name, 'role': model.role, 'saw': dict(model.saw),
+            'quality': scores[model.name], **costs[model.name],
+            'energy_j_per_example': None, 'faithfulness': {}, 'retention': kept or None,
+            'gain': gained or None, 'tier': None}
+
+  return {
+      'schema': 1, 'config_name': run.name, 'config_sha256': digest(config, 64),
+      'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
+      'hardware': plan.hardware(),
+      'data': {'name': data.name, 'fingerprint': data.fingerprint,
+               'splits': {name: len(split) for name, split in data.splits.items()}},
+      'padding_share': batches.padding_share(data.splits['train'], told.widths),
+      'task': {'primary': told.task.primary}, 'models': [entry(m) for m in models],
+      'training': {m.name: m.spent for m in models if m.spent}}
+
+
+def recorded(model: Model, rows: Sequence[Batch], task: Any, run: Run) -> Records:
+  """The model's records of the split, kept in `records/`; made once."""
+  path = run.workdir / 'records' / f'{model.name}.npz'
+  if not path.exists():
+    found = predict.records(step.make_eval_step(model.pure), *model.weights, rows, task)
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_suffix('.draft')
+    with draft.open('wb') as file:
+      np.savez(file, **found)
+    draft.replace(path)
+  with np.load(path, allow_pickle=False) as archive:
+    return dict(archive)
+
+
+def costs_of(models: Sequence[Model], told: Setting) -> dict[str, dict[str, Any]]:
+  """Size, latency at batch 1 and throughput at the evaluation's batch, at the longest width."""
+  width, size = told.widths[-1], told.evaluate.batch_size
+
+  def compiled(model: Model, batch: int):
+    rows = {'tokens': jnp.ones((batch, width), jnp.int32),
+            'types': jnp.zeros((batch, width), jnp.int32), 'mask': jnp.ones((batch, width))}
+    arguments = jax.device_put((*model.weights, rows))
+    call = step.make_eval_step(model.pure).lower(*arguments).compile()
+    return call, lambda: call(*arguments)
+
+  one = {m.name: compiled(m, 1) for m in models}
+  many = {m.name: compiled(m, size)[1] for m in models}
+  latency = cost.latency({name: call for name, (_, call) in one.items()})
+  throughput = cost.throughput(many, batch=size)
+  return {m.name: {
+      'params': cost.params(m.weights[0]),
+      'params_outside_embeddings': cost.params(m.weights[0], embeddings=False),
+      'bytes': cost.nbytes(m.weights), 'latency_ms': latency[m.name],
+      'throughput_per_s': throughput[m.name], 'flops': cost.flops(one[m.name][0]),
+      'peak_memory_bytes': cost.peak_memory(one[m.name][0])} for m in models}

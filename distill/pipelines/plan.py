@@ -1,0 +1,112 @@
+"""What a run is about to do, said before it does it; and what would stop it, found first."""
+import json
+import os
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill import checkpoint, train
+from distill.data import batches
+from distill.data.sets import Dataset
+from distill.evaluate import cost
+from distill.pipelines.setting import Setting
+from distill.train import Run
+from distill.types import Status, Stop
+
+EFFICIENCY = 0.4        # of a large matrix product's speed that a narrow encoder's step reaches
+PACKAGES = ('distill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tokenizers')
+
+
+def same_corpus(dataset: Dataset, run: Run) -> None:
+  """Stops if the workdir was begun with other texts."""
+  path = run.workdir / 'data.json'
+  now = {'name': dataset.name, 'fingerprint': dataset.fingerprint,
+         'tokenizer_sha256': dataset.tokenizer_sha256, 'versions': dict(dataset.versions)}
+  if not path.exists():
+    draft = path.with_suffix('.draft')
+    draft.write_text(json.dumps(now, indent=2))
+    draft.replace(path)
+    return
+  before = json.loads(path.read_text())
+  if any(before[key] != now[key] for key in ('name', 'fingerprint', 'tokenizer_sha256')):
+    changed = sorted(k for k in before['versions'].keys() | now['versions'].keys()
+                     if before['versions'].get(k) != now['versions'].get(k))
+    because = f' (changed: {", ".join(changed)})' if changed else ''
+    raise Stop(Status.DATA, f'{run.workdir} was begun with other texts than {dataset.name} now has'
+               f'{because}: take another --workdir, or restore them')
+
+
+def announce(told: Setting, run: Run) -> dict[str, float]:
+  """Checks every stage by tracing it and says what will happen; training's FLOPs by stage."""
+  shapes = {name: model.shapes for name, (model, _) in told.loaded.items()}
+  shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
+  lines, flops, states = [], {}, 0
+  for trained in told.trained:
+    stage = trained.stage
+    ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
+    steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
+    size, first = stage.data[0]['tokens'].shape
+    widths = [stage.data[i]['tokens'].shape[1] for i in range(0, steps, max(steps // 50, 1))]
+    a_step = ready.flops() * sum(widths) / len(widths) / first     # nearly linear in the width
+    flops[stage.name] = a_step * steps
+    states += ready.nbytes()
+    lines.append((f'{stage.name:<10} {steps:>6,} steps of {size}',
+                  f'{cost.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
+                  f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
+                  f'from step {done:,}' if done else ''))
+  _check_disk(run, 3 * states)
+  seconds = 1 / (EFFICIENCY * _speed())
+  for *about, left, resumed in lines:
+    run.log.say('  '.join(filter(None, ('plan', *about, f'about {_spelled(left * seconds)}',
+                                        resumed))))
+  total = sum(line[3] for line in lines) * seconds
+  run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
+              f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
+  return flops
+
+
+def _check_disk(run: Run, needed: int) -> None:
+  free = shutil.disk_usage(run.workdir).free
+  if free < needed:
+    raise Stop(Status.DISK, f'{run.workdir} has {free / 2**20:.0f} MiB free, its checkpoints need '
+               f'{needed / 2**20:.0f}: make room, or take another --workdir')
+
+
+def _memory(states: int) -> float:
+  """Bytes: what Python, JAX and the compiler hold, and the states with gradients and activations."""
+  return 1.2 * 2**30 + 6 * states
+
+
+def versions() -> dict[str, str]:
+  """Of what a result depends on beside the data."""
+  return {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def hardware() -> dict[str, Any]:
+  """The device, the processor's name and the cores that this process may use."""
+  cpu = platform.processor() or platform.machine()
+  if os.path.exists('/proc/cpuinfo'):
+    with open('/proc/cpuinfo') as lines:
+      cpu = next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), cpu)
+  return {'device': jax.devices()[0].device_kind, 'cpu': cpu, 'cores': os.cpu_count()}
+
+
+def _speed() -> float:
+  """Floating-point operations a second of a 1,024-wide matrix product, the best of three."""
+  x = jnp.ones((1024, 1024))
+  product = jax.jit(jnp.matmul).lower(x, x).compile()
+  times = []
+  for _ in range(4):
+    start = time.perf_counter()
+    jax.block_until_ready(product(x, x))
+    times.append(time.perf_counter() - start)
+  return 2 * 1024**3 / min(times[1:])
+
+
+def _spelled(seconds: float) -> str:
+  return f'{seconds / 60:.1f} minutes' if seconds > 55 else f'{seconds:.0f} seconds'

@@ -1,0 +1,162 @@
+"""One step: teachers, student, terms, update — one pure jitted program, its state donated."""
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill import objective, teachers
+from distill.carry import Carry
+from distill.models.pure import Flat, Pure
+from distill.student import Student
+from distill.teachers import Teacher
+from distill.types import Batch, Outputs, Schedule, Status, Stop
+
+
+@flax.struct.dataclass
+class State:
+  """All that changes, and all that is saved."""
+  step: jax.Array
+  params: Flat
+  rest: Flat
+  opt_state: optax.OptState
+  carry: dict[str, Any]
+  first_bad: jax.Array        # the first step whose numbers weren't finite, or -1; latched
+
+
+def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: str = 'cosine',
+                   warmup: float = 0.1, decay: float = 0.01,
+                   clip: float = 1.0) -> optax.GradientTransformation:
+  """An optax optimizer at a scheduled rate.
+
+  `warmup` is the share of `steps` over which the rate rises from 0 to `rate`; afterwards it
+  falls to 0 as a 'cosine' or a 'linear' function, or is 'constant'. `decay` is decoupled and
+  acts on matrices, not on biases and LayerNorms. `clip` bounds the global norm; 0: no bound.
+  """
+  makers = {'adamw': optax.adamw, 'adam': optax.adam, 'sgd': optax.sgd, 'lamb': optax.lamb}
+  if name not in makers:
+    raise ValueError(f'name={name!r} is not one of {", ".join(makers)}')
+  if rate <= 0 or decay < 0 or clip < 0 or not 0 <= warmup <= 1:
+    raise ValueError('rate must be above 0, decay and clip 0 or more, warmup in [0, 1]')
+  rise = round(warmup * steps)
+  fall = max(steps - rise, 1)
+  shapes = {'cosine': optax.cosine_decay_schedule(rate, fall),
+            'linear': optax.linear_schedule(rate, 0.0, fall),
+            'constant': optax.constant_schedule(rate)}
+  if schedule not in shapes:
+    raise ValueError(f'schedule={schedule!r} is not one of {", ".join(shapes)}')
+  rates = optax.join_schedules([optax.linear_schedule(0.0, rate, max(rise, 1)),
+                                shapes[schedule]], [rise])
+  matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+  decayed = name in ('adamw', 'lamb')
+  parts = [makers[name](rates, **({'weight_decay': decay, 'mask': matrices} if decayed else {}))]
+  if clip:
+    parts.insert(0, optax.clip_by_global_norm(clip))
+  return optax.chain(*parts)
+
+
+def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dict) -> State:
+  """The state before step 0. The arrays are copies: a step donates its state."""
+  opt_state = optimizer.init(student.trained(params)[0])
+  state = State(step=jnp.zeros((), jnp.int32), params=params, rest=rest, opt_state=opt_state,
+                carry=carry, first_bad=jnp.full((), -1, jnp.int32))
+  return jax.tree.map(jnp.copy, state)
+
+
+def make_views(student: Student, schedules: Mapping[str, Schedule]) -> Callable:
+  """A function of everything a step knows that gives all views, and the rest."""
+  def views(params, rest, outputs, carry, batch, step, *, train, key):
+    others = {**outputs, 'batch': batch, 'carry': carry,
+              'schedule': {name: shape(step) for name, shape in schedules.items()}}
+    own, rest = student(params, rest, batch, others, train=train, key=key)
+    return {**others, **own}, rest
+  return views
+
+
+def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
+                    terms: tuple[objective.Term, ...], optimizer: optax.GradientTransformation, *,
+                    schedules: Mapping[str, Schedule] | None = None,
+                    carries: Mapping[str, Carry] | None = None,
+                    augment: tuple[Callable, ...] = (), accumulate: int = 1,
+                    dtype: str = 'float32') -> Callable:
+  """`(state, teacher_weights, batch, seed) -> (state, {name: (sum, count)})`, jitted.
+
+  `accumulate` micro-batches give the gradient of the whole batch. Parameters, their gradients
+  and the optimizer stay float32; `dtype` is what the student computes in.
+  """
+  carries = carries or {}
+  views_of = make_views(student, schedules or {})
+  if accumulate > 1 and carries:
+    raise Stop(Status.CONFIG, f'train.accumulate={accumulate}: carry.{next(iter(carries))} is '
+               'updated from whole batches, so it cannot be accumulated')
+
+  def gradients(trained, state, outputs, batch, counts, key):
+    """Per group of terms: the gradient; and the sums, the rest and the views."""
+    def totals(trained):
+      params = teachers.cast({**state.params, **trained}, dtype)
+      views, rest = views_of(params, state.rest, outputs, state.carry, batch, state.step,
+                             train=True, key=key)
+      groups, sums = objective.objective(terms, views, counts, state.step)
+      return groups, (sums, rest, views)
+    groups, pullback, aux = jax.vjp(totals, trained, has_aux=True)
+    one_of = lambda chosen: {g: jnp.asarray(g == chosen, v.dtype) for g, v in groups.items()}
+    return groups, {g: pullback(one_of(g))[0] for g in groups}, aux
+
+  def train_step(state: State, teacher_weights, batch: Batch, seed: jax.Array):
+    key = jax.random.fold_in(seed, state.step)
+    for i, change in enumerate(augment):
+      batch = change(batch, jax.random.fold_in(key, i))
+    key = jax.random.fold_in(key, len(augment))
+    outputs = teachers.outputs(frozen_teachers, teacher_weights, batch)
+    counts = objective.counts(terms, batch)
+    trained, _ = student.trained(state.params)
+    size = len(batch['valid'])
+    if size % accumulate:
+      raise Stop(Status.CONFIG, f'train.accumulate={accumulate} does not divide the batch of {size}')
+
+    rows = size // accumulate
+    parts, inner = [], state
+    for i in range(accumulate):
+      part = functools.partial(_rows, start=i * rows, rows=rows)
+      groups, grads, (sums, rest, views) = gradients(
+          trained, inner, part(outputs), part(batch), counts, jax.random.fold_in(key, i))
+      inner = inner.replace(rest=rest)
+      parts.append((groups, grads, {name: s for name, (s, _) in sums.items()}))
+    groups, grads, summed = jax.tree.map(lambda *x: sum(x), *parts)
+    metrics = {name: (summed[name], count) for name, (_, count) in sums.items()}
+
+    whole = jax.tree.map(lambda *g: sum(g), *grads.values())
+    updates, opt_state = optimizer.update(whole, state.opt_state, trained)
+    loss, norm = sum(groups.values()), optax.tree.norm(whole)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.first_bad < 0)
+    new = state.replace(
+        params={**state.params, **optax.apply_updates(trained, updates)}, rest=inner.rest,
+        opt_state=opt_state, carry={name: carry.update(state.carry[name], views, state.step, name)
+                                    for name, carry in carries.items()})
+    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    bad = jnp.where(finite | (state.first_bad >= 0), state.first_bad, state.step)
+    metrics |= {'loss': (loss, 1.0), 'grad_norm': (norm, 1.0)}
+    if len(groups) > 1:
+      metrics |= {f'grad_norm/{g}': (optax.tree.norm(v), 1.0) for g, v in grads.items()}
+    return kept.replace(step=state.step + 1, first_bad=bad), metrics
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+def _rows(tree, start: int, rows: int):
+  """Rows of every array that leads with the batch axis, i.e. all but `weights/…`."""
+  if isinstance(tree, Mapping):
+    return {name: x if name.startswith('weights/') else _rows(x, start, rows)
+            for name, x in tree.items()}
+  return tree[start:start + rows]
+
+
+def make_eval_step(model: Pure, dtype: str = 'float32') -> Callable:
+  """`(params, rest, batch) -> {'logits': …}`, jitted, in evaluation mode."""
+  def eval_step(params: Flat, rest: Flat, batch: Batch) -> Outputs:
+    outputs, _ = model(teachers.cast(params, dtype), rest, batch, train=False, key=None)
+    return {'logits': outputs['logits']}
+  return jax.jit(eval_step)

@@ -1,0 +1,128 @@
+"""The student: its model, its projectors, and which of their parameters are trained.
+
+Parameters are one flat dict, `model/…` and `projectors/P/…`; an export keeps the model alone.
+"""
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from distill import lookup
+from distill.models.pure import Flat, Pure
+from distill.objective import Views, at
+from distill.types import Batch, Outputs, Status, Stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Projector:
+  """A trained module between views; its result is the view `projected/NAME`."""
+  model: Pure
+  reads: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A model, its projectors, and the path patterns of the parameters that stay as they are."""
+  model: Pure
+  projectors: Mapping[str, Projector] = dataclasses.field(default_factory=dict)
+  frozen: tuple[str, ...] = ()
+
+  def init(self, seed: int) -> tuple[Flat, Flat]:
+    """Parameters and rest. Each projector has a seed of its own: adding one changes no other."""
+    params, rest = {}, {}
+    for prefix, module, own in self._modules(seed):
+      for whole, part in zip((params, rest), module.init(own), strict=True):
+        whole |= {prefix + path: value for path, value in part.items()}
+    return params, rest
+
+  def shapes(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The shapes of what `init` gives."""
+    params, rest = {}, {}
+    for prefix, module, _ in self._modules(0):
+      for whole, part in zip((params, rest), module.shapes, strict=True):
+        whole |= {prefix + path: value for path, value in part.items()}
+    return params, rest
+
+  def _modules(self, seed: int):
+    yield 'model/', self.model, seed
+    for name, projector in self.projectors.items():
+      own = int.from_bytes(name.encode()[:3].ljust(3, b'\0'), 'big') + seed
+      yield f'projectors/{name}/', projector.model, own
+
+  def __call__(self, params: Flat, rest: Flat, batch: Batch, others: Views, *, train: bool,
+               key: jax.Array | None) -> tuple[dict[str, Outputs], Flat]:
+    """The views `student`, `self` and `projected`, and the rest after the call."""
+    outputs, kept = self.model(under(params, 'model/'), under(rest, 'model/'), batch,
+                               train=train, key=key)
+    rest = rest | {f'model/{path}': value for path, value in kept.items()}
+    views = {**others, 'student': outputs, 'self': jax.lax.stop_gradient(outputs)}
+    projected = {}
+    for name, projector in self.projectors.items():
+      prefix = f'projectors/{name}/'
+      read = at(views, projector.reads, f'student.projectors.{name}.reads')
+      projected[name], kept = projector.model(under(params, prefix), under(rest, prefix), read)
+      rest = rest | {prefix + path: value for path, value in kept.items()}
+    return {'student': outputs, 'self': views['self'], 'projected': projected}, rest
+
+  def trained(self, params: Flat) -> tuple[Flat, Flat]:
+    """The parameters that are trained, and the frozen ones."""
+    still = {path for path in params for pattern in self.frozen
+             if fnmatch.fnmatchcase(path.removeprefix('model/'), pattern)}
+    return ({p: v for p, v in params.items() if p not in still},
+            {p: v for p, v in params.items() if p in still})
+
+
+def under(flat: Flat, prefix: str) -> Flat:
+  """The entries below a prefix, without it."""
+  return {path.removeprefix(prefix): value for path, value in flat.items()
+          if path.startswith(prefix)}
+
+
+def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
+                    shapes: Mapping[str, Mapping[str, Any]]) -> Student:
+  """A student whose projectors fit the views that they read (`shapes`, by view and path)."""
+  projectors = {}
+  for name, spec in node.items():
+    where = f'student.projectors.{name}'
+    lookup.check(_spec, spec, where)
+    width = at(shapes, spec['reads'], f'{where}.reads').shape[-1]
+    make = lambda rngs, spec=spec, where=where, width=width: lookup.build(
+        'models', spec['module'], f'{where}.module', inputs=width, rngs=rngs)
+    projectors[name] = Projector(Pure(make), spec['reads'])
+  student = Student(model, projectors, tuple(frozen))
+  for pattern in frozen:
+    if not Student(model, projectors, (pattern,)).trained(student.shapes()[0])[1]:
+      raise Stop(Status.CONFIG, f'student.frozen: {pattern!r} matches no parameter; they are named '
+                 + ', '.join(sorted(model.shapes[0])[:4]) + ', …')
+  return student
+
+
+def _spec(*, module: Mapping, reads: str):
+  """The types of a projector's fields, for `lookup.check`."""
+
+
+def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str) -> Flat:
+  """Parameters of a model that starts from a deeper one of the same width.
+
+  Block i takes block `layers[i]` of the source; everything else is taken by its own path
+  (DistilBERT 2019, §3: every second layer; PKD's `skip`). `params` gives the paths and shapes.
+  """
+  blocks = {int(path.split('/')[1]) for path in params if path.startswith('blocks/')}
+  if layers and len(layers) != len(blocks):
+    raise Stop(Status.MISFIT, f'{where}.layers={list(layers)} names {len(layers)} blocks, but the '
+               f'student has {len(blocks)}')
+  started = {}
+  for path, value in params.items():
+    parts = path.split('/')
+    if layers and parts[0] == 'blocks':
+      parts[1] = str(layers[int(parts[1])])
+    there = '/'.join(parts)
+    if there not in source:
+      raise Stop(Status.MISFIT, f'{where}: the source has no {there} to start {path} from')
+    if source[there].shape != value.shape:
+      raise Stop(Status.MISFIT, f'{where}: {there} is {list(source[there].shape)} in the source, '
+                 f'{path} {list(value.shape)} in the student')
+    started[path] = source[there].astype(value.dtype)
+  return started

@@ -1,0 +1,228 @@
+"""The only training loop."""
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill import checkpoint, lookup, objective, sharding, step
+from distill.carry import Carry
+from distill.logs import Log
+from distill.models.pure import Flat
+from distill.step import State
+from distill.student import Student
+from distill.teachers import Teacher, Weights
+from distill.types import Schedule, Status, Stop
+
+
+class Run:
+  """Where a run lives and how it is stopped.
+
+  A signal calls `preempt`. Outside `deferring` that raises at once, for there everything on
+  disk is whole at any instant; inside, the loop finishes its step and saves first.
+  """
+
+  def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
+               shared: pathlib.Path | None = None):
+    self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
+    self.shared = shared        # where runs leave finished stages for each other
+    self.preempted = self._deferring = False
+
+  def preempt(self) -> None:
+    self.preempted = True
+    if not self._deferring:
+      self.stop_if_preempted()
+
+  def stop_if_preempted(self) -> None:
+    if self.preempted:
+      raise Stop(Status.PREEMPTED, f'stopped, everything saved: the same command goes on in '
+                 f'{self.workdir}')
+
+  @contextlib.contextmanager
+  def deferring(self):
+    self._deferring = True
+    try:
+      yield
+    finally:
+      self._deferring = False
+    self.stop_if_preempted()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """What one call of `fit` trains, and on what."""
+  name: str
+  student: Student
+  start: Callable[[], tuple[Flat, Flat]]          # parameters and rest before step 0
+  terms: tuple[objective.Term, ...]
+  data: Sequence[Mapping[str, Any]]               # data[i] is the batch of step i
+  optimizer: Mapping[str, Any]                    # config nodes
+  train: Mapping[str, Any]
+  teachers: tuple[Teacher, ...] = ()
+  weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
+  schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
+  carries: Mapping[str, Carry] = dataclasses.field(default_factory=dict)
+  augment: tuple[Callable, ...] = ()
+  evaluate: Callable[[Flat, Flat], Mapping[str, float]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The `train` node of a config.
+
+  `log_every`, `save_every` and `eval_every` are in steps; 0 means never, beside the last step.
+  """
+  steps: int
+  accumulate: int = 1
+  dtype: str = 'float32'
+  log_every: int = 50
+  save_every: int = 500
+  eval_every: int = 0
+
+  def __post_init__(self):
+    if self.steps < 1 or self.accumulate < 1:
+      raise ValueError(f'steps={self.steps} and accumulate={self.accumulate} must be at least 1')
+    if min(self.log_every, self.save_every, self.eval_every) < 0:
+      raise ValueError('log_every, save_every and eval_every must be 0 or more')
+    if self.eval_every and (not self.log_every or self.eval_every % self.log_every):
+      raise ValueError(f'eval_every={self.eval_every} must be a multiple of log_every='
+                       f'{self.log_every}')
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(f'dtype={self.dtype!r} is not float32 or bfloat16')
+
+  def due(self, every: int, done: int) -> bool:
+    return done == self.steps or bool(every and done % every == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A stage as a program: traced, not compiled, nothing allocated."""
+  plan: Plan
+  train_step: Callable
+  init: Callable[[Flat, Flat], State]
+  like: State                         # shapes
+  traced: Any
+
+  def flops(self) -> float:
+    """Floating-point operations of one step at the first batch's shapes, by XLA's count."""
+    return float((self.traced.lower().cost_analysis() or {}).get('flops', 0.0))
+
+  def nbytes(self) -> int:
+    """Bytes of the state: parameters, optimizer, carry."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.like))
+
+
+def prepared(stage: Stage, weights: Mapping[str, Any] | None = None) -> Prepared:
+  """Builds and traces a stage's step: what doesn't fit stops here, before any compilation.
+
+  `weights` are the teachers' weights or their shapes; those of the stage unless given.
+  """
+  weights = stage.weights if weights is None else weights
+  plan = lookup.call(Plan, stage.train, f'{stage.name}.train')
+  optimizer = lookup.call(step.make_optimizer, {**stage.optimizer, 'steps': plan.steps},
+                          f'{stage.name}.optimizer')
+  train_step = step.make_train_step(
+      stage.student, stage.teachers, stage.terms, optimizer, schedules=stage.schedules,
+      carries=stage.carries, augment=stage.augment, accumulate=plan.accumulate, dtype=plan.dtype)
+  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stage.data[0].items()}
+  params, rest = stage.student.shapes()
+
+  def views(params, rest, weights, batch):
+    for i, change in enumerate(stage.augment):
+      batch = change(batch, jax.random.key(i))
+    outputs = {t.name: t(weights[t.name], batch) for t in stage.teachers}
+    return step.make_views(stage.student, stage.schedules)(
+        params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
+
+  shapes = jax.eval_shape(views, params, rest, weights, batch) if stage.carries else {}
+  carry = {name: carry.init(shapes, name) for name, carry in stage.carries.items()}
+  init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, carry)
+  like = jax.eval_shape(init, params, rest)
+  traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  return Prepared(plan, train_step, init, like, traced)
+
+
+def folder(stage: Stage, run: Run) -> pathlib.Path:
+  """Where a stage's checkpoints are."""
+  return run.workdir / 'checkpoints' / stage.name
+
+
+def fit(stage: Stage, run: Run) -> tuple[Flat, Flat, dict[str, float]]:
+  """Trains, resuming whatever the workdir holds; the parameters, the rest and what it cost."""
+  with run.deferring():
+    return _fit(stage, run)
+
+
+def _fit(stage: Stage, run: Run):
+  ready = prepared(stage)
+  plan, place = ready.plan, folder(stage, run)
+  mesh = sharding.mesh()
+  layout = sharding.by_example(mesh, len(stage.data[0]['valid']))
+  weights = jax.device_put(dict(stage.weights), sharding.replicated(mesh))
+  teachers = {name: checkpoint.sha256(weights[name]) for name in weights}
+
+  found = checkpoint.restore(place, ready.like)
+  if found is None:
+    state, facts = ready.init(*stage.start()), {'seconds': 0.0, 'window': {}, 'teachers': teachers}
+  else:
+    state, facts = found[1], dict(found[2])
+    for name, digest in teachers.items():
+      if facts['teachers'].get(name) != digest:
+        raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
+                   f'began with: take another --workdir, or restore the teacher')
+  state = jax.device_put(state, sharding.replicated(mesh))
+  done = saved = int(state.step)
+  run.log.rewind(stage.name, done)
+  window = {name: list(pair) for name, pair in facts['window'].items()}
+  seed, pending, before = jax.random.key(run.seed), [], time.monotonic()
+
+  def settle():
+    """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
+    for sums in jax.device_get(pending):
+      for name, (total, count) in sums.items():
+        kept = window.setdefault(name, [0.0, 0.0])
+        kept[0] += float(total)
+        kept[1] += float(count)
+    pending.clear()
+    if (bad := int(state.first_bad)) >= 0:
+      ids = [int(i) for i in stage.data[bad]['id']]
+      raise Stop(Status.NONFINITE, f'{stage.name}: loss or gradient is not finite at step {bad}, '
+                 f'batch ids {ids}; checkpoint {saved} in {place} is intact: lower '
+                 f'optimizer.rate, or look at these examples')
+
+  def save():
+    nonlocal saved, before
+    facts['seconds'] += time.monotonic() - before
+    before = time.monotonic()
+    checkpoint.save(place, done, state, {**facts, 'window': window})
+    saved = done
+
+  while done < plan.steps and not run.preempted:
+    batch = jax.device_put(stage.data[done], layout)
+    state, sums = ready.train_step(state, weights, batch, seed)
+    done += 1
+    pending.append(sums)
+    if len(pending) > 2:                # two steps ahead of the device, never more
+      jax.block_until_ready(pending[-3])
+    if plan.due(plan.log_every, done):
+      settle()
+      row = {name: total / count for name, (total, count) in window.items() if count}
+      if stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done):
+        row |= stage.evaluate(state.params, state.rest)
+      run.log.row(stage.name, run.seed, done, row)
+      run.log.progress(stage.name, done, plan.steps, row)
+      window.clear()
+    if plan.due(plan.save_every, done):
+      settle()
+      save()
+  if saved < done:
+    settle()
+    save()
+  run.stop_if_preempted()
+  rows = len(stage.data[0]['valid'])
+  return state.params, state.rest, {
+      'seconds': facts['seconds'], 'steps': plan.steps, 'examples': plan.steps * rows}

@@ -1,0 +1,35 @@
+"""Installs distill; `pip install -e .` for use, `pip install -e '.[test]'` to run the tests."""
+from setuptools import find_packages, setup
+
+setup(
+    name='distill',
+    version='0.1.0',
+    description='Knowledge distillation in JAX: one training loop, one objective, many methods.',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_packages(include=['distill*']),
+    package_data={'distill': ['py.typed'], 'distill.evaluate': ['*.html', '*.jinja', '*.css']},
+    install_requires=[
+        'absl-py>=2.1',
+        'array_record>=0.8',
+        'flax>=0.12.8,<0.13',
+        'grain>=0.2.18',
+        'importlib_resources>=6',           # tensorflow-datasets needs it and doesn't say so
+        'jax>=0.10,<0.11.1',                # flax 0.12.8 subclasses what 0.11.1 removed
+        'jaxtyping>=0.3',
+        'jinja2>=3.1',
+        'matplotlib>=3.9',
+        'ml_collections>=1.0',
+        'numpy>=2.0',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12.8',
+        'safetensors>=0.5',
+        'scipy>=1.13',
+        'tensorboardX>=2.6',
+        'tensorflow-datasets>=4.9.8',
+        'tokenizers>=0.21',
+    ],
+    extras_require={
+        'test': ['beartype>=0.20', 'hypothesis>=6', 'pytest>=8', 'ruff>=0.9', 'scikit-learn>=1.5'],
+    },
+)

@@ -1,0 +1,60 @@
+"""Inputs in closed form, those of the reference values; and what every loss has to stand."""
+import inspect
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+
+def filled(function, *shape):
+  return function(*np.indices(shape, dtype=np.float64))
+
+
+# Float64 arrays of NumPy, so that nothing is rounded before a test enables float64.
+STUDENT = filled(lambda i, j: 2 * np.sin(.7 * i + 1.3 * j + .2), 4, 5)
+TEACHER = filled(lambda i, j: 3 * np.cos(.5 * i - .9 * j + .1), 4, 5)
+STUDENT_MAPS = filled(lambda b, c, h, w: np.sin(.3*b + .7*c + 1.1*h + 1.7*w + .2), 4, 6, 4, 4)
+TEACHER_MAPS = filled(lambda b, c, h, w: np.cos(.4*b - .6*c + .9*h - 1.3*w + .5), 4, 6, 4, 4)
+STUDENT_HIDDEN = filled(lambda b, s, d: np.sin(.3 * b + .7 * s + 1.1 * d), 4, 4, 6)
+TEACHER_HIDDEN = filled(lambda b, s, d: np.cos(.4 * b - .6 * s + .9 * d), 4, 4, 12)
+MASK = np.array([[1., 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+STUDENT_WORDS = filled(lambda b, t, v: 2 * np.sin(.5 * b + .8 * t + 1.1 * v + .1), 2, 3, 7)
+TEACHER_WORDS = filled(lambda b, t, v: 2.5 * np.cos(.3 * b - .7 * t + .9 * v + .4), 2, 3, 7)
+WORD_MASK = np.array([[1., 1, 0], [1, 1, 1]])
+
+
+def masked_mean(values, mask):
+  return jnp.sum(values * mask) / jnp.sum(mask)
+
+
+def value_and_gradient(loss, student, *others, **hyper):
+  """The values, and the gradient of their sum in the student."""
+  def total(student, *others):
+    values = loss(student, *others, **hyper)
+    return jnp.sum(values), values
+  gradient, values = jax.jit(jax.grad(total, has_aux=True))(student, *others)
+  return values, gradient
+
+
+def assert_gradient(loss, student, *others, **hyper):
+  """Against finite differences, in float64."""
+  with jax.enable_x64(True):
+    others = [jnp.asarray(x) for x in others]
+    check_grads(jax.jit(lambda s: loss(s, *others, **hyper)), (jnp.asarray(student),), 1, ['rev'])
+
+
+def assert_finite(loss, student, *others, **hyper):
+  values, gradient = value_and_gradient(loss, student, *others, **hyper)
+  assert values.dtype == jnp.float32 and gradient.dtype == student.dtype
+  assert np.isfinite(values).all() and np.isfinite(np.asarray(gradient, np.float32)).all()
+
+
+def assert_shapes_refused(loss, *arrays, **hyper):
+  """By the signature, and, where nobody checks signatures, by the function itself."""
+  with pytest.raises(jaxtyping.TypeCheckError):
+    loss(*arrays, **hyper)
+  with pytest.raises(ValueError, match='shapes must be equal'):
+    inspect.unwrap(loss)(*arrays, **hyper)
