@@ -162,7 +162,10 @@ def _read(path: Path, content: Mapping[str, Any], like: Any) -> Any:
     if here != there:
       raise Stop(Status.CHECKPOINT, f'{path} does not fit this run: {name} is {there} there and '
                  f'{here} here; run the config that wrote it, or take another --workdir')
-  arrays = _tensors(path / STATE)
+  try:
+    arrays = _tensors(path / STATE)
+  except SafetensorError:
+    arrays = {}
   if sha256(arrays) != content['state']:
     raise Stop(Status.CHECKPOINT, f'{path} is whole, but what is read from it is not what was '
                f'saved with {content["versions"]}')
@@ -186,7 +189,8 @@ def _placed(array: np.ndarray, like: Any) -> Any:
 def _publish(path: Path, index: str, files: Mapping[str, bytes], content: dict[str, Any]) -> None:
   """Makes the folder `path` of `files` and of `content`, sealed in the file `index`."""
   tmp = _beside(path, 'new')
-  content = {**json.loads(json.dumps(content)), 'schema': SCHEMA, 'versions': _versions(), 'files': {
+  content = json.loads(json.dumps(content))   # keys as they will be read: they must sort alike
+  content |= {'schema': SCHEMA, 'versions': _versions(), 'files': {
       name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()}}
   with writing(path):
     try:

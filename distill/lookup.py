@@ -71,22 +71,25 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
     raise Stop(Status.CONFIG, f'{where}.name must be the name of something in distill/{room}')
   function = find(room, node.pop('name'), f'{where}.name')
   taken = parameters(function)
-  return call(function, {**{k: v for k, v in given.items() if k in taken}, **node}, where)
+  return call(function, node, where,
+              **{k: v for k, v in given.items() if k in taken and k not in node})
 
 
-def call(function: Callable, node: Mapping[str, Any], where: str) -> Any:
-  """Calls `function(**node)` after checking keys and types."""
-  check(function, node, where)
+def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> Any:
+  """`function(**node, **given)`, after checking the node's keys and types."""
+  check(function, node, where, skip=given)
   try:
-    return function(**node)
+    return function(**node, **given)
   except ValueError as error:
     raise Stop(Status.CONFIG, f'{where}: {error}') from error
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
   """The named parameters of a function or of a class's constructor."""
-  return {name: p for name, p in inspect.signature(function).parameters.items()
-          if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+  # Of the constructor itself: the signature of an `nnx.Module` class is its metaclass's.
+  signature = inspect.signature(function.__init__ if isinstance(function, type) else function)
+  return {name: p for name, p in signature.parameters.items()
+          if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and name != 'self'}
 
 
 def check(function: Callable, node: Mapping[str, Any], where: str,

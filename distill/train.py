@@ -123,8 +123,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any] | None = None) -> Prepared
   """
   weights = stage.weights if weights is None else weights
   plan = lookup.call(Plan, stage.train, f'{stage.name}.train')
-  optimizer = lookup.call(step.make_optimizer, {**stage.optimizer, 'steps': plan.steps},
-                          f'{stage.name}.optimizer')
+  optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.name}.optimizer',
+                          steps=plan.steps)
   train_step = step.make_train_step(
       stage.student, stage.teachers, stage.terms, optimizer, schedules=stage.schedules,
       carries=stage.carries, augment=stage.augment, accumulate=plan.accumulate, dtype=plan.dtype)

@@ -5,6 +5,7 @@ this project depends on, read from their source files by syntax tree: nothing is
 nothing downloaded. What names the library is masked, so that the text must give it away.
 """
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import pathlib
@@ -12,7 +13,7 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from distill.data import text
@@ -22,8 +23,10 @@ from distill.types import Status, Stop
 
 STANDARD = 'stdlib'
 ALIASES = {         # what a library is called besides its own name
+    'absl': ('abseil',),
     'flax': ('nnx', 'linen'),
     'jax': ('jnp', 'jaxlib', 'jaxpr', 'jaxprs', 'lax'),
+    'jinja2': ('jinja',),
     'matplotlib': ('mpl', 'plt', 'pylab', 'pyplot'),
     'numpy': ('np',),
     'orbax': ('ocp',),
@@ -36,7 +39,7 @@ SKIPPED = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', 'arra
 
 
 def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 4000,
-               minimum: int = 400, words: int = 8, packages: Sequence[str] = (),
+               minimum: int = 300, words: int = 5, packages: Sequence[str] = (),
                cache: str = '') -> Dataset:
   """Docstrings by library: the first three paragraphs, nine tenths of them to train.
 
@@ -48,26 +51,37 @@ def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 400
       `distill` declares unless given.
   """
   sources = _sources(packages or _declared())
-  made_of = [source_sha256(__file__), platform.python_version(), per_class, minimum, words,
-             {label: [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-              for label, (_, files) in sources.items()}]
-  corpus = unpacked(stored('docstrings', made_of, lambda: {'corpus': packed(
-      _corpus({label: files for label, (_, files) in sources.items()}, per_class=per_class,
-              minimum=minimum, words=words))}, cache)['corpus'])
+  made_of = {library: [source_sha256(__file__), platform.python_version(),
+                       [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]]
+             for library, (_, files) in sources.items()}
+
+  def corpus():
+    # Libraries apart: corpora that differ in their limits share the slow part.
+    found = {library: stored('library', made_of[library], functools.partial(_read, files), cache)
+             for library, (_, files) in sources.items()}
+    return {'corpus': packed(_corpus(
+        {library: unpacked(arrays['docstrings']) for library, arrays in found.items()},
+        per_class=per_class, minimum=minimum, words=words))}
+
+  made = stored('docstrings', [made_of, per_class, minimum, words], corpus, cache)
+  corpus = unpacked(made['corpus'])
+  if len(corpus['classes']) < 2:
+    raise ValueError(f'packages={tuple(packages)}, minimum={minimum}: fewer than two libraries '
+                     f'have so many docstrings; {"; ".join(corpus["notes"])}')
   return text.dataset(
       corpus['texts'], corpus['labels'], name='docstrings', classes=corpus['classes'],
       length=length, vocabulary=vocabulary, notes=corpus['notes'], cache=cache,
-      versions={d: v for label in corpus['classes'] for d, v in sources[label][0].items()})
+      versions={d: v for library in corpus['classes'] for d, v in sources[library][0].items()})
 
 
 def _declared() -> list[str]:
-  """The distributions that `distill` needs, without those of its extras."""
+  """The distributions that every installation of `distill` needs: no extras, no markers."""
   try:
     requirements = importlib.metadata.requires('distill') or []
   except importlib.metadata.PackageNotFoundError:
     raise Stop(Status.DATA, 'data.packages is empty and distill is not installed, so its '
                "dependencies aren't known: pip install -e .") from None
-  return sorted(re.match(r'[\w.-]+', r)[0] for r in requirements if 'extra' not in r)
+  return sorted(re.match(r'[\w.-]+', r)[0] for r in requirements if ';' not in r)
 
 
 def _sources(packages: Iterable[str]) -> dict[str, tuple[dict[str, str], list[pathlib.Path]]]:
@@ -96,23 +110,21 @@ def _kept(root: pathlib.Path, files: Iterable[pathlib.Path]) -> list[pathlib.Pat
       and not f.name.startswith('test_') and not f.name.endswith(('_test.py', 'conftest.py')))
 
 
-def _corpus(libraries: dict[str, list[pathlib.Path]], *, per_class: int, minimum: int,
+def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
             words: int) -> dict:
   """Texts and labels by split, names of the classes, notes; the order is that of a hash."""
   mask = _mask(libraries)
-  found, notes = defaultdict(dict), []
-  for library, files in libraries.items():
-    for file in files:
-      for docstring in _docstrings(file):
-        masked = mask('\n\n'.join(re.split(r'\n\s*\n', docstring)[:3]))
-        if len(re.findall(r'[^\W\d_]{2,}', masked)) >= words:
-          digest = hashlib.sha256(' '.join(masked.casefold().split()).encode()).hexdigest()
-          found[library][digest] = min(masked, found[library].get(digest, masked))
+  found, notes = {library: {} for library in sorted(libraries)}, []
+  for library, texts in found.items():
+    for masked in map(mask, libraries[library]):
+      if len(re.findall(r'[^\W\d_]{2,}', masked)) >= words:
+        digest = hashlib.sha256(' '.join(masked.casefold().split()).encode()).hexdigest()
+        texts[digest] = min(masked, texts.get(digest, masked))
   holders = Counter(digest for texts in found.values() for digest in texts)
   shared = {digest for digest, n in holders.items() if n > 1}
   if shared:      # its label would depend on chance, and the other copy might be in the test split
     notes.append(f'{len(shared)} docstrings stand in several libraries and were left out')
-  own = {library: sorted(texts.keys() - shared) for library, texts in sorted(found.items())}
+  own = {library: sorted(texts.keys() - shared) for library, texts in found.items()}
   small = {library: len(texts) for library, texts in own.items() if len(texts) < minimum}
   if small:
     notes.append(f'left out for fewer than {minimum} docstrings: '
@@ -126,6 +138,13 @@ def _corpus(libraries: dict[str, list[pathlib.Path]], *, per_class: int, minimum
     texts[split(digest)].append(found[classes[k]][digest])
     labels[split(digest)].append(k)
   return {'texts': texts, 'labels': labels, 'classes': classes, 'notes': notes}
+
+
+def _read(files: Iterable[pathlib.Path]) -> dict:
+  """The first three paragraphs of all docstrings, each once."""
+  starts = {'\n\n'.join(re.split(r'\n\s*\n', docstring)[:3])
+            for file in files for docstring in _docstrings(file)}
+  return {'docstrings': packed(sorted(starts))}
 
 
 def _docstrings(file: pathlib.Path) -> Iterator[str]:
@@ -153,5 +172,6 @@ def _mask(libraries: Iterable[str]):
     return str
   start = r'(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))'
   end = r'(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z])|(?=[A-Z][a-z]))'
-  pattern = re.compile(f'{start}(?i:{"|".join(map(re.escape, names))}){end}')
+  name = f'(?i:{"|".join(map(re.escape, names))})'
+  pattern = re.compile(f'{start}{name}(?:[._]{name})*{end}')
   return lambda docstring: pattern.sub('LIB', docstring)

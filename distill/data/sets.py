@@ -30,7 +30,7 @@ class Dataset:
   name: str
   classes: tuple[str, ...]
   splits: Mapping[str, Split]
-  fingerprint: str                  # sha256 over texts, labels, membership in splits, order of classes
+  fingerprint: str                  # sha256 over splits, texts, labels and the order of classes
   versions: Mapping[str, str]       # of the packages or the builder that the texts come from
   sizes: Mapping[str, int]          # vocabulary, length, classes
   tokenizer: str                    # a `tokenizers.Tokenizer` as JSON

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ def stored(kind: str, made_of: Any, make: Callable[[], Arrays], directory: str =
   try:
     with np.load(path, allow_pickle=False) as archive:
       return dict(archive)
-  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+  except Exception:       # not there, or whatever a damaged archive raises
     arrays = make()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[i
 
 def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, np.ndarray]:
   """Token ids [n s] of texts or pairs, as columns of a `Split`; `cut` is 1 where a text was cut."""
-  import tokenizers       # not at the top: a warm start needs no tokenizer
+  import tokenizers  # not at the top: a warm start needs no tokenizer
 
   wordpiece = tokenizers.Tokenizer.from_str(tokenizer)
   wordpiece.enable_truncation(length)

@@ -1,12 +1,17 @@
 """Drawings for the report: which colour is whose, round axes, and training curves as SVG."""
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, ordered by contrast on white.
-COLOURS = ('#0072B2', '#D55E00', '#4D4D4D', '#009E73', '#CC79A7', '#E69F00')
+Rows = Sequence[Mapping[str, Any]]              # of metrics.jsonl
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]          # name -> steps, values
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, dark enough to be read as text.
+COLOURS = ('#0072B2', '#BF5300', '#4D4D4D', '#007A5A', '#A34A80', '#8A6500')
 DASHES = ((0, (5, 1.5)), '-', (0, (1.2, 1.2)), '-.', (0, (8, 2)), (0, (6, 1, 1, 1, 1, 1)))
 ROUND = (1, 2, 5, 10)
 POINTS = 200            # more of a line no screen shows
@@ -22,21 +27,39 @@ STYLE = {
     'figure.constrained_layout.use': True}
 
 
-def styles(names: Sequence[str]) -> dict[str, dict]:
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
   """The colour and the dashes of every model, the same in all drawings."""
   return {name: {'color': COLOURS[i % len(COLOURS)], 'linestyle': DASHES[i % len(DASHES)]}
           for i, name in enumerate(names)}
 
 
-def ticks(low: float, high: float) -> list[float]:
-  """At most six round numbers that span low to high."""
-  from matplotlib.ticker import MaxNLocator
-  return MaxNLocator(5, steps=ROUND).tick_values(low, high).tolist()
+def forest(qualities: Sequence[Mapping[str, float]], scale: float) -> dict[str, list]:
+  """A metric of several models on one axis with round ticks; places are percents of its width."""
+  from matplotlib import ticker
+  ends = [scale * quality[name] for quality in qualities for name in ('low', 'value', 'high')]
+  alone = min(ends) == max(ends)        # as True, room of 1 on both sides of a single place
+  ticks = ticker.MaxNLocator(5, steps=ROUND).tick_values(min(ends) - alone, max(ends) + alone)
+  place = lambda value: round(float(100 * (value - ticks[0]) / (ticks[-1] - ticks[0])), 2)
+  points = [{name: place(scale * q[name]) for name in ('low', 'value', 'high')} for q in qualities]
+  return {'ticks': [(f'{tick:g}', place(tick)) for tick in ticks], 'points': points}
 
 
-def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-           look: Mapping[str, dict]) -> str:
-  """Values over steps, {name: (steps, values)}; names stand where their lines end."""
+def lines(rows: Rows, name: str, scale: float = 1) -> dict[str, tuple[list, list]]:
+  """What was logged under `name`, or under a path that ends in it: a line for every stage."""
+  found: dict[str, tuple[list, list]] = {}
+  for row in rows:
+    for value in (value for key, value in row.items() if key.rpartition('/')[2] == name):
+      if value is not None and math.isfinite(value):
+        steps, values = found.setdefault(row['stage'], ([], []))
+        steps.append(row['step'])
+        values.append(scale * value)
+  return found
+
+
+def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> str:
+  """Values over steps as SVG, names where their lines end; '' where there are no lines."""
+  if not lines:
+    return ''
   import matplotlib
   from matplotlib import figure, ticker
   with matplotlib.rc_context(STYLE):

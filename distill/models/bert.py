@@ -38,7 +38,7 @@ class Bert(nnx.Module):
     if not 0 <= dropout < 1:
       raise ValueError(f'dropout={dropout} is not in [0, 1)')
     self.length, self.dropout = length, dropout
-    embedding = lambda n: nnx.Embed(n, width, rngs=rngs, embedding_init=layers.normal)
+    embedding = lambda entries: layers.Embedding(entries, width, rngs=rngs)
     self.token, self.position, self.type = map(embedding, (vocabulary, length, types))
     self.norm = layers.LayerNorm(width, eps=EPS)
     self.blocks = nnx.List([
@@ -58,7 +58,7 @@ class Bert(nnx.Module):
         len(self.blocks) + 2)
     # Activations stay flat, [b·s d]: one matrix product a layer, and no copies between layouts.
     x = self.token(tokens.reshape(-1)) + self.type(batch['types'].reshape(-1))
-    x = (x.reshape(b, s, -1) + self.position(jnp.arange(s))).reshape(b * s, -1)
+    x = (x.reshape(b, s, -1) + self.position.embedding[:s]).reshape(b * s, -1)
     x = layers.dropout(self.norm(x), self.dropout, keys[0])
     outputs = {'embedding': x.reshape(b, s, -1)}
     bias = (1 - batch['mask'][:, None, None, :]) * MASKED            # [b 1 1 s]
@@ -117,5 +117,6 @@ class Words(nnx.Module):
     self.norm = layers.LayerNorm(width, eps=EPS)
     self.bias = nnx.Param(jnp.zeros(vocabulary))
 
-  def __call__(self, hidden: jax.Array, embedding: nnx.Embed) -> jax.Array:
-    return embedding.attend(self.norm(layers.gelu(self.dense(hidden)))) + self.bias[...]
+  def __call__(self, hidden: jax.Array, table: layers.Embedding) -> jax.Array:
+    words = self.norm(layers.gelu(self.dense(hidden)))
+    return words @ table.embedding[...].T + self.bias[...]

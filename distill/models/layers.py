@@ -93,6 +93,16 @@ class LayerNorm(nnx.Module):
     return _normalise(x, self.scale[...], self.bias[...], self.eps)
 
 
+class Embedding(nnx.Module):
+  """A table of `entries` vectors. (`nnx.Embed` fixes the dtype that it was made with.)"""
+
+  def __init__(self, entries: int, width: int, *, rngs: nnx.Rngs):
+    self.embedding = nnx.Param(normal(rngs.params(), (entries, width)))
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    return self.embedding[...][ids]
+
+
 def dense(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
   """A dense layer as BERT starts it: kernel N(0, 0.02²) cut at two deviations, bias 0."""
   return nnx.Linear(inputs, outputs, rngs=rngs, kernel_init=normal)

@@ -112,7 +112,7 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
       'hardware': plan.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,
                'splits': {name: len(split) for name, split in data.splits.items()}},
-      'padding_share': batches.padding_share(data.splits['train'], told.widths),
+      'padding_share': batches.padding_share(data.splits['train'], widths=told.widths),
       'task': {'primary': told.task.primary}, 'models': [entry(m) for m in models],
       'training': {m.name: m.spent for m in models if m.spent}}
 

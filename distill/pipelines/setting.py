@@ -109,8 +109,7 @@ def setting(config: Mapping[str, Any]) -> Setting:
     else:
       raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
     how = {key: node[key] for key in ('dtype', 'microbatch') if key in node}
-    teachers[name] = lookup.call(lambda model=model, name=name, **how: Teacher(name, model, **how),
-                                 how, where)
+    teachers[name] = lookup.call(Teacher, how, where, name=name, model=model)
   return Setting(dataset, task, evaluate, build.widths, trained, loaded,
                  *build.student(teachers, trained, weights), weights)
 
@@ -132,8 +131,8 @@ class Builder:
   def data(self, steps: int, labelled: float, drawn: float, where: str):
     """The batches of a stage, and how many texts and labels it sees."""
     split = self.dataset.splits['train']
-    node = {**self.batching, 'labelled': labelled, 'drawn': drawn, 'steps': steps}
-    rows = lookup.call(lambda **node: batches.batches(split, **node), node, where)
+    node = {**self.batching, 'labelled': labelled, 'drawn': drawn}
+    rows = lookup.call(batches.batches, node, where, split=split, steps=steps)
     seen = int((split.columns['draw'] < labelled).sum())
     return rows, {'texts': seen if drawn == 1 else len(split), 'labels': seen}
 
@@ -173,7 +172,8 @@ class Builder:
 
   @property
   def widths(self) -> tuple[int, ...]:
-    return batches.resolved_widths(self.dataset.splits['train'], self.batching.get('widths'))
+    return tuple(int(width) for width in batches.checked_widths(
+        self.dataset.splits['train'], self.batching.get('widths')))
 
   def identity(self, **of: Any) -> dict[str, Any]:
     """What determines a stage's result: equal identities, equal weights."""

@@ -13,7 +13,6 @@ def filled(function, *shape):
   return function(*np.indices(shape, dtype=np.float64))
 
 
-# Float64 arrays of NumPy, so that nothing is rounded before a test enables float64.
 STUDENT = filled(lambda i, j: 2 * np.sin(.7 * i + 1.3 * j + .2), 4, 5)
 TEACHER = filled(lambda i, j: 3 * np.cos(.5 * i - .9 * j + .1), 4, 5)
 STUDENT_MAPS = filled(lambda b, c, h, w: np.sin(.3*b + .7*c + 1.1*h + 1.7*w + .2), 4, 6, 4, 4)
@@ -27,7 +26,13 @@ WORD_MASK = np.array([[1., 1, 0], [1, 1, 1]])
 
 
 def masked_mean(values, mask):
-  return jnp.sum(values * mask) / jnp.sum(mask)
+  return np.sum(values * mask) / np.sum(mask)
+
+
+def double(loss, *arrays, **hyper):
+  """The values in float64."""
+  with jax.enable_x64(True):
+    return np.asarray(jax.jit(loss, static_argnames=tuple(hyper))(*arrays, **hyper))
 
 
 def value_and_gradient(loss, student, *others, **hyper):
@@ -43,7 +48,7 @@ def assert_gradient(loss, student, *others, **hyper):
   """Against finite differences, in float64."""
   with jax.enable_x64(True):
     others = [jnp.asarray(x) for x in others]
-    check_grads(jax.jit(lambda s: loss(s, *others, **hyper)), (jnp.asarray(student),), 1, ['rev'])
+    check_grads(jax.jit(lambda s: loss(s, *others, **hyper)), (student,), 1, ['rev'])
 
 
 def assert_finite(loss, student, *others, **hyper):

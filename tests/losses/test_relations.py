@@ -1,25 +1,22 @@
 import inspect
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inputs import (
+
+from distill.losses.relations import minilm
+
+from .inputs import (
   MASK,
   STUDENT_HIDDEN,
   TEACHER_HIDDEN,
   assert_finite,
   assert_gradient,
   assert_shapes_refused,
+  double,
   masked_mean,
   value_and_gradient,
 )
-
-from distill.losses.relations import minilm
-
-
-def narrow(*arrays):
-  return (jnp.asarray(x, jnp.float32) for x in arrays)
 
 
 class TestMiniLM:
@@ -27,16 +24,16 @@ class TestMiniLM:
   def test_by_hand(self):
     # Teacher (√ln 3, 0), one head of width 1. The first position relates by (3/4, 1/4), the
     # second by (1/2, 1/2); a student of zeros by (1/2, 1/2): 0.130812 (see `logits.kl`), and 0.
-    teacher = jnp.sqrt(jnp.log(jnp.array([[[3.], [1.]]])))
-    value = minilm(jnp.zeros((1, 2, 1)), teacher, jnp.ones((1, 2)), heads=1)
+    teacher = np.sqrt(np.log([[[3.], [1.]]]))
+    value = double(minilm, 0 * teacher, teacher, np.ones((1, 2)), heads=1)
     np.testing.assert_allclose(value, [[0.130812, 0]], atol=1e-6)
 
   def test_heads_and_their_width_by_hand(self):
     # Two heads of width 4. In the first (x, x, x, x) with x² = ln 3 / 2 scores 4x² / √4 = ln 3 as
     # above; the second is zero, as the student's two heads of width 1 are: half of that.
     x = np.sqrt(np.log(3) / 2)
-    teacher = jnp.array([[[x, x, x, x, 0, 0, 0, 0], [0.] * 8]])
-    value = minilm(jnp.zeros((1, 2, 2)), teacher, jnp.ones((1, 2)), heads=2)
+    teacher = np.array([[[x, x, x, x, 0, 0, 0, 0], [0] * 8]])
+    value = double(minilm, np.zeros((1, 2, 2)), teacher, np.ones((1, 2)), heads=2)
     np.testing.assert_allclose(value, [[0.130812 / 2, 0]], atol=1e-6)
 
   @pytest.mark.parametrize('mask, expected', [
@@ -45,9 +42,8 @@ class TestMiniLM:
   ])
   def test_masked_mean_is_the_reference(self, mask, expected):
     # There is no public code of this loss; the mean is over positions of all examples.
-    with jax.enable_x64(True):
-      value = minilm(*map(jnp.asarray, (STUDENT_HIDDEN, TEACHER_HIDDEN, mask)), heads=3)
-      np.testing.assert_allclose(masked_mean(value, mask), expected, rtol=1e-9)
+    value = double(minilm, STUDENT_HIDDEN, TEACHER_HIDDEN, mask, heads=3)
+    np.testing.assert_allclose(masked_mean(value, mask), expected, rtol=1e-9)
 
   def test_gradient(self):
     assert_gradient(minilm, STUDENT_HIDDEN, TEACHER_HIDDEN, MASK, heads=3)
@@ -56,30 +52,27 @@ class TestMiniLM:
     # Relations are scalar products, so each head may be turned: the student is free to.
     turn, _ = np.linalg.qr(np.cos(np.arange(16.)**2).reshape(4, 4))
     turned = np.concatenate([TEACHER_HIDDEN[..., :4] @ turn, TEACHER_HIDDEN[..., 4:]], axis=-1)
-    with jax.enable_x64(True):
-      student, teacher, turned, mask = map(
-          jnp.asarray, (STUDENT_HIDDEN, TEACHER_HIDDEN, turned, MASK))
-      np.testing.assert_allclose(minilm(student, turned, mask, heads=3),
-                                 minilm(student, teacher, mask, heads=3), atol=1e-12)
-      np.testing.assert_allclose(minilm(turned, teacher, mask, heads=3), 0, atol=1e-12)
-      assert minilm(turned, teacher, mask, heads=4).max() > 1e-3    # turned across heads
+    value = lambda s, t, heads: double(minilm, s, t, MASK, heads=heads)
+    np.testing.assert_allclose(value(STUDENT_HIDDEN, turned, 3),
+                               value(STUDENT_HIDDEN, TEACHER_HIDDEN, 3), atol=1e-12)
+    np.testing.assert_allclose(value(turned, TEACHER_HIDDEN, 3), 0, atol=1e-12)
+    assert value(turned, TEACHER_HIDDEN, 4).max() > 1e-3      # it mixes these heads
 
   def test_masked_is_the_subset(self):
-    student, teacher, mask = narrow(STUDENT_HIDDEN, TEACHER_HIDDEN, MASK)
-    values, gradient = value_and_gradient(minilm, student, teacher, mask, heads=3)
+    student, teacher = STUDENT_HIDDEN, TEACHER_HIDDEN
+    values, gradient = value_and_gradient(minilm, student, teacher, MASK, heads=3)
     for i, n in [(0, 3), (3, 1)]:
       part = slice(i, i + 1), slice(n)
-      alone = value_and_gradient(minilm, student[part], teacher[part], jnp.ones((1, n)), heads=3)
+      alone = value_and_gradient(minilm, student[part], teacher[part], np.ones((1, n)), heads=3)
       np.testing.assert_allclose(values[part], alone[0], atol=1e-6)
       np.testing.assert_allclose(gradient[part], alone[1], atol=1e-6)
     assert np.all(values[MASK == 0] == 0) and np.all(gradient[MASK == 0] == 0)
 
-  @pytest.mark.parametrize('junk', [1e30, np.inf, np.nan])
-  def test_padding_never_enters(self, junk):
-    student, teacher, mask = narrow(STUDENT_HIDDEN, TEACHER_HIDDEN, MASK)
-    clean = value_and_gradient(minilm, student, teacher, mask, heads=3)
-    dirty = value_and_gradient(minilm, jnp.where(mask[..., None] == 0, junk, student),
-                               jnp.where(mask[..., None] == 0, junk, teacher), mask, heads=3)
+  def test_padding_never_enters(self):
+    pad, junk = MASK[..., None] == 0, np.array([1e30, np.inf, np.nan, np.nan])[:, None, None]
+    student, teacher = (np.where(pad, junk, hidden) for hidden in (STUDENT_HIDDEN, TEACHER_HIDDEN))
+    clean = value_and_gradient(minilm, STUDENT_HIDDEN, TEACHER_HIDDEN, MASK, heads=3)
+    dirty = value_and_gradient(minilm, student, teacher, MASK, heads=3)
     for expected, actual in zip(clean, dirty, strict=True):
       np.testing.assert_array_equal(actual, expected)
 

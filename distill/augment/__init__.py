@@ -1,0 +1,1 @@
+"""What may happen to a batch inside the step: `(batch, key) -> batch`, pure."""

@@ -1,0 +1,284 @@
+import copy
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from distill.evaluate import charts, report
+
+
+def metric(value, low, high):
+  return {'value': value, 'low': low, 'high': high, 'n': 500, 'unit': 'fraction',
+          'higher_is_better': True}
+
+
+def model(name, params, outside, p50, accuracy, **more):
+  return {
+      'name': name, 'role': name, 'saw': {'texts': 23_235, 'labels': 2_301},
+      'quality': {'accuracy': metric(*accuracy), 'macro_f1': metric(.8, .78, .82)},
+      'params': params, 'params_outside_embeddings': outside, 'bytes': 4 * params,
+      'latency_ms': {'p50': p50, 'p95': 2 * p50, 'batch': 1, 'threads': 2},
+      'throughput_per_s': 1234.5, 'flops': 6_300_000, 'peak_memory_bytes': 5_700_000,
+      'energy_j_per_example': None, 'faithfulness': {}, 'retention': None, 'gain': None,
+      'tier': None} | more
+
+
+@pytest.fixture
+def found():
+  return {
+      'schema': 1, 'config_name': 'bert', 'config_sha256': 'c0ffee' * 10, 'seed': 0,
+      'versions': {'jax': '0.10.2'}, 'hardware': {'device': 'cpu', 'cpu': 'Xeon', 'cores': 2},
+      'data': {'name': 'docstrings.Docstrings', 'fingerprint': 'f00d' * 16,
+               'splits': {'train': 23_235, 'test': 500}},
+      'padding_share': .083, 'task': {'primary': 'accuracy'},
+      'models': [
+          model('teacher', 1_800_000, 900_000, 3.6, (.80, .78, .82),
+                saw={'texts': 23_235, 'labels': 23_235}),
+          model('student', 600_000, 100_000, 1.5, (.78, .76, .80),
+                retention={'of': 'teacher', 'accuracy': .975, 'macro_f1': None},
+                gain={'of': 'baseline', 'accuracy': {'value': .179, 'low': .162, 'high': .196}}),
+          model('baseline', 600_000, 100_000, 1.5, (.60, .58, .62))],
+      'training': {'teacher': {'seconds': 90., 'steps': 100, 'examples': 6400, 'flops': None}}}
+
+
+ROWS = [{'stage': stage, 'seed': 0, 'step': step, 'time': 1., 'loss': height / step,
+         'grad_norm': 9., 'hard': 1.} | ({'test/accuracy': .5} if step == 40 else {})
+        for stage, height in (('teacher', 10.), ('student', 40.), ('baseline', 20.))
+        for step in range(10, 101, 10)]
+
+
+class TestVerdict:
+
+  def test_of_a_student_that_gained(self, found):
+    assert report.verdict(found) == (
+        "The student keeps 97.5 % of the teacher's accuracy with 1/9 of its parameters outside the "
+        'embeddings, 2.4× faster at batch 1, and beats the same student without a teacher by 17.9 '
+        'points (95 % interval 16.2 to 19.6).')
+
+  @pytest.mark.parametrize('low', [-.004, 0.])
+  def test_claims_no_gain_when_the_interval_holds_zero(self, found, low):
+    found['models'][1]['gain']['accuracy'] = {'value': .005, 'low': low, 'high': .015}
+    said = report.verdict(found)
+    assert 'beats' not in said
+    assert 'is not measurably better than the same student without a teacher (0.5 points' in said
+
+  def test_says_when_the_teacher_did_harm(self, found):
+    found['models'][1]['gain']['accuracy'] = {'value': -.02, 'low': -.03, 'high': -.01}
+    assert report.verdict(found).endswith(
+        'but is worse than the same student without a teacher (−2.0 points, 95 % interval −3.0 to '
+        '−1.0).')
+
+  def test_claims_nothing_for_the_teacher_without_a_baseline(self, found):
+    found['models'][1]['gain'] = None
+    said = report.verdict(found)
+    assert said.endswith('without a baseline, nothing shows what the teacher brought.')
+    assert 'beats' not in said
+
+  def test_without_a_teacher_it_speaks_of_the_student_alone(self, found):
+    found['models'][1]['retention'] = found['models'][1]['gain'] = None
+    assert report.verdict(found).startswith('The student reaches accuracy 78.0 %;')
+
+  @pytest.mark.parametrize('p50, said', [
+      (3.6, ', as fast at'), (3.5, ', as fast at'), (7.2, ', 2× slower at'),
+      (1.2, ', 3× faster at'), (0.1, ', 36× faster at')])
+  def test_says_which_is_faster(self, found, p50, said):
+    found['models'][1]['latency_ms']['p50'] = p50
+    assert said in report.verdict(found)
+
+  @pytest.mark.parametrize('outside, said', [
+      (100_500, '1/9 of its'), (260_000, '1/3.5 of its'), (1_350_000, '1.5 times its'),
+      (900_000, 'as many'), (60_000, '1/15 of its')])
+  def test_says_which_is_smaller_without_rounding_far(self, found, outside, said):
+    found['models'][1]['params'] = 2_000_000
+    found['models'][1]['params_outside_embeddings'] = outside
+    assert f'with {said} parameters outside the embeddings' in report.verdict(found)
+
+  def test_names_no_embeddings_where_there_are_none(self, found):
+    for each in found['models']:
+      each['params_outside_embeddings'] = each['params']
+    assert 'with 1/3 of its parameters, ' in report.verdict(found)
+
+  def test_names_every_student_when_there_are_several(self, found):
+    found['models'].append(copy.deepcopy(found['models'][1]) | {'name': 'tiny'})
+    said = report.verdict(found)
+    assert 'The student student keeps' in said and '. The student tiny keeps' in said
+
+  def test_a_metric_with_a_unit_of_its_own(self, found):
+    found['task']['primary'] = 'perplexity'
+    for each in found['models']:
+      each['quality']['perplexity'] = metric(12.34, 12., 13.) | {'unit': 'ppl'}
+    found['models'][1]['retention']['perplexity'] = .9
+    found['models'][1]['gain']['perplexity'] = {'value': 1.5, 'low': 1., 'high': 2.}
+    assert 'by 1.5 ppl (95 % interval 1 to 2)' in report.verdict(found)
+
+
+class TestTable:
+
+  def test_is_aligned_and_fits_a_terminal(self, found):
+    lines = report.table(found).splitlines()
+    assert lines[0].split() == ['teacher', 'student', 'baseline']
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
+
+  def test_says_what_was_measured(self, found):
+    rows = {line[:23].strip(): line[23:].split() for line in report.table(found).splitlines()}
+    assert rows['labels it saw'] == ['23,235', '2,301', '2,301']
+    assert rows['accuracy'][3:6] == ['78.0', '%', '(76.0–80.0)']
+    assert rows["teacher's accuracy kept"] == ['–', '97.5', '%', '–']
+    assert rows['gain over baseline'] == ['–', '17.9', 'points', '(16.2', 'to', '19.6)', '–']
+    assert rows['parameters'] == ['1.8', 'M', '600', 'k', '600', 'k']
+    assert rows['weights'] == ['7.2', 'MB', '2.4', 'MB', '2.4', 'MB']
+    assert rows['examples a second'] == ['1,234'] * 3
+
+  def test_leaves_out_what_no_model_has_and_dashes_what_one_lacks(self, found):
+    for each in found['models']:
+      each['gain'] = each['retention'] = each['flops'] = None
+    said = report.table(found)
+    assert 'gain' not in said and 'kept' not in said
+    assert re.search(r'FLOPs of a call +– +– +–', said)
+
+
+class TestWrite:
+
+  def test_json_is_what_was_given_and_no_half_file_stays(self, found, tmp_path):
+    report.write(tmp_path, found, ROWS)
+    assert json.loads((tmp_path / 'report.json').read_text('utf-8')) == found
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['report.html', 'report.json']
+
+  def test_the_page_is_the_same_bytes_every_time(self, found, tmp_path):
+    pages = []
+    for _ in range(2):
+      report.write(tmp_path, found, ROWS)
+      pages.append((tmp_path / 'report.html').read_bytes())
+    assert pages[0] == pages[1] and len(pages[0]) < 100_000
+
+  def test_the_page_holds_verdict_table_curves_and_where_it_came_from(self, found, tmp_path):
+    report.write(tmp_path, found, ROWS)
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    text = re.sub('[ \n]+', ' ', re.sub(r'<style>.*?</style>|<[^>]+>', ' ', page, flags=re.S))
+    for said in ('97.5\u00a0% of the teacher&#39;s accuracy', '23,235 texts, all labelled',
+                 '23,235 texts, 2,301 labelled, and the teacher', 'on 500 held-out examples',
+                 '76.0–80.0', 'Loss, each of its own objective', 'Accuracy, %', 'f00d' * 4,
+                 'jax 0.10.2', '8.3\u00a0% of all tokens are padding', 'cpu, Xeon, 2 cores'):
+      assert said in text, said
+    assert page.count('<svg') == 2
+
+  def test_the_page_needs_nothing_from_elsewhere(self, found, tmp_path):
+    report.write(tmp_path, found, ROWS)
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert not re.search(r'<script|<link|@import|<img|url\((?!#)', page)
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert all(link.startswith('#') for link in links)
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) and {link[1:] for link in links} <= set(ids)
+
+  def test_names_cannot_break_the_page(self, found, tmp_path):
+    hostile = '<script>$x_$</script>'
+    found['models'][1]['name'] = found['config_name'] = hostile
+    report.write(tmp_path, found, [row | {'stage': hostile} for row in ROWS])
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert '<script' not in page and page.count('&lt;script&gt;$x_$&lt;/script&gt;') >= 5
+
+  def test_no_text_is_smaller_than_11_pixels_on_a_phone(self, found, tmp_path):
+    report.write(tmp_path, found, ROWS)
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    drawn = re.findall(r'<text style="[^"]*?([\d.]+)px', page)
+    sheet = re.findall(r'font(?:-size)?: ([\d.]+)px', page[:page.index('</style>')])
+    # On a phone a drawing of WIDTH units is 360 − 2 · 16 pixels wide.
+    assert drawn and min(float(size) for size in drawn) * 328 / charts.WIDTH >= 11
+    assert len(sheet) > 5 and min(map(float, sheet)) >= 11
+
+  def test_a_run_that_logged_nothing_has_a_page_without_curves(self, found, tmp_path):
+    report.write(tmp_path, found, [])
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert '<svg' not in page and 'While training' not in page
+
+  def test_one_place_for_all_models_still_has_an_axis(self, found, tmp_path):
+    for each in found['models']:
+      each['quality']['accuracy'] = metric(1., 1., 1.)
+    report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': float('nan')}])
+    assert '>100</span>' in (tmp_path / 'report.html').read_text('utf-8')
+
+  @pytest.mark.parametrize('path, value, said', [
+      (('seed',), ..., 'report lacks seed'),
+      (('schema',), 2, 'report.schema is 2, not one of [1]'),
+      (('models', 1, 'role'), ['student'], 'report.models[1].role is '),
+      (('models', 0, 'params'), 1.5, 'report.models[0].params is 1.5, not of type int'),
+      (('models', 0, 'params'), True, 'params is True, not of type int'),
+      (('models', 0, 'quality', 'macro_f1', 'low'), float('nan'), 'quality.macro_f1.low is nan'),
+      (('models', 0, 'quality', 'macro_f1'), ..., 'all the same metrics'),
+      (('models', 0, 'quality', 'accuracy', 'unit'), ..., 'quality.accuracy lacks unit'),
+      (('models', 1, 'gain', 'accuracy'), .1, 'gain.accuracy is 0.1, not a table'),
+      (('models', 1, 'gain', 'of'), 'nobody', 'student: gain must be of a model in the report'),
+      (('models', 1, 'retention', 'accuracy'), ..., 'retention must be'),
+      (('models', 2, 'name'), 'student', 'names must differ'),
+      (('models', 0, 'energy_j_per_example'), {'value': 1.}, 'energy_j_per_example lacks method'),
+      (('models', 0, 'tier'), {'name': 'edge', 'passed': True, 'limits': [{}]}, 'limits[0] lacks'),
+      (('models',), {}, 'report.models is {}, not a list'),
+      (('models',), [], 'there must be models'),
+      (('training', 'teacher', 'seconds'), '9', "teacher.seconds is '9', not of type float"),
+      (('versions', 'jax'), None, 'versions.jax is None, not of type str')])
+  def test_a_broken_contract_is_refused_and_overwrites_nothing(
+      self, found, tmp_path, path, value, said):
+    report.write(tmp_path, found, ROWS)
+    before = (tmp_path / 'report.json').read_bytes()
+    node = found
+    for key in path[:-1]:
+      node = node[key]
+    if value is ...:
+      del node[path[-1]]
+    else:
+      node[path[-1]] = value
+    with pytest.raises(ValueError, match=re.escape(said)):
+      report.write(tmp_path, found, ROWS)
+    assert (tmp_path / 'report.json').read_bytes() == before
+
+  def test_a_number_that_json_does_not_know_is_refused_in_a_field_of_ones_own(
+      self, found, tmp_path):
+    found['mine'] = float('inf')
+    with pytest.raises(ValueError, match='JSON'):
+      report.write(tmp_path, found, ROWS)
+    assert not list(tmp_path.iterdir())
+
+
+class TestCharts:
+
+  def test_names_stand_in_the_order_in_which_lines_end(self):
+    lines = {'low': ([1, 2], [9., 0.]), 'high': ([1, 2], [0., 9.]), 'mid': ([1, 2], [0., .1])}
+    svg = charts.curves('Loss', lines, charts.styles(list(lines)))
+    texts = re.findall(r'<text [^>]*?(?:translate\([\d.]+ |y=")([\d.]+)[^>]*>(low|mid|high)<', svg)
+    heights = {name: float(y) for y, name in texts}
+    assert heights['high'] < heights['mid'] < heights['low']        # y grows downwards
+    # 'mid' and 'low' end in nearly one place, and still don't overlap: text is 10.5 high.
+    assert heights['low'] - heights['mid'] > 10.5
+
+  def test_long_curves_stay_small(self):
+    steps = list(range(20_000))
+    svg = charts.curves('Loss', {'m': (steps, [s % 7 for s in steps])}, charts.styles(['m']))
+    assert len(svg) < 30_000
+
+  def test_lines_are_found_by_the_end_of_their_path_and_without_bad_numbers(self):
+    rows = [{'stage': 'a', 'step': 1, 'test/loss': .5}, {'stage': 'a', 'step': 2, 'loss': None},
+            {'stage': 'a', 'step': 3, 'loss': float('inf')}, {'stage': 'b', 'step': 4, 'lossy': 1.}]
+    assert charts.lines(rows, 'loss', 100) == {'a': ([1], [50.])}
+
+  def test_places_by_hand(self):
+    # From 60 to 80 percent the axis has ticks 60, 65, … 80.
+    found = charts.forest([metric(.7, .65, .8), metric(.61, .6, .62)], 100)
+    assert found['ticks'] == [('60', 0), ('65', 25), ('70', 50), ('75', 75), ('80', 100)]
+    assert found['points'][0] == {'low': 25, 'value': 50, 'high': 100}
+
+  @pytest.mark.parametrize('colour', charts.COLOURS)
+  def test_every_colour_can_be_read_as_text_on_white(self, colour):
+    # WCAG 2: contrast with white is 1.05 / (luminance + 0.05), and 4.5 is asked of text.
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= .04045 else ((c + .055) / 1.055)**2.4 for c in parts]
+    luminance = sum(w * c for w, c in zip((.2126, .7152, .0722), linear, strict=True))
+    assert 1.05 / (luminance + .05) >= 4.5
+
+
+def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
+  code = ('import sys, distill.evaluate.report; '
+          'sys.exit(any(m in sys.modules for m in ("matplotlib", "jinja2")))')
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from distill.tasks.classification import Classification
+
+
+def records(label, prediction, classes=3):
+  label, prediction = np.array(label, np.int32), np.array(prediction, np.int32)
+  return {'id': np.arange(len(label), dtype=np.int32), 'label': label, 'prediction': prediction,
+          'probabilities': np.full((len(label), classes), 1 / classes, np.float32)}
+
+
+def batch(n, **fields):
+  return {'id': np.arange(n), 'label': np.zeros(n), 'valid': np.ones(n)} | fields
+
+
+class TestPredict:
+
+  def test_by_hand(self):
+    # softmax of (ln 1, ln 3) is (1/4, 3/4); the second row only fills the batch.
+    logits = np.log([[1., 3.], [1., 1.], [4., 1.]]).astype(np.float32)
+    found = Classification(classes=2).predict(
+        {'logits': logits}, batch(3, id=[7, 8, 9], label=[1, 0, 1], valid=[1., 0., 1.]))
+    np.testing.assert_array_equal(found['id'], [7, 9])
+    np.testing.assert_array_equal(found['label'], [1, 1])
+    np.testing.assert_array_equal(found['prediction'], [1, 0])
+    np.testing.assert_allclose(found['probabilities'], [[.25, .75], [.8, .2]], rtol=1e-6)
+    assert {name: v.dtype.name for name, v in found.items()} == {
+        'id': 'int32', 'label': 'int32', 'prediction': 'int32', 'probabilities': 'float32'}
+
+  def test_huge_logits_give_probabilities(self):
+    found = Classification(classes=2).predict({'logits': np.array([[1e38, -1e38]])}, batch(1))
+    np.testing.assert_array_equal(found['probabilities'], [[1., 0.]])
+
+  @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+  def test_logits_that_are_not_finite_are_refused_by_the_id_of_their_example(self, bad):
+    with pytest.raises(ValueError, match='example 12 '):
+      Classification(classes=2).predict(
+          {'logits': np.array([[0., 0.], [bad, 0.]])}, batch(2, id=[11, 12]))
+
+  def test_bad_logits_of_a_row_that_only_fills_the_batch_do_not_matter(self):
+    found = Classification(classes=2).predict(
+        {'logits': np.array([[0., 1.], [np.nan, 0.]])}, batch(2, valid=[1., 0.]))
+    assert len(found['id']) == 1
+
+  def test_logits_of_another_number_of_classes_are_refused(self):
+    with pytest.raises(ValueError, match=r'\[1, 4\], not \[b 2\]'):
+      Classification(classes=2).predict({'logits': np.zeros((1, 4))}, batch(1))
+
+
+class TestScore:
+
+  def test_by_hand(self):
+    # Classes 0 and 1: precision 1/2 and 1, recall 1 and 1/2, so F1 is 2/3 for both. Class 2 is
+    # predicted and never a label: F1 0. Class 3 is neither and doesn't count.
+    scores = Classification(classes=4).score(records([0, 1, 1, 1, 0], [0, 1, 0, 2, 0], 4))
+    # accuracy 3/5; F1: class 0 = 2·2/(2+3), class 1 = 2·1/(3+1), class 2 = 0
+    assert scores['accuracy'] == pytest.approx(3 / 5)
+    assert scores['macro_f1'] == pytest.approx((4 / 5 + 1 / 2 + 0) / 3)
+
+  @pytest.mark.parametrize('seed', range(5))
+  def test_equals_scikit_learn(self, seed):
+    metrics = pytest.importorskip('sklearn.metrics')
+    random = np.random.default_rng(seed)
+    found = records(random.integers(4, size=30), random.integers(1, 6, size=30), 7)
+    scores = Classification(classes=7).score(found)
+    label, prediction = found['label'], found['prediction']
+    assert scores['accuracy'] == pytest.approx(metrics.accuracy_score(label, prediction))
+    assert scores['macro_f1'] == pytest.approx(
+        metrics.f1_score(label, prediction, average='macro', zero_division=0))
+
+  def test_one_class_always_right_is_perfect(self):
+    assert Classification(classes=3).score(records([2, 2], [2, 2])) == {
+        'accuracy': 1.0, 'macro_f1': 1.0}
+
+  def test_every_metric_says_its_unit_and_direction(self):
+    task = Classification(classes=3)
+    assert set(task.score(records([0], [1]))) == set(task.metrics) and task.primary in task.metrics
+    assert all(set(about) == {'unit', 'higher_is_better'} for about in task.metrics.values())
+
+  def test_no_records_are_refused(self):
+    with pytest.raises(ValueError, match='no records'):
+      Classification(classes=3).score(records([], []))
+
+  @pytest.mark.parametrize('label', [-1, 3])
+  def test_a_label_out_of_range_is_refused_by_the_id_of_its_example(self, label):
+    with pytest.raises(ValueError, match=f'example 1: label {label} '):
+      Classification(classes=3).score(records([0, label], [0, 0]))
+
+  def test_a_prediction_out_of_range_is_refused(self):
+    with pytest.raises(ValueError, match='example 0: prediction 3 '):
+      Classification(classes=3).score(records([0], [3]))
+
+  def test_probabilities_that_are_not_numbers_are_refused(self):
+    found = records([0, 1], [0, 1])
+    found['probabilities'][1, 2] = np.nan
+    with pytest.raises(ValueError, match='not numbers'):
+      Classification(classes=3).score(found)
+
+
+def test_a_task_of_one_class_and_names_that_do_not_fit_are_refused():
+  with pytest.raises(ValueError, match='classes=1'):
+    Classification(classes=1)
+  with pytest.raises(ValueError, match='2 names for 3 classes'):
+    Classification(classes=3, names=('a', 'b'))
+  assert Classification(classes=2).names == ('0', '1')
