@@ -1,5 +1,10 @@
-"""In tests the signatures of the losses are checked; the hook precedes every import of them."""
+"""Eight simulated devices; and checked signatures of the losses, before anything imports them."""
+import os
+
 import jaxtyping
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 # The numeric tower: an int is a float here too, as it is for a config (`lookup.check`).
 jaxtyping.install_import_hook(

@@ -7,6 +7,7 @@ neighbours, there are as many shapes as widths, and every text is shown exactly 
 """
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 
 import grain
@@ -77,9 +78,11 @@ class _Plan:
       self._rows, quota = np.arange(len(split)), min(round(drawn * batch_size), batch_size - 1)
     bucket = np.searchsorted(self._widths, split.columns['length'])
     self._bucket = bucket[self._rows]
-    self._pools = [np.flatnonzero(self._seen & (bucket == k)) for k in range(len(self._widths))]
-    self._drawn = [quota if len(pool) else 0 for pool in self._pools]
-    self._steps = [-(-np.count_nonzero(self._bucket == k) // (batch_size - n))
+    pools = [np.flatnonzero(self._seen & (bucket == k)) for k in range(len(self._widths))]
+    self._drawn = [quota if len(pool) else 0 for pool in pools]
+    self._pools = [np.tile(pool, -(-n // max(1, len(pool))))        # at least a batch's worth
+                   for pool, n in zip(pools, self._drawn, strict=True)]
+    self._steps = [-(-int((self._bucket == k).sum()) // (batch_size - n))
                    for k, n in enumerate(self._drawn)]
     self.epoch_steps = sum(self._steps)
     self._epoch = functools.lru_cache(maxsize=2)(self._epoch)
@@ -123,18 +126,19 @@ class _Plan:
   def _draw(self, k: int, ordinal: int) -> np.ndarray:
     """The labelled rows of a bucket's batch, which continue where its last batch ended."""
     n = self._drawn[k]
-    cycle, start = divmod(ordinal * n, len(self._cycle(k, 0)))
+    cycle, start = divmod(ordinal * n, len(self._pools[k]))
     rows = self._cycle(k, cycle)[start:start + n]
-    return np.concatenate([rows, self._cycle(k, cycle + 1)[:n - len(rows)]])
+    if len(rows) < n:
+      rows = np.concatenate([rows, self._cycle(k, cycle + 1)[:n - len(rows)]])
+    return rows
 
   def _cycle(self, k: int, cycle: int) -> np.ndarray:
-    pool = np.tile(self._pools[k], -(-self._drawn[k] // len(self._pools[k])))   # one batch or more
-    return pool[_permutation(len(pool), self._seed, 'drawn', k, cycle)]
+    return self._pools[k][_permutation(len(self._pools[k]), self._seed, 'drawn', k, cycle)]
 
 
 def _permutation(n: int, *what) -> np.ndarray:
   """A permutation that depends on `what` alone, on every machine and with every NumPy."""
-  key = hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
+  key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).digest()
   return np.argsort(np.random.Philox(key=int.from_bytes(key, 'little')).random_raw(n),
                     kind='stable')
 

@@ -8,6 +8,7 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import re
@@ -21,6 +22,7 @@ from distill.data.sets import Dataset
 from distill.data.stored import packed, source_sha256, stored, unpacked
 from distill.types import Status, Stop
 
+File = tuple[str, int, int]         # path, size, time of its last change
 STANDARD = 'stdlib'
 ALIASES = {         # what a library is called besides its own name
     'absl': ('abseil',),
@@ -51,8 +53,7 @@ def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 400
       `distill` declares unless given.
   """
   sources = _sources(packages or _declared())
-  made_of = {library: [source_sha256(__file__), platform.python_version(),
-                       [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]]
+  made_of = {library: [source_sha256(__file__), platform.python_version(), files]
              for library, (_, files) in sources.items()}
 
   def corpus():
@@ -84,30 +85,43 @@ def _declared() -> list[str]:
   return sorted(re.match(r'[\w.-]+', r)[0] for r in requirements if ';' not in r)
 
 
-def _sources(packages: Iterable[str]) -> dict[str, tuple[dict[str, str], list[pathlib.Path]]]:
+def _sources(packages: Iterable[str]) -> dict[str, tuple[dict[str, str], list[File]]]:
   """For each library its distributions with their versions, and its source files."""
-  root = pathlib.Path(sysconfig.get_path('stdlib'))
-  sources = {STANDARD: ({'python': platform.python_version()}, _kept(root, root.rglob('*.py')))}
+  sources = {STANDARD: ({'python': platform.python_version()}, _standard())}
   for package in packages:
     try:
       distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
       raise Stop(Status.DATA, f'data.packages: {package!r} is not installed, so it has no '
                  'docstrings: pip install it, or name the packages to read') from None
-    root = pathlib.Path(distribution.locate_file(''))
-    listed = [f for f in distribution.files or () if f.suffix == '.py' and len(f.parts) > 1]
-    if files := _kept(root, (root / f for f in listed)):
-      tops = Counter(f.parts[0] for f in listed)
-      versions, known = sources.setdefault(min(tops, key=lambda t: (-tops[t], t)), ({}, []))
+    files = [str(file) for file in distribution.files or () if file.suffix == '.py']
+    tops = Counter(file.partition('/')[0] for file in files if '/' in file)
+    if tops:
+      library = min(tops, key=lambda top: (-tops[top], top))
+      versions, known = sources.setdefault(library, ({}, []))
       versions[distribution.metadata['Name']] = distribution.version
-      known.extend(files)
+      known += _kept(str(distribution.locate_file('')), files)
   return sources
 
 
-def _kept(root: pathlib.Path, files: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-  return sorted(
-      f for f in files if SKIPPED.isdisjoint(f.relative_to(root).parts) and f.is_file()
-      and not f.name.startswith('test_') and not f.name.endswith(('_test.py', 'conftest.py')))
+def _standard() -> list[File]:
+  root, files = sysconfig.get_path('stdlib'), []
+  for folder, folders, names in os.walk(root):
+    folders[:] = set(folders) - SKIPPED
+    files += [os.path.relpath(folder, root) + '/' + name for name in names
+              if name.endswith('.py')]
+  return _kept(root, files)
+
+
+def _kept(root: str, files: Iterable[str]) -> list[File]:
+  kept = []
+  for file in files:
+    *folders, name = file.split('/')
+    if (SKIPPED.isdisjoint(folders) and not name.startswith('test_')
+        and not name.endswith(('_test.py', 'conftest.py')) and os.path.isfile(f'{root}/{file}')):
+      found = os.stat(f'{root}/{file}')
+      kept.append((f'{root}/{file}', found.st_size, found.st_mtime_ns))
+  return sorted(kept)
 
 
 def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
@@ -140,19 +154,19 @@ def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
   return {'texts': texts, 'labels': labels, 'classes': classes, 'notes': notes}
 
 
-def _read(files: Iterable[pathlib.Path]) -> dict:
+def _read(files: Iterable[File]) -> dict:
   """The first three paragraphs of all docstrings, each once."""
   starts = {'\n\n'.join(re.split(r'\n\s*\n', docstring)[:3])
-            for file in files for docstring in _docstrings(file)}
+            for path, _, _ in files for docstring in _docstrings(path)}
   return {'docstrings': packed(sorted(starts))}
 
 
-def _docstrings(file: pathlib.Path) -> Iterator[str]:
+def _docstrings(path: str) -> Iterator[str]:
   """All docstrings of a source file; none if this Python can't parse it."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')         # other people's escapes
-      stack = [ast.parse(file.read_bytes())]
+      stack = [ast.parse(pathlib.Path(path).read_bytes())]
   except (SyntaxError, ValueError):
     return
   while stack:

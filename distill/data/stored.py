@@ -1,5 +1,7 @@
 """Arrays kept on disk under what they are made of, so that nothing stale is ever served."""
+import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -15,30 +17,36 @@ Arrays = dict[str, np.ndarray]
 def stored(kind: str, made_of: Any, make: Callable[[], Arrays], directory: str = '') -> Arrays:
   """`make()`, or what an earlier call with an equal `made_of` (JSON) made.
 
-  The archive's checksums guard every array: a damaged file is made anew. A directory that
-  can't be written costs time, never the run.
+  A file is the sha256 of an archive, then the archive; a damaged one is made anew. A
+  directory that can't be written costs time, never the run.
   """
   root = directory or os.environ.get('DISTILL_CACHE') or '~/.cache/distill'
   key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-  path = pathlib.Path(root).expanduser() / f'{kind}-{key[:32]}.npz'
-  try:
-    with np.load(path, allow_pickle=False) as archive:
-      return dict(archive)
-  except Exception:       # not there, or whatever a damaged archive raises
-    arrays = make()
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, suffix='.draft')
-    try:
-      with os.fdopen(handle, 'wb') as file:
-        np.savez(file, **arrays)
-      os.replace(draft, path)
-    except BaseException:
-      os.unlink(draft)
-      raise
-  except OSError:
-    pass
+  path = pathlib.Path(root).expanduser() / f'{kind}-{key[:32]}.arrays'
+  with contextlib.suppress(OSError):
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() == content[:32]:
+      with np.load(io.BytesIO(content[32:]), allow_pickle=False) as archive:
+        return dict(archive)
+  arrays = make()
+  with contextlib.suppress(OSError):
+    _write(path, arrays)
   return arrays
+
+
+def _write(path: pathlib.Path, arrays: Arrays) -> None:
+  archive = io.BytesIO()
+  np.savez(archive, **arrays)
+  content = archive.getvalue()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, draft = tempfile.mkstemp(dir=path.parent, suffix='.draft')
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      file.write(hashlib.sha256(content).digest() + content)
+    os.replace(draft, path)
+  except BaseException:
+    os.unlink(draft)
+    raise
 
 
 def packed(value: Any) -> np.ndarray:

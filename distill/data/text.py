@@ -64,13 +64,19 @@ def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, n
 
   wordpiece = tokenizers.Tokenizer.from_str(tokenizer)
   wordpiece.enable_truncation(length)
-  rows = wordpiece.encode_batch(list(texts))
+  rows = wordpiece.encode_batch([_utf8(row) for row in texts])
   tokens, types = np.zeros((2, len(rows), length), np.int32)
   for i, row in enumerate(rows):
     tokens[i, :len(row.ids)], types[i, :len(row.ids)] = row.ids, row.type_ids
   return {'tokens': tokens, 'types': types,
           'length': np.array([len(row.ids) for row in rows], np.int32),
           'cut': np.array([len(row.overflowing) > 0 for row in rows], np.int32)}
+
+
+def _utf8(text: Text) -> Text:
+  """Lone surrogates, which the tokenizer doesn't take, become question marks."""
+  return (text.encode(errors='replace').decode() if isinstance(text, str)
+          else tuple(map(_utf8, text)))
 
 
 def _draws(texts: Sequence[Text]) -> np.ndarray:
@@ -93,7 +99,8 @@ def _trained(texts: Iterable[Text], vocabulary: int) -> str:
   words = collections.Counter()
   for text in texts:
     for part in (text,) if isinstance(text, str) else text:
-      words.update(w for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(part)))
+      normal = normalizer.normalize_str(_utf8(part))
+      words.update(word for word, _ in splitter.pre_tokenize_str(normal))
   symbols = collections.Counter()
   for word, n in words.items():
     for symbol in _symbols(word):

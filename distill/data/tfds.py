@@ -45,7 +45,8 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
   """
   root = pathlib.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
   root = root.expanduser()
-  infos = list((root / dataset).glob('*/dataset_info.json'))
+  infos = [file for file in (root / dataset).glob('*/dataset_info.json')
+           if re.fullmatch(r'\d+\.\d+\.\d+', file.parent.name)]
   how = ('; to prepare it: python -c "import tensorflow_datasets as tfds; '
          f"tfds.builder('{dataset}', data_dir='{root}', file_format='array_record')"
          '.download_and_prepare()"')
@@ -54,7 +55,7 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
              for depth in ('*/*', '*/*/*') for file in root.glob(f'{depth}/dataset_info.json')}
     raise Stop(Status.DATA, f'data.dataset={dataset!r} is not prepared in {root}'
                + nearest(dataset, known) + how)
-  info = max(infos, key=lambda file: [int(n) for n in re.findall(r'\d+', file.parent.name)])
+  info = max(infos, key=lambda file: [int(n) for n in file.parent.name.split('.')])
   if (kind := json.loads(info.read_text()).get('fileFormat')) != 'array_record':
     raise Stop(Status.DATA, f'{info.parent} is prepared as {kind}, which cannot be read without '
                f'TensorFlow' + how)

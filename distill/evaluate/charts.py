@@ -79,7 +79,7 @@ def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> s
       axes.annotate(name, (1.03, height), xycoords='axes fraction', va='center', weight='bold',
                     color=look[name]['color'], parse_math=False)
     buffer = io.StringIO()
-    drawing.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
+    drawing.savefig(buffer, format='svg', transparent=True)
   svg = buffer.getvalue()
   # Ids are made unique, since several drawings share a page.
   prefix = re.sub(r'\W+', '-', title)

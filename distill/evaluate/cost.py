@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 Calls = Mapping[str, Callable[[], Any]]     # a model's name -> its compiled call, arguments bound
+ROUNDS, CALLS = 5, 300
 
 
 def params(tree: Any, *, embeddings: bool = True) -> int:
@@ -40,7 +41,10 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
 
 
 def latency(calls: Calls, *, batch: int = 1, seconds: float = 3.0) -> dict[str, dict[str, Any]]:
-  """Milliseconds of a call at `batch`: the median and the 95th percentile; `seconds` in all."""
+  """Milliseconds of a call on `batch` examples, the median and the 95th percentile.
+
+  All models together take `seconds` at most, if five rounds are done by then.
+  """
   threads = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   found = {}
   for name, times in _times(calls, seconds).items():
@@ -50,12 +54,12 @@ def latency(calls: Calls, *, batch: int = 1, seconds: float = 3.0) -> dict[str, 
 
 
 def throughput(calls: Calls, *, batch: int, seconds: float = 3.0) -> dict[str, float]:
-  """Examples a second of calls that take `batch` examples, from the median; `seconds` in all."""
+  """Examples a second of calls on `batch` examples, by the median; timed as `latency` times."""
   return {name: float(batch / np.median(times)) for name, times in _times(calls, seconds).items()}
 
 
 def _times(calls: Calls, seconds: float) -> dict[str, list[float]]:
-  """Seconds of every call: at least five rounds, then until `seconds` are over.
+  """Seconds of every call: at least ROUNDS rounds, then until CALLS calls or `seconds`.
 
   In its turn a fast model is called several times, and the first isn't counted: it finds the
   caches full of another model's weights.
@@ -71,7 +75,8 @@ def _times(calls: Calls, seconds: float) -> dict[str, list[float]]:
     repeats[name] = min(20, max(1, int(0.01 / timed(call))))
   times = {name: [] for name in calls}
   end, rounds = time.perf_counter() + seconds, 0
-  while rounds < 5 or time.perf_counter() < end:
+  while rounds < ROUNDS or (
+      time.perf_counter() < end and min(map(len, times.values())) < CALLS):
     for name, call in calls.items():
       turn = [timed(call) for _ in range(repeats[name])]
       times[name] += turn[1:] or turn

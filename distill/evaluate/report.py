@@ -1,7 +1,8 @@
 """The report of a run: report.json for scripts, report.html for people, a table and a verdict.
 
 `CONTRACT` is what report.json promises; page, table and verdict say nothing that isn't in it.
-`flops` and `peak_memory_bytes` are those of the call that `latency_ms` times.
+`flops` and `peak_memory_bytes` are those of the call that `latency_ms` times; `saw` is null for a
+model that was loaded.
 """
 import json
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distill.evaluate import charts
+from distill.types import Status, Stop
 
 Report = Model = Mapping[str, Any]
 Cell = tuple[str, str]          # what it says, and what it adds in smaller print
@@ -23,7 +25,7 @@ TIER = {'name': str, 'passed': bool,
         'limits': [{'name': str, 'limit': float, 'value': float, 'passed': bool}]}
 MODEL = {
     'name': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
-    'saw': {'texts': int, 'labels': int}, 'quality': {...: METRIC},
+    'saw': ({'texts': int, 'labels': int}, None), 'quality': {...: METRIC},
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': {'p50': float, 'p95': float, 'batch': int, 'threads': int},
     'throughput_per_s': float, 'flops': (float, None), 'peak_memory_bytes': (int, None),
@@ -49,6 +51,18 @@ def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
   _replace(workdir / 'report.html', _page(report, rows))
   _replace(workdir / 'report.json', text + '\n')
+
+
+def read(workdir: pathlib.Path) -> Report:
+  """The report that `write` left in a workdir."""
+  path = workdir / 'report.json'
+  try:
+    report = json.loads(path.read_text('utf-8'))
+  except ValueError as error:
+    raise Stop(Status.DATA, f'{path} is not JSON ({error}): remove it to measure again') from None
+  if wrong := _wrong(report, CONTRACT, 'report') or _misfit(report):
+    raise Stop(Status.DATA, f'{path} breaks its contract ({wrong}): remove it to measure again')
+  return report
 
 
 def verdict(report: Report) -> str:
@@ -129,8 +143,8 @@ def _groups(report: Report) -> list[list[tuple[str, list[Cell]]]]:
     return f'{_number(gain["value"], unit)} {_points(unit)}', spread(gain, unit, ' to ')
 
   return [
-      [row('texts it saw', lambda m: f'{m["saw"]["texts"]:,}'),
-       row('labels it saw', lambda m: f'{m["saw"]["labels"]:,}')],
+      [row('texts it saw', lambda m: f'{m["saw"]["texts"]:,}' if m['saw'] else '–'),
+       row('labels it saw', lambda m: f'{m["saw"]["labels"]:,}' if m['saw'] else '–')],
       [*(quality(metric, unit) for metric, unit in units.items()),
        *against('retention', f"{{}}'s {_spelled(primary)} kept", lambda kept: (_percent(kept), '')),
        *against('gain', 'gain over {}', gained)],
@@ -167,6 +181,8 @@ def _page(report: Report, rows: charts.Rows) -> str:
 
 
 def _saw(model: Model) -> str:
+  if model['saw'] is None:
+    return 'loaded, not trained here'
   texts, labels = model['saw']['texts'], model['saw']['labels']
   labelled = 'all labelled' if labels == texts else f'{labels:,} labelled'
   return f'{texts:,} texts, {labelled}' + ', and the teacher' * (model['role'] == 'student')

@@ -20,7 +20,7 @@ def minilm(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s e'],
   _agree(student=student.shape[:2], teacher=teacher.shape[:2], where=where.shape)
   counted = where.astype(bool)
   value = kl(_scores(student, counted, heads), _scores(teacher, counted, heads))
-  return jnp.where(counted, jnp.mean(value, axis=1), 0)
+  return jnp.mean(value, axis=1)
 
 
 def _scores(vectors: Float[Array, 'b s d'], counted: Bool[Array, 'b s'],
@@ -30,5 +30,6 @@ def _scores(vectors: Float[Array, 'b s d'], counted: Bool[Array, 'b s'],
     raise ValueError(f'heads={heads} does not divide a width of {width}')
   a = jnp.where(counted[..., None], _wide(vectors), 0).reshape(b, s, heads, width // heads)
   scores = jnp.einsum('bqhd,bkhd->bhqk', a, a) / math.sqrt(width // heads)
-  # Not -inf, which is NaN where nothing is counted. A counted position scores itself at 0 or more.
+  # A counted position scores itself at 0 or more, so -1e9 is nothing to it. And -inf would be NaN
+  # on the way where nothing is counted, which stops a search with `jax_debug_nans` too early.
   return jnp.where(counted[:, None, None, :], scores, -1e9)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from distill.evaluate import charts, report
+from distill.types import Status, Stop
 
 
 def metric(value, low, high):
@@ -131,6 +132,10 @@ class TestTable:
     assert rows['weights'] == ['7.2', 'MB', '2.4', 'MB', '2.4', 'MB']
     assert rows['examples a second'] == ['1,234'] * 3
 
+  def test_a_loaded_teacher_saw_nothing_that_is_known(self, found):
+    found['models'][0]['saw'] = None
+    assert re.search('labels it saw +– +2,301', report.table(found))
+
   def test_leaves_out_what_no_model_has_and_dashes_what_one_lacks(self, found):
     for each in found['models']:
       each['gain'] = each['retention'] = each['flops'] = None
@@ -189,16 +194,15 @@ class TestWrite:
     assert drawn and min(float(size) for size in drawn) * 328 / charts.WIDTH >= 11
     assert len(sheet) > 5 and min(map(float, sheet)) >= 11
 
-  def test_a_run_that_logged_nothing_has_a_page_without_curves(self, found, tmp_path):
-    report.write(tmp_path, found, [])
+  def test_a_loaded_teacher_is_called_so(self, found, tmp_path):
+    found['models'][0]['saw'] = None
+    report.write(tmp_path, found, ROWS)
+    assert 'loaded, not trained here' in (tmp_path / 'report.html').read_text('utf-8')
+
+  def test_a_run_that_logged_no_numbers_has_a_page_without_curves(self, found, tmp_path):
+    report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': float('nan')}])
     page = (tmp_path / 'report.html').read_text('utf-8')
     assert '<svg' not in page and 'While training' not in page
-
-  def test_one_place_for_all_models_still_has_an_axis(self, found, tmp_path):
-    for each in found['models']:
-      each['quality']['accuracy'] = metric(1., 1., 1.)
-    report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': float('nan')}])
-    assert '>100</span>' in (tmp_path / 'report.html').read_text('utf-8')
 
   @pytest.mark.parametrize('path, value, said', [
       (('seed',), ..., 'report lacks seed'),
@@ -234,6 +238,18 @@ class TestWrite:
       report.write(tmp_path, found, ROWS)
     assert (tmp_path / 'report.json').read_bytes() == before
 
+  def test_reading_gives_what_was_written(self, found, tmp_path):
+    report.write(tmp_path, found, ROWS)
+    assert report.read(tmp_path) == found
+
+  @pytest.mark.parametrize('text, said', [('{"schema": 1', 'is not JSON'),
+                                          ('{"schema": 1}', 'report lacks config_name')])
+  def test_a_damaged_report_stops_with_what_to_do(self, tmp_path, text, said):
+    (tmp_path / 'report.json').write_text(text)
+    with pytest.raises(Stop, match=f'{said}.*remove it to measure again') as stopped:
+      report.read(tmp_path)
+    assert stopped.value.status == Status.DATA
+
   def test_a_number_that_json_does_not_know_is_refused_in_a_field_of_ones_own(
       self, found, tmp_path):
     found['mine'] = float('inf')
@@ -268,6 +284,11 @@ class TestCharts:
     found = charts.forest([metric(.7, .65, .8), metric(.61, .6, .62)], 100)
     assert found['ticks'] == [('60', 0), ('65', 25), ('70', 50), ('75', 75), ('80', 100)]
     assert found['points'][0] == {'low': 25, 'value': 50, 'high': 100}
+
+  def test_models_in_one_place_still_have_an_axis(self):
+    found = charts.forest([metric(1., 1., 1.)] * 2, 100)
+    assert [text for text, _ in found['ticks']] == ['99', '99.5', '100', '100.5', '101']
+    assert found['points'] == [{'low': 50, 'value': 50, 'high': 50}] * 2
 
   @pytest.mark.parametrize('colour', charts.COLOURS)
   def test_every_colour_can_be_read_as_text_on_white(self, colour):

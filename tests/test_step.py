@@ -1,0 +1,246 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from distill import carry, objective, sharding, step, student, teachers
+from distill.models.pure import Pure
+from distill.types import Status, Stop
+
+
+class Tiny(nnx.Module):
+  """One dense layer; 'weights/kernel' is not an output of examples."""
+
+  def __init__(self, *, outputs=3, rngs):
+    self.dense = nnx.Linear(4, outputs, rngs=rngs)
+
+  def __call__(self, batch, *, train=False, key=None):
+    return {'logits': self.dense(batch['x']), 'weights/kernel': self.dense.kernel[...]}
+
+
+class Counting(Tiny):
+  """Carries how often it was called in training, as batch statistics are carried."""
+
+  def __init__(self, *, rngs):
+    super().__init__(rngs=rngs)
+    self.calls = nnx.Variable(jnp.zeros(()))
+
+  def __call__(self, batch, *, train=False, key=None):
+    if train:
+      self.calls[...] += 1
+    return super().__call__(batch)
+
+
+HARD = dict(loss='supervised.cross_entropy', mask='batch/labelled',
+            reads=dict(student='student/logits', label='batch/label'))
+SOFT = dict(loss='logits.kl', kwargs=dict(temperature=2.0), weight=0.7,
+            schedule=dict(name='ramp', steps=3),
+            reads=dict(student='student/logits', teacher='big/logits'))
+MODEL = Pure(lambda rngs: Tiny(rngs=rngs))
+BIG = (Pure(lambda rngs: Tiny(rngs=rngs)).init(9))
+
+
+def batch(i=0, b=8):
+  x = np.random.default_rng(i).normal(size=(b, 4)).astype(np.float32)
+  return {'x': jnp.array(x), 'label': jnp.arange(b) % 3, 'valid': jnp.ones(b).at[-1].set(0.0),
+          'labelled': (jnp.arange(b) % 3 > 0).astype(jnp.float32)}
+
+
+def machine(node=None, *, model=MODEL, frozen=(), optimizer=None, microbatch=0, **options):
+  who = student.Student(model, {}, frozen)
+  optimizer = optimizer or optax.sgd(0.1)
+  big = teachers.Teacher('big', MODEL, microbatch=microbatch)
+  terms = objective.terms_from(node or {'hard': HARD, 'soft': SOFT})
+  run = step.make_train_step(who, (big,), terms, optimizer, **options)
+  carries = options.get('carries', {})
+  shapes = {'big': {'logits': jax.ShapeDtypeStruct((8, 3), jnp.float32)}}
+  start = step.init_state(who, *who.init(0), optimizer,
+                          {n: c.init(shapes, n) for n, c in carries.items()})
+  return run, start
+
+
+def trained(steps=4, first=0, state=None, **options):
+  run, start = machine(**options)
+  state = start if state is None else state
+  for i in range(first, steps):
+    state, metrics = run(state, {'big': BIG}, batch(i), jax.random.key(1))
+  return state, metrics
+
+
+def same(a, b, rtol=0.0, atol=0.0):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def test_one_step_by_hand():
+  # SGD on the cross-entropy of one example: W ← W − rate · x ⊗ (softmax(z) − onehot).
+  run, state = machine({'hard': dict(HARD, mask='')}, optimizer=optax.sgd(0.5))
+  one = jax.tree.map(lambda v: v[:1], batch()) | {'valid': jnp.ones(1)}
+  w, b = (np.asarray(state.params[f'model/dense/{n}']) for n in ('kernel', 'bias'))
+  x = np.asarray(one['x'][0])
+  z = x @ w + b
+  slope = np.exp(z) / np.exp(z).sum() - np.eye(3)[0]
+  state, metrics = run(state, {'big': BIG}, one, jax.random.key(0))
+  np.testing.assert_allclose(state.params['model/dense/kernel'], w - 0.5 * np.outer(x, slope),
+                             atol=1e-6)
+  np.testing.assert_allclose(metrics['grad_norm'][0], np.sqrt(
+      (slope**2).sum() * (1 + (x**2).sum())), rtol=1e-5)
+  assert state.step == 1 and state.first_bad == -1
+
+
+def test_resumed_is_uninterrupted():
+  whole, _ = trained(4)
+  half, _ = trained(2)
+  saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), half)      # through the host and back
+  same(trained(4, first=2, state=saved)[0], whole)
+
+
+@pytest.mark.parametrize('accumulate', [2, 4, 8])
+def test_accumulated_is_the_whole_batch(accumulate):
+  # Sums of the same float32 numbers in another order.
+  a, ours = trained(accumulate=accumulate)
+  b, theirs = trained()
+  same(a.params, b.params, rtol=1e-5, atol=1e-6)
+  same({n: s for n, s in ours.items()}, {n: s for n, s in theirs.items()}, rtol=1e-4)
+
+
+@pytest.mark.parametrize('microbatch', [1, 3, 8, 100])
+def test_teacher_micro_batches_change_nothing(microbatch):
+  same(trained(microbatch=microbatch)[0].params, trained()[0].params, rtol=1e-5, atol=1e-6)
+
+
+def test_one_device_is_eight():
+  if jax.device_count() < 8:
+    pytest.skip('needs 8 devices; tests/conftest.py simulates them')
+  def on(mesh: Mesh):
+    run, state = machine()
+    state = jax.device_put(state, sharding.replicated(mesh))
+    for i in range(4):
+      state, metrics = run(state, jax.device_put({'big': BIG}, sharding.replicated(mesh)),
+                           jax.device_put(batch(i), sharding.by_example(mesh, 8)),
+                           jax.random.key(1))
+    return state.params, metrics
+  axes = functools.partial(Mesh, axis_names=('data', 'model'))
+  one, eight = on(axes(np.array(jax.devices()[:1]).reshape(1, 1))), on(sharding.mesh())
+  assert eight[0]['model/dense/kernel'].sharding.num_devices == 8
+  same(*(jax.device_get(x) for x in (one, eight)), rtol=1e-5, atol=1e-6)     # order of sums
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
+  if jax.device_count() < 8:
+    pytest.skip('needs 8 devices; tests/conftest.py simulates them')
+  with pytest.raises(Stop, match='batch_size=12 does not divide over 8 devices'):
+    sharding.by_example(sharding.mesh(), 12)
+
+
+def test_numbers_that_are_not_finite_change_nothing_and_are_remembered():
+  run, state = machine()
+  state, _ = run(state, {'big': BIG}, batch(0), jax.random.key(1))
+  before = jax.tree.map(np.asarray, state)
+  bad = batch(1) | {'x': batch(1)['x'].at[2, 1].set(jnp.nan)}
+  state, _ = run(state, {'big': BIG}, bad, jax.random.key(1))
+  state, _ = run(state, {'big': BIG}, batch(2), jax.random.key(1))      # good again: still no update
+  same(jax.tree.map(np.asarray, state.params), before.params)
+  same(jax.tree.map(np.asarray, state.opt_state), before.opt_state)
+  assert state.first_bad == 1 and state.step == 3
+
+
+@pytest.mark.parametrize('which', ['teacher', 'overflow'])
+def test_every_source_of_bad_numbers_is_caught(which):
+  run, state = machine()
+  weights = BIG if which == 'overflow' else jax.tree.map(lambda x: x * jnp.inf, BIG)
+  data = batch() | ({'x': batch()['x'] * 1e38} if which == 'overflow' else {})
+  for _ in range(2):            # the ramp's first weight is 0
+    state, _ = run(state, {'big': weights}, data, jax.random.key(1))
+  assert state.first_bad in (0, 1)
+  assert all(np.isfinite(v).all() for v in state.params.values())
+
+
+def test_teachers_get_no_gradient_and_stay_as_they_are():
+  run, state = machine()
+  weights = {'big': jax.tree.map(jnp.copy, BIG)}
+  run(state, weights, batch(), jax.random.key(1))
+  same(weights['big'], BIG)              # not donated, not changed
+
+  def loss(weights):
+    big = teachers.Teacher('big', MODEL)
+    return big(weights, batch())['logits'].sum()
+  assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(loss)(BIG)))
+
+
+def test_frozen_parameters_stay_bitwise_and_have_no_optimizer_state():
+  run, start = machine(frozen=('dense/kernel',), optimizer=optax.adam(0.1))
+  before = np.asarray(start.params['model/dense/kernel'])
+  state, _ = run(start, {'big': BIG}, batch(), jax.random.key(1))
+  assert (state.params['model/dense/kernel'] == before).all()
+  assert (np.asarray(state.params['model/dense/bias']) != 0).any()
+  assert not any('kernel' in jax.tree_util.keystr(path)
+                 for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state))
+
+
+def test_groups_give_the_same_update_and_their_own_norms():
+  grouped = {'hard': dict(HARD, group='task'), 'soft': dict(SOFT, group='kd')}
+  a, metrics = trained(node=grouped)
+  b, _ = trained()
+  same(a.params, b.params, rtol=1e-5, atol=1e-6)
+  assert {'grad_norm/task', 'grad_norm/kd'} <= set(metrics)
+  alone, only = trained(1, node={'hard': HARD})
+  np.testing.assert_allclose(trained(1, node=grouped)[1]['grad_norm/task'][0],
+                             only['grad_norm'][0], rtol=1e-5)
+
+
+def test_what_the_module_carries_is_carried():
+  counting = Pure(lambda rngs: Counting(rngs=rngs))
+  state, _ = trained(3, model=counting)
+  assert state.rest == {'model/calls': 3}
+  state, _ = trained(3, model=counting, accumulate=2)
+  assert state.rest == {'model/calls': 6}
+
+
+class TestCarry:
+  MEAN = {'centre': carry.Mean(reads='big/logits', decay=0.9)}
+
+  def test_the_moving_mean_by_hand_over_valid_rows(self):
+    state, _ = trained(2, carries=self.MEAN)
+    means = [np.asarray(MODEL(*BIG, batch(i))[0]['logits'])[:7].mean(0) for i in range(2)]
+    # from 0: m₁ = 0.1 a, m₂ = 0.9 m₁ + 0.1 b
+    np.testing.assert_allclose(state.carry['centre'], 0.09 * means[0] + 0.1 * means[1], rtol=1e-5)
+
+  def test_it_resumes_bitwise(self):
+    whole, _ = trained(4, carries=self.MEAN)
+    saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), trained(2, carries=self.MEAN)[0])
+    same(trained(4, first=2, state=saved, carries=self.MEAN)[0], whole)
+
+  def test_it_refuses_to_be_accumulated_by_name(self):
+    with pytest.raises(Stop, match='carry.centre') as stop:
+      machine(carries=self.MEAN, accumulate=2)
+    assert stop.value.status == Status.CONFIG
+
+
+class TestOptimizer:
+
+  def test_the_rate_rises_and_falls(self):
+    # warm-up over 2 of 10 steps: 0, ½; then half a cosine over 8: 1 at its start, ½ in the middle
+    tx = step.make_optimizer(name='sgd', rate=1.0, steps=10, warmup=0.2, clip=0.0)
+    state, rates = tx.init(jnp.zeros(1)), []
+    for _ in range(10):
+      update, state = tx.update(jnp.ones(1), state)
+      rates.append(-float(update[0]))
+    np.testing.assert_allclose(rates[:3] + rates[6:7], [0, 0.5, 1, 0.5], atol=1e-6)
+
+  def test_decay_acts_on_matrices_alone(self):
+    tx = step.make_optimizer(rate=1.0, steps=2, schedule='constant', warmup=0.0, decay=0.1, clip=0.0)
+    params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+    update, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(update['kernel'], -0.1, rtol=1e-6)
+    assert (update['bias'] == 0).all()
+
+  @pytest.mark.parametrize('wrong', [
+      dict(name='adamx'), dict(rate=0.0), dict(schedule='step'), dict(warmup=1.5), dict(clip=-1.0)])
+  def test_what_it_cannot_be_is_refused(self, wrong):
+    with pytest.raises(ValueError):
+      step.make_optimizer(**{'rate': 1e-3, 'steps': 10, **wrong})
