@@ -109,7 +109,8 @@ def check(function: Callable, node: Mapping[str, Any], where: str,
                  f'not a {_spelled(expected)}')
   missing = [k for k, p in taken.items() if p.default is p.empty and k not in node]
   if missing:
-    raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}, which {function.__name__} needs')
+    raise Stop(Status.CONFIG,
+               f'{where} lacks {", ".join(missing)}, which {function.__name__} needs')
 
 
 def _fits(value: Any, expected: Any) -> bool:

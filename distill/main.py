@@ -106,7 +106,7 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
       raise Stop(Status.CONFIG, f'the config has no field {key!r}')
   pipeline = lookup.find('pipelines', config['pipeline'], 'pipeline')
 
-  import jax        # after everything that can be refused without it
+  import jax  # after everything that can be refused without it
   jax.config.update('jax_compilation_cache_dir', os.environ.get(
       'JAX_COMPILATION_CACHE_DIR', os.path.expanduser('~/.cache/distill/xla')))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

@@ -18,7 +18,19 @@ from distill.types import Batch, Schedule, Status, Stop
 
 Views = Mapping[str, Mapping[str, jax.Array]]
 OWN_VIEWS = ('student', 'self', 'batch', 'projected', 'schedule', 'carry')
-KEYS = ('loss', 'reads', 'kwargs', 'weight', 'schedule', 'mask', 'scale', 'group')
+
+
+@dataclasses.dataclass(frozen=True)
+class TermNode:
+  """`objective.TERM` in a config, and what it is where the config leaves it out."""
+  loss: str
+  reads: Mapping                          # argument -> 'student/logits', 'batch/label', …
+  kwargs: Mapping = dataclasses.field(default_factory=dict)
+  weight: float = 1.0                     # the peak
+  schedule: Mapping = dataclasses.field(default_factory=lambda: {'name': 'constant'})
+  mask: str = ''
+  scale: str = ''
+  group: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +53,6 @@ class Term:
   def paths(self) -> tuple[str, ...]:
     return (*self.reads.values(), *filter(None, (self.mask, self.scale)))
 
-  def reads_view(self, names) -> bool:
-    """Whether any path starts in one of the views `names`."""
-    return any(path.partition('/')[0] in names for path in self.paths)
-
 
 def terms_from(node: Mapping[str, Any], where: str = 'objective') -> tuple[Term, ...]:
   """Terms from a config's `objective` node, checked as far as names and types go."""
@@ -53,34 +61,23 @@ def terms_from(node: Mapping[str, Any], where: str = 'objective') -> tuple[Term,
   return tuple(_term(name, spec, f'{where}.{name}') for name, spec in node.items())
 
 
-def _term(name: str, spec: Any, where: str) -> Term:
-  if not isinstance(spec, Mapping):
+def _term(name: str, node: Any, where: str) -> Term:
+  if not isinstance(node, Mapping):
     raise Stop(Status.CONFIG, f'{where} is not a term: it needs loss and reads')
-  for key in spec:
-    if key not in KEYS:
-      raise Stop(Status.CONFIG, f'{where}.{key}: a term has no such field'
-                 + lookup.nearest(key, KEYS))
-  lookup.check(_fields, spec, where)
-  loss = lookup.find('losses', spec['loss'], f'{where}.loss')
-  reads, kwargs = dict(spec['reads']), dict(spec.get('kwargs') or {})
-  for argument in reads:
-    if argument in kwargs or argument not in lookup.parameters(loss):
-      lookup.check(loss, {argument: None}, f'{where}.reads')
-      raise Stop(Status.CONFIG, f'{where}: {argument} is in reads and in kwargs')
-  lookup.check(loss, kwargs, f'{where}.kwargs', skip=reads)
-  peak = float(spec.get('weight', 1.0))
-  if not 0 <= peak < float('inf'):
-    raise Stop(Status.CONFIG, f'{where}.weight={peak} must be 0 or more')
-  shape = spec.get('schedule') or {'name': 'constant'}
-  schedule = lookup.build('schedules', shape, f'{where}.schedule')
-  return Term(name=name, loss=functools.partial(loss, **kwargs), reads=reads,
-              weight=lambda step: peak * schedule(step),
-              **{k: spec[k] for k in ('mask', 'scale', 'group') if k in spec})
-
-
-def _fields(*, loss: str, reads: Mapping, kwargs: Mapping | None = None, weight: float = 1.0,
-            schedule: Mapping | None = None, mask: str = '', scale: str = '', group: str = ''):
-  """The types of a term's fields, for `lookup.check`."""
+  spec = lookup.call(TermNode, node, where)
+  loss = lookup.find('losses', spec.loss, f'{where}.loss')
+  taken = lookup.parameters(loss)
+  for argument in spec.reads:
+    if argument not in taken:
+      raise Stop(Status.CONFIG, f'{where}.reads.{argument}: {spec.loss} has no such argument'
+                 + lookup.nearest(argument, taken))
+  lookup.check(loss, spec.kwargs, f'{where}.kwargs', skip=spec.reads)
+  if not 0 <= spec.weight < float('inf'):
+    raise Stop(Status.CONFIG, f'{where}.weight={spec.weight} must be 0 or more')
+  schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
+  return Term(name=name, loss=functools.partial(loss, **spec.kwargs), reads=spec.reads,
+              weight=lambda step: spec.weight * schedule(step), mask=spec.mask, scale=spec.scale,
+              group=spec.group)
 
 
 def at(views: Views, path: str, where: str) -> jax.Array:

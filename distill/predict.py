@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from distill import checkpoint, lookup, sharding, step
 from distill.data import text
-from distill.models.pure import Flat, Pure
+from distill.models.pure import Pure
+from distill.teachers import Weights
 from distill.types import Batch, Records, Status, Stop
 
 USAGE = 'usage: python -m distill.predict --model=DIR ["a text" …], or one text a line on stdin'
@@ -25,42 +27,42 @@ class Task(Protocol):
   def predict(self, outputs: Records, batch: Batch) -> Records: ...
 
 
-def records(eval_step: Callable, params: Flat, rest: Flat, batches: Sequence[Batch], task: Task,
-            between: Callable[[], None] = lambda: None) -> Records:
-  """What the task keeps of every example, in the order of the batches; `between` runs after each."""
+def records(eval_step: Callable, weights: Weights, batches: Sequence[Batch],
+            task: Task) -> Records:
+  """What the task keeps of every example, in the order of the batches."""
   layout = sharding.by_example(sharding.mesh(), len(batches[0]['valid']))
-  weights = jax.device_put((params, rest), sharding.replicated(sharding.mesh()))
+  weights = jax.device_put(weights, sharding.replicated(sharding.mesh()))
   found = []
   for i in range(len(batches)):
     outputs = eval_step(*weights, jax.device_put(batches[i], layout))
     found.append(task.predict(jax.device_get(outputs), batches[i]))
-    between()
   return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
-def exported(folder: str) -> tuple[Pure, Flat, Mapping[str, Any]]:
-  """The model of an export folder, its parameters, and its card."""
-  params, card = checkpoint.load(folder)
+def exported(folder: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
+  """The model of an export folder, its weights, and its card."""
+  arrays, card = checkpoint.load(folder)
   model = Pure(lambda rngs: lookup.build('models', card['model'], f'{folder}: model', rngs=rngs))
-  shapes = model.shapes[0]
-  for path in sorted(shapes.keys() | params.keys()):
-    here, there = (x[path].shape if path in x else None for x in (params, shapes))
+  parts = model.shapes
+  shapes = parts[0] | parts[1]
+  for path in sorted(shapes.keys() | arrays.keys()):
+    here, there = (x[path].shape if path in x else 'missing' for x in (arrays, shapes))
     if here != there:
-      raise Stop(Status.CHECKPOINT, f'{folder}: {path} is {here} in the weights, {there} in the '
+      raise Stop(Status.CHECKPOINT, f'{folder}: {path} is {here} in the weights and {there} in the '
                  f'model {card["model"]["name"]}')
-  return model, params, card
+  return model, tuple({path: jnp.asarray(arrays[path]) for path in part} for part in parts), card
 
 
 def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
   """For every text: the label, its probability, and the probabilities of all classes."""
-  model, params, card = exported(folder)
+  model, weights, card = exported(folder)
   columns = text.encode(checkpoint.text(folder, 'tokenizer.json'), texts, length=card['length'])
   eval_step, found = step.make_eval_step(model), []
   for row in range(len(texts)):           # one at a time: an answer doesn't depend on its company
     width = next(w for w in card['widths'] if w >= columns['length'][row])
     tokens, types = (columns[name][row:row + 1, :width] for name in ('tokens', 'types'))
     mask = (np.arange(width) < columns['length'][row]).astype(np.float32)[None]
-    logits = eval_step(params, {}, {'tokens': tokens, 'types': types, 'mask': mask})['logits']
+    logits = eval_step(*weights, {'tokens': tokens, 'types': types, 'mask': mask})['logits']
     chances = np.asarray(jax.nn.softmax(logits[0]), np.float64)
     best = int(chances.argmax())
     found.append({'text': texts[row], 'label': card['classes'][best],

@@ -115,7 +115,8 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     trained, _ = student.trained(state.params)
     size = len(batch['valid'])
     if size % accumulate:
-      raise Stop(Status.CONFIG, f'train.accumulate={accumulate} does not divide the batch of {size}')
+      raise Stop(Status.CONFIG,
+                 f'train.accumulate={accumulate} does not divide the batch of {size}')
 
     rows = size // accumulate
     parts, inner = [], state

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 Batch = Mapping[str, jax.Array]
-Outputs = Mapping[str, jax.Array]       # 'logits', 'pooled', 'block03/hidden', … as a model names them
+Outputs = Mapping[str, jax.Array]       # 'logits', 'block03/hidden', … as a model names them
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
 Schedule = Callable[[jax.Array], jax.Array]     # step -> scalar
 

@@ -405,6 +405,8 @@ DAMAGE = {
     'the state of another step': lambda f: shutil.copy(f / '1/state.safetensors', f / STATE),
     'the manifest of another step': lambda f: shutil.copy(f / '1/MANIFEST.json', f / MANIFEST),
     'a copy of another step': _copy_over,
+    'a linked step': lambda f: (shutil.move(f / '2', f / 'away'),
+                                (f / '2').symlink_to(f / 'away')),
 }
 
 
@@ -461,6 +463,8 @@ class TestRot:
     assert restored(tmp_path) == 1
     assert 'Permission denied' in capsys.readouterr().err
     assert files(tmp_path).keys() == before.keys()
+    flipped(tmp_path / '1/state.safetensors', 800)
+    stopped(Status.CHECKPOINT, checkpoint.restore, tmp_path, small(0))
 
   def test_junk_is_never_loaded_and_never_deleted(self, tmp_path):
     saved(tmp_path, 3, 4)
@@ -468,10 +472,12 @@ class TestRot:
     (tmp_path / '1000000').write_text('a file')
     (tmp_path / '1000001').symlink_to(tmp_path / '4')
     (tmp_path / '1000002').symlink_to(tmp_path / 'nowhere')
+    (tmp_path / '1000004').mkdir()
     shutil.copytree(tmp_path / '4', tmp_path / '1000003')
     for name in ('007', '-5', '5.tmp', '٣', '9' * 40, 'bad-999999-0', 'latest'):
       shutil.copytree(tmp_path / '4', tmp_path / name)
     before = files(tmp_path)
+    assert checkpoint.latest(tmp_path) == 1000003               # by names alone: a guess
     assert restored(tmp_path) == 4
     after = files(tmp_path)
     assert len(after) == len(before)
@@ -521,7 +527,7 @@ class TestHash:
 
   def test_it_sees_bits_names_shapes_and_types(self):
     base = {'a': np.zeros(4, np.float32), 'b': np.ones(2, np.int32)}
-    others = [base | {'a': np.array([0, 0, 0, -0.0], np.float32)}, {'c': base['a'], 'b': base['b']},
+    others = [base | {'a': np.array([0, 0, 0, -0.0], np.float32)}, {'aa': base['a'], 'b': base['b']},
               base | {'a': np.zeros((2, 2), np.float32)}, base | {'a': np.zeros(4, np.int32)},
               base | {'a': np.zeros(8, np.float16)}, {'a': base['a']}, base | {'c': np.zeros(0)}]
     assert len({checkpoint.sha256(tree) for tree in [base, *others]}) == 8
@@ -531,6 +537,9 @@ class TestHash:
     trees = [{'x': {'a': a, 'b': b}}, {'x': {'b': b, 'a': a}}, {'x/a': a, 'x/b': b},
              {'x': {'a': jnp.asarray(a), 'b': jnp.asarray(b)}}, {'x': {'a': a.copy('F'), 'b': b}}]
     assert len({checkpoint.sha256(tree) for tree in trees}) == 1
+    # JAX visits x before x-y, but 'x-y' before 'x/b'.
+    nested, flat = {'x': {'b': a}, 'x-y': b}, {'x/b': a, 'x-y': b}
+    assert checkpoint.sha256(nested) == checkpoint.sha256(flat)
 
 
 PARAMS = {'blocks/0/kernel': jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], jnp.bfloat16),

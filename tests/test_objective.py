@@ -117,13 +117,15 @@ def test_groups_keep_their_totals_apart():
 
 @pytest.mark.parametrize(('change', 'status', 'line'), [
     (dict(loss='logits.kll'), Status.CONFIG, "did you mean 'logits.kl'"),
-    (dict(los='logits.kl'), Status.CONFIG, "objective.t.los: a term has no such field; did you mean 'loss'"),
+    (dict(los='logits.kl'), Status.CONFIG, "objective.t.los: TermNode has no such field; did you "
+     "mean 'loss'"),
     (dict(weight=True), Status.CONFIG, 'objective.t.weight=True is a bool, not a float'),
     (dict(weight=-1.0), Status.CONFIG, 'objective.t.weight=-1.0 must be 0 or more'),
     (dict(kwargs=dict(temperatur=2.0)), Status.CONFIG, "did you mean 'temperature'"),
     (dict(schedule=dict(name='rampp', steps=3)), Status.CONFIG, "did you mean 'ramp'"),
     (dict(schedule=dict(name='ramp', steps=0)), Status.CONFIG, 'steps=0 must be at least 1'),
-    (dict(kwargs=dict(temperature=0.0)), Status.MISFIT, 'objective.t (student [4, 3], teacher [4, 3]): '),
+    (dict(kwargs=dict(temperature=0.0)), Status.MISFIT,
+     'objective.t (student [4, 3], teacher [4, 3]): '),
     (dict(reads=dict(student='student/logit', teacher='big/logits')), Status.MISFIT,
      "'student/logit' names no output of student, which has logits"),
     (dict(reads=dict(student='studnt/logits', teacher='big/logits')), Status.MISFIT,

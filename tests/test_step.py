@@ -143,7 +143,7 @@ def test_numbers_that_are_not_finite_change_nothing_and_are_remembered():
   before = jax.tree.map(np.asarray, state)
   bad = batch(1) | {'x': batch(1)['x'].at[2, 1].set(jnp.nan)}
   state, _ = run(state, {'big': BIG}, bad, jax.random.key(1))
-  state, _ = run(state, {'big': BIG}, batch(2), jax.random.key(1))      # good again: still no update
+  state, _ = run(state, {'big': BIG}, batch(2), jax.random.key(1))  # good again, no update
   same(jax.tree.map(np.asarray, state.params), before.params)
   same(jax.tree.map(np.asarray, state.opt_state), before.opt_state)
   assert state.first_bad == 1 and state.step == 3
@@ -233,7 +233,8 @@ class TestOptimizer:
     np.testing.assert_allclose(rates[:3] + rates[6:7], [0, 0.5, 1, 0.5], atol=1e-6)
 
   def test_decay_acts_on_matrices_alone(self):
-    tx = step.make_optimizer(rate=1.0, steps=2, schedule='constant', warmup=0.0, decay=0.1, clip=0.0)
+    tx = step.make_optimizer(rate=1.0, steps=2, schedule='constant', warmup=0.0, decay=0.1,
+                             clip=0.0)
     params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
     update, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(update['kernel'], -0.1, rtol=1e-6)

@@ -158,7 +158,8 @@ def _read(files: Iterable[File]) -> dict:
   """The first three paragraphs of all docstrings, each once."""
   starts = {'\n\n'.join(re.split(r'\n\s*\n', docstring)[:3])
             for path, _, _ in files for docstring in _docstrings(path)}
-  return {'docstrings': packed(sorted(starts))}
+  return {'docstrings': packed(sorted(  # escapes may spell what is no Unicode text
+      start.encode(errors='replace').decode() for start in starts))}
 
 
 def _docstrings(path: str) -> Iterator[str]:

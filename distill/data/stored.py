@@ -58,6 +58,6 @@ def unpacked(array: np.ndarray) -> Any:
   return json.loads(array.tobytes())
 
 
-def source_sha256(*files: str) -> str:
+def source_sha256(file: str) -> str:
   """Identifies code by its text: what it made is stale once it changes."""
-  return hashlib.sha256(b'\0'.join(pathlib.Path(f).read_bytes() for f in files)).hexdigest()
+  return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()

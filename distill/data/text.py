@@ -86,41 +86,40 @@ def _draws(texts: Sequence[Text]) -> np.ndarray:
 
 
 def _trained(texts: Iterable[Text], vocabulary: int) -> str:
-  """WordPiece (lower case, BERT's words) with the likeliest pieces of the texts, as JSON.
+  """WordPiece (lower case, BERT's words) by merging the texts' most frequent pairs, as JSON.
 
   The library's WordPiece trainer breaks ties by the order of a randomised hash table, its
   BPE trainer by the order of code points, and they merge by the same rule. So BPE is trained
-  on words whose inner characters are code points of their own, which are the ##-pieces.
+  on words whose symbols, ##-symbols too, are code points of their own.
   """
   from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
   normalizer = normalizers.BertNormalizer(lowercase=True)
   splitter = pre_tokenizers.BertPreTokenizer()
-  words = collections.Counter()
+  counts = collections.Counter()
   for text in texts:
     for part in (text,) if isinstance(text, str) else text:
       normal = normalizer.normalize_str(_utf8(part))
-      words.update(word for word, _ in splitter.pre_tokenize_str(normal))
+      counts.update(word for word, _ in splitter.pre_tokenize_str(normal))
+  words = {(word[0], *('##' + c for c in word[1:])): n for word, n in counts.items()}
   symbols = collections.Counter()
   for word, n in words.items():
-    for symbol in _symbols(word):
+    for symbol in word:
       symbols[symbol] += n
   room = (vocabulary - len(SPECIAL)) // 2         # rarer symbols of a large alphabet are [UNK]
   kept = sorted(sorted(symbols, key=lambda s: (-symbols[s], s))[:room])
-  there = {symbol: chr(0xF0000 + i) for i, symbol in enumerate(kept)}
-  back = {point: symbol for symbol, point in there.items()}
+  point = {symbol: chr(0xF0000 + i) for i, symbol in enumerate(kept)}
 
   bpe = Tokenizer(models.BPE())
   bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-  lines = (' '.join([''.join(there[s] for s in _symbols(word))] * n) for word, n in words.items()
-           if all(s in there for s in _symbols(word)))
+  lines = (' '.join([''.join(point[s] for s in word)] * n) for word, n in words.items()
+           if all(s in point for s in word))
   bpe.train_from_iterator(lines, trainers.BpeTrainer(
       vocab_size=vocabulary, special_tokens=list(SPECIAL), limit_alphabet=len(kept),
       show_progress=False))
-  ids = bpe.get_vocab()
-  pieces = list(SPECIAL)
+  ids, pieces = bpe.get_vocab(), list(SPECIAL)
   for token in sorted(ids, key=ids.get)[len(SPECIAL):]:
-    first, *rest = (back[point] for point in token)
+    first, *rest = (kept[ord(c) - 0xF0000] for c in token)
     pieces.append(first + ''.join(s.removeprefix('##') for s in rest))
   wordpiece = Tokenizer(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token='[UNK]'))
   wordpiece.normalizer, wordpiece.pre_tokenizer = normalizer, splitter
@@ -128,7 +127,3 @@ def _trained(texts: Iterable[Text], vocabulary: int) -> str:
       single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1',
       special_tokens=[(token, SPECIAL.index(token)) for token in ('[CLS]', '[SEP]')])
   return wordpiece.to_str()
-
-
-def _symbols(word: str) -> list[str]:
-  return [word[0], *('##' + c for c in word[1:])]

@@ -62,6 +62,16 @@ def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
   return info.parent
 
 
+def _records(path) -> int:
+  """The records of a file itself: the length of TFDS's source is what dataset_info.json says."""
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  reader = ArrayRecordReader(str(path))
+  count = reader.num_records()
+  reader.close()
+  return count
+
+
 def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) -> dict:
   """Texts and labels by split, and the names of the classes, as JSON."""
   import tensorflow_datasets as tfds
@@ -80,8 +90,8 @@ def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) ->
   texts, labels = {}, {}
   for split, info in builder.info.splits.items():
     try:
-      source = builder.as_data_source(split)
-      count, rows = len(source), source.__getitems__(range(len(source)))
+      count = sum(map(_records, info.filepaths))
+      rows = builder.as_data_source(split).__getitems__(range(min(count, info.num_examples)))
     except Exception as error:        # array_record has no exceptions of its own
       raise Stop(Status.DATA, f'{folder}: the records of {split!r} cannot be read ({error}); '
                  'prepare the data set again') from error

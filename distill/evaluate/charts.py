@@ -1,6 +1,5 @@
 """Drawings for the report: which colour is whose, round axes, and training curves as SVG."""
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +14,12 @@ COLOURS = ('#0072B2', '#BF5300', '#4D4D4D', '#007A5A', '#A34A80', '#8A6500')
 DASHES = ((0, (5, 1.5)), '-', (0, (1.2, 1.2)), '-.', (0, (8, 2)), (0, (6, 1, 1, 1, 1, 1)))
 ROUND = (1, 2, 5, 10)
 POINTS = 200            # more of a line no screen shows
-WIDTH, HEIGHT = 300, 190        # in points; at 328 pixels, a phone's, the text is 11 pixels high
+WIDTH, HEIGHT = 300, 190        # in points; the page never draws them narrower than 300 pixels
+UNDRAWN = ('stage', 'seed', 'step', 'time', 'grad_norm')        # in a row, and no curve
 
 STYLE = {
     'svg.hashsalt': 'distill', 'svg.fonttype': 'none', 'font.family': 'DejaVu Sans',
-    'font.size': 10.5, 'axes.titlesize': 10.5, 'axes.titleweight': 'bold',
+    'font.size': 11, 'axes.titlesize': 11, 'axes.titleweight': 'bold',
     'axes.titlelocation': 'left', 'text.color': '#1b1f24', 'axes.labelcolor': '#4b5563',
     'xtick.color': '#4b5563', 'ytick.color': '#4b5563', 'axes.edgecolor': '#9aa3ad',
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
@@ -44,22 +44,20 @@ def forest(qualities: Sequence[Mapping[str, float]], scale: float) -> dict[str, 
   return {'ticks': [(f'{tick:g}', place(tick)) for tick in ticks], 'points': points}
 
 
-def lines(rows: Rows, name: str, scale: float = 1) -> dict[str, tuple[list, list]]:
-  """What was logged under `name`, or under a path that ends in it: a line for every stage."""
-  found: dict[str, tuple[list, list]] = {}
+def lines(rows: Rows) -> dict[str, dict[str, tuple[list, list]]]:
+  """What was logged: for every name a line a stage, (steps, values), without gaps."""
+  found: dict[str, dict[str, tuple[list, list]]] = {}
   for row in rows:
-    for value in (value for key, value in row.items() if key.rpartition('/')[2] == name):
-      if value is not None and math.isfinite(value):
-        steps, values = found.setdefault(row['stage'], ([], []))
+    for name, value in row.items():
+      if name not in UNDRAWN and value is not None:
+        steps, values = found.setdefault(name, {}).setdefault(row['stage'], ([], []))
         steps.append(row['step'])
-        values.append(scale * value)
+        values.append(value)
   return found
 
 
 def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> str:
-  """Values over steps as SVG, names where their lines end; '' where there are no lines."""
-  if not lines:
-    return ''
+  """Values over steps as SVG, names where their lines end."""
   import matplotlib
   from matplotlib import figure, ticker
   with matplotlib.rc_context(STYLE):
@@ -69,7 +67,8 @@ def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> s
     for name, line in lines.items():
       axes.plot(*line, marker='o' if len(line[0]) == 1 else '', markersize=4, **look[name])
     axes.margins(x=0)
-    axes.set(title=title, xlabel='step')
+    axes.set_title(title, parse_math=False)
+    axes.set_xlabel('step')
     axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=ROUND))

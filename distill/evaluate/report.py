@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distill.evaluate import charts
+from distill.logs import writing
 from distill.types import Status, Stop
 
 Report = Model = Mapping[str, Any]
@@ -168,16 +169,14 @@ def _page(report: Report, rows: charts.Rows) -> str:
   found = [model['quality'][primary] for model in report['models']]
   names = [model['name'] for model in report['models']]
   title = _spelled(primary)[0].upper() + _spelled(primary)[1:]
-  percent = found[0]['unit'] == 'fraction'
-  scale = 100 if percent else 1
+  scale = 100 if found[0]['unit'] == 'fraction' else 1
   look = charts.styles([*names, *sorted({row['stage'] for row in rows} - set(names))])
-  panels = [charts.curves(f'{title}{", %" * percent}', charts.lines(rows, primary, scale), look),
-            charts.curves('Loss, each of its own objective', charts.lines(rows, 'loss'), look)]
+  panels = [charts.curves(name, lines, look) for name, lines in charts.lines(rows).items()]
   template = pathlib.Path(__file__).with_suffix('.html').read_text('utf-8')
   return environment.from_string(template).render(
       report=report, verdict=verdict(report), title=title, metric=found[0],
       values=[_amount(q['value'], q['unit']) for q in found], look=look,
-      forest=charts.forest(found, scale), groups=_groups(report), panels=list(filter(None, panels)))
+      forest=charts.forest(found, scale), groups=_groups(report), panels=panels)
 
 
 def _saw(model: Model) -> str:
@@ -277,13 +276,14 @@ def _misfit(report: Report) -> str:
 def _replace(path: pathlib.Path, text: str) -> None:
   """Writes a file whole: a reader finds the old one or the new one."""
   temporary = path.with_name(path.name + '.tmp')
-  with open(temporary, 'w', encoding='utf-8') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)
+  with writing(path):
+    with open(temporary, 'w', encoding='utf-8') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+      os.fsync(folder)
+    finally:
+      os.close(folder)

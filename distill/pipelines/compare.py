@@ -34,7 +34,7 @@ def run(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
   flops = plan.announce(told, run)
 
   models = [Model(name, 'teacher', pure, told.weights[name], {'texts': 0, 'labels': 0}, None)
-            for name, (pure, _) in told.loaded.items()]
+            for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
     weights, spent = finished(trained, told.dataset.tokenizer, run)
@@ -62,7 +62,7 @@ class Model:
 def finished(trained: Trained, tokenizer: str, run: Run) -> tuple[Weights, dict[str, float]]:
   """The stage's weights and what training took; they are exported, and shared if asked."""
   stage = trained.stage
-  shared = run.shared and run.shared / f'{stage.name}-{digest(trained.identity)}'
+  shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
   if shared and shared.exists():
     run.log.say(f'{stage.name}: taken from {shared}, which an equal stage left')
     _, weights, card = predict.exported(shared)
@@ -76,7 +76,7 @@ def finished(trained: Trained, tokenizer: str, run: Run) -> tuple[Weights, dict[
     if folder and not folder.exists():
       folder.parent.mkdir(parents=True, exist_ok=True)
       checkpoint.export(folder, weights[0] | weights[1],
-                        {**trained.card, 'training': spent, 'identity': trained.identity},
+                        {**trained.card, 'training': spent},
                         {'tokenizer.json': tokenizer})
   return weights, spent
 
@@ -121,7 +121,7 @@ def recorded(model: Model, rows: Sequence[Batch], task: Any, run: Run) -> Record
   """The model's records of the split, kept in `records/`; made once."""
   path = run.workdir / 'records' / f'{model.name}.npz'
   if not path.exists():
-    found = predict.records(step.make_eval_step(model.pure), *model.weights, rows, task)
+    found = predict.records(step.make_eval_step(model.pure), model.weights, rows, task)
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix('.draft')
     with draft.open('wb') as file:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from distill import checkpoint, train
-from distill.data import batches
 from distill.data.sets import Dataset
 from distill.evaluate import cost
 from distill.pipelines.setting import Setting
@@ -43,7 +42,7 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
 
 def announce(told: Setting, run: Run) -> dict[str, float]:
   """Checks every stage by tracing it and says what will happen; training's FLOPs by stage."""
-  shapes = {name: model.shapes for name, (model, _) in told.loaded.items()}
+  shapes = {name: model.shapes for name, model in told.loaded.items()}
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
   lines, flops, states = [], {}, 0
   for trained in told.trained:
@@ -78,7 +77,7 @@ def _check_disk(run: Run, needed: int) -> None:
 
 
 def _memory(states: int) -> float:
-  """Bytes: what Python, JAX and the compiler hold, and the states with gradients and activations."""
+  """Bytes: Python, JAX and the compiler; the states, their gradients, and activations."""
   return 1.2 * 2**30 + 6 * states
 
 
@@ -92,7 +91,8 @@ def hardware() -> dict[str, Any]:
   cpu = platform.processor() or platform.machine()
   if os.path.exists('/proc/cpuinfo'):
     with open('/proc/cpuinfo') as lines:
-      cpu = next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), cpu)
+      names = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+      cpu = next(names, cpu)
   return {'device': jax.devices()[0].device_kind, 'cpu': cpu, 'cores': os.cpu_count()}
 
 

@@ -15,8 +15,10 @@ def sentences(n, start=0):
 
 
 def dataset(texts=None, labels=None, *, cache, **how):
-  texts = {'train': sentences(60), 'test': sentences(20, 100)} if texts is None else texts
-  labels = {s: [i % 2 for i in range(len(t))] for s, t in texts.items()} if labels is None else labels
+  if texts is None:
+    texts = {'train': sentences(60), 'test': sentences(20, 100)}
+  if labels is None:
+    labels = {split: [i % 2 for i in range(len(rows))] for split, rows in texts.items()}
   how = {'name': 'toy', 'classes': ('no', 'yes'), 'length': 8, 'vocabulary': 100,
          'versions': {'toy': '1'}, **how}
   return text.dataset(texts, labels, cache=str(cache), **how)

@@ -1,4 +1,5 @@
 import copy
+import errno
 import json
 import re
 import subprocess
@@ -45,7 +46,7 @@ def found():
 
 
 ROWS = [{'stage': stage, 'seed': 0, 'step': step, 'time': 1., 'loss': height / step,
-         'grad_norm': 9., 'hard': 1.} | ({'test/accuracy': .5} if step == 40 else {})
+         'grad_norm': 9., 'hard': 1.}
         for stage, height in (('teacher', 10.), ('student', 40.), ('baseline', 20.))
         for step in range(10, 101, 10)]
 
@@ -164,7 +165,7 @@ class TestWrite:
     text = re.sub('[ \n]+', ' ', re.sub(r'<style>.*?</style>|<[^>]+>', ' ', page, flags=re.S))
     for said in ('97.5\u00a0% of the teacher&#39;s accuracy', '23,235 texts, all labelled',
                  '23,235 texts, 2,301 labelled, and the teacher', 'on 500 held-out examples',
-                 '76.0–80.0', 'Loss, each of its own objective', 'Accuracy, %', 'f00d' * 4,
+                 '76.0–80.0', ' loss ', ' hard ', 'f00d' * 4,
                  'jax 0.10.2', '8.3\u00a0% of all tokens are padding', 'cpu, Xeon, 2 cores'):
       assert said in text, said
     assert page.count('<svg') == 2
@@ -190,8 +191,9 @@ class TestWrite:
     page = (tmp_path / 'report.html').read_text('utf-8')
     drawn = re.findall(r'<text style="[^"]*?([\d.]+)px', page)
     sheet = re.findall(r'font(?:-size)?: ([\d.]+)px', page[:page.index('</style>')])
-    # On a phone a drawing of WIDTH units is 360 − 2 · 16 pixels wide.
-    assert drawn and min(float(size) for size in drawn) * 328 / charts.WIDTH >= 11
+    # A drawing of WIDTH units is at least 300 pixels wide; a phone has 360 − 2 · 16 for it.
+    assert 'minmax(300px, 1fr)' in page
+    assert drawn and min(map(float, drawn)) * 300 / charts.WIDTH >= 11
     assert len(sheet) > 5 and min(map(float, sheet)) >= 11
 
   def test_a_loaded_teacher_is_called_so(self, found, tmp_path):
@@ -200,7 +202,7 @@ class TestWrite:
     assert 'loaded, not trained here' in (tmp_path / 'report.html').read_text('utf-8')
 
   def test_a_run_that_logged_no_numbers_has_a_page_without_curves(self, found, tmp_path):
-    report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': float('nan')}])
+    report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': None}])
     page = (tmp_path / 'report.html').read_text('utf-8')
     assert '<svg' not in page and 'While training' not in page
 
@@ -258,6 +260,19 @@ class TestWrite:
     assert not list(tmp_path.iterdir())
 
 
+  def test_a_disk_that_refuses_stops_the_run_and_leaves_the_old_report(
+      self, found, tmp_path, monkeypatch):
+    report.write(tmp_path, found, ROWS)
+    before = (tmp_path / 'report.json').read_bytes()
+    def full(_):
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(Stop, match='No space left') as stopped:
+      report.write(tmp_path, found | {'seed': 1}, ROWS)
+    assert stopped.value.status == Status.DISK
+    assert (tmp_path / 'report.json').read_bytes() == before
+
+
 class TestCharts:
 
   def test_names_stand_in_the_order_in_which_lines_end(self):
@@ -266,18 +281,20 @@ class TestCharts:
     texts = re.findall(r'<text [^>]*?(?:translate\([\d.]+ |y=")([\d.]+)[^>]*>(low|mid|high)<', svg)
     heights = {name: float(y) for y, name in texts}
     assert heights['high'] < heights['mid'] < heights['low']        # y grows downwards
-    # 'mid' and 'low' end in nearly one place, and still don't overlap: text is 10.5 high.
-    assert heights['low'] - heights['mid'] > 10.5
+    # 'mid' and 'low' end in nearly one place, and still don't overlap: text is 11 high.
+    assert heights['low'] - heights['mid'] > 11
 
   def test_long_curves_stay_small(self):
     steps = list(range(20_000))
     svg = charts.curves('Loss', {'m': (steps, [s % 7 for s in steps])}, charts.styles(['m']))
     assert len(svg) < 30_000
 
-  def test_lines_are_found_by_the_end_of_their_path_and_without_bad_numbers(self):
-    rows = [{'stage': 'a', 'step': 1, 'test/loss': .5}, {'stage': 'a', 'step': 2, 'loss': None},
-            {'stage': 'a', 'step': 3, 'loss': float('inf')}, {'stage': 'b', 'step': 4, 'lossy': 1.}]
-    assert charts.lines(rows, 'loss', 100) == {'a': ([1], [50.])}
+  def test_every_number_that_was_logged_is_a_line_of_its_stage(self):
+    rows = [{'stage': 'a', 'seed': 0, 'step': 1, 'time': 9., 'loss': .5, 'soft': 2.},
+            {'stage': 'a', 'seed': 0, 'step': 2, 'loss': None, 'grad_norm': 3.},
+            {'stage': 'b', 'seed': 0, 'step': 4, 'loss': 1.}]
+    assert charts.lines(rows) == {'loss': {'a': ([1], [.5]), 'b': ([4], [1.])},
+                                  'soft': {'a': ([1], [2.])}}
 
   def test_places_by_hand(self):
     # From 60 to 80 percent the axis has ticks 60, 65, … 80.

@@ -1,0 +1,230 @@
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+
+from distill import lookup, types
+from distill.data import batches, tfds
+
+FIELDS = {'text': ('sentence',), 'label': 'label'}
+ROWS = {
+    'train': [{'sentence': f'good film {i}' if i % 2 else f'bad film {i}', 'other': f'no {i}',
+               'label': i % 2} for i in range(20)],
+    'test': [{'sentence': 'so so', 'other': 'é', 'label': -1}]}
+
+
+def prepare(folder, rows=None, version='1.0.0'):
+  """A data set `tiny` in array_record, written by TFDS itself."""
+  rows, features = ROWS if rows is None else rows, tensorflow_datasets.features
+
+  class Tiny(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tensorflow_datasets.core.Version(version)
+
+    def _info(self):
+      return tensorflow_datasets.core.DatasetInfo(builder=self, features=features.FeaturesDict({
+          'sentence': features.Text(), 'other': features.Text(),
+          'label': features.ClassLabel(names=['negative', 'positive'])}))
+
+    def _split_generators(self, downloads):
+      return {split: iter(enumerate(examples)) for split, examples in rows.items()}
+
+    def _generate_examples(self):
+      """Abstract in TFDS; the splits are generators already."""
+
+  tensorflow_datasets.disable_progress_bar()
+  Tiny(data_dir=str(folder), file_format='array_record').download_and_prepare()
+  return folder / 'tiny' / version
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  root = tmp_path_factory.mktemp('tfds')
+  prepare(root)
+  return root
+
+
+@pytest.fixture
+def mine(tmp_path):
+  """A copy to damage: its root and the folder of its version."""
+  return tmp_path / 'data', prepare(tmp_path / 'data')
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('DISTILL_CACHE', str(tmp_path / 'cache'))
+
+
+def load(root, dataset='tiny', fields=FIELDS, **how):
+  return tfds.Text(dataset=dataset, fields=fields, data_dir=str(root), length=8, **how)
+
+
+def stopped(*args, **how):
+  with pytest.raises(types.Stop) as stop:
+    load(*args, **how)
+  assert stop.value.status == types.Status.DATA and '\n' not in str(stop.value)
+  return str(stop.value)
+
+
+class TestLoading:
+
+  def test_texts_labels_and_classes(self, prepared):
+    data = load(prepared)
+    assert data.name == 'tiny' and data.classes == ('negative', 'positive')
+    assert data.versions == {'tiny': '1.0.0'}
+    train = data.splits['train']
+    assert sorted(zip(train.text, train.columns['label'].tolist(), strict=True)) == sorted(
+        (row['sentence'], row['label']) for row in ROWS['train'])
+
+  def test_a_row_without_a_label_is_kept_as_a_text(self, prepared):
+    test = load(prepared).splits['test']
+    assert test.text == ['so so'] and test.columns['label'].tolist() == [-1]
+    [batch] = batches.in_order(test, batch_size=1)
+    assert batch['label'].tolist() == [-1] and batch['labelled'].tolist() == [0]
+
+  def test_two_names_are_a_pair(self, prepared):
+    data = load(prepared, fields={'text': ['sentence', 'other'], 'label': 'label'})
+    assert data.splits['test'].text == [('so so', 'é')]
+    types_of = data.splits['train'].columns['types']
+    assert (types_of.max(axis=1) == 1).all() and (types_of[:, 0] == 0).all()
+
+  def test_the_environment_names_the_directory(self, prepared, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', str(prepared))
+    data = tfds.Text(dataset='tiny', fields=FIELDS)
+    assert data.fingerprint == load(prepared).fingerprint
+
+  def test_the_newest_version_is_taken(self, mine):
+    root, _ = mine
+    for version in ('1.9.0', '1.10.0'):
+      prepare(root, {'train': ROWS['train'][:3]}, version)
+    (root / 'tiny' / 'incomplete.X_2.0.0').mkdir()
+    (root / 'tiny' / 'incomplete.X_2.0.0' / 'dataset_info.json').write_text('{}')
+    assert load(root).versions == {'tiny': '1.10.0'}
+
+  def test_warm_is_cold_and_opens_no_record(self, prepared, monkeypatch):
+    cold = load(prepared)
+    monkeypatch.setattr(tensorflow_datasets, 'builder_from_directory', None)
+    warm = load(prepared)
+    assert (warm.fingerprint, warm.tokenizer) == (cold.fingerprint, cold.tokenizer)
+    assert warm.splits['train'].text == cold.splits['train'].text
+
+  def test_data_prepared_anew_is_read_anew(self, mine, tmp_path):
+    root, folder = mine
+    before = load(root)
+    other = prepare(tmp_path / 'other', {**ROWS, 'train': ROWS['train'][:-1] + [
+        {'sentence': 'good show', 'other': '', 'label': 1}]})
+    for file in other.iterdir():
+      (folder / file.name).write_bytes(file.read_bytes())
+    assert 'good show' in load(root).splits['train'].text
+    assert load(root).fingerprint != before.fingerprint
+
+  def test_tensorflow_stays_out(self, prepared):
+    load(prepared)
+    assert 'tensorflow' not in sys.modules
+
+  def test_a_config_can_name_it(self, prepared):
+    node = {'name': 'tfds.Text', 'dataset': 'tiny', 'fields': FIELDS, 'data_dir': str(prepared)}
+    assert lookup.build('data', node, 'data').sizes['classes'] == 2
+
+
+class TestMissing:
+
+  def test_says_what_where_and_how_within_two_seconds(self, prepared):
+    start = time.monotonic()
+    line = stopped(prepared, 'tyny')
+    assert time.monotonic() - start < 2
+    assert "data.dataset='tyny' is not prepared in " + str(prepared) in line
+    assert "did you mean 'tiny'?" in line
+    command = re.search(r'python -c "(.*)"$', line)[1]
+    compile(command, 'command', 'exec')
+    assert f"builder('tyny', data_dir='{prepared}', file_format='array_record')" in command
+
+  def test_a_directory_that_is_not_there(self, tmp_path):
+    line = stopped(tmp_path / 'nowhere', 'glue/sst2')
+    assert str(tmp_path / 'nowhere') in line and 'did you mean' not in line
+
+  def test_a_family_without_its_config_names_the_configs(self, tmp_path):
+    folder = tmp_path / 'glue' / 'sst2' / '2.0.0'
+    folder.mkdir(parents=True)
+    (folder / 'dataset_info.json').write_text('{}')
+    assert "did you mean 'glue/sst2'?" in stopped(tmp_path, 'glue')
+
+  def test_another_file_format_is_named(self, mine):
+    root, folder = mine
+    info = json.loads((folder / 'dataset_info.json').read_text())
+    (folder / 'dataset_info.json').write_text(json.dumps({**info, 'fileFormat': 'tfrecord'}))
+    line = stopped(root)
+    assert 'tfrecord' in line and "file_format='array_record'" in line
+
+
+class TestDamage:
+
+  def test_a_label_out_of_range_names_its_row(self, mine):
+    root, folder = mine
+    # 20 rows of two classes, of which the features then know one.
+    path, two = folder / 'features.json', '"numClasses": "2"'
+    assert two in path.read_text()
+    path.write_text(path.read_text().replace(two, '"numClasses": "1"'))
+    (folder / 'label.labels.txt').write_text('negative\n')
+    source = tensorflow_datasets.builder_from_directory(folder).as_data_source('train')
+    first = next(i for i in range(20) if source[i]['label'] == 1)
+    assert f"row {first} of 'train' has label 1, outside the 1 classes" in stopped(root)
+
+  @pytest.mark.parametrize('promised', ['21', '19'])
+  def test_other_counts_of_rows_than_promised(self, mine, promised):
+    root, folder = mine
+    info = (folder / 'dataset_info.json').read_text()
+    assert '"20"' in info
+    (folder / 'dataset_info.json').write_text(info.replace('"20"', f'"{promised}"'))
+    assert f"'train' holds 20 rows, but dataset_info.json says {promised}" in stopped(root)
+
+  @pytest.mark.parametrize('rest', [b'', b'no records' * 99])
+  def test_records_that_are_none(self, mine, rest):
+    root, folder = mine
+    [path] = folder.glob('*train*')
+    path.write_bytes(rest)
+    assert "records of 'train' cannot be read" in stopped(root)
+
+  def test_records_that_are_gone(self, mine):
+    root, folder = mine
+    [path] = folder.glob('*train*')
+    path.unlink()
+    assert "records of 'train' cannot be read" in stopped(root)
+
+
+class TestFields:
+
+  @pytest.mark.parametrize('fields, line', [
+      ({'text': ('sentense',), 'label': 'label'}, "'sentense'; did you mean 'sentence'"),
+      ({'text': ('sentence',), 'label': 'lable'}, "'lable'; did you mean 'label'"),
+      ({'text': ('label',), 'label': 'label'}, "'label' of tiny is no text"),
+      ({'text': ('sentence',), 'label': 'other'}, "'other' of tiny is no class"),
+      ({'text': 'sentence', 'label': 'label'}, 'must be like'),
+      ({'text': (), 'label': 'label'}, 'must be like'),
+      ({'text': ('sentence',)}, 'must be like'),
+      ({'text': ('sentence',), 'label': 'label', 'more': 'other'}, 'must be like')])
+  def test_that_do_not_fit_are_named(self, prepared, fields, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+      load(prepared, fields=fields)
+
+
+REAL = pathlib.Path(os.environ.get('TFDS_DATA_DIR') or 'nowhere')
+
+
+@pytest.mark.parametrize('dataset, text, sizes, labels', [
+    ('glue/mrpc', ('sentence1', 'sentence2'),
+     {'train': 3668, 'validation': 408, 'test': 1725}, [-1, 0, 1]),
+    ('ag_news_subset', ('description',), {'train': 10_001, 'test': 7_600}, [0, 1, 2, 3])])
+def test_real_sets_of_the_catalogue(dataset, text, sizes, labels):
+  if not (REAL / dataset).is_dir():
+    pytest.skip(f'TFDS_DATA_DIR={REAL} holds no {dataset}')
+  data = tfds.Text(dataset=dataset, fields={'text': text, 'label': 'label'})
+  assert {name: len(split) for name, split in data.splits.items()} == sizes
+  found = np.unique(np.concatenate([s.columns['label'] for s in data.splits.values()]))
+  assert found.tolist() == labels
+  assert all(isinstance(row, str if len(text) == 1 else tuple) for row in data.splits['train'].text)

@@ -1,0 +1,103 @@
+"""The rules of the house that a machine can hold."""
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / 'distill'
+FLOORS = [
+    {'types', 'lookup'},
+    {'losses', 'schedules', 'sharding', 'logs', 'data'},
+    {'models'},
+    {'compress'},
+    {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
+    {'step', 'checkpoint'},
+    {'train', 'predict', 'export'},
+    {'evaluate'},
+    {'pipelines'},
+    {'main'},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+NAMED_BY_CONFIGS = {'losses', 'schedules', 'models', 'data', 'tasks', 'augment', 'carry',
+                    'pipelines'}
+# On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
+WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types')}
+FILES = sorted(PACKAGE.rglob('*.py'))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+
+
+def room(path: pathlib.Path) -> str:
+  return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def imports(tree: ast.Module) -> set[str]:
+  """The rooms of `distill` that a file imports."""
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module == 'distill':
+      found |= {a.name for a in node.names if not a.name.startswith('__')}
+    elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('distill.'):
+      found.add(node.module.split('.')[1])
+    elif isinstance(node, ast.Import):
+      found |= {a.name.split('.')[1] for a in node.names if a.name.startswith('distill.')}
+  return found
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+  here = room(path)
+  if here == '__init__':
+    assert not imports(TREES[path])
+    return
+  for there in imports(TREES[path]) - {here}:
+    assert FLOOR[there] < FLOOR[here] or (here, there) in WITHIN_A_FLOOR, f'{here} imports {there}'
+
+
+def test_no_file_is_long():
+  assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+
+
+def test_no_file_is_empty():
+  assert not [p for p in FILES if not p.read_text().strip()]
+
+
+def test_every_file_says_what_it_is():
+  assert not [p for p in FILES if not ast.get_docstring(TREES[p])]
+
+
+def test_every_public_name_has_a_caller():
+  code = {p: p.read_text() for folder in ('distill', 'experiments', 'configs')
+          for p in (ROOT / folder).rglob('*.py')}
+  for path, tree in TREES.items():
+    if room(path) in NAMED_BY_CONFIGS:      # `lookup` is the caller
+      continue
+    for node in tree.body:
+      if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith('_'):
+        word = re.compile(rf'\b{node.name}\b')
+        uses = sum(len(word.findall(text)) for text in code.values())
+        assert uses > 1, f'{path.relative_to(ROOT)}: nothing calls {node.name}'
+
+
+def test_only_doors_touch_global_state():
+  for path in FILES:
+    text = path.read_text()
+    if room(path) != 'main':
+      assert 'jax.config.update' not in text and 'os.environ[' not in text, path
+
+
+def test_no_config_reads_with_a_default():
+  assert not [p for p in FILES if re.search(r'\bconfig\.get\([\'"]\w+[\'"],', p.read_text())]
+
+
+def test_configs_import_only_ml_collections():
+  for path in (ROOT / 'configs').glob('*.py'):
+    modules = {n.module for n in ast.walk(ast.parse(path.read_text()))
+               if isinstance(n, ast.ImportFrom)}
+    assert modules <= {'ml_collections'} and len(path.read_text().splitlines()) <= 120, path
+
+
+def test_no_pickle_is_ever_read():
+  for path in FILES:
+    assert not re.search(r'\bimport pickle\b|allow_pickle=True|torch\.load', path.read_text()), path

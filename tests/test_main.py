@@ -1,0 +1,211 @@
+"""The front door: every config's `:test` through the real command, stopped, killed and resumed."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from distill import main
+from distill.types import Status, Stop
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(ROOT.glob('configs/*.py'))
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def command(workdir, *more, config='configs/bert.py:test', failpoint=''):
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return subprocess.Popen(
+      [sys.executable, '-m', 'distill.main', f'--config={config}', f'--workdir={workdir}', *more],
+      env=environment | {'DISTILL_FAILPOINT': failpoint}, cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finished(process):
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """An uninterrupted run."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  code, out, err = finished(command(workdir))
+  assert code == 0, err
+  return workdir, out, err
+
+
+def result(workdir):
+  """What must not depend on interruptions: weights, records, quality, and the log without times."""
+  report = json.loads((workdir / 'report.json').read_text())
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  weights = {p.relative_to(workdir): p.read_bytes() for p in workdir.rglob('model.safetensors')}
+  records = {p.name: p.read_bytes() for p in (workdir / 'records').glob('*.npz')}
+  return (weights, records, [(m['name'], m['quality'], m['gain']) for m in report['models']],
+          [{k: v for k, v in row.items() if k != 'time'} for row in rows])
+
+
+def test_the_run_leaves_what_the_contract_names(whole):
+  workdir, out, err = whole
+  assert 'plan  teacher' in err and 'plan  in all about' in err
+  assert 'The student' in out and str(workdir) in out
+  for name in ('config.json', 'metrics.jsonl', 'report.json', 'report.html', 'export/student',
+               'records/student.npz', 'records/baseline.npz', 'tensorboard'):
+    assert (workdir / name).exists(), name
+  report = json.loads((workdir / 'report.json').read_text())
+  assert [m['role'] for m in report['models']] == ['teacher', 'student', 'baseline']
+  assert report['models'][0]['saw']['labels'] > 5 * report['models'][1]['saw']['labels']
+
+
+def test_the_same_command_again_says_that_it_is_finished(whole):
+  workdir, _, _ = whole
+  code, out, err = finished(command(workdir))
+  assert code == 0 and 'finished before' in err and 'The student' in out
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole):
+  workdir, _, _ = whole
+  code, _, err = finished(command(workdir, '--config.seed=5'))
+  assert code == Status.CONFIG and 'seed (0 there, 5 here)' in err and 'Traceback' not in err
+
+
+def test_changed_texts_are_refused(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole[0], workdir)
+  told = json.loads((workdir / 'data.json').read_text())
+  (workdir / 'data.json').write_text(json.dumps(told | {'fingerprint': '0' * 64}))
+  code, _, err = finished(command(workdir))
+  assert code == Status.DATA and 'begun with other texts' in err and 'Traceback' not in err
+
+
+@pytest.mark.parametrize('failpoint', ['payload:3', 'renamed:6', 'manifest:6'])
+def test_killed_while_saving_it_resumes_bitwise(whole, tmp_path, failpoint):
+  workdir = tmp_path / 'run'
+  died, _, _ = finished(command(workdir, failpoint=failpoint))
+  assert died == 137
+  code, _, err = finished(command(workdir))
+  assert code == 0, err
+  assert result(workdir) == result(whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('when', ['teacher 2/6', 'teacher 6/6', 'student 4/6', 'student 6/6',
+                                  'baseline 2/6', 'baseline 6/6'])
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_anywhere_it_resumes_bitwise(whole, tmp_path, when, how):
+  workdir = tmp_path / 'run'
+  process = command(workdir)
+  for line in process.stderr:
+    if when in line:
+      process.send_signal(how)
+      break
+  code, _, _ = finished(process)
+  assert code in (-signal.SIGKILL, Status.PREEMPTED)
+  code, _, err = finished(command(workdir))
+  assert code == 0, err
+  assert result(workdir) == result(whole[0])
+
+
+def test_sigterm_saves_the_step_and_exits_with_3(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  process = command(workdir)
+  for line in process.stderr:
+    if 'student 2/6' in line:
+      process.send_signal(signal.SIGTERM)
+      break
+  code, _, err = finished(process)
+  assert code == Status.PREEMPTED and 'everything saved' in err and 'Traceback' not in err
+  assert finished(command(workdir))[0] == 0
+  assert result(workdir) == result(whole[0])
+
+
+def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
+  with main.locked(tmp_path / 'run'):
+    code, _, err = finished(command(tmp_path / 'run'))
+    assert code == Status.LOCKED and f'held by process {os.getpid()}' in err
+  with main.locked(tmp_path / 'run'):         # and free again, though the file is still there
+    pass
+
+
+@pytest.mark.parametrize(('more', 'status', 'line'), [
+    (['--config.teachers.teacher.model.heads=3'], Status.CONFIG, 'width=128 is not divisible'),
+    (['--config.student.model.name=bert.Bret'], Status.CONFIG, "did you mean 'bert.Bert'"),
+    (['--config.objective.soft.reads.teacher=teacher/block09/hidden'], Status.MISFIT,
+     "'teacher/block09/hidden' names no output of teacher, which has block00/attention"),
+    (['--config.objective.soft.kwargs.temperature=-1.0'], Status.MISFIT, 'objective.soft'),
+    (['--config.evaluate.split=tset'], Status.DATA, "did you mean 'test'"),
+    (['--config.optimizer.schedule=cosin'], Status.CONFIG, 'is not one of cosine'),
+    (['--config.data.labelled=1.5'], Status.CONFIG, 'labelled=1.5'),
+    (['--config.objective.hard.mask=batch/mask'], Status.CONFIG, "mask='batch/labelled'"),
+    (['--config.train.dtype=float16'], Status.CONFIG, 'is not float32 or bfloat16'),
+    (['--config.pipeline=compare.rn'], Status.CONFIG, "did you mean 'compare.run'"),
+])
+def test_a_mistake_is_one_line_before_anything_is_compiled(tmp_path, capsys, more, status, line):
+  code = main.main(['--config=configs/bert.py:test', f'--workdir={tmp_path / "run"}', *more])
+  err = capsys.readouterr().err
+  assert code == status and line in err.splitlines()[-1] and 'Traceback' not in err
+  assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize(('arguments', 'line'), [
+    (['--config=configs/brt.py'], "did you mean 'configs/bert.py'"),
+    (['--config=configs/bert.py:tset'], "did you mean 'test'"),
+    (['--config=configs/bert.py:test', '--config.data.labeled=0.2'],
+     "did you mean 'data.labelled'"),
+    (['--config=configs/bert.py:test', '--config.seed=true'], 'config.seed=true'),
+    (['--config=configs/bert.py:test', '--workdr=x'], 'workdr'),
+    (['--config=configs/bert.py:test', 'more'], "'more' is not a flag"),
+    (['--workdir=x'], 'give --config='),
+])
+def test_flags_that_name_nothing_are_refused(capsys, arguments, line):
+  assert main.main(arguments) == Status.CONFIG
+  assert line in capsys.readouterr().err
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  code = main.main(['--config=configs/bert.py:test', f'--workdir={tmp_path / "file" / "run"}'])
+  assert code == Status.DISK and 'cannot write' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
+  import ast
+  tree = ast.parse(path.read_text())
+  assert 'test' in main.variants(tree)
+  leaves = main.flat(main.parsed([f'--config=configs/{path.name}']).config.to_dict())
+  scope = {}
+  exec(compile(tree, path.name, 'exec'), scope)
+  for arm in scope['sweep']() if 'sweep' in scope else ():
+    for field in arm:
+      assert field in leaves, f'{path.name}: sweep() names {field}, which the config lacks'
+
+
+def test_list_and_print_config(capsys):
+  assert main.main(['--list']) == 0
+  assert 'configs/bert.py:test' in capsys.readouterr().out
+  assert main.main(['--config=configs/bert.py:test', '--print_config', '--config.seed=4']) == 0
+  assert json.loads(capsys.readouterr().out)['seed'] == 4
+
+
+def test_names_of_runs():
+  assert main.name_of('configs/bert.py:test') == 'bert-test'
+  assert main.name_of('configs/bert.py') == 'bert'
+
+
+def test_the_lock_names_its_holder(tmp_path):
+  with main.locked(tmp_path), pytest.raises(Stop, match=str(os.getpid())), main.locked(tmp_path):
+    pass
+
+
+def test_mistakes_on_the_command_line_are_answered_without_loading_jax():
+  code = "import sys, distill.main; assert not {'jax', 'flax', 'matplotlib'} & set(sys.modules)"
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

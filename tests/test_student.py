@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill.models import bert
+from distill.models.pure import Pure
+from distill.student import Student, started_from, with_projectors
+from distill.types import Status, Stop
+
+SIZES = dict(vocabulary=20, length=8, classes=3, heads=2, dropout=0.0)
+BATCH = {'tokens': jnp.arange(12).reshape(2, 6), 'types': jnp.zeros((2, 6), jnp.int32),
+         'mask': jnp.ones((2, 6)), 'valid': jnp.ones(2)}
+SHAPES = {'student': {'block01/hidden': jax.ShapeDtypeStruct((2, 6, 8), jnp.float32)}}
+WIDER = {'wider': dict(module=dict(name='projectors.Linear', outputs=12),
+                       reads='student/block01/hidden')}
+
+
+def model(width=8, depth=2):
+  return Pure(lambda rngs: bert.Bert(**SIZES, width=width, depth=depth, rngs=rngs))
+
+
+def test_a_projector_is_the_view_projected():
+  student = with_projectors(model(), WIDER, (), SHAPES)
+  params, rest = student.init(0)
+  views, _ = student(params, rest, BATCH, {'batch': BATCH}, train=False, key=None)
+  kernel, bias = (params[f'projectors/wider/dense/{n}'] for n in ('kernel', 'bias'))
+  assert views['projected']['wider'].shape == (2, 6, 12)
+  np.testing.assert_allclose(views['projected']['wider'],
+                             views['student']['block01/hidden'] @ kernel + bias, atol=1e-5)
+
+
+def test_adding_a_projector_changes_no_other_parameter():
+  plain, more = (with_projectors(model(), node, (), SHAPES).init(3)[0] for node in ({}, WIDER))
+  assert all((more[path] == value).all() for path, value in plain.items())
+
+
+def test_the_view_self_passes_no_gradient():
+  student = Student(model())
+  params, rest = student.init(0)
+  loss = lambda p: student(p, rest, BATCH, {}, train=False, key=None)[0]['self']['logits'].sum()
+  assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+
+
+def test_frozen_patterns_choose_by_path():
+  student = with_projectors(model(), {}, ('token/*', 'blocks/0/*'), SHAPES)
+  moved, still = student.trained(student.init(0)[0])
+  assert set(still) == {p for p in (*moved, *still)
+                        if p.startswith(('model/token/', 'model/blocks/0/'))}
+  assert moved and still
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+  with pytest.raises(Stop, match="'block/0/\\*' matches no parameter") as stop:
+    with_projectors(model(), {}, ('block/0/*',), SHAPES)
+  assert stop.value.status == Status.CONFIG
+
+
+def test_a_projector_that_reads_nothing_lists_what_there_is():
+  node = {'p': dict(WIDER['wider'], reads='student/block07/hidden')}
+  with pytest.raises(Stop, match='which has block01/hidden') as stop:
+    with_projectors(model(), node, (), SHAPES)
+  assert stop.value.status == Status.MISFIT
+
+
+class TestStartingFromATeacher:
+
+  def test_blocks_are_those_that_layers_name(self):
+    teacher, student = model(depth=4).init(1)[0], model(depth=2).init(2)[0]
+    started = started_from(student, teacher, (1, 3), 'student')
+    for path, value in started.items():
+      source = path.replace('blocks/1/', 'blocks/3/').replace('blocks/0/', 'blocks/1/')
+      assert (value == teacher[source]).all(), path
+
+  def test_all_layers_give_the_teacher_itself(self):
+    teacher = model().init(1)[0]
+    started = started_from(model().init(2)[0], teacher, (), 'student')
+    outputs = [model()(p, {}, BATCH)[0]['logits'] for p in (started, teacher)]
+    assert (outputs[0] == outputs[1]).all()
+
+  @pytest.mark.parametrize(('layers', 'width', 'line'), [
+      ((0, 1, 2), 8, 'names 3 blocks, but the student has 2'),
+      ((0, 9), 8, 'the source has no blocks/9/'),
+      ((0, 1), 16, r'is \[8'),
+  ])
+  def test_what_does_not_fit_is_refused_by_name(self, layers, width, line):
+    with pytest.raises(Stop, match=line) as stop:
+      started_from(model(width=width).init(0)[0], model(depth=4).init(0)[0], layers, 'student')
+    assert stop.value.status == Status.MISFIT
