@@ -22,7 +22,7 @@ setup(
         'ml_collections>=1.0',
         'numpy>=2.0',
         'optax>=0.2.8',
-        'orbax-checkpoint>=0.12.8',
+        'orbax-checkpoint>=0.12.8',         # flax brings it; the corpus reads its docstrings
         'safetensors>=0.5',
         'scipy>=1.13',
         'tensorboardX>=2.6',

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from distill import checkpoint, lookup, objective, sharding, step
 from distill.carry import Carry
-from distill.logs import Log
+from distill.logs import Log, means
 from distill.models.pure import Flat
 from distill.step import State
 from distill.student import Student
@@ -210,7 +210,7 @@ def _fit(stage: Stage, run: Run):
       jax.block_until_ready(pending[-3])
     if plan.due(plan.log_every, done):
       settle()
-      row = {name: total / count for name, (total, count) in window.items() if count}
+      row = means(window)
       if stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done):
         row |= stage.evaluate(state.params, state.rest)
       run.log.row(stage.name, run.seed, done, row)

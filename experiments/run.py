@@ -9,22 +9,20 @@ A seed sets both `seed` and `data.seed`: the arms of a seed see the same batches
 and are compared in pairs. Runs go seed by seed, so that what is there at any time is paired.
 Stages that are equal (a teacher, a baseline) are trained once: runs leave them in runs/shared.
 
-The same command goes on where it was stopped. A finished run isn't run again; a failed one is a
-row with its error, and is tried again. Two runners share the work: one that finds a run taken
-goes on with the next seed, then comes back and waits for what is still taken. Nothing is
+The same command goes on where it was stopped. A finished run isn't run again; one that failed is
+a row with its error, and is tried again. Two runners share the work: one that finds a run taken
+goes on with the next seed, then comes back, and waits for what is still taken. Nothing is
 committed.
 """
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import inspect
 import json
 import os
 import pathlib
 import runpy
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -35,12 +33,11 @@ from absl import flags
 
 from distill import main as distill
 from distill.types import Status, Stop
+from experiments import rows
+from experiments.rows import Arm, words
 
-Row = Mapping[str, Any]
-Arm = Mapping[str, Any]
 SHARED = pathlib.Path('runs/shared')
 WAIT = 10           # seconds between looks at runs that others hold
-FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Planned:
   arm: Arm
   seed: int
   config: Mapping[str, Any]
-  base: str           # a short hash of the config as it stands; other numbers don't compare
+  base: str           # a short hash of the config as it stands
 
   @property
   def sha256(self) -> str:
@@ -67,23 +64,25 @@ class Planned:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  if {'--help', '-h'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE)
   try:
-    values = _parsed(arguments)
-    file, out = os.path.normpath(arguments[0]), pathlib.Path(values.out)
-    wanted = [p for p in plan(file, values.seeds) if values.only in words(p.arm)]
-    if not wanted:
-      raise Stop(Status.CONFIG, f'--only={values.only!r} is in no arm of {file}: '
+    file, values = _parsed(arguments)
+    planned = [p for p in plan(file, values.seeds) if values.only in words(p.arm)]
+    if not planned:
+      raise Stop(Status.CONFIG, f'--only={values.only} is in the name of no arm of {file}: '
                  + '; '.join(map(words, arms(file))))
-    return carried_out(wanted, out)
+    return carried_out(planned, pathlib.Path(values.out))
   except Stop as stop:
-    print(f'experiments.run: {stop}', file=sys.stderr, flush=True)
+    _say(str(stop))
     return int(stop.status)
-  except KeyboardInterrupt:           # between runs; inside one it is a Stop
-    print('experiments.run: stopped: the same command goes on', file=sys.stderr, flush=True)
+  except KeyboardInterrupt:             # between runs; within one it is a Stop
+    _say('stopped: the same command goes on')
     return int(Status.PREEMPTED)
 
 
-def _parsed(arguments: Sequence[str]) -> flags.FlagValues:
+def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
   values = flags.FlagValues()
   flags.DEFINE_string('out', '', 'the folder of the experiment', flag_values=values)
   flags.DEFINE_integer('seeds', 3, 'how many', lower_bound=1, flag_values=values)
@@ -92,15 +91,10 @@ def _parsed(arguments: Sequence[str]) -> flags.FlagValues:
     left = values(['experiments.run', *arguments])[1:]
   except flags.Error as error:
     raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
-  if len(left) != 1 or left[0] != arguments[0] or not values.out:
-    raise Stop(Status.CONFIG, 'python -m experiments.run configs/NAME.py[:VARIANT] '
+  if len(left) != 1 or not values.out:
+    raise Stop(Status.CONFIG, 'say: python -m experiments.run configs/NAME.py[:VARIANT] '
                '--out=experiments/PAPER [--seeds=3] [--only=ARM]')
-  return values
-
-
-def words(arm: Arm) -> str:
-  """An arm's name."""
-  return ', '.join(f'{path}={value}' for path, value in arm.items()) or 'as it stands'
+  return os.path.normpath(left[0]), values
 
 
 def arms(file: str) -> list[Arm]:
@@ -113,117 +107,108 @@ def arms(file: str) -> list[Arm]:
   except Exception as error:
     raise Stop(Status.CONFIG, f'{path}: sweep: {type(error).__name__}: {error}') from error
   for arm in found:
-    if not isinstance(arm, Mapping) or not all(isinstance(key, str) for key in arm):
+    if not isinstance(arm, Mapping):
       raise Stop(Status.CONFIG, f'{path}: sweep yields {arm!r}, not overrides by dotted path')
   return found
 
 
 def plan(file: str, seeds: int) -> list[Planned]:
-  """Every arm of every seed, seed by seed, resolved: what cannot be stops here, before any run."""
-  resolved = lambda overrides: distill.parsed([f'--config={file}', *(
-      f'--config.{path}={value}' for path, value in overrides.items())]).config.to_dict()
+  """Every arm of every seed, seed by seed, resolved: a wrong override stops before any run."""
+  def resolved(overrides: Arm) -> dict[str, Any]:
+    return distill.parsed([f'--config={file}', *(
+        f'--config.{path}={value}' for path, value in overrides.items())]).config.to_dict()
+
   base, found = distill.sha256(resolved({}))[:8], {}
   for seed in range(seeds):
     for arm in arms(file):
       each = Planned(file, arm, seed, resolved({'seed': seed, 'data.seed': seed, **arm}), base)
-      if (same := found.setdefault(each.sha256, each)) is not each:
-        raise Stop(Status.CONFIG, f'{file}: two arms are one config: {words(same.arm)} (seed '
-                   f'{same.seed}), and {words(arm)} (seed {seed})')
+      same = found.setdefault(each.sha256, each)
+      if same is not each:
+        raise Stop(Status.CONFIG, f'{file}: these are one config: {words(same.arm)} (seed '
+                   f'{same.seed}) and {words(arm)} (seed {seed}): drop one from its sweep')
   return list(found.values())
 
 
 def carried_out(planned: Sequence[Planned], out: pathlib.Path) -> int:
   """Runs what has no row yet; 0, or the status of the first run that failed."""
-  path, status, come_back = out / 'results.jsonl', 0, False
+  path, status, again = out / 'results.jsonl', 0, False
   try:
     out.mkdir(parents=True, exist_ok=True)
     path.open('a').close()
   except OSError as error:
     raise Stop(Status.DISK, f'cannot write {path}: {error.strerror}: take another --out') from error
-  for fault in rows(path)[1]:
+  for fault in rows.read(path)[1]:
     _say(fault)
   while planned:
-    taken, seeds = [], set()
+    taken = []
     for each in planned:
-      if each.seed in seeds and not come_back:        # whose teacher another runner is training
-        taken.append(each)
+      if not again and any(each.seed == other.seed for other in taken):
+        taken.append(each)              # its teacher is being trained by another runner
         continue
       try:
-        with distill.locked(each.workdir):
-          if any(r['config_sha256'] == each.sha256 for r in rows(path)[0] if 'error' not in r):
-            continue
-          _say(f'{words(each.arm)}, seed {each.seed}')
-          row = row_of_run(each, out.name)
-          append(path, row)
+        row = _added(each, path)
       except Stop as stop:
         if stop.status != Status.LOCKED:
           raise
         taken.append(each)
-        seeds.add(each.seed)
         continue
-      if error := row.get('error'):
-        _say(f'failed: {error["line"]}')
-        status = status or error['status']
+      if row and 'error' in row:
+        _say(f'failed: {words(each.arm)}, seed {each.seed}: {row["error"]["line"]}')
+        status = status or row['error']['status']
     if len(taken) == len(planned):
+      _say(f'waiting for {len(taken)} runs that others hold')
       time.sleep(WAIT)
-    planned, come_back = taken, True
+    planned, again = taken, True
   return status
 
 
-def row_of_run(planned: Planned, experiment: str) -> dict[str, Any]:
+def _added(planned: Planned, path: pathlib.Path) -> dict[str, Any] | None:
+  """The row of a run that has just been added; None if it was there."""
+  with distill.locked(planned.workdir):
+    if any(row['config_sha256'] == planned.sha256 and 'error' not in row
+           for row in rows.read(path)[0]):
+      return None
+    _say(f'{words(planned.arm)}, seed {planned.seed}')
+    row = finished(planned, path.absolute().parent.name)
+    rows.append(path, row)
+  return row
+
+
+def finished(planned: Planned, experiment: str) -> dict[str, Any]:
   """Runs it in its workdir, which this process has locked; the row that tells of it."""
   with _counted(planned.workdir) as spent:
     try:
-      told = row_of(distill.run(planned.name, planned.config, planned.workdir, SHARED),
-                    planned.workdir)
+      report = distill.run(planned.name, planned.config, planned.workdir, SHARED)
+      told = rows.told(report, planned.workdir)
     except Stop as stop:
       if stop.status == Status.PREEMPTED:
         raise
       told = {'error': {'status': int(stop.status), 'line': str(stop)}}
     except Exception as error:
       traceback.print_exc()
-      line = ' '.join(str(error).split())
-      told = {'error': {'status': 1, 'line': f'{type(error).__name__}: {line}'}}
-  return {
+      line = ' '.join(f'{type(error).__name__}: {error}'.split())
+      told = {'error': {'status': 1, 'line': line}}
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+  return rows.rounded({
       'schema': 1, 'experiment': experiment, 'config': planned.file, 'base': planned.base,
       'arm': planned.arm, 'seed': planned.config['seed'],
       'data_seed': planned.config['data']['seed'], 'config_sha256': planned.sha256,
-      'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-      **rounded(spent), **rounded(told)}
-
-
-def row_of(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-  """What of a report goes into a row; `shared` are stages that another run trained."""
-  primary = report['task']['primary']
-  quality = report['models'][0]['quality'][primary]
-  taken = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s',
-           'retention', 'gain', 'saw')
-  return {
-      'metric': {'name': primary, **{k: quality[k] for k in ('unit', 'higher_is_better')}},
-      'models': {m['name']: {
-          **{field: m[field] for field in taken}, 'latency_ms': m['latency_ms']['p50'],
-          'n': m['quality'][primary]['n'],
-          'quality': {metric: q['value'] for metric, q in m['quality'].items()}}
-          for m in report['models']},
-      'training': {stage: {
-          'seconds': cost['seconds'], 'steps': cost['steps'],
-          'shared': not (workdir / 'checkpoints' / stage / str(cost['steps'])).exists()}
-          for stage, cost in report['training'].items()},
-      'data': {k: report['data'][k] for k in ('name', 'fingerprint')},
-      'hardware': report['hardware'], 'versions': report['versions']}
+      'time': now, **spent, **told})
 
 
 @contextlib.contextmanager
 def _counted(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """The commits at which a run was worked on and its seconds, over all times it was taken up."""
-  path, started = workdir / 'spent.json', time.monotonic()
-  begun, here = (workdir / 'config.json').exists(), commit()
-  spent = json.loads(path.read_text()) if path.exists() else {
-      'commit': 'unknown' if begun else here, 'seconds': 0.0}
+  """At which commits a run was worked on and for how long, over all times it was taken up."""
+  path, started, here = workdir / 'spent.json', time.monotonic(), rows.commit()
+  if path.exists():
+    spent = json.loads(path.read_text())
+  else:
+    begun = (workdir / 'config.json').exists()      # by distill.main, which doesn't keep count
+    spent = {'commit': 'unknown' if begun else here, 'seconds': 0.0}
   if here not in spent['commit'].split(', ') and not (workdir / 'report.json').exists():
     spent['commit'] += f', {here}'
 
-  def keep():
+  def keep() -> None:
     draft = path.with_suffix('.draft')
     draft.write_text(json.dumps(spent))
     draft.replace(path)
@@ -234,50 +219,6 @@ def _counted(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   finally:
     spent['seconds'] += time.monotonic() - started
     keep()
-
-
-def commit() -> str:
-  """HEAD, `-dirty` if tracked files other than rows and prose differ from it."""
-  git = lambda *command: subprocess.run(('git', '--no-optional-locks', *command), text=True,
-                                        capture_output=True, check=True).stdout.strip()
-  try:
-    differ = git('diff', '--name-only', 'HEAD', '--', ':(top,exclude)*.jsonl', ':(top,exclude)*.md')
-    return git('rev-parse', 'HEAD') + ('-dirty' if differ else '')
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
-
-
-def rounded(value: Any) -> Any:
-  """Floats to six significant digits, all the way down."""
-  if isinstance(value, float):
-    return float(f'{value:.6g}')
-  if isinstance(value, Mapping):
-    return {key: rounded(inner) for key, inner in value.items()}
-  return value
-
-
-def append(path: pathlib.Path, row: Row) -> None:
-  """Adds a line, whole, on a line of its own even where the last writer was cut short."""
-  with path.open('a+b') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    torn = file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b'\n'
-    file.write(b'\n' * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b'\n')
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def rows(path: pathlib.Path) -> tuple[list[Row], list[str]]:
-  """The rows of a file, and a line about each of its lines that is none."""
-  found, faults = [], []
-  for number, line in enumerate(path.read_bytes().splitlines(), 1):
-    try:
-      row = json.loads(line)
-      if not isinstance(row, dict) or FIELDS - row.keys() or row['schema'] != 1:
-        raise ValueError('not a row of schema 1')
-      found.append(row)
-    except ValueError as error:
-      faults.append(f'{path}:{number} is left out: {error}')
-  return found, faults
 
 
 def _say(line: str) -> None:

@@ -253,11 +253,12 @@ for trial in range(30):
       save(folder, step)
       os.write(write, f'{step}\\n'.encode())
   pid = forked(child)
-  time.sleep(random.Random(trial).uniform(0.005, 0.06))
+  told = os.read(read, 100)                     # it is at work
+  time.sleep(random.Random(trial).uniform(0, 0.03))
   os.kill(pid, signal.SIGKILL)
   code = status(pid)
   os.close(write)
-  told = int((b'1\\n' + os.read(read, 10**6)).split()[-1])
+  told = int((told + os.read(read, 10**6)).split()[-1])
   torn = any(p.name.startswith('.distill') for p in folder.iterdir())
   result['kills'].append([code, told, found(folder), torn])
 
@@ -527,7 +528,8 @@ class TestHash:
 
   def test_it_sees_bits_names_shapes_and_types(self):
     base = {'a': np.zeros(4, np.float32), 'b': np.ones(2, np.int32)}
-    others = [base | {'a': np.array([0, 0, 0, -0.0], np.float32)}, {'aa': base['a'], 'b': base['b']},
+    others = [base | {'a': np.array([0, 0, 0, -0.0], np.float32)},
+              {'aa': base['a'], 'b': base['b']},
               base | {'a': np.zeros((2, 2), np.float32)}, base | {'a': np.zeros(4, np.int32)},
               base | {'a': np.zeros(8, np.float16)}, {'a': base['a']}, base | {'c': np.zeros(0)}]
     assert len({checkpoint.sha256(tree) for tree in [base, *others]}) == 8

@@ -59,10 +59,12 @@ def shown(workdir, run):
 
 class TestRows:
 
-  def test_a_row_is_on_disk_when_it_has_been_logged(self, tmp_path):
+  def test_a_row_is_on_disk_when_it_has_been_logged(self, tmp_path, monkeypatch):
     log = logs.Log(tmp_path / 'run')
-    before = time.time()
+    before, forced, fsync = time.time(), [], os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda f: (fsync(f), forced.append(os.fstat(f).st_size)))
     log.row('student', 3, 20, {'loss': jnp.float32(0.5), 'count': np.int64(7)})
+    assert forced[0] == (tmp_path / 'run/metrics.jsonl').stat().st_size         # the board follows
     row, = rows(tmp_path / 'run')
     assert abs(row.pop('time') - before) < 5
     assert row == {'stage': 'student', 'seed': 3, 'step': 20, 'loss': 0.5, 'count': 7.0}
@@ -212,12 +214,12 @@ class TestProgress:
     log = self.log(tmp_path, monkeypatch, io.StringIO())
     log.progress('student', 50, 400, {'loss': jnp.float32(1.25)})
     log.progress('student', 100, 400, {'loss': 0.00123456, 'hard': 2.0})
-    log.progress('baseline', 50, 400, {})
+    log.progress('baseline', 200, 400, {})
     # 50 steps in 10 s are 5 steps/s: the 300 that are left take 60 s. Another stage, a new clock.
     assert sys.stderr.getvalue() == (
         'student 50/400  loss 1.25\n'
         'student 100/400  5 steps/s  1:00 left  loss 0.001235  hard 2\n'
-        'baseline 50/400\n')
+        'baseline 200/400\n')
 
   def test_a_terminal_has_one_line_redrawn_and_never_wrapped(self, tmp_path, monkeypatch):
     log = self.log(tmp_path, monkeypatch, Terminal())
@@ -225,7 +227,6 @@ class TestProgress:
     log.progress('student', 1, 3, {'a_long_name': 1.0, 'another': 2.0})
     log.say('a status line')
     log.progress('student', 3, 3, {})
-    log.close()
     assert sys.stderr.getvalue() == (
         '\r\x1b[Kstudent 1/3  a_long_name 1  a'              # 29 columns
         '\r\x1b[Ka status line\n'                            # in its place

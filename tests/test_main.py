@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from distill import main
+from distill import lookup, main, predict
+from distill.pipelines import setting
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -114,6 +116,62 @@ def test_stopped_anywhere_it_resumes_bitwise(whole, tmp_path, when, how):
   assert result(workdir) == result(whole[0])
 
 
+@pytest.mark.parametrize(('more', 'line'), [
+    (['--config.data.vocabulary=900'], 'vocabulary=1000, but docstrings has 900'),
+    (['--config.data.per_class=150'], 'its tokenizer ('),
+    (['--config.data.length=40', '--config.data.widths=(40,)'], 'length=32, but docstrings has 40'),
+    (['--config.data.minimum=800'], 'its classes are'),
+])
+def test_a_teacher_that_does_not_fit_the_data_is_refused(whole, tmp_path, capsys, more, line):
+  teacher = f'--config.teachers.teacher.init={whole[0] / "export/teacher"}'
+  code = main.main(['--config=configs/bert.py:test', f'--workdir={tmp_path / "run"}', teacher,
+                    *more])
+  assert code == Status.MISFIT and line in capsys.readouterr().err
+
+
+def test_a_student_may_start_from_layers_of_its_teacher(whole, tmp_path):
+  code, _, err = finished(command(
+      tmp_path / 'run', '--config.student.init=teacher', '--config.student.layers=(1,)',
+      '--config.student.model.width=64'))
+  assert code == 0, err
+
+
+def test_predict_answers_from_the_export(whole, capsys):
+  folder = whole[0] / 'export/student'
+  texts = ['Return the sum of array elements over a given axis.', 'Draw a line. ' * 60]
+  assert predict.main([f'--model={folder}', *texts]) == 0
+  rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [row['text'] for row in rows] == texts
+  for row in rows:
+    assert abs(sum(row['probabilities'].values()) - 1) < 1e-3
+    assert row['probabilities'][row['label']] == max(row['probabilities'].values())
+
+
+def test_predict_is_what_the_records_say(whole):
+  """The command and the evaluation agree on texts of the split."""
+  config = json.loads((whole[0] / 'config.json').read_text())
+  data = {k: v for k, v in config['data'].items() if k not in setting.BATCHING}
+  split = lookup.build('data', data, 'data').splits['test']
+  with np.load(whole[0] / 'records/student.npz') as records:
+    rows = {int(i): p for i, p in zip(records['id'], records['probabilities'], strict=True)}
+  for i, row in enumerate(predict.answers(str(whole[0] / 'export/student'), split.text[:5])):
+    # batch 1 and rounding to four places
+    np.testing.assert_allclose(list(row['probabilities'].values()), rows[i], atol=1e-4)
+
+
+@pytest.mark.parametrize(('arguments', 'status', 'line'), [
+    (['some text'], Status.CONFIG, 'usage:'),
+    (['--model=nowhere', 'some text'], Status.CHECKPOINT, 'nowhere'),
+    (['--model={}', '  '], Status.DATA, 'no text'),
+    (['--model={}', '--modle=x', 'a'], Status.CONFIG, 'usage:'),
+])
+def test_predict_refuses_in_one_line(whole, capsys, arguments, status, line):
+  folder = str(whole[0] / 'export/student')
+  assert predict.main([a.replace('{}', folder) for a in arguments]) == status
+  err = capsys.readouterr().err
+  assert line in err and 'Traceback' not in err
+
+
 def test_sigterm_saves_the_step_and_exits_with_3(whole, tmp_path):
   workdir = tmp_path / 'run'
   process = command(workdir)
@@ -136,7 +194,7 @@ def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('more', 'status', 'line'), [
-    (['--config.teachers.teacher.model.heads=3'], Status.CONFIG, 'width=128 is not divisible'),
+    (['--config.teachers.teacher.model.heads=3'], Status.CONFIG, 'width=64 is not divisible'),
     (['--config.student.model.name=bert.Bret'], Status.CONFIG, "did you mean 'bert.Bert'"),
     (['--config.objective.soft.reads.teacher=teacher/block09/hidden'], Status.MISFIT,
      "'teacher/block09/hidden' names no output of teacher, which has block00/attention"),
@@ -147,6 +205,10 @@ def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
     (['--config.objective.hard.mask=batch/mask'], Status.CONFIG, "mask='batch/labelled'"),
     (['--config.train.dtype=float16'], Status.CONFIG, 'is not float32 or bfloat16'),
     (['--config.pipeline=compare.rn'], Status.CONFIG, "did you mean 'compare.run'"),
+    (['--config.student.init=teacher'], Status.MISFIT, 'in the source'),
+    (['--config.student.layers=(0, 1)'], Status.CONFIG, 'student.layers without student.init'),
+    (['--config.teachers.teacher.init=nowhere'], Status.CHECKPOINT, 'nowhere'),
+    (['--config.student.model.depth=0'], Status.CONFIG, 'every size must be at least 1'),
 ])
 def test_a_mistake_is_one_line_before_anything_is_compiled(tmp_path, capsys, more, status, line):
   code = main.main(['--config=configs/bert.py:test', f'--workdir={tmp_path / "run"}', *more])

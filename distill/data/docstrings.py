@@ -133,7 +133,7 @@ def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
     for masked in map(mask, libraries[library]):
       if len(re.findall(r'[^\W\d_]{2,}', masked)) >= words:
         digest = hashlib.sha256(' '.join(masked.casefold().split()).encode()).hexdigest()
-        texts[digest] = min(masked, texts.get(digest, masked))
+        texts.setdefault(digest, masked)
   holders = Counter(digest for texts in found.values() for digest in texts)
   shared = {digest for digest, n in holders.items() if n > 1}
   if shared:      # its label would depend on chance, and the other copy might be in the test split

@@ -33,7 +33,7 @@ def run(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
     run.log.say(f'{told.dataset.name}: {note}')
   flops = plan.announce(told, run)
 
-  models = [Model(name, 'teacher', pure, told.weights[name], {'texts': 0, 'labels': 0}, None)
+  models = [Model(name, 'teacher', pure, told.weights[name], None, None)
             for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
@@ -55,7 +55,7 @@ class Model:
   role: str
   pure: Pure
   weights: Weights
-  saw: Mapping[str, int]
+  saw: Mapping[str, int] | None
   spent: Mapping[str, float] | None         # None: loaded, not trained here
 
 
@@ -101,7 +101,7 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
         'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
     gained = against(model) and {'of': baseline, **quality.gain(
         told.task, records[model.name], records[baseline], resamples=evaluate.resamples)}
-    return {'name': model.name, 'role': model.role, 'saw': dict(model.saw),
+    return {'name': model.name, 'role': model.role, 'saw': model.saw,
             'quality': scores[model.name], **costs[model.name],
             'energy_j_per_example': None, 'faithfulness': {}, 'retention': kept or None,
             'gain': gained or None, 'tier': None}

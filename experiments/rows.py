@@ -1,0 +1,96 @@
+"""The rows of results.jsonl: how they are made of reports, written and read.
+
+A row is a finished run, or one that failed (then it has `error`, and no numbers).
+"""
+import fcntl
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+Arm = Mapping[str, Any]         # overrides of a config by dotted path
+
+FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256', 'commit', 'seconds'}
+FINISHED = {'metric', 'models', 'training', 'data', 'hardware', 'versions'}
+TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s',
+         'retention', 'gain', 'saw')
+
+
+def words(arm: Arm) -> str:
+  """An arm's name."""
+  return ', '.join(f'{path}={value}' for path, value in arm.items()) or 'as it stands'
+
+
+def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+  """What a row has of a report; a stage is `shared` if another run trained it."""
+  primary = report['task']['primary']
+  about = report['models'][0]['quality'][primary]
+  return {
+      'metric': {'name': primary, **{key: about[key] for key in ('unit', 'higher_is_better')}},
+      'models': {m['name']: {
+          **{key: m[key] for key in TAKEN}, 'latency_ms': m['latency_ms']['p50'],
+          'n': m['quality'][primary]['n'],
+          'quality': {metric: q['value'] for metric, q in m['quality'].items()}}
+          for m in report['models']},
+      'training': {stage: {
+          'seconds': cost['seconds'], 'steps': cost['steps'],
+          'shared': not (workdir / 'checkpoints' / stage / str(cost['steps'])).exists()}
+          for stage, cost in report['training'].items()},
+      'data': {key: report['data'][key] for key in ('name', 'fingerprint')},
+      'hardware': report['hardware'], 'versions': report['versions']}
+
+
+def rounded(value: Any) -> Any:
+  """Floats to six significant digits, all the way down."""
+  if isinstance(value, float):
+    return float(f'{value:.6g}')
+  if isinstance(value, Mapping):
+    return {key: rounded(inner) for key, inner in value.items()}
+  return value
+
+
+def append(path: pathlib.Path, row: Row) -> None:
+  """Adds a row, on a line of its own even where the last writer was cut short."""
+  with path.open('a+b') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    torn = False
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      torn = file.read(1) != b'\n'
+    file.write(b'\n' * torn + json.dumps(row, ensure_ascii=False).encode() + b'\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read(path: pathlib.Path) -> tuple[list[Row], list[str]]:
+  """The rows of a file, and a sentence about each of its lines that isn't one."""
+  found, faults = [], []
+  for number, line in enumerate(path.read_bytes().split(b'\n'), 1):
+    try:
+      if line:
+        found.append(_checked(json.loads(line)))
+    except ValueError as error:
+      faults.append(f'{path}:{number} is left out: {error}')
+  return found, faults
+
+
+def _checked(row: Any) -> Row:
+  if not isinstance(row, dict) or row.get('schema') != 1:
+    raise ValueError('it is no row of schema 1')
+  if missing := (FIELDS if 'error' in row else FIELDS | FINISHED) - row.keys():
+    raise ValueError(f'it lacks {", ".join(sorted(missing))}')
+  return row
+
+
+def commit() -> str:
+  """HEAD, with `-dirty` if tracked files other than rows and prose differ from it."""
+  git = lambda *command: subprocess.run(('git', '--no-optional-locks', *command), text=True,
+                                        capture_output=True, check=True).stdout.strip()
+  try:
+    differ = git('diff', '--name-only', 'HEAD', '--', ':(top,exclude)*.jsonl', ':(top,exclude)*.md')
+    return git('rev-parse', 'HEAD') + ('-dirty' if differ else '')
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'

@@ -1,0 +1,239 @@
+"""Makes experiments/README.md of the rows, and of nothing else.
+
+python -m experiments.table             writes it
+python -m experiments.table --check     exits 11 if it isn't what the rows make
+"""
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from scipy import stats
+
+from distill.types import Status, Stop
+from experiments import rows
+from experiments.rows import Row, words
+
+ROOT = pathlib.Path(__file__).parent
+STANDS = words({})
+RATE = 'optimizer.rate'
+Seeds = Mapping[int, Row]               # the rows of an arm by seed
+Values = Mapping[int, float]            # a number of each of them
+
+HEAD = """# Experiments
+
+Made by `python -m experiments.table` from the rows of `*/results.jsonl`, one for every run; a test
+fails where this page says anything else. A number is the mean ± the sample standard deviation over
+seeds. In brackets is the 95 % t interval of a mean difference, paired by seed: both sides have the
+same seed and the same data order. One seed has neither. Differences are positive where the student
+is better.
+"""
+NOTHING = 'Nothing has been run.\n'
+NO_RATES = (f'No arms differ in `{RATE}` alone: nothing shows that the baseline is at its best, '
+            'so no gain may be claimed.\n')
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  try:
+    if set(arguments) - {'--check'}:
+      raise Stop(Status.CONFIG, 'say: python -m experiments.table [--check]')
+    page, faults = rendered(ROOT)
+    for fault in faults:
+      print(f'experiments.table: {fault}', file=sys.stderr)
+    path = ROOT / 'README.md'
+    if not arguments:
+      path.write_text(page, 'utf-8')
+    elif not path.exists() or path.read_text('utf-8') != page:
+      raise Stop(Status.DATA, f'{path} isn\'t what the rows make: run python -m experiments.table')
+  except Stop as stop:
+    print(f'experiments.table: {stop}', file=sys.stderr)
+    return int(stop.status)
+  return int(Status.DONE)
+
+
+def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
+  """The page, and a sentence about each line that is no row."""
+  parts, faults = [], []
+  for path in sorted(root.glob('*/results.jsonl')):
+    found, wrong = rows.read(path)
+    faults += wrong
+    name = path.parent.name
+    if found:
+      parts.append(f'## {name}\n')
+      if (path.parent / 'README.md').exists():
+        parts.append(f'[Claim, set-up and verdict]({name}/README.md)\n')
+      parts += _experiment(name, found)
+  return '\n'.join([HEAD, *(parts or [NOTHING])]), faults
+
+
+def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
+  """The text of every config, and of every state that a config was in: they don't compare."""
+  of = lambda row: (row['config'], row['base'])
+  for config, base in dict.fromkeys(map(of, found)):
+    mine = list({row['config_sha256']: row for row in found if of(row) == (config, base)
+                 }.values())            # of several rows of a run the last
+    yield (f'`{config}` as of {base}, run by `python -m experiments.run {config} '
+           f'--out=experiments/{name}`:\n')
+    if arms := summary(mine):
+      yield _table(arms)
+      yield from _rates(arms) or [NO_RATES]
+    yield from [f'Failed: {_cell(row)}, seed {row["seed"]}, with exit status '
+                f'{row["error"]["status"]}: {row["error"]["line"]}\n'
+                for row in mine if 'error' in row]
+    yield _circumstances(mine)
+
+
+class Arm:
+  """The finished runs of an arm by seed: what they measured, in percent where it is a fraction."""
+
+  def __init__(self, seeds: Seeds):
+    self.seeds = dict(sorted(seeds.items()))
+    self.row = next(iter(seeds.values()))
+    self.metric = self.row['metric']
+    self.percent = self.metric['unit'] == 'fraction'
+
+  def _values(self, role: str, value, percent: bool) -> Values:
+    models = {seed: next((m for m in row['models'].values() if m['role'] == role), None)
+              for seed, row in self.seeds.items()}
+    found = {seed: value(model) for seed, model in models.items() if model}
+    return {seed: (100 if percent else 1) * x for seed, x in found.items() if x is not None}
+
+  def quality(self, role: str) -> Values:
+    return self._values(role, lambda m: m['quality'].get(self.metric['name']), self.percent)
+
+  @property
+  def kept(self) -> Values:
+    return self._values('student', lambda m: (m['retention'] or {}).get(self.metric['name']), True)
+
+  @property
+  def gain(self) -> Values:
+    return self._values('student', lambda m: m['gain'] and m['gain'][self.metric['name']]['value'],
+                        self.percent)
+
+  def better(self, other: 'Arm', role: str = 'student') -> Values:
+    """By how much the student is better than `role` of another arm, at the seeds of both."""
+    ours, theirs = self.quality('student'), other.quality(role)
+    sign = 1 if self.metric['higher_is_better'] else -1
+    return {seed: sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs}
+
+
+def summary(found: Iterable[Row]) -> dict[str, Arm]:
+  """The arms by name, in the order of their first rows."""
+  seeds: dict[str, dict[int, Row]] = {}
+  for row in found:
+    if 'error' not in row:
+      seeds.setdefault(words(row['arm']), {})[row['seed']] = row
+  return {name: Arm(of) for name, of in seeds.items()}
+
+
+def interval(values: Values) -> tuple[float, float] | None:
+  """The 95 % t interval of the mean."""
+  n = len(values)
+  if n < 2:
+    return None
+  half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values.values()) / n**0.5
+  mean = statistics.fmean(values.values())
+  return mean - half, mean + half
+
+
+def _spread(values: Values, percent: bool = True) -> str:
+  """Mean ± standard deviation."""
+  if not values:
+    return '–'
+  mean = _number(statistics.fmean(values.values()), percent)
+  if len(values) < 2:
+    return mean
+  return f'{mean} ± {_number(statistics.stdev(values.values()), percent)}'
+
+
+def _difference(values: Values, percent: bool) -> str:
+  """Mean ± standard deviation, and the interval."""
+  ends = interval(values)
+  bracket = ends and f' ({" to ".join(_number(end, percent) for end in ends)})'
+  return _spread(values, percent) + (bracket or '')
+
+
+def _number(value: float, percent: bool) -> str:
+  said = f'{value:.1f}' if percent else f'{value:.4g}'
+  return said.replace('-', '' if float(said) == 0 else '−')
+
+
+def _table(arms: Mapping[str, Arm]) -> str:
+  first = next(iter(arms.values()))
+  unit = '%' if first.percent else first.metric['unit']
+  points = 'points' if first.percent else unit
+  stands = arms.get(STANDS)
+  n = first.row['models'][next(iter(first.row['models']))]['n']
+  lines = [['arm', f'teacher, {unit}', f'student, {unit}', f'baseline, {unit}', 'kept, %',
+            f'gain over baseline, {points}', f'over the student as it stands, {points}', 'seeds',
+            'minutes'], ['---', *['--:'] * 8]]
+  for name, arm in arms.items():
+    over = arm.better(stands) if stands and name != STANDS else {}
+    fewer = f', {_seeds(len(over))}' if 0 < len(over) < len(arm.seeds) else ''
+    lines.append([
+        _cell(arm.row), *(_spread(arm.quality(role), arm.percent)
+                          for role in ('teacher', 'student', 'baseline')),
+        _spread(arm.kept), _difference(arm.gain, arm.percent),
+        _difference(over, arm.percent) + fewer, str(len(arm.seeds)),
+        f'{sum(row["seconds"] for row in arm.seeds.values()) / 60:.1f}'])
+  about = f'{first.metric["name"].replace("_", " ").capitalize()} on {n:,} held-out examples'
+  return '\n'.join([about, '', *(f'| {" | ".join(line)} |' for line in lines), ''])
+
+
+def _rates(arms: Mapping[str, Arm]) -> list[str]:
+  """A sentence for every set of arms that differ in the learning rate alone."""
+  groups: dict[str, list[Arm]] = {}
+  for arm in arms.values():
+    rest = {path: value for path, value in arm.row['arm'].items() if path != RATE}
+    groups.setdefault(words(rest), []).append(arm)
+  return [_best(group) for group in groups.values() if len(group) > 1]
+
+
+def _best(group: Sequence[Arm]) -> str:
+  """The baseline at its best rate, and the student beside it."""
+  names = ', '.join(_cell(arm.row) for arm in group)
+  common = set.intersection(*(set(arm.quality('baseline')) for arm in group))
+  if not common:
+    return f'The rates {names} have no baselines at the same seed: no gain may be claimed yet.\n'
+  arms = [Arm({seed: arm.seeds[seed] for seed in common}) for arm in group]
+  student = next((arm for arm in arms if RATE not in arm.row['arm']), arms[0])
+  sign = 1 if student.metric['higher_is_better'] else -1
+  best = max(arms, key=lambda arm: sign * statistics.fmean(arm.quality('baseline').values()))
+  unit = ' %' if best.percent else f' {best.metric["unit"]}'
+  points = 'points' if best.percent else unit.strip()
+  return (f'**The baseline at its best of {len(arms)} learning rates** ({names}), {_seeds(len(common))}: '
+          f'{_spread(best.quality("baseline"), best.percent)}{unit}, {_cell(best.row)}. '
+          f'The student, {_cell(student.row)}, is better by '
+          f'{_difference(student.better(best, "baseline"), best.percent)} {points}.\n')
+
+
+def _circumstances(found: Sequence[Row]) -> str:
+  """Data, machine, commits and versions; where runs differ, all that there were."""
+  done = [row for row in found if 'error' not in row]
+  each = lambda values: ' and '.join(dict.fromkeys(values))
+  hardware = lambda h: f'{h["device"]}, {h["cpu"]}, {h["cores"]} cores'
+  commits = each(part[:8] + '-dirty' * part.endswith('-dirty') if part != 'unknown' else part
+                 for row in found for part in row['commit'].split(', '))
+  packages = sorted({name for row in done for name in row['versions']})
+  versions = ', '.join(f'{name} {each(r["versions"][name] for r in done if name in r["versions"])}'
+                       for name in packages)
+  return '. '.join(filter(None, [
+      f'{len(found)} {"run" if len(found) == 1 else "runs"}, '
+      f'{sum(row["seconds"] for row in found) / 60:.0f} minutes in all',
+      each(f'Data: {r["data"]["name"]}, {r["data"]["fingerprint"][:8]}' for r in done),
+      each(f'Machine: {hardware(r["hardware"])}' for r in done), f'Commit: {commits}',
+      versions and f'Versions: {versions}'])) + '.\n'
+
+
+def _seeds(n: int) -> str:
+  return '1 seed' if n == 1 else f'{n} seeds'
+
+
+def _cell(row: Row) -> str:
+  """The arm's name for a table."""
+  return f'`{words(row["arm"])}`'.replace('|', '\\|') if row['arm'] else STANDS
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,320 @@
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from distill.evaluate import report as reports
+from distill.types import Status, Stop
+from experiments import rows, run
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOY = '''"""A toy."""
+from ml_collections import ConfigDict
+
+
+def get_config(size='full'):
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', data=dict(seed=0), rate=0.1, steps=5,
+                      on=False, name='a', pair=(1, 2)))
+  if size == 'test':
+    c.steps = 1
+  return c
+'''
+SWEEP = '''
+
+def sweep():
+  yield {}
+  yield {'rate': 0.2}
+'''
+
+
+def model(name, role, value, **more):
+  quality = dict(value=value, low=0.0, high=1.0, n=50, unit='fraction', higher_is_better=True)
+  return {'name': name, 'role': role, 'saw': {'texts': 9, 'labels': 3},
+          'quality': {'accuracy': quality}, 'params': 20, 'params_outside_embeddings': 10,
+          'bytes': 80, 'latency_ms': {'p50': 1.23456789, 'p95': 2.0, 'batch': 1, 'threads': 1},
+          'throughput_per_s': 5.0, 'flops': 7.0, 'peak_memory_bytes': 9,
+          'energy_j_per_example': None, 'faithfulness': {}, 'retention': None, 'gain': None,
+          'tier': None, **more}
+
+
+def written(name, config, workdir):
+  """A report that keeps the contract, in the workdir."""
+  cost = {'seconds': 2.0, 'steps': 5, 'examples': 40, 'flops': 1.0}
+  told = {'schema': 1, 'config_name': name, 'config_sha256': run.distill.sha256(config),
+          'seed': config['seed'], 'versions': {'jax': '1'},
+          'hardware': {'device': 'cpu', 'cpu': 'x', 'cores': 2},
+          'data': {'name': 'toy', 'fingerprint': 'f', 'splits': {'test': 50}},
+          'padding_share': 0.1, 'task': {'primary': 'accuracy'},
+          'models': [model('teacher', 'teacher', 0.8),
+                     model('student', 'student', 0.75,
+                           retention={'of': 'teacher', 'accuracy': 0.9375},
+                           gain={'of': 'baseline', 'accuracy': dict(value=.15, low=.1, high=.2)}),
+                     model('baseline', 'baseline', 0.6)],
+          'training': {'teacher': cost, 'student': cost}}
+  (workdir / 'report.json').write_text(json.dumps(told))
+  return reports.read(workdir)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+  """A project with a config, and runs that take no time; the list of what was run."""
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('toy.py').write_text(TOY + SWEEP)
+  ran = []
+
+  def fake(name, config, workdir, shared):
+    assert shared == pathlib.Path('runs/shared')
+    ran.append((config['rate'], config['seed']))
+    (workdir / 'config.json').write_text('{}')
+    (workdir / 'checkpoints/student/5').mkdir(parents=True, exist_ok=True)
+    return written(name, config, workdir)
+
+  monkeypatch.setattr(run.distill, 'run', fake)
+  return ran
+
+
+def failing(monkeypatch, error, when):
+  """The run whose config `when` accepts raises; the others go on as before."""
+  fake = run.distill.run
+
+  def failed(name, config, workdir, shared):
+    if when(config):
+      raise error
+    return fake(name, config, workdir, shared)
+  monkeypatch.setattr(run.distill, 'run', failed)
+
+
+def found(out='out'):
+  return rows.read(pathlib.Path(out, 'results.jsonl'))[0]
+
+
+ALL = [(0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1)]
+
+
+class TestArms:
+
+  def test_a_config_without_a_sweep_has_the_one_arm_that_changes_nothing(self, toy):
+    pathlib.Path('toy.py').write_text(TOY)
+    assert run.arms('toy.py') == run.arms('toy.py:test') == [{}]
+
+  def test_a_sweep_is_given_the_variant_if_it_takes_one(self, toy):
+    pathlib.Path('toy.py').write_text(TOY + "def sweep(size='full'):\n  yield {'name': size}\n")
+    assert run.arms('toy.py:test') == [{'name': 'test'}]
+    assert run.arms('toy.py') == [{'name': 'full'}]
+    pathlib.Path('toy.py').write_text(TOY + SWEEP)
+    assert run.arms('toy.py:test') == [{}, {'rate': 0.2}]
+
+  @pytest.mark.parametrize('body', ['yield 3', "yield 'rate=3'", 'yield 1 / 0', 'return'])
+  def test_a_broken_sweep_is_one_line(self, toy, body):
+    pathlib.Path('toy.py').write_text(TOY + f'def sweep():\n  {body}\n')
+    with pytest.raises(Stop, match='toy.py: sweep') as stop:
+      run.arms('toy.py')
+    assert stop.value.status == Status.CONFIG
+
+
+class TestPlan:
+
+  def test_goes_seed_by_seed_and_a_seed_orders_the_data_too(self, toy):
+    planned = run.plan('toy.py', 2)
+    assert [(p.config['rate'], p.seed) for p in planned] == ALL
+    assert all(p.config['seed'] == p.config['data']['seed'] == p.seed for p in planned)
+
+  def test_every_kind_of_value_arrives_as_it_is(self, toy):
+    arm = {'on': True, 'name': 'b c', 'pair': (3, 4), 'rate': 1e-9, 'steps': 7}
+    pathlib.Path('toy.py').write_text(TOY + f'def sweep():\n  yield {arm}\n')
+    config = run.plan('toy.py', 1)[0].config
+    assert {path: config[path] for path in arm} == arm
+
+  @pytest.mark.parametrize(('arm', 'line'), [
+      ({'rte': 0.2}, 'no field'), ({'data.sed': 1}, 'no field'), ({'steps': 0.5}, 'steps')])
+  def test_an_override_that_cannot_be_stops_before_the_first_run(self, toy, capsys, arm, line):
+    pathlib.Path('toy.py').write_text(TOY + SWEEP + f'  yield {arm}\n')
+    assert run.main(['toy.py', '--out=out']) == Status.CONFIG
+    assert line in capsys.readouterr().err and not toy and not pathlib.Path('out').exists()
+
+  @pytest.mark.parametrize('arm', [{'rate': 0.1}, {'rate': 0.2}, {'seed': 7}])
+  def test_two_arms_that_are_one_config_are_refused(self, toy, arm):
+    pathlib.Path('toy.py').write_text(TOY + SWEEP + f'  yield {arm}\n')
+    with pytest.raises(Stop, match='one config'):
+      run.plan('toy.py', 2)
+
+
+class TestMain:
+
+  def test_leaves_a_row_for_every_run_and_runs_none_twice(self, toy):
+    assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
+    assert toy == ALL
+    assert [(r['arm'].get('rate', 0.1), r['seed']) for r in found()] == ALL
+    assert run.main(['--seeds=3', '--out=out', './toy.py']) == 0
+    assert toy == [*ALL, (0.1, 2), (0.2, 2)]
+
+  def test_a_row_tells_what_it_is_of(self, toy):
+    assert run.main(['toy.py', '--out=some/paper', '--seeds=1', '--only=rate']) == 0
+    row, = found('some/paper')
+    workdir, = pathlib.Path('runs').iterdir()
+    assert workdir.name == f'toy-{row["config_sha256"][:8]}'
+    assert (row['schema'], row['experiment'], row['config'], row['arm'], row['seed'],
+            row['data_seed']) == (1, 'paper', 'toy.py', {'rate': 0.2}, 0, 0)
+    assert row['models']['student'] == {
+        'role': 'student', 'params': 20, 'params_outside_embeddings': 10, 'bytes': 80,
+        'flops': 7.0, 'throughput_per_s': 5.0, 'saw': {'texts': 9, 'labels': 3}, 'n': 50,
+        'retention': {'of': 'teacher', 'accuracy': 0.9375},
+        'gain': {'of': 'baseline', 'accuracy': {'value': 0.15, 'low': 0.1, 'high': 0.2}},
+        'latency_ms': 1.23457, 'quality': {'accuracy': 0.75}}
+    # The fake leaves a checkpoint of the student alone: its teacher is another run's.
+    assert {stage: t['shared'] for stage, t in row['training'].items()} == {
+        'teacher': True, 'student': False}
+    assert row['metric'] == {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True}
+
+  def test_only_takes_the_arms_whose_name_holds_it(self, toy, capsys):
+    assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=stands']) == 0
+    assert toy == [(0.1, 0)]
+    assert run.main(['toy.py', '--out=out', '--only=nothing']) == Status.CONFIG
+    assert 'as it stands; rate=0.2' in capsys.readouterr().err
+
+  @pytest.mark.parametrize('arguments', [
+      [], ['toy.py'], ['--out=out'], ['toy.py', 'toy.py', '--out=out'], ['no.py', '--out=out'],
+      ['toy.py', '--out=out', '--seeds=0'], ['toy.py', '--out=out', '--seeds=x'],
+      ['toy.py', '--out=out', '--sedes=1'], ['toy.py:no', '--out=out']])
+  def test_a_wrong_command_is_one_line(self, toy, capsys, arguments):
+    pathlib.Path('toy.py').write_text(TOY + SWEEP)
+    assert run.main(arguments) == Status.CONFIG
+    assert capsys.readouterr().err.count('\n') == 1 and not toy
+
+  def test_a_place_that_cannot_be_written_stops_before_the_first_run(self, toy):
+    pathlib.Path('out').write_text('a file')
+    assert run.main(['toy.py', '--out=out']) == Status.DISK and not toy
+
+  @pytest.mark.parametrize(('error', 'status', 'line'), [
+      (Stop(Status.NONFINITE, 'bad numbers'), Status.NONFINITE, 'bad numbers'),
+      (ZeroDivisionError('a\nb'), 1, 'ZeroDivisionError: a b')])
+  def test_a_failed_run_is_a_row_and_is_tried_again(self, toy, monkeypatch, error, status, line):
+    with monkeypatch.context() as patch:
+      failing(patch, error, lambda config: config['rate'] == 0.2)
+      assert run.main(['toy.py', '--out=out', '--seeds=2']) == status
+    assert toy == [(0.1, 0), (0.1, 1)]
+    assert [r.get('error') for r in found()] == [
+        None, {'status': status, 'line': line}, None, {'status': status, 'line': line}]
+    assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
+    assert toy[2:] == [(0.2, 0), (0.2, 1)] and len(found()) == 6
+
+  @pytest.mark.parametrize('error', [Stop(Status.PREEMPTED, 'stopped'), KeyboardInterrupt()])
+  def test_a_preempted_run_is_no_row_and_ends_the_runner(self, toy, monkeypatch, error):
+    with monkeypatch.context() as patch:
+      failing(patch, error, lambda config: config['rate'] == 0.2)
+      assert run.main(['toy.py', '--out=out', '--seeds=2']) == Status.PREEMPTED
+    assert toy == [(0.1, 0)] and len(found()) == 1
+    assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
+    assert toy == ALL
+
+  def test_broken_lines_are_named_and_the_rest_is_used(self, toy, capsys):
+    assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
+    path = pathlib.Path('out/results.jsonl')
+    lines = path.read_bytes().split(b'\n')
+    path.write_bytes(b'\n'.join([lines[0], b'{"schema": 2}', b'\xff', *lines[1:3], lines[3][:99]]))
+    assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
+    said = capsys.readouterr().err
+    assert all(f'results.jsonl:{n} is left out' in said for n in (2, 3, 6))
+    assert not any(f'results.jsonl:{n} is' in said for n in (1, 4, 5))
+    assert toy == [*ALL, ALL[3]] and len(found()) == 4      # the torn one again, on its own line
+
+  def test_time_and_commits_add_up_over_the_times_a_run_was_taken_up(self, toy, monkeypatch):
+    clock = iter([0.0, 5.0, 100.0, 107.0])
+    monkeypatch.setattr(run.time, 'monotonic', lambda: next(clock))
+    only = ['toy.py', '--out=out', '--seeds=1', '--only=stands']
+    with monkeypatch.context() as patch:
+      patch.setattr(rows, 'commit', lambda: 'a')
+      failing(patch, Stop(Status.PREEMPTED, 'stopped'), lambda config: True)
+      assert run.main(only) == Status.PREEMPTED
+    monkeypatch.setattr(rows, 'commit', lambda: 'b')
+    assert run.main(only) == 0
+    assert [(r['seconds'], r['commit']) for r in found()] == [(12.0, 'a, b')]
+
+  def test_the_commit_of_a_run_that_was_finished_before_is_not_made_up(self, toy, monkeypatch):
+    for planned in run.plan('toy.py', 1):           # as distill.main leaves it
+      planned.workdir.mkdir(parents=True)
+      (planned.workdir / 'config.json').write_text('{}')
+      (planned.workdir / 'report.json').write_text('{}')
+    monkeypatch.setattr(rows, 'commit', lambda: 'b')
+    assert run.main(['toy.py', '--out=out', '--seeds=1']) == 0
+    assert [r['commit'] for r in found()] == ['unknown'] * 2
+
+
+class TestTwoAtOnce:
+
+  def test_what_another_holds_is_left_to_it_with_its_seed_and_come_back_to(self, toy, monkeypatch):
+    held = contextlib.ExitStack()
+    held.enter_context(run.distill.locked(run.plan('toy.py', 1)[0].workdir))
+    # Seed 0 is put off whole. Then its second arm runs, and the first when the other lets go.
+    monkeypatch.setattr(run.time, 'sleep', lambda seconds: held.close())
+    assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
+    assert toy == [(0.1, 1), (0.2, 1), (0.2, 0), (0.1, 0)]
+
+  def test_two_processes_run_everything_once_and_their_rows_stay_whole(self, toy):
+    script = f'''
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from experiments import rows, run
+run.WAIT = 0.05
+rows.commit = lambda: 'c'
+def fake(name, config, workdir, shared):
+  time.sleep(0.05)
+  with (workdir / 'ran').open('a') as file:
+    file.write('.')
+  return config
+run.distill.run = fake
+rows.told = lambda report, workdir: dict.fromkeys(rows.FINISHED, 'x' * 50_000)
+sys.exit(run.main(['toy.py', '--out=out', '--seeds=6']))
+'''
+    both = [subprocess.Popen([sys.executable, '-c', script], stderr=subprocess.DEVNULL,
+                             env={**os.environ, 'JAX_PLATFORMS': 'cpu'}) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    kept, faults = rows.read(pathlib.Path('out/results.jsonl'))
+    assert not faults and len(kept) == len({r['config_sha256'] for r in kept}) == 12
+    assert [p.read_text() for p in pathlib.Path('runs').glob('*/ran')] == ['.'] * 12
+
+
+class TestCommit:
+
+  def test_is_head_and_dirty_when_code_differs_but_not_rows_or_prose(self, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git = lambda *command: subprocess.run(
+        ['git', '-c', 'user.name=x', '-c', 'user.email=x@x', *command], check=True,
+        capture_output=True, text=True).stdout.strip()
+    git('init')
+    for name in ('a.py', 'results.jsonl', 'README.md'):
+      (tmp_path / name).write_text('1')
+    git('add', '.')
+    git('commit', '-m', 'x')
+    head = git('rev-parse', 'HEAD')
+    (tmp_path / 'results.jsonl').write_text('2')
+    (tmp_path / 'README.md').write_text('2')
+    (tmp_path / 'new.py').write_text('2')
+    assert rows.commit() == head
+    (tmp_path / 'a.py').write_text('2')
+    assert rows.commit() == f'{head}-dirty'
+
+  def test_is_unknown_where_there_is_none(self, tmp_path, monkeypatch):
+    monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert rows.commit() == 'unknown'
+
+
+@pytest.mark.slow
+def test_a_real_run_of_every_arm_shares_its_teacher(tmp_path):
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs/bert.py').write_text(
+      (ROOT / 'configs/bert.py').read_text().partition('\ndef sweep(')[0]
+      + "\ndef sweep():\n  yield {}\n  yield {'optimizer.rate': 0.004}\n")
+  subprocess.run(
+      [sys.executable, '-m', 'experiments.run', 'configs/bert.py:test', '--out=out', '--seeds=1'],
+      cwd=tmp_path, check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  kept = rows.read(tmp_path / 'out/results.jsonl')[0]
+  assert [row['training']['teacher']['shared'] for row in kept] == [False, True]
+  assert [row['training']['student']['shared'] for row in kept] == [False, False]
+  first, second = (row['models']['teacher']['quality'] for row in kept)
+  assert first == second
