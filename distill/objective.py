@@ -26,7 +26,7 @@ class TermNode:
   loss: str
   reads: Mapping                          # argument -> 'student/logits', 'batch/label', …
   kwargs: Mapping = dataclasses.field(default_factory=dict)
-  weight: float = 1.0                     # the peak
+  weight: float = 1.0                     # the peak; 0: without this term
   schedule: Mapping = dataclasses.field(default_factory=lambda: {'name': 'constant'})
   mask: str = ''
   scale: str = ''
@@ -55,13 +55,17 @@ class Term:
 
 
 def terms_from(node: Mapping[str, Any], where: str = 'objective') -> tuple[Term, ...]:
-  """Terms from a config's `objective` node, checked as far as names and types go."""
-  if not node:
-    raise Stop(Status.CONFIG, f'{where} has no terms: there is nothing to train on')
-  return tuple(_term(name, spec, f'{where}.{name}') for name, spec in node.items())
+  """Terms from a config's `objective` node, checked as far as names and types go.
+
+  A term of weight 0 is checked and left out: it costs nothing.
+  """
+  terms = [_term(name, spec, f'{where}.{name}') for name, spec in node.items()]
+  if not any(terms):
+    raise Stop(Status.CONFIG, f'{where} has no term with a weight: there is nothing to train on')
+  return tuple(filter(None, terms))
 
 
-def _term(name: str, node: Any, where: str) -> Term:
+def _term(name: str, node: Any, where: str) -> Term | None:
   if not isinstance(node, Mapping):
     raise Stop(Status.CONFIG, f'{where} is not a term: it needs loss and reads')
   spec = lookup.call(TermNode, node, where)
@@ -75,6 +79,8 @@ def _term(name: str, node: Any, where: str) -> Term:
   if not 0 <= spec.weight < float('inf'):
     raise Stop(Status.CONFIG, f'{where}.weight={spec.weight} must be 0 or more')
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
+  if not spec.weight:
+    return None
   return Term(name=name, loss=functools.partial(loss, **spec.kwargs), reads=spec.reads,
               weight=lambda step: spec.weight * schedule(step), mask=spec.mask, scale=spec.scale,
               group=spec.group)

@@ -106,9 +106,13 @@ def arms(file: str) -> list[Arm]:
     found = list(sweep(*given))
   except Exception as error:
     raise Stop(Status.CONFIG, f'{path}: sweep: {type(error).__name__}: {error}') from error
+  if not found:
+    raise Stop(Status.CONFIG, f'{path}: sweep yields nothing: {{}} is the config as it stands')
   for arm in found:
     if not isinstance(arm, Mapping):
       raise Stop(Status.CONFIG, f'{path}: sweep yields {arm!r}, not overrides by dotted path')
+    if {'seed', 'data.seed'} & arm.keys():
+      raise Stop(Status.CONFIG, f'{path}: sweep sets a seed ({words(arm)}): --seeds does that')
   return found
 
 
@@ -121,7 +125,7 @@ def plan(file: str, seeds: int) -> list[Planned]:
   base, found = distill.sha256(resolved({}))[:8], {}
   for seed in range(seeds):
     for arm in arms(file):
-      each = Planned(file, arm, seed, resolved({'seed': seed, 'data.seed': seed, **arm}), base)
+      each = Planned(file, arm, seed, resolved({**arm, 'seed': seed, 'data.seed': seed}), base)
       same = found.setdefault(each.sha256, each)
       if same is not each:
         raise Stop(Status.CONFIG, f'{file}: these are one config: {words(same.arm)} (seed '
@@ -191,9 +195,8 @@ def finished(planned: Planned, experiment: str) -> dict[str, Any]:
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
   return rows.rounded({
       'schema': 1, 'experiment': experiment, 'config': planned.file, 'base': planned.base,
-      'arm': planned.arm, 'seed': planned.config['seed'],
-      'data_seed': planned.config['data']['seed'], 'config_sha256': planned.sha256,
-      'time': now, **spent, **told})
+      'arm': planned.arm, 'seed': planned.seed, 'data_seed': planned.seed,
+      'config_sha256': planned.sha256, 'time': now, **spent, **told})
 
 
 @contextlib.contextmanager

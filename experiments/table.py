@@ -202,9 +202,9 @@ def _best(group: Sequence[Arm]) -> str:
   best = max(arms, key=lambda arm: sign * statistics.fmean(arm.quality('baseline').values()))
   unit = ' %' if best.percent else f' {best.metric["unit"]}'
   points = 'points' if best.percent else unit.strip()
-  return (f'**The baseline at its best of {len(arms)} learning rates** ({names}), {_seeds(len(common))}: '
-          f'{_spread(best.quality("baseline"), best.percent)}{unit}, {_cell(best.row)}. '
-          f'The student, {_cell(student.row)}, is better by '
+  return (f'**The baseline at its best of {len(arms)} learning rates** ({names}), '
+          f'{_seeds(len(common))}: {_spread(best.quality("baseline"), best.percent)}{unit}, '
+          f'{_cell(best.row)}. The student, {_cell(student.row)}, is better by '
           f'{_difference(student.better(best, "baseline"), best.percent)} {points}.\n')
 
 

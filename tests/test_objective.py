@@ -106,6 +106,15 @@ def test_the_weight_is_the_peak_times_the_schedule():
     np.testing.assert_allclose(total(node, views(), step)[0], share * whole, rtol=1e-6)
 
 
+def test_a_term_of_weight_0_is_checked_and_left_out():
+  terms = objective.terms_from({'hard': HARD, 'soft': dict(SOFT, weight=0.0)})
+  assert [term.name for term in terms] == ['hard']
+  with pytest.raises(Stop, match="did you mean 'logits.mse'"):
+    objective.terms_from({'hard': HARD, 'soft': dict(SOFT, weight=0.0, loss='logits.mes')})
+  with pytest.raises(Stop, match='nothing to train on'):
+    objective.terms_from({'soft': dict(SOFT, weight=0.0)})
+
+
 def test_groups_keep_their_totals_apart():
   terms = objective.terms_from({'hard': dict(HARD, group='task'), 'soft': dict(SOFT, group='kd')})
   v = views()

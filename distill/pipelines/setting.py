@@ -58,6 +58,7 @@ class TeacherTrain:
   objective: Mapping
   optimizer: Mapping
   labelled: float = 1.0
+  augment: Sequence = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Builder:
     data, saw = self.data(plan, own.labelled, 0.0, where)
     stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
                   terms=objective.terms_from(own.objective, f'{where}.train.objective'),
-                  optimizer=own.optimizer)
+                  optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'))
     return Trained(stage, 'teacher', self.card(node), saw,
                    self.identity(teacher=dataclasses.asdict(spec)))
 
@@ -176,9 +177,11 @@ class _Builder:
     data, saw = self.data(config.train, self.labelled, self.drawn, 'config')
     built = lambda room, nodes, where: {name: lookup.build(room, spec, f'{where}.{name}')
                                         for name, spec in nodes.items()}
-    student = with_projectors(model, node.projectors, node.frozen,
-                              self.views(model, teachers, data))
     terms = objective.terms_from(config.objective)
+    read = {path for term in terms for path in term.paths}
+    student = with_projectors(
+        model, {name: p for name, p in node.projectors.items() if f'projected/{name}' in read},
+        node.frozen, self.views(model, teachers, data))
     for term in terms:
       if self.labelled < 1 and 'batch/label' in term.paths and term.mask != 'batch/labelled':
         raise Stop(Status.CONFIG, f'objective.{term.name} reads batch/label, but data.labelled='
@@ -188,8 +191,7 @@ class _Builder:
         start=self.start(node, student, teachers, weights), teachers=teachers, weights=weights,
         optimizer=config.optimizer, schedules=built('schedules', config.schedules, 'schedules'),
         carries=built('carry', config.carry, 'carry'),
-        augment=tuple(lookup.build('augment', spec, f'augment[{i}]', **self.dataset.sizes)
-                      for i, spec in enumerate(config.augment)))
+        augment=self.augment(config.augment, 'config'))
     card = self.card(spelled)
     identity = self.identity(config=dataclasses.asdict(config))
     trained = [Trained(stage, 'student', card, saw, identity)]
@@ -220,6 +222,10 @@ class _Builder:
     node = {**{k: v for k, v in self.dataset.sizes.items() if k in taken}, **node}
     self.check_sizes(node, where)
     return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
+
+  def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
+    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes)
+                 for i, node in enumerate(nodes))
 
   def check_sizes(self, node: Mapping[str, Any], where: str) -> None:
     for key, size in self.dataset.sizes.items():

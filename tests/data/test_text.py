@@ -125,10 +125,10 @@ class TestDataset:
           assert np.array_equal(column, other.splits[split].columns[name])
 
   def test_other_sizes_are_made_anew(self, tmp_path):
-    small, large = dataset(cache=tmp_path), dataset(cache=tmp_path, length=16, vocabulary=64)
-    assert small.splits['train'].columns['tokens'].shape == (60, 8)
-    assert large.splits['train'].columns['tokens'].shape == (60, 16)
-    assert large.sizes['vocabulary'] <= 64 < small.sizes['vocabulary'] <= 100
+    first = dataset(cache=tmp_path)
+    longer, smaller = dataset(cache=tmp_path, length=16), dataset(cache=tmp_path, vocabulary=64)
+    assert longer.splits['train'].columns['tokens'].shape == (60, 16)
+    assert smaller.sizes['vocabulary'] <= 64 < first.sizes['vocabulary'] <= 100
 
   def test_the_tokenizer_learns_from_the_training_texts_alone(self, tmp_path):
     other = dataset({'train': sentences(60), 'test': ['zzz'] * 99}, cache=tmp_path)
