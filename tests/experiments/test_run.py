@@ -1,9 +1,11 @@
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -248,6 +250,18 @@ class TestMain:
 
 
 class TestTwoAtOnce:
+
+  def test_a_row_waits_for_the_one_that_another_is_writing(self, tmp_path):
+    path = tmp_path / 'results.jsonl'
+    with path.open('ab', buffering=0) as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      file.write(b'{"first": ')
+      other = threading.Thread(target=rows.append, args=(path, {'second': 2}))
+      other.start()
+      other.join(0.2)
+      file.write(b'1}\n')
+    other.join(10)
+    assert path.read_text() == '{"first": 1}\n{"second": 2}\n'
 
   def test_what_another_holds_is_left_to_it_with_its_seed_and_come_back_to(self, toy, monkeypatch):
     held = contextlib.ExitStack()
