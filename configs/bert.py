@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(size: str = 'full') -> ConfigDict:
-  """`test` is the same run in seconds."""
+  """`test` is the same run in seconds, with every term."""
   c = ConfigDict()
   c.seed = 0
   c.pipeline = 'compare.run'
@@ -21,29 +21,60 @@ def get_config(size: str = 'full') -> ConfigDict:
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
   c.task = dict(name='classification.Classification')
 
+  adamw = dict(name='adamw', rate=1e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
   hard = dict(loss='supervised.cross_entropy', weight=1.0,
               reads=dict(student='student/logits', label='batch/label'))
   c.teachers = dict(teacher=dict(
-      model=dict(name='bert.Bert', width=128, depth=4, heads=4), init='',
-      train=dict(steps=1500, log_every=50, save_every=500, objective=dict(hard=hard),
-                 optimizer=dict(name='adamw', rate=1e-3, schedule='cosine', warmup=0.1,
-                                decay=0.01, clip=1.0))))
-  c.student = dict(model=dict(name='bert.Bert', width=64, depth=2, heads=4, dropout=0.0), init='',
-                   layers=())
+      model=dict(name='bert.Bert', width=128, depth=4, heads=4, dropout=0.1), init='', microbatch=0,
+      train=dict(steps=1200, log_every=50, save_every=400, objective=dict(hard=hard),
+                 optimizer=adamw)))
+  c.student = dict(
+      model=dict(name='bert.Bert', width=64, depth=2, heads=4, dropout=0.0), init='', layers=(),
+      frozen=(), projectors=dict(wide=dict(module=dict(name='projectors.Linear', outputs=128),
+                                           reads='student/block01/hidden')))
 
+  # A weight is 1 all along, unless `start` or `stop` makes it move over the first `steps`.
+  moving = lambda: dict(name='linear', start=1.0, stop=1.0, steps=500)
+  both = lambda student, teacher: dict(student=f'student/{student}', teacher=f'teacher/{teacher}')
   c.objective = dict(
-      hard=dict(hard, mask='batch/labelled'),
-      soft=dict(loss='logits.kl', weight=1.0, kwargs=dict(temperature=2.0),
-                reads=dict(student='student/logits', teacher='teacher/logits')))
-  c.optimizer = dict(name='adamw', rate=2e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
-  c.train = dict(steps=3500, log_every=50, save_every=500, eval_every=0, accumulate=1,
+      hard=dict(hard, mask='batch/labelled', schedule=moving()),
+      soft=dict(loss='logits.kl', kwargs=dict(temperature=2.0), weight=1.0, schedule=moving(),
+                reads=both('logits', 'logits')),
+      match=dict(loss='logits.mse', weight=0.0, reads=both('logits', 'logits')),
+      hint=dict(loss='features.mse', weight=0.0, mask='batch/mask',
+                reads=dict(student='projected/wide', teacher='teacher/block03/hidden')),
+      maps=dict(loss='attention.mse', weight=0.0, reads=dict(
+          both('block01/attention', 'block03/attention'), where='batch/mask')),
+      relations=dict(loss='relations.minilm', kwargs=dict(heads=4), weight=0.0, mask='batch/mask',
+                     reads=dict(both('block01/value', 'block03/value'), where='batch/mask')))
+  c.optimizer = dict(adamw, rate=2e-3)
+  c.train = dict(steps=2000, log_every=50, save_every=500, eval_every=500, accumulate=1,
                  dtype='float32')
   c.evaluate = dict(split='test', batch_size=64)
 
   if size == 'test':
     c.data.update(batch_size=8, per_class=200, vocabulary=1000, length=32, widths=(32,))
-    c.teachers.teacher.model.update(width=64, depth=2)
-    c.student.model.update(width=32, depth=1)
+    c.teachers.teacher.model.update(width=32)
+    c.student.model.update(width=16)
+    c.student.projectors.wide.module.update(outputs=32)
     c.teachers.teacher.train.update(steps=6, log_every=2, save_every=3)
-    c.train.update(steps=6, log_every=2, save_every=3)
+    c.train.update(steps=6, log_every=2, save_every=3, eval_every=6)
+    for term in ('match', 'hint', 'maps', 'relations'):
+      c.objective[term].weight = 0.1
   return c
+
+
+def sweep():
+  """What is each term worth, and the ramp, and the labels; and the baseline at its best rate."""
+  yield {}
+  yield {'data.labelled': 1.0, 'data.drawn': 0.0}                 # every label is there
+  yield {'optimizer.rate': 1e-3}
+  yield {'optimizer.rate': 4e-3}
+  yield {'objective.hard.weight': 0.0}                            # the teacher alone
+  yield {'objective.match.weight': 0.5}
+  yield {'objective.hint.weight': 1.0}
+  yield {'objective.maps.weight': 100.0}
+  yield {'objective.hard.weight': 0.3, 'objective.soft.weight': 0.7}       # the article's, fixed
+  yield {'objective.hard.schedule.stop': 0.3, 'objective.soft.schedule.start': 0.0,
+         'objective.soft.weight': 0.7}                                     # … and as a ramp
+  yield {'data.drawn': 1.0}                                       # labelled texts alone

@@ -131,8 +131,8 @@ def test_a_teacher_that_does_not_fit_the_data_is_refused(whole, tmp_path, capsys
 
 def test_a_student_may_start_from_layers_of_its_teacher(whole, tmp_path):
   code, _, err = finished(command(
-      tmp_path / 'run', '--config.student.init=teacher', '--config.student.layers=(1,)',
-      '--config.student.model.width=64'))
+      tmp_path / 'run', '--config.student.init=teacher', '--config.student.layers=(1, 3)',
+      '--config.student.model.width=32'))
   assert code == 0, err
 
 
@@ -185,6 +185,22 @@ def test_sigterm_saves_the_step_and_exits_with_3(whole, tmp_path):
   assert result(workdir) == result(whole[0])
 
 
+def test_numbers_that_are_not_finite_name_the_step_and_the_batch(tmp_path):
+  code, _, err = finished(command(
+      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
+      '--config.teachers.teacher.train.optimizer.warmup=0.0',
+      '--config.teachers.teacher.train.save_every=1'))
+  line = err.splitlines()[-1]
+  assert code == Status.NONFINITE and 'Traceback' not in err
+  step = int(line.partition('at step ')[2].partition(',')[0])
+  assert f'checkpoint {step} in' in line and 'batch ids [' in line
+  again, _, err = finished(command(           # the checkpoint is intact, its parameters finite
+      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
+      '--config.teachers.teacher.train.optimizer.warmup=0.0',
+      '--config.teachers.teacher.train.save_every=1'))
+  assert again == Status.NONFINITE and err.splitlines()[-1] == line
+
+
 def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
   with main.locked(tmp_path / 'run'):
     code, _, err = finished(command(tmp_path / 'run'))
@@ -194,7 +210,7 @@ def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('more', 'status', 'line'), [
-    (['--config.teachers.teacher.model.heads=3'], Status.CONFIG, 'width=64 is not divisible'),
+    (['--config.teachers.teacher.model.heads=3'], Status.CONFIG, 'width=32 is not divisible'),
     (['--config.student.model.name=bert.Bret'], Status.CONFIG, "did you mean 'bert.Bert'"),
     (['--config.objective.soft.reads.teacher=teacher/block09/hidden'], Status.MISFIT,
      "'teacher/block09/hidden' names no output of teacher, which has block00/attention"),

@@ -24,7 +24,8 @@ def test_the_loss_alone_runs_and_gives_what_the_formula_gives():
 
 def test_the_readme_is_short_and_names_only_what_exists():
   assert len(README.splitlines()) <= 200
-  for path in re.findall(r'\b(?:configs|distill|experiments|tests)/[\w/]+\.(?:py|md|png)\b', README):
+  pattern = r"\b(?:configs|distill|experiments|tests)/[\w/]+\.(?:py|md|png)\b"
+  for path in re.findall(pattern, README):
     assert (ROOT / path).exists(), path
 
 

@@ -4,7 +4,7 @@ Each stage resumes from its last checkpoint; a finished run says where its repor
 """
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,10 @@ import numpy as np
 from distill import checkpoint, predict, step, train
 from distill.data import batches
 from distill.evaluate import cost, quality, report
-from distill.models.pure import Pure
+from distill.models.pure import Flat, Pure
 from distill.pipelines import plan
 from distill.pipelines.setting import Setting, Trained, digest, setting
+from distill.student import under
 from distill.teachers import Weights
 from distill.train import Run
 from distill.types import Batch, Records
@@ -37,7 +38,7 @@ def run(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
             for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
-    weights, spent = finished(trained, told.dataset.tokenizer, run)
+    weights, spent = finished(trained, told, run)
     if trained.role == 'teacher':
       told.weights[name] = weights
     models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.saw,
@@ -59,7 +60,7 @@ class Model:
   spent: Mapping[str, float] | None         # None: loaded, not trained here
 
 
-def finished(trained: Trained, tokenizer: str, run: Run) -> tuple[Weights, dict[str, float]]:
+def finished(trained: Trained, told: Setting, run: Run) -> tuple[Weights, dict[str, float]]:
   """The stage's weights and what training took; they are exported, and shared if asked."""
   stage = trained.stage
   shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
@@ -68,25 +69,34 @@ def finished(trained: Trained, tokenizer: str, run: Run) -> tuple[Weights, dict[
     _, weights, card = predict.exported(shared)
     spent = card['training']
   else:
-    params, rest, spent = train.fit(stage, run)
-    inside = lambda flat: {path.removeprefix('model/'): np.asarray(jax.device_get(value))
-                           for path, value in flat.items() if path.startswith('model/')}
-    weights = inside(params), inside(rest)
+    params, rest, spent = train.fit(
+        dataclasses.replace(stage, evaluate=scoring(stage.student.model, told)), run)
+    weights = jax.device_get((under(params, 'model/'), under(rest, 'model/')))
   for folder in (run.workdir / 'export' / stage.name, shared):
     if folder and not folder.exists():
       folder.parent.mkdir(parents=True, exist_ok=True)
       checkpoint.export(folder, weights[0] | weights[1],
                         {**trained.card, 'training': spent},
-                        {'tokenizer.json': tokenizer})
+                        {'tokenizer.json': told.dataset.tokenizer})
   return weights, spent
+
+
+def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
+  """What `train.eval_every` logs: the task's metrics on the split of the evaluation."""
+  eval_step, rows = step.make_eval_step(model), told.rows()
+
+  def scores(params: Flat, rest: Flat) -> dict[str, float]:
+    weights = under(params, 'model/'), under(rest, 'model/')
+    found = told.task.score(predict.records(eval_step, weights, rows, told.task))
+    return {f'{told.evaluate.split}/{name}': value for name, value in found.items()}
+  return scores
 
 
 def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
              run: Run) -> dict[str, Any]:
   """The report: quality from the saved records, cost from compiled calls."""
   evaluate, data = told.evaluate, told.dataset
-  rows = batches.in_order(data.splits[evaluate.split], batch_size=evaluate.batch_size,
-                          widths=told.widths)
+  rows = told.rows()
   records = {m.name: recorded(m, rows, told.task, run) for m in models}
   scores = {name: quality.intervals(told.task, r, resamples=evaluate.resamples)
             for name, r in records.items()}

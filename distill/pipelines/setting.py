@@ -14,7 +14,7 @@ from distill.models.pure import Pure
 from distill.student import Student, started_from, under, with_projectors
 from distill.teachers import Teacher, Weights
 from distill.train import Stage
-from distill.types import Status, Stop
+from distill.types import Batch, Status, Stop
 
 BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
@@ -102,6 +102,11 @@ class Setting:
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, student, baseline
   weights: dict[str, Weights]
+
+  def rows(self) -> Sequence[Batch]:
+    """The batches of the evaluation's split."""
+    return batches.in_order(self.dataset.splits[self.evaluate.split],
+                            batch_size=self.evaluate.batch_size, widths=self.widths)
 
 
 def setting(node: Mapping[str, Any]) -> Setting:

@@ -14,7 +14,6 @@ from distill.types import Status, Stop
 from experiments import rows, run
 
 # ml_collections loads config files by a method that Python would rather see gone.
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = '''"""A toy."""
 from ml_collections import ConfigDict
