@@ -1,7 +1,7 @@
 """BERT: a teacher that saw every label, a student with a tenth of them and all the text.
 
-Which library does a docstring come from? The teacher (4 layers, 128 wide) trains on all labels;
-they are then gone. The student (2 layers, 64 wide) has a tenth of them, all the text, and the
+Which library does a docstring come from? The teacher (2 layers, 128 wide) trains on all labels;
+they are then gone. The student (2 layers, 56 wide) has a tenth of them, all the text, and the
 teacher. No download: the docstrings are those of this Python and of distill's dependencies.
 
 python -m distill.main --config=configs/bert.py
@@ -17,7 +17,7 @@ def get_config(size: str = 'full') -> ConfigDict:
   c.pipeline = 'compare.run'
 
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,
-                length=64, widths=(16, 32, 48, 64), batch_size=64, seed=0,
+                length=64, widths=(16, 32, 48, 64), batch_size=32, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
   c.task = dict(name='classification.Classification')
 
@@ -25,16 +25,17 @@ def get_config(size: str = 'full') -> ConfigDict:
   hard = dict(loss='supervised.cross_entropy', weight=1.0,
               reads=dict(student='student/logits', label='batch/label'))
   c.teachers = dict(teacher=dict(
-      model=dict(name='bert.Bert', width=128, depth=4, heads=4, dropout=0.1), init='', microbatch=0,
-      train=dict(steps=1200, log_every=50, save_every=400, objective=dict(hard=hard),
-                 optimizer=adamw)))
+      model=dict(name='bert.Bert', width=128, depth=2, heads=4, dropout=0.2, std=0.08), init='',
+      microbatch=0,
+      train=dict(steps=4000, log_every=100, save_every=500, eval_every=1000,
+                 objective=dict(hard=hard), optimizer=adamw)))
   c.student = dict(
-      model=dict(name='bert.Bert', width=64, depth=2, heads=4, dropout=0.0), init='', layers=(),
-      frozen=(), projectors=dict(wide=dict(module=dict(name='projectors.Linear', outputs=128),
-                                           reads='student/block01/hidden')))
+      model=dict(name='bert.Bert', width=56, depth=2, heads=4, dropout=0.0, std=0.1), init='',
+      layers=(), frozen=(), projectors=dict(wide=dict(
+          module=dict(name='projectors.Linear', outputs=128), reads='student/block01/hidden')))
 
   # A weight is 1 all along, unless `start` or `stop` makes it move over the first `steps`.
-  moving = lambda: dict(name='linear', start=1.0, stop=1.0, steps=500)
+  moving = lambda: dict(name='linear', start=1.0, stop=1.0, steps=250)
   both = lambda student, teacher: dict(student=f'student/{student}', teacher=f'teacher/{teacher}')
   c.objective = dict(
       hard=dict(hard, mask='batch/labelled', schedule=moving()),
@@ -42,13 +43,13 @@ def get_config(size: str = 'full') -> ConfigDict:
                 reads=both('logits', 'logits')),
       match=dict(loss='logits.mse', weight=0.0, reads=both('logits', 'logits')),
       hint=dict(loss='features.mse', weight=0.0, mask='batch/mask',
-                reads=dict(student='projected/wide', teacher='teacher/block03/hidden')),
+                reads=dict(student='projected/wide', teacher='teacher/block01/hidden')),
       maps=dict(loss='attention.mse', weight=0.0, reads=dict(
-          both('block01/attention', 'block03/attention'), where='batch/mask')),
+          both('block01/attention', 'block01/attention'), where='batch/mask')),
       relations=dict(loss='relations.minilm', kwargs=dict(heads=4), weight=0.0, mask='batch/mask',
-                     reads=dict(both('block01/value', 'block03/value'), where='batch/mask')))
+                     reads=dict(both('block01/value', 'block01/value'), where='batch/mask')))
   c.optimizer = dict(adamw, rate=2e-3)
-  c.train = dict(steps=2000, log_every=50, save_every=500, eval_every=500, accumulate=1,
+  c.train = dict(steps=2500, log_every=100, save_every=500, eval_every=500, accumulate=1,
                  dtype='float32')
   c.evaluate = dict(split='test', batch_size=64)
 
@@ -57,7 +58,7 @@ def get_config(size: str = 'full') -> ConfigDict:
     c.teachers.teacher.model.update(width=32)
     c.student.model.update(width=16)
     c.student.projectors.wide.module.update(outputs=32)
-    c.teachers.teacher.train.update(steps=6, log_every=2, save_every=3)
+    c.teachers.teacher.train.update(steps=6, log_every=2, save_every=3, eval_every=0)
     c.train.update(steps=6, log_every=2, save_every=3, eval_every=6)
     for term in ('match', 'hint', 'maps', 'relations'):
       c.objective[term].weight = 0.1

@@ -131,7 +131,7 @@ def test_a_teacher_that_does_not_fit_the_data_is_refused(whole, tmp_path, capsys
 
 def test_a_student_may_start_from_layers_of_its_teacher(whole, tmp_path):
   code, _, err = finished(command(
-      tmp_path / 'run', '--config.student.init=teacher', '--config.student.layers=(1, 3)',
+      tmp_path / 'run', '--config.student.init=teacher', '--config.student.layers=(1, 0)',
       '--config.student.model.width=32'))
   assert code == 0, err
 

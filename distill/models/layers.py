@@ -96,23 +96,22 @@ class LayerNorm(nnx.Module):
 class Embedding(nnx.Module):
   """A table of `entries` vectors. (`nnx.Embed` fixes the dtype that it was made with.)"""
 
-  def __init__(self, entries: int, width: int, *, rngs: nnx.Rngs):
-    self.embedding = nnx.Param(normal(rngs.params(), (entries, width)))
+  def __init__(self, entries: int, width: int, *, std: float, rngs: nnx.Rngs):
+    self.embedding = nnx.Param(normal(std)(rngs.params(), (entries, width), jnp.float32))
 
   def __call__(self, ids: jax.Array) -> jax.Array:
     return self.embedding[...][ids]
 
 
-def dense(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-  """A dense layer as BERT starts it: kernel N(0, 0.02²) cut at two deviations, bias 0."""
-  return nnx.Linear(inputs, outputs, rngs=rngs, kernel_init=normal)
+def dense(inputs: int, outputs: int, *, std: float, rngs: nnx.Rngs) -> nnx.Linear:
+  """A dense layer as BERT starts it: kernel N(0, std²) cut at two deviations, bias 0."""
+  return nnx.Linear(inputs, outputs, rngs=rngs, kernel_init=normal(std))
 
 
-def normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32,
-           out_sharding=None) -> jax.Array:
-  """N(0, 0.02²) cut at two deviations (BERT's `initializer_range`)."""
-  del out_sharding            # layouts are given to whole trees, in `sharding`
-  return 0.02 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+def normal(std: float) -> nnx.Initializer:
+  """N(0, std²) cut at two deviations of the uncut distribution, as TensorFlow's and BERT's."""
+  return lambda key, shape, dtype, out_sharding=None: std * jax.random.truncated_normal(
+      key, -2, 2, shape, dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
