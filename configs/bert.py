@@ -5,13 +5,15 @@ they are then gone. The student (2 layers, 56 wide) has a tenth of them, all the
 teacher. No download: the docstrings are those of this Python and of distill's dependencies.
 
 python -m distill.main --config=configs/bert.py
+python -m distill.main --config=configs/bert.py:words     # and masked words, for both students
+python -m distill.main --config=configs/bert.py:tfds      # another corpus: data.dataset, data.fields
 python -m distill.main --config=configs/bert.py:test      # seconds; what the tests run
 """
 from ml_collections import ConfigDict
 
 
 def get_config(size: str = 'full') -> ConfigDict:
-  """`test` is the same run in seconds, with every term."""
+  """The variant `test` is the same run in seconds, with every term."""
   c = ConfigDict()
   c.seed = 0
   c.pipeline = 'compare.run'
@@ -53,6 +55,15 @@ def get_config(size: str = 'full') -> ConfigDict:
                  dtype='float32')
   c.evaluate = dict(split='test', batch_size=64)
 
+  if size == 'words':                         # student and baseline learn from all the text too
+    c.student.model.words = True
+    c.augment = (dict(name='masking.words'),)
+    c.objective.words = dict(loss='supervised.cross_entropy', weight=0.2, mask='batch/chosen',
+                             reads=dict(student='student/words', label='batch/target'))
+  if size == 'tfds':                          # any text classification set, by its catalogue name
+    c.data = dict(name='tfds.Text', dataset='ag_news_subset', data_dir='',
+                  fields=dict(text=('description',), label='label'), vocabulary=8000, length=64,
+                  widths=(16, 32, 48, 64), batch_size=32, seed=0, labelled=0.1, drawn=0.5)
   if size == 'test':
     c.data.update(batch_size=8, per_class=200, vocabulary=1000, length=32, widths=(32,))
     c.teachers.teacher.model.update(width=32)

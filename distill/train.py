@@ -190,9 +190,9 @@ def _fit(stage: Stage, run: Run):
     pending.clear()
     if (bad := int(state.first_bad)) >= 0:
       ids = [int(i) for i in stage.data[bad]['id']]
+      intact = f'checkpoint {saved} in {place} is intact' if saved else 'nothing was saved yet'
       raise Stop(Status.NONFINITE, f'{stage.name}: loss or gradient is not finite at step {bad}, '
-                 f'batch ids {ids}; checkpoint {saved} in {place} is intact: lower '
-                 f'optimizer.rate, or look at these examples')
+                 f'batch ids {ids}; {intact}: lower optimizer.rate, or look at these examples')
 
   def save():
     nonlocal saved, before

@@ -267,6 +267,36 @@ def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
       assert field in leaves, f'{path.name}: sweep() names {field}, which the config lacks'
 
 
+def test_masked_words_train_beside_the_labels(tmp_path):
+  small = ['--config.data.per_class=200', '--config.data.vocabulary=1000', '--config.data.length=32',
+           '--config.data.widths=(32,)', '--config.data.batch_size=8', '--config.train.steps=2',
+           '--config.teachers.teacher.train.steps=2', '--config.teachers.teacher.model.width=16',
+           '--config.student.model.width=16']
+  code, _, err = finished(command(tmp_path / 'run', *small, config='configs/bert.py:words'))
+  assert code == 0, err
+  rows = [json.loads(line) for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
+  words = {row['stage']: row['words'] for row in rows if 'words' in row}
+  assert set(words) == {'student', 'baseline'}
+  assert all(abs(value - np.log(1000)) < 1 for value in words.values())      # untrained: uniform
+
+
+@pytest.mark.skipif('TFDS_DATA_DIR' not in os.environ, reason='TFDS_DATA_DIR names no data')
+def test_a_tfds_set_trains(tmp_path):
+  small = ['--config.data.dataset=glue/rte', '--config.data.length=32', '--config.data.widths=(32,)',
+           "--config.data.fields.text=('sentence1', 'sentence2')", '--config.train.steps=2',
+           '--config.teachers.teacher.train.steps=2', '--config.data.vocabulary=500']
+  split = '--config.evaluate.split=validation'
+  code, _, err = finished(command(tmp_path / 'run', *small, split, config='configs/bert.py:tfds'))
+  assert code == 0, err
+
+
+def test_tfds_data_that_is_not_there_is_named(tmp_path, capsys):
+  code = main.main(['--config=configs/bert.py:tfds', f'--workdir={tmp_path / "run"}',
+                    f'--config.data.data_dir={tmp_path}'])
+  err = capsys.readouterr().err
+  assert code == Status.DATA and 'ag_news_subset' in err and str(tmp_path) in err
+
+
 def test_list_and_print_config(capsys):
   assert main.main(['--list']) == 0
   assert 'configs/bert.py:test' in capsys.readouterr().out

@@ -93,7 +93,8 @@ def hardware() -> dict[str, Any]:
     with open('/proc/cpuinfo') as lines:
       names = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
       cpu = next(names, cpu)
-  return {'device': jax.devices()[0].device_kind, 'cpu': cpu, 'cores': os.cpu_count()}
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  return {'device': jax.devices()[0].device_kind, 'cpu': cpu, 'cores': cores}
 
 
 def _speed() -> float:
