@@ -5,8 +5,8 @@ they are then gone. The student (2 layers, 56 wide) has a tenth of them, all the
 teacher. No download: the docstrings are those of this Python and of distill's dependencies.
 
 python -m distill.main --config=configs/bert.py
-python -m distill.main --config=configs/bert.py:words     # and masked words, for both students
-python -m distill.main --config=configs/bert.py:tfds      # another corpus: data.dataset, data.fields
+python -m distill.main --config=configs/bert.py:words     # and masked words
+python -m distill.main --config=configs/bert.py:tfds      # another corpus, by its TFDS name
 python -m distill.main --config=configs/bert.py:test      # seconds; what the tests run
 """
 from ml_collections import ConfigDict

@@ -1,10 +1,15 @@
-"""Eight simulated devices; and checked signatures of the losses, before anything imports them."""
+"""Eight simulated devices; compilations kept; checked signatures of the losses."""
 import os
+import pathlib
 
 import jaxtyping
 
+# Before anything imports JAX. Commands that tests start inherit the cache.
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
+                      str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 # The numeric tower: an int is a float here too, as it is for a config (`lookup.check`).
 jaxtyping.install_import_hook(

@@ -268,10 +268,10 @@ def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
 
 
 def test_masked_words_train_beside_the_labels(tmp_path):
-  small = ['--config.data.per_class=200', '--config.data.vocabulary=1000', '--config.data.length=32',
-           '--config.data.widths=(32,)', '--config.data.batch_size=8', '--config.train.steps=2',
-           '--config.teachers.teacher.train.steps=2', '--config.teachers.teacher.model.width=16',
-           '--config.student.model.width=16']
+  small = ['data.per_class=200', 'data.vocabulary=1000', 'data.length=32', 'data.widths=(32,)',
+           'data.batch_size=8', 'train.steps=2', 'teachers.teacher.train.steps=2',
+           'teachers.teacher.model.width=16', 'student.model.width=16']
+  small = [f'--config.{override}' for override in small]
   code, _, err = finished(command(tmp_path / 'run', *small, config='configs/bert.py:words'))
   assert code == 0, err
   rows = [json.loads(line) for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
@@ -280,9 +280,10 @@ def test_masked_words_train_beside_the_labels(tmp_path):
   assert all(abs(value - np.log(1000)) < 1 for value in words.values())      # untrained: uniform
 
 
-@pytest.mark.skipif('TFDS_DATA_DIR' not in os.environ, reason='TFDS_DATA_DIR names no data')
+@pytest.mark.skipif('TFDS_DATA_DIR' not in os.environ, reason='no TFDS_DATA_DIR')
 def test_a_tfds_set_trains(tmp_path):
-  small = ['--config.data.dataset=glue/rte', '--config.data.length=32', '--config.data.widths=(32,)',
+  small = ['--config.data.dataset=glue/rte', '--config.data.length=32',
+           '--config.data.widths=(32,)',
            "--config.data.fields.text=('sentence1', 'sentence2')", '--config.train.steps=2',
            '--config.teachers.teacher.train.steps=2', '--config.data.vocabulary=500']
   split = '--config.evaluate.split=validation'

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,18 @@ def model(width=8, depth=2):
   return Pure(lambda rngs: bert.Bert(**SIZES, width=width, depth=depth, rngs=rngs))
 
 
+@functools.cache        # compiling an initialisation is what these tests would spend their time on
+def params(width=8, depth=2, seed=0):
+  return model(width, depth).init(seed)[0]
+
+
+def projecting(node, frozen=()):
+  student = with_projectors(model(), node, frozen, SHAPES)
+  return student, *student.init(3)
+
+
 def test_a_projector_is_the_view_projected():
-  student = with_projectors(model(), WIDER, (), SHAPES)
-  params, rest = student.init(0)
+  student, params, rest = projecting(WIDER)
   views, _ = student(params, rest, BATCH, {'batch': BATCH}, train=False, key=None)
   kernel, bias = (params[f'projectors/wider/dense/{n}'] for n in ('kernel', 'bias'))
   assert views['projected']['wider'].shape == (2, 6, 12)
@@ -31,20 +42,19 @@ def test_a_projector_is_the_view_projected():
 
 
 def test_adding_a_projector_changes_no_other_parameter():
-  plain, more = (with_projectors(model(), node, (), SHAPES).init(3)[0] for node in ({}, WIDER))
-  assert all((more[path] == value).all() for path, value in plain.items())
+  _, more, _ = projecting(WIDER)
+  assert all((more[f'model/{path}'] == value).all() for path, value in params(seed=3).items())
 
 
 def test_the_view_self_passes_no_gradient():
-  student = Student(model())
-  params, rest = student.init(0)
-  loss = lambda p: student(p, rest, BATCH, {}, train=False, key=None)[0]['self']['logits'].sum()
-  assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+  student, flat = Student(model()), {f'model/{path}': value for path, value in params().items()}
+  loss = lambda p: student(p, {}, BATCH, {}, train=False, key=None)[0]['self']['logits'].sum()
+  assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(loss)(flat)))
 
 
 def test_frozen_patterns_choose_by_path():
   student = with_projectors(model(), {}, ('token/*', 'blocks/0/*'), SHAPES)
-  moved, still = student.trained(student.init(0)[0])
+  moved, still = student.trained(student.shapes()[0])
   assert set(still) == {p for p in (*moved, *still)
                         if p.startswith(('model/token/', 'model/blocks/0/'))}
   assert moved and still
@@ -66,15 +76,15 @@ def test_a_projector_that_reads_nothing_lists_what_there_is():
 class TestStartingFromATeacher:
 
   def test_blocks_are_those_that_layers_name(self):
-    teacher, student = model(depth=4).init(1)[0], model(depth=2).init(2)[0]
+    teacher, student = params(depth=4), params(seed=2)
     started = started_from(student, teacher, (1, 3), 'student')
     for path, value in started.items():
       source = path.replace('blocks/1/', 'blocks/3/').replace('blocks/0/', 'blocks/1/')
       assert (value == teacher[source]).all(), path
 
   def test_all_layers_give_the_teacher_itself(self):
-    teacher = model().init(1)[0]
-    started = started_from(model().init(2)[0], teacher, (), 'student')
+    teacher = params()
+    started = started_from(params(seed=2), teacher, (), 'student')
     outputs = [model()(p, {}, BATCH)[0]['logits'] for p in (started, teacher)]
     assert (outputs[0] == outputs[1]).all()
 
@@ -85,5 +95,5 @@ class TestStartingFromATeacher:
   ])
   def test_what_does_not_fit_is_refused_by_name(self, layers, width, line):
     with pytest.raises(Stop, match=line) as stop:
-      started_from(model(width=width).init(0)[0], model(depth=4).init(0)[0], layers, 'student')
+      started_from(model(width=width).shapes[0], params(depth=4), layers, 'student')
     assert stop.value.status == Status.MISFIT

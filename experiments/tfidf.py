@@ -1,0 +1,82 @@
+"""What words alone tell: TF-IDF and logistic regression on the texts of a config, as a yardstick.
+
+python -m experiments.tfidf configs/bert.py --out=experiments/tfidf
+
+One row. `teacher` in it has every label, as the config's teacher has, `baseline` the share of labels
+that the config's baseline has. The regularisation is chosen by cross-validation on those labels.
+Needs scikit-learn, which the extra `test` installs.
+"""
+import datetime
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from distill import lookup
+from distill import main as distill
+from distill.pipelines import plan
+from distill.pipelines.setting import BATCHING
+from distill.tasks.classification import Classification
+from experiments import rows
+
+METHOD = {'method': 'TF-IDF, logistic regression'}
+STRENGTHS = (1.0, 3.0, 10.0, 30.0)
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  file, out = arguments[0], pathlib.Path(arguments[1].removeprefix('--out='))
+  out.mkdir(parents=True, exist_ok=True)
+  row = measured(file, out.absolute().name)
+  rows.append(out / 'results.jsonl', rows.rounded(row))
+  print({name: model['quality'] for name, model in row['models'].items()})
+  return 0
+
+
+def measured(file: str, experiment: str) -> dict[str, Any]:
+  """The row of a config."""
+  started = time.monotonic()
+  config = distill.parsed([f'--config={file}']).config.to_dict()
+  node = {key: value for key, value in config['data'].items() if key not in BATCHING}
+  data = lookup.build('data', node, 'data')
+  train, test = data.splits['train'], data.splits[config['evaluate']['split']]
+  task = Classification(classes=len(data.classes))
+  few = train.columns['draw'] < config['data']['labelled']
+  models = {name: {'role': role, 'saw': {'texts': int(seen.sum()), 'labels': int(seen.sum())},
+                   'n': len(test), 'retention': None, 'gain': None,
+                   'quality': scores(task, train, test, seen)}
+            for name, role, seen in (('all labels', 'teacher', np.ones(len(train), bool)),
+                                     ('few labels', 'baseline', few))}
+  seconds, now = time.monotonic() - started, datetime.datetime.now(datetime.UTC)
+  return {'schema': 1, 'experiment': experiment, 'config': file,
+          'base': distill.sha256(config)[:8], 'arm': METHOD, 'seed': config['seed'],
+          'data_seed': config['data']['seed'], 'config_sha256': distill.sha256(config | METHOD),
+          'time': now.isoformat(timespec='seconds'), 'commit': rows.commit(), 'seconds': seconds,
+          'metric': {'name': task.primary, **task.metrics[task.primary]}, 'models': models,
+          'training': {}, 'data': {'name': data.name, 'fingerprint': data.fingerprint},
+          'hardware': plan.hardware(),
+          'versions': {**plan.versions(), 'scikit-learn': version('scikit-learn')}}
+
+
+def scores(task: Classification, train, test, seen: np.ndarray) -> Mapping[str, float]:
+  """The task's metrics of the classifier that saw the labels `seen` [n]."""
+  from sklearn.feature_extraction.text import TfidfVectorizer
+  from sklearn.linear_model import LogisticRegression
+  from sklearn.model_selection import GridSearchCV
+  from sklearn.pipeline import make_pipeline
+
+  whole = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
+  search = GridSearchCV(whole, {'logisticregression__C': STRENGTHS}, cv=3)
+  search.fit([train.text[i] for i in np.flatnonzero(seen)], train.columns['label'][seen])
+  chances = search.predict_proba(test.text)
+  label = test.columns['label']
+  return task.score({'id': np.arange(len(label)), 'label': label,
+                     'prediction': search.classes_[chances.argmax(1)], 'probabilities': chances})
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
