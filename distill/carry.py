@@ -1,6 +1,6 @@
 """What methods remember between steps; part of State, so saved and resumed with it.
 
-A carry is the view `carry/NAME`. `init(shapes)` gives its first value from the shapes of the
+A carry is the view `carry/NAME`. `init(key, shapes)` gives its first value from the shapes of the
 views, `update(value, views, step)` the next one, after the student's update.
 """
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from distill.objective import Views, at
 class Carry(Protocol):
   """The contract."""
 
-  def init(self, shapes: Mapping[str, Mapping[str, Any]], name: str) -> Any: ...
+  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> Any: ...
 
-  def update(self, value: Any, views: Views, step: jax.Array, name: str) -> Any: ...
+  def update(self, value: Any, views: Views, step: jax.Array) -> Any: ...
 
 
 class Mean:
@@ -31,12 +31,13 @@ class Mean:
       raise ValueError(f'decay={decay} is not in [0, 1)')
     self.reads, self.decay = reads, decay
 
-  def init(self, shapes: Mapping[str, Mapping[str, Any]], name: str) -> jax.Array:
-    return jnp.zeros(at(shapes, self.reads, f'carry.{name}.reads').shape[1:], jnp.float32)
+  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> jax.Array:
+    del key
+    return jnp.zeros(at(shapes, self.reads, 'carry: reads').shape[1:], jnp.float32)
 
-  def update(self, value: jax.Array, views: Views, step: jax.Array, name: str) -> jax.Array:
+  def update(self, value: jax.Array, views: Views, step: jax.Array) -> jax.Array:
     del step
-    read = at(views, self.reads, f'carry.{name}.reads').astype(jnp.float32)
+    read = at(views, self.reads, 'carry: reads').astype(jnp.float32)
     valid = views['batch']['valid']
     mean = jnp.tensordot(valid, read, 1) / jnp.maximum(jnp.sum(valid), 1.0)
     return self.decay * value + (1 - self.decay) * mean

@@ -28,7 +28,8 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from distill import __version__
-from distill.logs import say, writing
+from distill.disk import reach, writing
+from distill.logs import say
 from distill.types import Status, Stop
 
 SCHEMA = 1
@@ -198,26 +199,26 @@ def _publish(path: Path, index: str, files: Mapping[str, bytes], content: dict[s
       path.parent.mkdir(parents=True, exist_ok=True)
       _sweep(path.parent, 'new')
       tmp.mkdir()
-      _reach('begun', path)
+      reach('begun', path.name)
       for name, data in {**files, index: _sealed(content)}.items():
-        _reach('seal' if name == index else 'payload', path)
+        reach('seal' if name == index else 'payload', path.name)
         with open(tmp / name, 'wb') as file:
           file.write(data)
           file.flush()
           os.fsync(file.fileno())
-      _reach('sealed', path)
+      reach('sealed', path.name)
       _sync(tmp)
-      _reach('whole', path)
+      reach('whole', path.name)
       if path.exists():
         os.rename(path, _beside(path, 'old'))
       os.rename(tmp, path)
-      _reach('renamed', path)
+      reach('renamed', path.name)
       for parent in (path.parent, *(p.parent for p in new)):
         _sync(parent)
-      _reach('durable', path)
+      reach('durable', path.name)
       if fault := _inspect(path, index)[1]:
         raise OSError(errno.EIO, f'written, but {fault}')
-      _reach('verified', path)
+      reach('verified', path.name)
       _sweep(path.parent, 'old')
     finally:
       shutil.rmtree(tmp, ignore_errors=True)
@@ -298,9 +299,9 @@ def _prune(path: Path) -> None:
       kept += 1
       if kept > KEPT:
         os.rename(older, _beside(older, 'old'))     # a half-removed one has no step's name
-        _reach('pruning', path)
+        reach('pruning', path.name)
   _sweep(path.parent, 'old')
-  _reach('pruned', path)
+  reach('pruned', path.name)
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -342,9 +343,3 @@ def _sync(folder: Path) -> None:
 def _versions() -> dict[str, str]:
   names = ('jax', 'flax', 'optax', 'safetensors')
   return {'distill': __version__, **{name: version(name) for name in names}}
-
-
-def _reach(point: str, path: Path) -> None:
-  """Dies here if DISTILL_FAILPOINT is POINT or POINT:STEP: how the tests kill a save anywhere."""
-  if os.environ.get('DISTILL_FAILPOINT') in (point, f'{point}:{path.name}'):
-    os._exit(137)

@@ -5,14 +5,13 @@ resumes first drops the rows that it will log again. For that a step is logged b
 saved. TensorBoard is told the same.
 """
 import collections
-import contextlib
 import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from distill.types import Status, Stop
+from distill.disk import replace, writing
 
 CLEAR = '\r\x1b[K'                      # back to the start of the terminal's line, and empty it
 
@@ -29,16 +28,6 @@ CLEAR = '\r\x1b[K'                      # back to the start of the terminal's li
 def say(line: str) -> None:
   """Prints a status line, in place of the progress that a terminal may be showing."""
   print((CLEAR if sys.stderr.isatty() else '') + line, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-  """Turns what the disk refuses into the end of the run."""
-  try:
-    yield
-  except OSError as error:
-    raise Stop(Status.DISK, f'cannot write {path}: {error.strerror or error}; make room there, or '
-               'name another place with --workdir') from error
 
 
 def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -81,6 +70,12 @@ class Log:
     self._close(stage)
     self._first[stage] = step + 1
 
+  def rows(self) -> list[dict[str, Any]]:
+    """All that was logged, also by the sittings before this one."""
+    if not self._rows.exists():
+      return []
+    return [json.loads(line) for line in self._rows.read_bytes().splitlines()]
+
   def progress(self, stage: str, step: int, steps: int, metrics: Mapping[str, Any]) -> None:
     """Shows how far a stage is: redrawn on a terminal, otherwise a line a call."""
     if self._quiet:
@@ -121,12 +116,7 @@ class Log:
         return
       if torn := rows.count(None):
         say(f'{self._rows}: dropped {torn} line(s) that cannot be read')
-      new = self._rows.with_suffix('.tmp')
-      with open(new, 'wb') as file:
-        file.write(after)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(new, self._rows)
+      replace(self._rows, after)
 
   def _open(self, stage: str, seed: int) -> EventsWriter:
     folder = self._board / stage / str(seed)

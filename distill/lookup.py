@@ -18,6 +18,8 @@ from distill.types import Status, Stop
 
 def find(room: str, name: str, where: str) -> Callable:
   """The public object `distill.ROOM.NAME`; `where` is the config path for the error line."""
+  if not isinstance(name, str):
+    raise Stop(Status.CONFIG, f'{where}={name!r} must be a name, such as those in distill/{room}')
   module_name, _, attribute = name.rpartition('.')
   path = f'distill.{room}.{module_name}' if module_name else f'distill.{room}'
   try:
@@ -66,9 +68,9 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   `given` fills the keywords that the node leaves out, where the function takes them. A
   ValueError from the function is the user's mistake and becomes one line.
   """
+  if not isinstance(node, Mapping) or 'name' not in node:
+    raise Stop(Status.CONFIG, f'{where}={node!r} must have a name, of something in distill/{room}')
   node = dict(node)
-  if not isinstance(node.get('name'), str):
-    raise Stop(Status.CONFIG, f'{where}.name must be the name of something in distill/{room}')
   function = find(room, node.pop('name'), f'{where}.name')
   taken = parameters(function)
   return call(function, node, where,
@@ -98,6 +100,8 @@ def check(function: Callable, node: Mapping[str, Any], where: str,
 
   `skip` names parameters that come from elsewhere: they may neither be set nor be missing.
   """
+  if not isinstance(node, Mapping):
+    raise Stop(Status.CONFIG, f'{where}={node!r} is not a node with fields')
   taken = {k: p for k, p in parameters(function).items() if k not in set(skip)}
   for key, value in node.items():
     if key not in taken:

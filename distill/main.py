@@ -22,9 +22,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from distill import lookup
+from distill.disk import replace
 from distill.types import Status, Stop
 
 CONFIGS = pathlib.Path('configs')
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,8 +52,8 @@ def _main(arguments: Sequence[str]) -> int:
     return int(Status.DONE)
   name = name_of(values['config'].config_filename)
   workdir = pathlib.Path(values.workdir or f'runs/{name}-{sha256(config)[:8]}')
-  with locked(workdir):
-    run(name, config, workdir)
+  with stopped_by_signals() as stopping, locked(workdir):
+    run(name, config, workdir, stopping)
   return int(Status.DONE)
 
 
@@ -76,7 +78,7 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
     left = values(argv)[1:]
     if not callable(getattr(values.config, 'to_dict', None)):
       raise TypeError('get_config returns no ConfigDict')
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+  except Exception as error:          # a config file is code, and may raise anything
     fields = [a for a in arguments if a.startswith('--config.')]
     if fields and not isinstance(error, flags.Error):
       _check_fields(fields, flat(parsed([f'--config={file}']).config.to_dict()))
@@ -97,14 +99,14 @@ def _check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
                  + lookup.nearest(field, nodes))
 
 
-def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
+def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: 'Stopping',
         shared: pathlib.Path | None = None) -> dict[str, Any]:
   """Runs the config's pipeline in a workdir that this process has locked."""
   same_config(config, workdir)
-  for key in ('seed', 'pipeline'):
-    if key not in config:
-      raise Stop(Status.CONFIG, f'the config has no field {key!r}')
-  pipeline = lookup.find('pipelines', config['pipeline'], 'pipeline')
+  if not isinstance(config.get('seed'), int):
+    raise Stop(Status.CONFIG, 'the config needs a field seed, a whole number')
+  name_of_pipeline = config['pipeline'] if 'pipeline' in config else 'compare.run'
+  pipeline = lookup.find('pipelines', name_of_pipeline, 'pipeline')
 
   import jax  # after everything that can be refused without it
   jax.config.update('jax_compilation_cache_dir', os.environ.get(
@@ -117,11 +119,11 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
   log = Log(workdir)
   log.say(f'{name} in {workdir}')
   this = Run(name, workdir, log, seed=config['seed'], shared=shared)
-  with stopped_by_signals(this):
-    try:
-      result = pipeline(config, this)
-    finally:
-      log.close()
+  stopping.run = this
+  try:
+    result = pipeline(config, this)
+  finally:
+    log.close()
   print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
   return result
 
@@ -129,13 +131,12 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
 def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
   """Writes config.json, or stops if the workdir holds another config's run."""
   path, text = workdir / 'config.json', json.dumps(config, indent=2)
-  if not path.exists():
-    draft = path.with_suffix('.draft')
-    draft.write_text(text)
-    draft.replace(path)
-  elif (before := path.read_text()) != text:
-    old, new = (flat(json.loads(t)) for t in (before, text))
-    there = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+  begun = any((workdir / name).exists() for name in ('checkpoints', 'export', 'report.json'))
+  if not begun or not path.exists():
+    replace(path, text)
+    return
+  old, new = (flat(json.loads(t)) for t in (path.read_text(), text))
+  if there := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
     raise Stop(Status.CONFIG, f'{workdir} holds a run of another config; different: '
                + ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} here)' for k in there)
                + ': take another --workdir')
@@ -171,18 +172,30 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-@contextlib.contextmanager
-def stopped_by_signals(run) -> Iterator[None]:
-  """SIGTERM, SIGINT and SIGUSR1 end the run with everything saved; a second one at once."""
-  def handle(number, frame):
+class Stopping:
+  """What a signal does: the first ends the run with everything saved, a second one at once."""
+
+  def __init__(self):
+    self.run = None             # a `train.Run`, once there is one
+
+  def __call__(self, number: int, frame: Any) -> None:
     del frame
-    for n in before:
-      signal.signal(n, signal.SIG_DFL)
-    run.log.say(f'{signal.Signals(number).name}: saving; once more to stop at once')
-    run.preempt()
-  before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    for each in SIGNALS:
+      signal.signal(each, signal.SIG_DFL)
+    # Not print: the signal may have come in the middle of one.
+    os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
+    if self.run is None:
+      raise Stop(Status.PREEMPTED, 'stopped before anything was begun')
+    self.run.preempt()
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[Stopping]:
+  """SIGTERM, SIGINT and SIGUSR1 end a run with everything saved."""
+  stopping = Stopping()
+  before = {number: signal.signal(number, stopping) for number in SIGNALS}
   try:
-    yield
+    yield stopping
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -72,13 +72,20 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   loss = lookup.find('losses', spec.loss, f'{where}.loss')
   taken = lookup.parameters(loss)
   for argument in spec.reads:
+    if not isinstance(spec.reads[argument], str):
+      raise Stop(Status.CONFIG, f'{where}.reads.{argument}={spec.reads[argument]!r} is not a path')
     if argument not in taken:
       raise Stop(Status.CONFIG, f'{where}.reads.{argument}: {spec.loss} has no such argument'
                  + lookup.nearest(argument, taken))
+  if missing := [k for k, p in taken.items() if p.default is p.empty and k not in spec.reads
+                 and k not in spec.kwargs]:
+    raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}: name it in reads or kwargs')
   lookup.check(loss, spec.kwargs, f'{where}.kwargs', skip=spec.reads)
   if not 0 <= spec.weight < float('inf'):
     raise Stop(Status.CONFIG, f'{where}.weight={spec.weight} must be 0 or more')
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
+  if name in ('loss', 'grad_norm'):
+    raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
   if not spec.weight:
     return None
   return Term(name=name, loss=functools.partial(loss, **spec.kwargs), reads=spec.reads,
@@ -131,7 +138,7 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
         weights.shape + (1,) * (ndim - weights.ndim))
     if term.scale:
       values = values * after(at(views, term.scale, f'{where}.scale'))
-    # A masked value may be anything, NaN too: `where`, not a product.
+    # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
     kept = jnp.where(after(mask) > 0, values * after(mask), 0.0)
     summed = jnp.sum(kept, dtype=jnp.promote_types(jnp.float32, kept.dtype))
     count = counts[term.name] * (values.size // max(mask.size, 1))

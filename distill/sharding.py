@@ -21,9 +21,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def by_example(mesh: Mesh, batch_size: int) -> NamedSharding:
+def by_example(mesh: Mesh, batch_size: int, where: str = 'data.batch_size') -> NamedSharding:
   """The leading axis split over `data`."""
   if batch_size % mesh.shape['data']:
-    raise Stop(Status.CONFIG, f'data.batch_size={batch_size} does not divide over '
+    raise Stop(Status.CONFIG, f'{where}={batch_size} does not divide over '
                f'{mesh.shape["data"]} devices: choose a multiple')
   return NamedSharding(mesh, PartitionSpec('data'))

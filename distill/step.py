@@ -132,10 +132,11 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     whole = jax.tree.map(lambda *g: sum(g), *grads.values())
     updates, opt_state = optimizer.update(whole, state.opt_state, trained)
     loss, norm = sum(groups.values()), optax.tree.norm(whole)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.first_bad < 0)
+    sound = jnp.isfinite(jnp.stack([loss, norm, optax.tree.norm(updates)])).all()
+    finite = sound & (state.first_bad < 0)
     new = state.replace(
         params={**state.params, **optax.apply_updates(trained, updates)}, rest=inner.rest,
-        opt_state=opt_state, carry={name: carry.update(state.carry[name], views, state.step, name)
+        opt_state=opt_state, carry={name: carry.update(state.carry[name], views, state.step)
                                     for name, carry in carries.items()})
     kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     bad = jnp.where(finite | (state.first_bad >= 0), state.first_bad, state.step)
@@ -155,9 +156,9 @@ def _rows(tree, start: int, rows: int):
   return tree[start:start + rows]
 
 
-def make_eval_step(model: Pure, dtype: str = 'float32') -> Callable:
-  """`(params, rest, batch) -> {'logits': …}`, jitted, in evaluation mode."""
+def make_eval_step(model: Pure) -> Callable:
+  """`(params, rest, batch) -> {'logits': …}`, jitted, in evaluation mode and float32."""
   def eval_step(params: Flat, rest: Flat, batch: Batch) -> Outputs:
-    outputs, _ = model(teachers.cast(params, dtype), rest, batch, train=False, key=None)
+    outputs, _ = model(params, rest, batch, train=False, key=None)
     return {'logits': outputs['logits']}
   return jax.jit(eval_step)

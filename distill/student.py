@@ -4,6 +4,7 @@ Parameters are one flat dict, `model/…` and `projectors/P/…`; an export keep
 """
 import dataclasses
 import fnmatch
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ class Student:
   def _modules(self, seed: int):
     yield 'model/', self.model, seed
     for name, projector in self.projectors.items():
-      own = int.from_bytes(name.encode()[:3].ljust(3, b'\0'), 'big') + seed
+      own = (int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) + seed) % 2**31
       yield f'projectors/{name}/', projector.model, own
 
   def __call__(self, params: Flat, rest: Flat, batch: Batch, others: Views, *, train: bool,
@@ -92,6 +93,8 @@ def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
         'models', spec['module'], f'{where}.module', inputs=width, rngs=rngs)
     projectors[name] = Projector(Pure(make), spec['reads'])
   student = Student(model, projectors, tuple(frozen))
+  if frozen and not student.trained(student.shapes()[0])[0]:
+    raise Stop(Status.CONFIG, f'student.frozen={list(frozen)} leaves nothing to train')
   for pattern in frozen:
     if not Student(model, projectors, (pattern,)).trained(student.shapes()[0])[1]:
       raise Stop(Status.CONFIG, f'student.frozen: {pattern!r} matches no parameter; they are named '

@@ -14,6 +14,7 @@ from distill.models.pure import Flat, Pure
 from distill.types import Batch, Outputs
 
 Weights = tuple[Flat, Flat]        # parameters and the rest
+DTYPES = ('float32', 'bfloat16')    # that models compute in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Teacher:
   microbatch: int = 0
 
   def __post_init__(self):
+    if self.dtype not in DTYPES:
+      raise ValueError(f'dtype={self.dtype!r} is not one of {", ".join(DTYPES)}')
     if self.microbatch < 0:
       raise ValueError(f'microbatch={self.microbatch} must be 0 or more')
 

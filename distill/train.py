@@ -15,7 +15,7 @@ from distill.logs import Log, means
 from distill.models.pure import Flat
 from distill.step import State
 from distill.student import Student
-from distill.teachers import Teacher, Weights
+from distill.teachers import DTYPES, Teacher, Weights
 from distill.types import Schedule, Status, Stop
 
 
@@ -62,6 +62,8 @@ class Stage:
   data: Sequence[Mapping[str, Any]]               # data[i] is the batch of step i
   optimizer: Mapping[str, Any]                    # config nodes
   train: Mapping[str, Any]
+  seed: int = 0                                   # of dropout and whatever else is random
+  where: str = 'config'                           # of its nodes, for error lines
   teachers: tuple[Teacher, ...] = ()
   weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
@@ -91,8 +93,8 @@ class Plan:
     if self.eval_every and (not self.log_every or self.eval_every % self.log_every):
       raise ValueError(f'eval_every={self.eval_every} must be a multiple of log_every='
                        f'{self.log_every}')
-    if self.dtype not in ('float32', 'bfloat16'):
-      raise ValueError(f'dtype={self.dtype!r} is not float32 or bfloat16')
+    if self.dtype not in DTYPES:
+      raise ValueError(f'dtype={self.dtype!r} is not one of {", ".join(DTYPES)}')
 
   def due(self, every: int, done: int) -> bool:
     return done == self.steps or bool(every and done % every == 0)
@@ -122,8 +124,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any] | None = None) -> Prepared
   `weights` are the teachers' weights or their shapes; those of the stage unless given.
   """
   weights = stage.weights if weights is None else weights
-  plan = lookup.call(Plan, stage.train, f'{stage.name}.train')
-  optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.name}.optimizer',
+  plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
+  optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.where}.optimizer',
                           steps=plan.steps)
   train_step = step.make_train_step(
       stage.student, stage.teachers, stage.terms, optimizer, schedules=stage.schedules,
@@ -139,7 +141,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any] | None = None) -> Prepared
         params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
 
   shapes = jax.eval_shape(views, params, rest, weights, batch) if stage.carries else {}
-  carry = {name: carry.init(shapes, name) for name, carry in stage.carries.items()}
+  carry = {name: carry.init(jax.random.key(stage.seed), shapes)
+           for name, carry in stage.carries.items()}
   init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, carry)
   like = jax.eval_shape(init, params, rest)
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
@@ -178,7 +181,7 @@ def _fit(stage: Stage, run: Run):
   done = saved = int(state.step)
   run.log.rewind(stage.name, done)
   window = {name: list(pair) for name, pair in facts['window'].items()}
-  seed, pending, before = jax.random.key(run.seed), [], time.monotonic()
+  seed, pending, before = jax.random.key(stage.seed), [], time.monotonic()
 
   def settle():
     """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
@@ -189,7 +192,7 @@ def _fit(stage: Stage, run: Run):
         kept[1] += float(count)
     pending.clear()
     if (bad := int(state.first_bad)) >= 0:
-      ids = [int(i) for i in stage.data[bad]['id']]
+      ids = [int(i) for i in stage.data[bad]['id'] if i >= 0]
       intact = f'checkpoint {saved} in {place} is intact' if saved else 'nothing was saved yet'
       raise Stop(Status.NONFINITE, f'{stage.name}: loss or gradient is not finite at step {bad}, '
                  f'batch ids {ids}; {intact}: lower optimizer.rate, or look at these examples')

@@ -32,6 +32,7 @@ from typing import Any
 from absl import flags
 
 from distill import main as distill
+from distill.disk import replace
 from distill.types import Status, Stop
 from experiments import rows
 from experiments.rows import Arm, words
@@ -182,7 +183,8 @@ def finished(planned: Planned, experiment: str) -> dict[str, Any]:
   """Runs it in its workdir, which this process has locked; the row that tells of it."""
   with _counted(planned.workdir) as spent:
     try:
-      report = distill.run(planned.name, planned.config, planned.workdir, SHARED)
+      with distill.stopped_by_signals() as stopping:
+        report = distill.run(planned.name, planned.config, planned.workdir, stopping, SHARED)
       told = rows.told(report, planned.workdir)
     except Stop as stop:
       if stop.status == Status.PREEMPTED:
@@ -212,9 +214,7 @@ def _counted(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
     spent['commit'] += f', {here}'
 
   def keep() -> None:
-    draft = path.with_suffix('.draft')
-    draft.write_text(json.dumps(spent))
-    draft.replace(path)
+    replace(path, json.dumps(spent))
 
   keep()
   try:

@@ -2,8 +2,8 @@
 
 python -m experiments.tfidf configs/bert.py --out=experiments/tfidf
 
-One row. `teacher` in it has every label, as the config's teacher has, `baseline` the share of labels
-that the config's baseline has. The regularisation is chosen by cross-validation on those labels.
+One row: `teacher` has every label, as the teacher of the config has, `baseline` the share of labels
+that its baseline has. Cross-validation on those labels chooses the regularisation.
 Needs scikit-learn, which the extra `test` installs.
 """
 import datetime

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from distill import lookup, main, predict
 from distill.pipelines import setting
@@ -23,11 +24,11 @@ def at_the_root(monkeypatch):
   monkeypatch.chdir(ROOT)
 
 
-def command(workdir, *more, config='configs/bert.py:test', failpoint=''):
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+def command(workdir, *more, config='configs/bert.py:test', failpoint='', environment=None):
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | (environment or {})
   return subprocess.Popen(
       [sys.executable, '-m', 'distill.main', f'--config={config}', f'--workdir={workdir}', *more],
-      env=environment | {'DISTILL_FAILPOINT': failpoint}, cwd=ROOT, text=True,
+      env=env | {'DISTILL_FAILPOINT': failpoint}, cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -88,14 +89,38 @@ def test_changed_texts_are_refused(whole, tmp_path):
   assert code == Status.DATA and 'begun with other texts' in err and 'Traceback' not in err
 
 
-@pytest.mark.parametrize('failpoint', ['payload:3', 'renamed:6', 'manifest:6'])
-def test_killed_while_saving_it_resumes_bitwise(whole, tmp_path, failpoint):
+@pytest.mark.parametrize('failpoint', ['payload:3', 'renamed:6', 'seal:6', 'recorded:student',
+                                       'reporting'])
+def test_killed_while_saving_evaluating_or_reporting_it_resumes_bitwise(whole, tmp_path, failpoint):
   workdir = tmp_path / 'run'
   died, _, _ = finished(command(workdir, failpoint=failpoint))
   assert died == 137
   code, _, err = finished(command(workdir))
   assert code == 0, err
   assert result(workdir) == result(whole[0])
+
+
+def test_one_device_is_eight(whole, tmp_path):
+  more = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+  code, _, err = finished(command(tmp_path / 'run', environment=more))
+  assert code == 0, err
+  for stage in ('teacher', 'student', 'baseline'):
+    one, eight = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
+                  for w in (whole[0], tmp_path / 'run'))
+    for path, value in one.items():       # six steps of Adam on sums in another order
+      np.testing.assert_allclose(eight[path], value, atol=2e-4, err_msg=path)
+
+
+def test_a_loaded_teacher_teaches(whole, tmp_path):
+  code, out, err = finished(command(
+      tmp_path / 'run', f'--config.teachers.teacher.init={whole[0] / "export/teacher"}',
+      '--config.teachers.teacher.train={}'))
+  assert code == 0, err
+  assert 'plan  teacher' not in err
+  report = json.loads((tmp_path / 'run/report.json').read_text())
+  theirs = json.loads((whole[0] / 'report.json').read_text())
+  for ours, other in zip(report['models'], theirs['models'], strict=True):
+    assert ours['quality'] == other['quality'], ours['name']
 
 
 @pytest.mark.slow
@@ -219,7 +244,11 @@ def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
     (['--config.optimizer.schedule=cosin'], Status.CONFIG, 'is not one of cosine'),
     (['--config.data.labelled=1.5'], Status.CONFIG, 'labelled=1.5'),
     (['--config.objective.hard.mask=batch/mask'], Status.CONFIG, "mask='batch/labelled'"),
-    (['--config.train.dtype=float16'], Status.CONFIG, 'is not float32 or bfloat16'),
+    (['--config.train.dtype=float16'], Status.CONFIG, 'is not one of float32'),
+    (['--config.data.widths=(16,)'], Status.CONFIG, 'the widest must be'),
+    (['--config.evaluate.batch_size=0'], Status.CONFIG, 'must be at least 1'),
+    (['--config.evaluate.batch_size=12'], Status.CONFIG, 'evaluate.batch_size=12 does not divide'),
+    (["--config.student.frozen=('*',)"], Status.CONFIG, 'leaves nothing to train'),
     (['--config.pipeline=compare.rn'], Status.CONFIG, "did you mean 'compare.run'"),
     (['--config.student.init=teacher'], Status.MISFIT, 'in the source'),
     (['--config.student.layers=(0, 1)'], Status.CONFIG, 'student.layers without student.init'),

@@ -60,7 +60,7 @@ def machine(node=None, *, model=MODEL, frozen=(), optimizer=None, microbatch=0, 
   carries = options.get('carries', {})
   shapes = {'big': {'logits': jax.ShapeDtypeStruct((8, 3), jnp.float32)}}
   start = step.init_state(who, *who.init(0), optimizer,
-                          {n: c.init(shapes, n) for n, c in carries.items()})
+                          {n: c.init(jax.random.key(0), shapes) for n, c in carries.items()})
   return run, start
 
 

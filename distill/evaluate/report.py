@@ -6,13 +6,12 @@ model that was loaded.
 """
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from distill.disk import reach, replace
 from distill.evaluate import charts
-from distill.logs import writing
 from distill.types import Status, Stop
 
 Report = Model = Mapping[str, Any]
@@ -50,8 +49,9 @@ def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   if wrong := _wrong(report, CONTRACT, 'report') or _misfit(report):
     raise ValueError(wrong)
   text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-  _replace(workdir / 'report.html', _page(report, rows))
-  _replace(workdir / 'report.json', text + '\n')
+  replace(workdir / 'report.html', _page(report, rows))
+  reach('reporting')
+  replace(workdir / 'report.json', text + '\n')
 
 
 def read(workdir: pathlib.Path) -> Report:
@@ -271,19 +271,3 @@ def _misfit(report: Report) -> str:
       if model[field] and (model[field]['of'] not in names or primary not in model[field]):
         return f'{where}: {field} must be of a model in the report, and have {primary}'
   return ''
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole: a reader finds the old one or the new one."""
-  temporary = path.with_name(path.name + '.tmp')
-  with writing(path):
-    with open(temporary, 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-      os.fsync(folder)
-    finally:
-      os.close(folder)

@@ -3,7 +3,7 @@
 Each stage resumes from its last checkpoint; a finished run says where its report is.
 """
 import dataclasses
-import json
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from distill import checkpoint, predict, step, train
 from distill.data import batches
+from distill.disk import reach, replace
 from distill.evaluate import cost, quality, report
 from distill.models.pure import Flat, Pure
 from distill.pipelines import plan
@@ -23,29 +24,28 @@ from distill.train import Run
 from distill.types import Batch, Records
 
 
-def run(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
+def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   """Trains what is not yet trained, measures every model, writes the report and returns it."""
   told = setting(config)
-  plan.same_corpus(told.dataset, run)
-  if (run.workdir / 'report.json').exists():
-    run.log.say(f'finished before: the report is {run.workdir / "report.html"}')
-    return report.read(run.workdir)
+  plan.same_corpus(told.dataset, this)
+  if (this.workdir / 'report.json').exists():
+    this.log.say(f'finished before: the report is {this.workdir / "report.html"}')
+    return report.read(this.workdir)
   for note in told.dataset.notes:
-    run.log.say(f'{told.dataset.name}: {note}')
-  flops = plan.announce(told, run)
+    this.log.say(f'{told.dataset.name}: {note}')
+  flops = plan.announce(told, this)
 
   models = [Model(name, 'teacher', pure, told.weights[name], None, None)
             for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
-    weights, spent = finished(trained, told, run)
+    weights, spent = finished(trained, told, this)
     if trained.role == 'teacher':
       told.weights[name] = weights
     models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.saw,
                         spent | {'flops': flops[name]}))
-  result = measured(config, told, models, run)
-  rows = [json.loads(line) for line in (run.workdir / 'metrics.jsonl').open()]
-  report.write(run.workdir, result, rows)
+  result = measured(config, told, models, this)
+  report.write(this.workdir, result, this.log.rows())
   return result
 
 
@@ -83,7 +83,7 @@ def finished(trained: Trained, told: Setting, run: Run) -> tuple[Weights, dict[s
 
 def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
   """What `train.eval_every` logs: the task's metrics on the split of the evaluation."""
-  eval_step, rows = step.make_eval_step(model), told.rows()
+  eval_step, rows = step.make_eval_step(model), told.rows
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
@@ -96,7 +96,7 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
              run: Run) -> dict[str, Any]:
   """The report: quality from the saved records, cost from compiled calls."""
   evaluate, data = told.evaluate, told.dataset
-  rows = told.rows()
+  rows = told.rows
   records = {m.name: recorded(m, rows, told.task, run) for m in models}
   scores = {name: quality.intervals(told.task, r, resamples=evaluate.resamples)
             for name, r in records.items()}
@@ -132,11 +132,10 @@ def recorded(model: Model, rows: Sequence[Batch], task: Any, run: Run) -> Record
   path = run.workdir / 'records' / f'{model.name}.npz'
   if not path.exists():
     found = predict.records(step.make_eval_step(model.pure), model.weights, rows, task)
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix('.draft')
-    with draft.open('wb') as file:
-      np.savez(file, **found)
-    draft.replace(path)
+    file = io.BytesIO()
+    np.savez(file, **found)
+    replace(path, file.getvalue())
+    reach('recorded', model.name)
   with np.load(path, allow_pickle=False) as archive:
     return dict(archive)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from distill import checkpoint, train
 from distill.data.sets import Dataset
+from distill.disk import replace
 from distill.evaluate import cost
 from distill.pipelines.setting import Setting
 from distill.train import Run
@@ -27,9 +28,7 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
   now = {'name': dataset.name, 'fingerprint': dataset.fingerprint,
          'tokenizer_sha256': dataset.tokenizer_sha256, 'versions': dict(dataset.versions)}
   if not path.exists():
-    draft = path.with_suffix('.draft')
-    draft.write_text(json.dumps(now, indent=2))
-    draft.replace(path)
+    replace(path, json.dumps(now, indent=2))
     return
   before = json.loads(path.read_text())
   if any(before[key] != now[key] for key in ('name', 'fingerprint', 'tokenizer_sha256')):

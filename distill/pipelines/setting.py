@@ -2,14 +2,18 @@
 import dataclasses
 import hashlib
 import json
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from distill import lookup, objective, predict
+import distill
+from distill import checkpoint, lookup, objective, predict, sharding
 from distill.data import batches
 from distill.data.sets import Dataset
+from distill.data.stored import source_sha256
 from distill.models.pure import Pure
 from distill.student import Student, started_from, under, with_projectors
 from distill.teachers import Teacher, Weights
@@ -17,6 +21,7 @@ from distill.train import Stage
 from distill.types import Batch, Status, Stop
 
 BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
+CODE = pathlib.Path(distill.__file__).parent
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
 
 
@@ -28,13 +33,13 @@ def _empty():
 class Config:
   """The fields of a config of `compare`, and what they are where it leaves them out."""
   seed: int
-  pipeline: str
   data: Mapping
   task: Mapping
   student: Mapping
   objective: Mapping
   optimizer: Mapping
   train: Mapping
+  pipeline: str = 'compare.run'
   teachers: Mapping = _empty()
   schedules: Mapping = _empty()
   carry: Mapping = _empty()
@@ -50,6 +55,7 @@ class TeacherNode:
   train: Mapping = _empty()
   dtype: str = 'float32'
   microbatch: int = 0
+  seed: int = 0                     # added to the run's: teachers of one kind differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,11 @@ class Evaluate:
   batch_size: int = 64
   resamples: int = 1000
 
+  def __post_init__(self):
+    if self.batch_size < 1 or self.resamples < 1:
+      raise ValueError(f'batch_size={self.batch_size} and resamples={self.resamples} must be at '
+                       'least 1')
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -99,14 +110,10 @@ class Setting:
   task: Any
   evaluate: Evaluate
   widths: tuple[int, ...]           # that texts are padded to
+  rows: Sequence[Batch]             # the batches of the evaluation's split
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, student, baseline
   weights: dict[str, Weights]
-
-  def rows(self) -> Sequence[Batch]:
-    """The batches of the evaluation's split."""
-    return batches.in_order(self.dataset.splits[self.evaluate.split],
-                            batch_size=self.evaluate.batch_size, widths=self.widths)
 
 
 def setting(node: Mapping[str, Any]) -> Setting:
@@ -119,6 +126,9 @@ def setting(node: Mapping[str, Any]) -> Setting:
     if name not in dataset.splits or not len(dataset.splits[name]):
       raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
                  + lookup.nearest(name, dataset.splits))
+  if (dataset.splits[evaluate.split].columns['label'] < 0).any():
+    raise Stop(Status.DATA, f'evaluate.split={evaluate.split!r} of {dataset.name} has no labels to '
+               f'judge by: choose one of {", ".join(dataset.splits)} that has')
   task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
                       names=dataset.classes)
   build = _Builder(config, dataset)
@@ -132,15 +142,17 @@ def setting(node: Mapping[str, Any]) -> Setting:
       trained.append(build.teacher(name, spec))
       model = trained[-1].stage.student.model
     elif spec.init:
-      model, weights[name], card = predict.exported(spec.init)
-      build.check_card(card, where)
+      model, weights[name], _ = build.exported(spec, where)
       loaded[name] = model
     else:
       raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
     teachers.append(lookup.call(Teacher, {'dtype': spec.dtype, 'microbatch': spec.microbatch},
                                 where, name=name, model=model))
   trained += build.students(tuple(teachers), weights)
-  return Setting(dataset, task, evaluate, build.widths, loaded, tuple(trained), weights)
+  rows = lookup.call(batches.in_order, {'widths': build.widths}, 'data',
+                     split=dataset.splits[evaluate.split], batch_size=evaluate.batch_size)
+  sharding.by_example(sharding.mesh(), evaluate.batch_size, 'evaluate.batch_size')
+  return Setting(dataset, task, evaluate, build.widths, rows, loaded, tuple(trained), weights)
 
 
 class _Builder:
@@ -151,8 +163,10 @@ class _Builder:
     self.batching = {key: config.data[key] for key in BATCHING if key in config.data}
     self.labelled = self.batching.pop('labelled', 1.0)
     self.drawn = self.batching.pop('drawn', 0.0)
-    self.widths = tuple(map(int, batches.checked_widths(
-        dataset.splits['train'], self.batching.get('widths'))))
+    widths = lookup.call(batches.checked_widths, {k: v for k, v in self.batching.items()
+                                                  if k == 'widths'}, 'data',
+                         split=dataset.splits['train'])
+    self.widths = tuple(map(int, widths))
 
   def teacher(self, name: str, spec: TeacherNode) -> Trained:
     """The stage that trains a teacher, from its seed or from `init`."""
@@ -161,19 +175,20 @@ class _Builder:
     plan = {key: value for key, value in spec.train.items() if key not in own}
     own = lookup.call(TeacherTrain, own, f'{where}.train')
     if spec.init:
-      model, weights, card = predict.exported(spec.init)
-      self.check_card(card, where)
+      model, weights, card = self.exported(spec, where)
       inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
       node, start = card['model'], lambda: inside
     else:
       model, node = self.model(spec.model, f'{where}.model')
-      start = lambda: Student(model).init(self.config.seed)
+      start = lambda: Student(model).init(self.config.seed + spec.seed)
     data, saw = self.data(plan, own.labelled, 0.0, where)
+    terms = objective.terms_from(own.objective, f'{where}.train.objective')
+    _check_labels(terms, saw, f'{where}.train.objective')
     stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
-                  terms=objective.terms_from(own.objective, f'{where}.train.objective'),
+                  where=where, seed=self.config.seed + spec.seed, terms=terms,
                   optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'))
     return Trained(stage, 'teacher', self.card(node), saw,
-                   self.identity(teacher=dataclasses.asdict(spec)))
+                   self.identity(teacher=dataclasses.asdict(spec), init=self.content(spec.init)))
 
   def students(self, teachers: tuple[Teacher, ...], weights: dict[str, Weights]) -> list[Trained]:
     """The stages of the student and, where any term reads no teacher, of the baseline."""
@@ -187,18 +202,18 @@ class _Builder:
     student = with_projectors(
         model, {name: p for name, p in node.projectors.items() if f'projected/{name}' in read},
         node.frozen, self.views(model, teachers, data))
-    for term in terms:
-      if self.labelled < 1 and 'batch/label' in term.paths and term.mask != 'batch/labelled':
-        raise Stop(Status.CONFIG, f'objective.{term.name} reads batch/label, but data.labelled='
-                   f"{self.labelled} hides labels: give it mask='batch/labelled'")
+    _check_labels(terms, saw, 'objective')
     stage = Stage(
-        name='student', student=student, terms=terms, data=data, train=config.train,
-        start=self.start(node, student, teachers, weights), teachers=teachers, weights=weights,
+        name='student', seed=config.seed, student=student, terms=terms, data=data,
+        train=config.train, start=self.start(node, student, teachers, weights), teachers=teachers,
+        weights=weights,
         optimizer=config.optimizer, schedules=built('schedules', config.schedules, 'schedules'),
         carries=built('carry', config.carry, 'carry'),
         augment=self.augment(config.augment, 'config'))
     card = self.card(spelled)
-    identity = self.identity(config=dataclasses.asdict(config))
+    inits = [self.content(init) for init in (
+        node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
+    identity = self.identity(config=dataclasses.asdict(config), inits=inits)
     trained = [Trained(stage, 'student', card, saw, identity)]
     if alone := _without(stage, {teacher.name for teacher in teachers}):
       read = {term.name: {k: v for k, v in config.objective[term.name].items()
@@ -206,6 +221,7 @@ class _Builder:
       identity = self.identity(
           alone=read, data=config.data, student=config.student, optimizer=config.optimizer,
           train=config.train, augment=config.augment, carry=config.carry,
+          schedules=config.schedules, inits=inits if node.init else [],
           teachers=config.teachers if node.init else {})
       trained.append(Trained(alone, 'baseline', card, saw, identity))
     return trained
@@ -231,6 +247,21 @@ class _Builder:
   def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
     return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes)
                  for i, node in enumerate(nodes))
+
+  def exported(self, spec: TeacherNode, where: str):
+    """The model, weights and card of `init`, which must be what `model` says, if it says it."""
+    model, weights, card = predict.exported(spec.init)
+    self.check_card(card, where)
+    for key, value in spec.model.items():
+      if card['model'].get(key, value) != value:
+        raise Stop(Status.MISFIT, f'{where}.model.{key}={value!r}, but {spec.init} has '
+                   f'{card["model"][key]!r}')
+    return model, weights, card
+
+  @staticmethod
+  def content(init: str) -> str:
+    """What an exported model holds; '' for none, and for a teacher of this run."""
+    return checkpoint.sha256(checkpoint.load(init)[0]) if os.path.isdir(init) else ''
 
   def check_sizes(self, node: Mapping[str, Any], where: str) -> None:
     for key, size in self.dataset.sizes.items():
@@ -259,15 +290,19 @@ class _Builder:
             'tokenizer_sha256': data.tokenizer_sha256}
 
   def identity(self, **of: Any) -> str:
-    return digest({'seed': self.config.seed, 'data': self.dataset.fingerprint,
-                   'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching, **of})
+    return digest({
+        'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
+        'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
+        'code': source_sha256(*sorted(map(str, CODE.rglob('*.py')))), 'jax': jax.__version__, **of})
 
   def views(self, model: Pure, teachers: Sequence[Teacher], data) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
     shapes = lambda m: jax.eval_shape(
         lambda p, r, b: m(p, r, b, train=False, key=None)[0], *m.shapes, batch)
-    return {'student': shapes(model), 'batch': batch, **{t.name: shapes(t.model) for t in teachers}}
+    own = shapes(model)
+    return {'student': own, 'self': own, 'batch': batch,
+            **{t.name: shapes(t.model) for t in teachers}}
 
   def start(self, node: StudentNode, student: Student, teachers: Sequence[Teacher],
             weights: Mapping[str, Weights]) -> Callable:
@@ -290,6 +325,15 @@ class _Builder:
       there = weights[node.init] if node.init in weights else exported
       return params | {f'model/{path}': value for path, value in take(there[0]).items()}, rest
     return start
+
+
+def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int], where: str) -> None:
+  """Stops unless terms that read labels leave out the texts whose label may not be seen."""
+  for term in terms:
+    if saw['labels'] < saw['texts'] and 'batch/label' in term.paths and (
+        term.mask != 'batch/labelled'):
+      raise Stop(Status.CONFIG, f'{where}.{term.name} reads batch/label, but {saw["labels"]:,} of '
+                 f"{saw['texts']:,} texts have one: give it mask='batch/labelled'")
 
 
 def _without(stage: Stage, teachers: set[str]) -> Stage | None:

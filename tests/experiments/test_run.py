@@ -69,7 +69,7 @@ def toy(tmp_path, monkeypatch):
   pathlib.Path('toy.py').write_text(TOY + SWEEP)
   ran = []
 
-  def fake(name, config, workdir, shared):
+  def fake(name, config, workdir, stopping, shared):
     assert shared == pathlib.Path('runs/shared')
     ran.append((config['rate'], config['seed']))
     (workdir / 'config.json').write_text('{}')
@@ -277,7 +277,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from experiments import rows, run
 run.WAIT = 0.05
 rows.commit = lambda: 'c'
-def fake(name, config, workdir, shared):
+def fake(name, config, workdir, stopping, shared):
   time.sleep(0.05)
   with (workdir / 'ran').open('a') as file:
     file.write('.')
