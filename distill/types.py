@@ -17,14 +17,17 @@ Fields of a text batch (`Batch`); all lead with the batch axis:
 """
 import enum
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
-Batch = Mapping[str, jax.Array]
-Outputs = Mapping[str, jax.Array]       # 'logits', 'block03/hidden', … as a model names them
+if TYPE_CHECKING:       # the command line answers mistakes without loading JAX
+  import jax
+
+Batch = Mapping[str, 'jax.Array']
+Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a model names them
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
-Schedule = Callable[[jax.Array], jax.Array]     # step -> scalar
+Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
 
 
 class Status(enum.IntEnum):

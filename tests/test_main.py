@@ -89,17 +89,19 @@ def test_changed_texts_are_refused(whole, tmp_path):
   assert code == Status.DATA and 'begun with other texts' in err and 'Traceback' not in err
 
 
-@pytest.mark.parametrize('failpoint', ['payload:3', 'renamed:6', 'seal:6', 'recorded:student',
-                                       'reporting'])
-def test_killed_while_saving_evaluating_or_reporting_it_resumes_bitwise(whole, tmp_path, failpoint):
+def test_killed_while_saving_evaluating_and_reporting_it_resumes_bitwise(whole, tmp_path):
   workdir = tmp_path / 'run'
-  died, _, _ = finished(command(workdir, failpoint=failpoint))
-  assert died == 137
+  # One run that dies five times: in the middle of a stage, after its last save, at the next
+  # stage's, between two models' evaluations, and between the report's two files.
+  for failpoint in ('payload:3', 'renamed:6', 'seal:3', 'recorded:student', 'reporting'):
+    died, _, err = finished(command(workdir, failpoint=failpoint))
+    assert died == 137, err
   code, _, err = finished(command(workdir))
   assert code == 0, err
   assert result(workdir) == result(whole[0])
 
 
+@pytest.mark.slow
 def test_one_device_is_eight(whole, tmp_path):
   more = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
   code, _, err = finished(command(tmp_path / 'run', environment=more))
@@ -145,7 +147,7 @@ def test_stopped_anywhere_it_resumes_bitwise(whole, tmp_path, when, how):
     (['--config.data.vocabulary=900'], 'vocabulary=1000, but docstrings has 900'),
     (['--config.data.per_class=150'], 'its tokenizer ('),
     (['--config.data.length=40', '--config.data.widths=(40,)'], 'length=32, but docstrings has 40'),
-    (['--config.data.minimum=800'], 'its classes are'),
+    (['--config.data.minimum=800'], 'classes=12, but docstrings has 8'),
 ])
 def test_a_teacher_that_does_not_fit_the_data_is_refused(whole, tmp_path, capsys, more, line):
   teacher = f'--config.teachers.teacher.init={whole[0] / "export/teacher"}'
@@ -154,6 +156,7 @@ def test_a_teacher_that_does_not_fit_the_data_is_refused(whole, tmp_path, capsys
   assert code == Status.MISFIT and line in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_student_may_start_from_layers_of_its_teacher(whole, tmp_path):
   code, _, err = finished(command(
       tmp_path / 'run', '--config.student.init=teacher', '--config.student.layers=(1, 0)',
@@ -212,18 +215,16 @@ def test_sigterm_saves_the_step_and_exits_with_3(whole, tmp_path):
 
 def test_numbers_that_are_not_finite_name_the_step_and_the_batch(tmp_path):
   code, _, err = finished(command(
-      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
+      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e18',
       '--config.teachers.teacher.train.optimizer.warmup=0.0',
       '--config.teachers.teacher.train.save_every=1'))
   line = err.splitlines()[-1]
   assert code == Status.NONFINITE and 'Traceback' not in err
   step = int(line.partition('at step ')[2].partition(',')[0])
-  assert f'checkpoint {step} in' in line and 'batch ids [' in line
-  again, _, err = finished(command(           # the checkpoint is intact, its parameters finite
-      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
-      '--config.teachers.teacher.train.optimizer.warmup=0.0',
-      '--config.teachers.teacher.train.save_every=1'))
-  assert again == Status.NONFINITE and err.splitlines()[-1] == line
+  assert 'batch ids [' in line and f'checkpoint {step} in' in line
+  path = tmp_path / 'run/checkpoints/teacher' / str(step) / 'state.safetensors'
+  state = safetensors.numpy.load_file(path)
+  assert all(np.isfinite(v).all() for v in state.values() if v.dtype.kind == 'f')
 
 
 def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
@@ -296,6 +297,7 @@ def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
       assert field in leaves, f'{path.name}: sweep() names {field}, which the config lacks'
 
 
+@pytest.mark.slow
 def test_masked_words_train_beside_the_labels(tmp_path):
   small = ['data.per_class=200', 'data.vocabulary=1000', 'data.length=32', 'data.widths=(32,)',
            'data.batch_size=8', 'train.steps=2', 'teachers.teacher.train.steps=2',

@@ -15,6 +15,7 @@ from distill.data import batches
 from distill.data.sets import Dataset
 from distill.data.stored import source_sha256
 from distill.models.pure import Pure
+from distill.pipelines.nodes import Config, Evaluate, StudentNode, TeacherNode, TeacherTrain
 from distill.student import Student, started_from, under, with_projectors
 from distill.teachers import Teacher, Weights
 from distill.train import Stage
@@ -23,71 +24,6 @@ from distill.types import Batch, Status, Stop
 BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
 CODE = pathlib.Path(distill.__file__).parent
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
-
-
-def _empty():
-  return dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """The fields of a config of `compare`, and what they are where it leaves them out."""
-  seed: int
-  data: Mapping
-  task: Mapping
-  student: Mapping
-  objective: Mapping
-  optimizer: Mapping
-  train: Mapping
-  pipeline: str = 'compare.run'
-  teachers: Mapping = _empty()
-  schedules: Mapping = _empty()
-  carry: Mapping = _empty()
-  augment: Sequence = ()
-  evaluate: Mapping = _empty()
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherNode:
-  """`teachers.T`: `train` given: trained here; `init` given: loaded; both: fine-tuned."""
-  model: Mapping = _empty()
-  init: str = ''
-  train: Mapping = _empty()
-  dtype: str = 'float32'
-  microbatch: int = 0
-  seed: int = 0                     # added to the run's: teachers of one kind differ
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherTrain:
-  """What `teachers.T.train` has beside the fields of `train`; a teacher sees all labels."""
-  objective: Mapping
-  optimizer: Mapping
-  labelled: float = 1.0
-  augment: Sequence = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentNode:
-  """`student`. `init` is a teacher's name or an export's folder, `layers` the blocks to take."""
-  model: Mapping
-  init: str = ''
-  layers: Sequence[int] = ()
-  frozen: Sequence[str] = ()
-  projectors: Mapping = _empty()
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-  """`evaluate`. `resamples` are those of the bootstrap."""
-  split: str = 'test'
-  batch_size: int = 64
-  resamples: int = 1000
-
-  def __post_init__(self):
-    if self.batch_size < 1 or self.resamples < 1:
-      raise ValueError(f'batch_size={self.batch_size} and resamples={self.resamples} must be at '
-                       'least 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +229,8 @@ class _Builder:
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
-        'code': source_sha256(*sorted(map(str, CODE.rglob('*.py')))), 'jax': jax.__version__, **of})
+        'code': [source_sha256(str(file)) for file in sorted(CODE.rglob('*.py'))],
+        'jax': jax.__version__, **of})
 
   def views(self, model: Pure, teachers: Sequence[Teacher], data) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""

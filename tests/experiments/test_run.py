@@ -84,10 +84,10 @@ def failing(monkeypatch, error, when):
   """The run whose config `when` accepts raises; the others go on as before."""
   fake = run.distill.run
 
-  def failed(name, config, workdir, shared):
+  def failed(name, config, workdir, stopping, shared):
     if when(config):
       raise error
-    return fake(name, config, workdir, shared)
+    return fake(name, config, workdir, stopping, shared)
   monkeypatch.setattr(run.distill, 'run', failed)
 
 

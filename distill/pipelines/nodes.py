@@ -1,0 +1,68 @@
+"""The nodes of a config: their fields, and what these are where a config leaves them out."""
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+
+def _empty():
+  return dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The fields of a config of `compare`, and what they are where it leaves them out."""
+  seed: int
+  data: Mapping
+  task: Mapping
+  student: Mapping
+  objective: Mapping
+  optimizer: Mapping
+  train: Mapping
+  pipeline: str = 'compare.run'
+  teachers: Mapping = _empty()
+  schedules: Mapping = _empty()
+  carry: Mapping = _empty()
+  augment: Sequence = ()
+  evaluate: Mapping = _empty()
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherNode:
+  """`teachers.T`: `train` given: trained here; `init` given: loaded; both: fine-tuned."""
+  model: Mapping = _empty()
+  init: str = ''
+  train: Mapping = _empty()
+  dtype: str = 'float32'
+  microbatch: int = 0
+  seed: int = 0                     # added to the run's: teachers of one kind differ
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherTrain:
+  """What `teachers.T.train` has beside the fields of `train`; a teacher sees all labels."""
+  objective: Mapping
+  optimizer: Mapping
+  labelled: float = 1.0
+  augment: Sequence = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentNode:
+  """`student`. `init` is a teacher's name or an export's folder, `layers` the blocks to take."""
+  model: Mapping
+  init: str = ''
+  layers: Sequence[int] = ()
+  frozen: Sequence[str] = ()
+  projectors: Mapping = _empty()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """`evaluate`. `resamples` are those of the bootstrap."""
+  split: str = 'test'
+  batch_size: int = 64
+  resamples: int = 1000
+
+  def __post_init__(self):
+    if self.batch_size < 1 or self.resamples < 1:
+      raise ValueError(f'batch_size={self.batch_size} and resamples={self.resamples} must be at '
+                       'least 1')
