@@ -118,19 +118,24 @@ class Prepared:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.like))
 
 
-def prepared(stage: Stage, weights: Mapping[str, Any] | None = None) -> Prepared:
+def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   """Builds and traces a stage's step: what doesn't fit stops here, before any compilation.
 
-  `weights` are the teachers' weights or their shapes; those of the stage unless given.
+  `weights` are the shapes of the teachers' weights.
   """
-  weights = stage.weights if weights is None else weights
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
   optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.where}.optimizer',
                           steps=plan.steps)
   train_step = step.make_train_step(
       stage.student, stage.teachers, stage.terms, optimizer, schedules=stage.schedules,
       carries=stage.carries, augment=stage.augment, accumulate=plan.accumulate, dtype=plan.dtype)
-  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stage.data[0].items()}
+  # With the layouts of the run, so that the first step needn't be traced again.
+  mesh = sharding.mesh()
+  laid = lambda tree, layout: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), tree)
+  replicated = sharding.replicated(mesh)
+  batch = laid(dict(stage.data[0]), sharding.by_example(mesh, len(stage.data[0]['valid'])))
+  weights = laid(dict(weights), replicated)
   params, rest = stage.student.shapes()
 
   def views(params, rest, weights, batch):
@@ -144,7 +149,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any] | None = None) -> Prepared
   carry = {name: carry.init(jax.random.key(stage.seed), shapes)
            for name, carry in stage.carries.items()}
   init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, carry)
-  like = jax.eval_shape(init, params, rest)
+  like = laid(jax.eval_shape(init, params, rest), replicated)
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
   return Prepared(plan, train_step, init, like, traced)
 
@@ -154,14 +159,13 @@ def folder(stage: Stage, run: Run) -> pathlib.Path:
   return run.workdir / 'checkpoints' / stage.name
 
 
-def fit(stage: Stage, run: Run) -> tuple[Flat, Flat, dict[str, float]]:
+def fit(stage: Stage, ready: Prepared, run: Run) -> tuple[Flat, Flat, dict[str, float]]:
   """Trains, resuming whatever the workdir holds; the parameters, the rest and what it cost."""
   with run.deferring():
-    return _fit(stage, run)
+    return _fit(stage, ready, run)
 
 
-def _fit(stage: Stage, run: Run):
-  ready = prepared(stage)
+def _fit(stage: Stage, ready: Prepared, run: Run):
   plan, place = ready.plan, folder(stage, run)
   mesh = sharding.mesh()
   layout = sharding.by_example(mesh, len(stage.data[0]['valid']))

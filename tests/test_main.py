@@ -215,8 +215,8 @@ def test_sigterm_saves_the_step_and_exits_with_3(whole, tmp_path):
 
 def test_numbers_that_are_not_finite_name_the_step_and_the_batch(tmp_path):
   code, _, err = finished(command(
-      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e18',
-      '--config.teachers.teacher.train.optimizer.warmup=0.0',
+      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
+      '--config.teachers.teacher.train.optimizer.warmup=0.5',   # the first step's rate is 0
       '--config.teachers.teacher.train.save_every=1'))
   line = err.splitlines()[-1]
   assert code == Status.NONFINITE and 'Traceback' not in err

@@ -33,17 +33,18 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
     return report.read(this.workdir)
   for note in told.dataset.notes:
     this.log.say(f'{told.dataset.name}: {note}')
-  flops = plan.announce(told, this)
+  announced = plan.announce(told, this)
 
   models = [Model(name, 'teacher', pure, told.weights[name], None, None)
             for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
-    weights, spent = finished(trained, told, this)
+    ready, flops = announced[name]
+    weights, spent = finished(trained, ready, told, this)
     if trained.role == 'teacher':
       told.weights[name] = weights
     models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.saw,
-                        spent | {'flops': flops[name]}))
+                        spent | {'flops': flops}))
   result = measured(config, told, models, this)
   report.write(this.workdir, result, this.log.rows())
   return result
@@ -60,7 +61,8 @@ class Model:
   spent: Mapping[str, float] | None         # None: loaded, not trained here
 
 
-def finished(trained: Trained, told: Setting, run: Run) -> tuple[Weights, dict[str, float]]:
+def finished(trained: Trained, ready: train.Prepared, told: Setting,
+             run: Run) -> tuple[Weights, dict[str, float]]:
   """The stage's weights and what training took; they are exported, and shared if asked."""
   stage = trained.stage
   shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
@@ -70,7 +72,7 @@ def finished(trained: Trained, told: Setting, run: Run) -> tuple[Weights, dict[s
     spent = card['training']
   else:
     params, rest, spent = train.fit(
-        dataclasses.replace(stage, evaluate=scoring(stage.student.model, told)), run)
+        dataclasses.replace(stage, evaluate=scoring(stage.student.model, told)), ready, run)
     weights = jax.device_get((under(params, 'model/'), under(rest, 'model/')))
   for folder in (run.workdir / 'export' / stage.name, shared):
     if folder and not folder.exists():

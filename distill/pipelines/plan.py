@@ -39,11 +39,11 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
                f'{because}: take another --workdir, or restore them')
 
 
-def announce(told: Setting, run: Run) -> dict[str, float]:
-  """Checks every stage by tracing it and says what will happen; training's FLOPs by stage."""
+def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]:
+  """Checks every stage by tracing it and says what will happen; the stages, and their FLOPs."""
   shapes = {name: model.shapes for name, model in told.loaded.items()}
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
-  lines, flops, states = [], {}, 0
+  lines, found, states = [], {}, 0
   for trained in told.trained:
     stage = trained.stage
     ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
@@ -51,7 +51,7 @@ def announce(told: Setting, run: Run) -> dict[str, float]:
     size, first = stage.data[0]['tokens'].shape
     widths = [stage.data[i]['tokens'].shape[1] for i in range(0, steps, max(steps // 50, 1))]
     a_step = ready.flops() * sum(widths) / len(widths) / first     # nearly linear in the width
-    flops[stage.name] = a_step * steps
+    found[stage.name] = ready, a_step * steps
     states += ready.nbytes()
     lines.append((f'{stage.name:<10} {steps:>6,} steps of {size}',
                   f'{cost.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
@@ -65,7 +65,7 @@ def announce(told: Setting, run: Run) -> dict[str, float]:
   total = sum(line[3] for line in lines) * seconds
   run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
-  return flops
+  return found
 
 
 def _check_disk(run: Run, needed: int) -> None:
