@@ -201,6 +201,17 @@ def test_what_the_module_carries_is_carried():
   assert state.rest == {'model/calls': 6}
 
 
+def test_randomness_is_a_function_of_the_seed_and_the_step():
+  noisy = lambda data, key: data | {'x': data['x'] + jax.random.normal(key, data['x'].shape)}
+  run, start = machine({'hard': HARD}, augment=(noisy,))
+  def once(step, seed):
+    state = jax.tree.map(jnp.copy, start).replace(step=jnp.int32(step))
+    return np.asarray(run(state, {'big': BIG}, batch(), jax.random.key(seed))[0].params[
+        'model/dense/kernel'])
+  assert (once(0, 1) == once(0, 1)).all()
+  assert (once(0, 1) != once(1, 1)).any() and (once(0, 1) != once(0, 2)).any()
+
+
 class TestCarry:
   MEAN = {'centre': carry.Mean(reads='big/logits', decay=0.9)}
 
