@@ -201,6 +201,13 @@ def test_what_the_module_carries_is_carried():
   assert state.rest == {'model/calls': 6}
 
 
+def test_bfloat16_computes_narrow_and_keeps_its_parameters_wide():
+  a, b = (trained(dtype=dtype)[0] for dtype in ('float32', 'bfloat16'))
+  assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(b.params))
+  same(a.params, b.params, atol=0.02)         # 8 bits in the products, four steps of rate 0.1
+  assert any((x != y).any() for x, y in zip(a.params.values(), b.params.values(), strict=True))
+
+
 def test_randomness_is_a_function_of_the_seed_and_the_step():
   noisy = lambda data, key: data | {'x': data['x'] + jax.random.normal(key, data['x'].shape)}
   run, start = machine({'hard': HARD}, augment=(noisy,))
@@ -242,6 +249,14 @@ class TestOptimizer:
       update, state = tx.update(jnp.ones(1), state)
       rates.append(-float(update[0]))
     np.testing.assert_allclose(rates[:3] + rates[6:7], [0, 0.5, 1, 0.5], atol=1e-6)
+
+  def test_clipping_bounds_the_norm_of_the_whole_gradient(self):
+    # (3, 4) has norm 5; at most 1 leaves (0.6, 0.8), whatever leaf it is in
+    tx = step.make_optimizer(name='sgd', rate=1.0, steps=2, schedule='constant', warmup=0.0,
+                             clip=1.0)
+    params = {'a': jnp.zeros(1), 'b': jnp.zeros(1)}
+    update, _ = tx.update({'a': jnp.array([3.0]), 'b': jnp.array([4.0])}, tx.init(params), params)
+    np.testing.assert_allclose([update['a'][0], update['b'][0]], [-0.6, -0.8], rtol=1e-6)
 
   def test_decay_acts_on_matrices_alone(self):
     tx = step.make_optimizer(rate=1.0, steps=2, schedule='constant', warmup=0.0, decay=0.1,
