@@ -73,11 +73,12 @@ def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
   for config, base in dict.fromkeys(map(of, found)):
     mine = list({row['config_sha256']: row for row in found if of(row) == (config, base)
                  }.values())            # of several rows of a run the last
-    yield (f'`{config}` as of {base}, run by `python -m experiments.run {config} '
-           f'--out=experiments/{name}`:\n')
+    door = mine[0].get('door', 'experiments.run')
+    yield f'`{config}` as of {base}, run by `python -m {door} {config} --out=experiments/{name}`:\n'
     if arms := summary(mine):
       yield _table(arms)
-      yield from _rates(arms) or [NO_RATES]
+      if any(arm.gain for arm in arms.values()):
+        yield from _rates(arms) or [NO_RATES]
     yield from [f'Failed: {_cell(row)}, seed {row["seed"]}, with exit status '
                 f'{row["error"]["status"]}: {row["error"]["line"]}\n'
                 for row in mine if 'error' in row]

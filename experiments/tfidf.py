@@ -21,6 +21,7 @@ from distill import main as distill
 from distill.pipelines import plan
 from distill.pipelines.setting import BATCHING
 from distill.tasks.classification import Classification
+from distill.types import Status
 from experiments import rows
 
 METHOD = {'method': 'TF-IDF, logistic regression'}
@@ -29,6 +30,9 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  if len(arguments) != 2 or not arguments[1].startswith('--out='):
+    print('say: python -m experiments.tfidf configs/NAME.py --out=DIR', file=sys.stderr)
+    return int(Status.CONFIG)
   file, out = arguments[0], pathlib.Path(arguments[1].removeprefix('--out='))
   out.mkdir(parents=True, exist_ok=True)
   row = measured(file, out.absolute().name)
@@ -45,14 +49,15 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
   data = lookup.build('data', node, 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]
   task = Classification(classes=len(data.classes))
-  few = train.columns['draw'] < config['data']['labelled']
+  known = train.columns['label'] >= 0
+  few = known & (train.columns['draw'] < config['data']['labelled'])
   models = {name: {'role': role, 'saw': {'texts': int(seen.sum()), 'labels': int(seen.sum())},
                    'n': len(test), 'retention': None, 'gain': None,
                    'quality': scores(task, train, test, seen)}
-            for name, role, seen in (('all labels', 'teacher', np.ones(len(train), bool)),
+            for name, role, seen in (('all labels', 'teacher', known),
                                      ('few labels', 'baseline', few))}
   seconds, now = time.monotonic() - started, datetime.datetime.now(datetime.UTC)
-  return {'schema': 1, 'experiment': experiment, 'config': file,
+  return {'schema': 1, 'experiment': experiment, 'door': 'experiments.tfidf', 'config': file,
           'base': distill.sha256(config)[:8], 'arm': METHOD, 'seed': config['seed'],
           'data_seed': config['data']['seed'], 'config_sha256': distill.sha256(config | METHOD),
           'time': now.isoformat(timespec='seconds'), 'commit': rows.commit(), 'seconds': seconds,
