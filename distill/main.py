@@ -103,7 +103,7 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: '
         shared: pathlib.Path | None = None) -> dict[str, Any]:
   """Runs the config's pipeline in a workdir that this process has locked."""
   same_config(config, workdir)
-  if not isinstance(config.get('seed'), int):
+  if 'seed' not in config or type(config['seed']) is not int:
     raise Stop(Status.CONFIG, 'the config needs a field seed, a whole number')
   name_of_pipeline = config['pipeline'] if 'pipeline' in config else 'compare.run'
   pipeline = lookup.find('pipelines', name_of_pipeline, 'pipeline')

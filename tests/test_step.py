@@ -72,7 +72,7 @@ def trained(steps=4, first=0, state=None, **options):
   return state, metrics
 
 
-def same(a, b, rtol=0.0, atol=0.0):
+def assert_same(a, b, rtol=0.0, atol=0.0):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
 
 
@@ -96,7 +96,7 @@ def test_resumed_is_uninterrupted():
   whole, _ = trained(4)
   half, _ = trained(2)
   saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), half)      # through the host and back
-  same(trained(4, first=2, state=saved)[0], whole)
+  assert_same(trained(4, first=2, state=saved)[0], whole)
 
 
 @pytest.mark.parametrize('accumulate', [2, 4, 8])
@@ -104,13 +104,13 @@ def test_accumulated_is_the_whole_batch(accumulate):
   # Sums of the same float32 numbers in another order.
   a, ours = trained(accumulate=accumulate)
   b, theirs = trained()
-  same(a.params, b.params, rtol=1e-5, atol=1e-6)
-  same({n: s for n, s in ours.items()}, {n: s for n, s in theirs.items()}, rtol=1e-4)
+  assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)
+  assert_same(dict(ours), dict(theirs), rtol=1e-4)
 
 
 @pytest.mark.parametrize('microbatch', [1, 3, 8, 100])
 def test_teacher_micro_batches_change_nothing(microbatch):
-  same(trained(microbatch=microbatch)[0].params, trained()[0].params, rtol=1e-5, atol=1e-6)
+  assert_same(trained(microbatch=microbatch)[0].params, trained()[0].params, rtol=1e-5, atol=1e-6)
 
 
 def test_one_device_is_eight():
@@ -127,7 +127,7 @@ def test_one_device_is_eight():
   axes = functools.partial(Mesh, axis_names=('data', 'model'))
   one, eight = on(axes(np.array(jax.devices()[:1]).reshape(1, 1))), on(sharding.mesh())
   assert eight[0]['model/dense/kernel'].sharding.num_devices == 8
-  same(*(jax.device_get(x) for x in (one, eight)), rtol=1e-5, atol=1e-6)     # order of sums
+  assert_same(*(jax.device_get(x) for x in (one, eight)), rtol=1e-5, atol=1e-6)     # order of sums
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
@@ -144,8 +144,8 @@ def test_numbers_that_are_not_finite_change_nothing_and_are_remembered():
   bad = batch(1) | {'x': batch(1)['x'].at[2, 1].set(jnp.nan)}
   state, _ = run(state, {'big': BIG}, bad, jax.random.key(1))
   state, _ = run(state, {'big': BIG}, batch(2), jax.random.key(1))  # good again, no update
-  same(jax.tree.map(np.asarray, state.params), before.params)
-  same(jax.tree.map(np.asarray, state.opt_state), before.opt_state)
+  assert_same(jax.tree.map(np.asarray, state.params), before.params)
+  assert_same(jax.tree.map(np.asarray, state.opt_state), before.opt_state)
   assert state.first_bad == 1 and state.step == 3
 
 
@@ -164,7 +164,7 @@ def test_teachers_get_no_gradient_and_stay_as_they_are():
   run, state = machine()
   weights = {'big': jax.tree.map(jnp.copy, BIG)}
   run(state, weights, batch(), jax.random.key(1))
-  same(weights['big'], BIG)              # not donated, not changed
+  assert_same(weights['big'], BIG)              # not donated, not changed
 
   def loss(weights):
     big = teachers.Teacher('big', MODEL)
@@ -186,7 +186,7 @@ def test_groups_give_the_same_update_and_their_own_norms():
   grouped = {'hard': dict(HARD, group='task'), 'soft': dict(SOFT, group='kd')}
   a, metrics = trained(node=grouped)
   b, _ = trained()
-  same(a.params, b.params, rtol=1e-5, atol=1e-6)
+  assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)
   assert {'grad_norm/task', 'grad_norm/kd'} <= set(metrics)
   alone, only = trained(1, node={'hard': HARD})
   np.testing.assert_allclose(trained(1, node=grouped)[1]['grad_norm/task'][0],
@@ -204,7 +204,7 @@ def test_what_the_module_carries_is_carried():
 def test_bfloat16_computes_narrow_and_keeps_its_parameters_wide():
   a, b = (trained(dtype=dtype)[0] for dtype in ('float32', 'bfloat16'))
   assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(b.params))
-  same(a.params, b.params, atol=0.02)         # 8 bits in the products, four steps of rate 0.1
+  assert_same(a.params, b.params, atol=0.02)     # 8 bits in the products, four steps
   assert any((x != y).any() for x, y in zip(a.params.values(), b.params.values(), strict=True))
 
 
@@ -231,7 +231,7 @@ class TestCarry:
   def test_it_resumes_bitwise(self):
     whole, _ = trained(4, carries=self.MEAN)
     saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), trained(2, carries=self.MEAN)[0])
-    same(trained(4, first=2, state=saved, carries=self.MEAN)[0], whole)
+    assert_same(trained(4, first=2, state=saved, carries=self.MEAN)[0], whole)
 
   def test_it_refuses_to_be_accumulated_by_name(self):
     with pytest.raises(Stop, match='carry.centre') as stop:

@@ -55,6 +55,7 @@ def packed(value: Any) -> np.ndarray:
 
 
 def unpacked(array: np.ndarray) -> Any:
+  """The JSON value of such an array."""
   return json.loads(array.tobytes())
 
 
