@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import checkpoint, lookup, sharding, step
-from distill.data import text
+from distill.data import tokenizer
 from distill.models.pure import Pure
 from distill.teachers import Weights
 from distill.types import Batch, Records, Status, Stop
@@ -56,7 +56,7 @@ def exported(folder: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
 def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
   """For every text: the label, its probability, and the probabilities of all classes."""
   model, weights, card = exported(folder)
-  columns = text.encode(checkpoint.text(folder, 'tokenizer.json'), texts, length=card['widths'][-1])
+  columns = tokenizer.encode(checkpoint.text(folder, 'tokenizer.json'), texts, length=card['widths'][-1])
   eval_step, found = step.make_eval_step(model), []
   for row in range(len(texts)):           # one at a time: an answer doesn't depend on its company
     width = next(w for w in card['widths'] if w >= columns['length'][row])

@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
-    {'types', 'lookup', 'disk'},
+    {'types', 'lookup', 'disk', 'hub'},
     {'losses', 'schedules', 'sharding', 'logs', 'data'},
     {'models'},
     {'compress'},
@@ -24,7 +24,7 @@ NAMED_BY_CONFIGS = {'losses', 'schedules', 'models', 'data', 'tasks', 'augment',
                     'pipelines'}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
-                  ('disk', 'types')}
+                  ('disk', 'types'), ('hub', 'types')}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 

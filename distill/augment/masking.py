@@ -4,7 +4,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from distill.data.text import SPECIAL
+from distill.data.tokenizer import SPECIAL
 from distill.types import Batch
 
 MASK, FIRST_WORD = SPECIAL.index('[MASK]'), len(SPECIAL)

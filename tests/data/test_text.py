@@ -5,6 +5,7 @@ import pytest
 
 from distill import types
 from distill.data import text
+from distill.data import tokenizer as tokenizers
 
 WORDS = 'the quick brown fox jumps over the lazy dog while a slow red cat sleeps'.split()
 
@@ -35,34 +36,34 @@ class TestTokenizer:
     # hug 10, pug 5, pun 12, bun 4, hugs 5. Pairs: ##u##g 20, ##u##n 16; then h##ug 15 (p##un 12).
     counts = {'hug': 10, 'pug': 5, 'pun': 12, 'bun': 4, 'hugs': 5}
     words = [w for w, n in counts.items() for _ in range(n)]
-    assert vocabulary(text._trained(words, 64))[:16] == [
+    assert vocabulary(tokenizers.trained(words, 64))[:16] == [
         '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]',
         '##g', '##n', '##s', '##u', 'b', 'h', 'p', '##ug', '##un', 'hug', 'pun']
 
   def test_ties_are_broken_by_code_points(self):
     # Ten pairs, each seen once: the merges come in the order of their characters.
-    assert vocabulary(text._trained(['zj yi xh wg vf ue td sc rb qa'], 64))[25:] == [
+    assert vocabulary(tokenizers.trained(['zj yi xh wg vf ue td sc rb qa'], 64))[25:] == [
         'qa', 'rb', 'sc', 'td', 'ue', 'vf', 'wg', 'xh', 'yi', 'zj']
 
   def test_rare_characters_of_a_large_alphabet_are_unknown(self):
     frequent, rare = 'abcdef', [chr(0x4E00 + i) for i in range(500)]
-    tokenizer = text._trained([frequent] * 9 + rare, 64)
+    tokenizer = tokenizers.trained([frequent] * 9 + rare, 64)
     assert len(vocabulary(tokenizer)) <= 64
-    found = text.encode(tokenizer, ['abcdef ' + rare[-1]], length=8)
-    assert found['tokens'][0, 2] == text.SPECIAL.index('[UNK]') != found['tokens'][0, 1]
+    found = tokenizers.encode(tokenizer, ['abcdef ' + rare[-1]], length=8)
+    assert found['tokens'][0, 2] == tokenizers.SPECIAL.index('[UNK]') != found['tokens'][0, 1]
 
   def test_characters_beyond_the_basic_plane_are_pieces_too(self):
-    tokenizer = text._trained(['x\U0001F600\U0010FFFD' * 3], 64)
-    assert text.SPECIAL.index('[UNK]') not in text.encode(
+    tokenizer = tokenizers.trained(['x\U0001F600\U0010FFFD' * 3], 64)
+    assert tokenizers.SPECIAL.index('[UNK]') not in tokenizers.encode(
         tokenizer, ['x\U0001F600\U0010FFFD'], length=8)['tokens'][0]
 
 
 class TestEncode:
-  tokenizer = text._trained(['ab cd'] * 3, 64)
+  tokenizer = tokenizers.trained(['ab cd'] * 3, 64)
   ids = {piece: i for i, piece in enumerate(vocabulary(tokenizer))}
 
   def encoded(self, row, length=8):
-    found = text.encode(self.tokenizer, [row], length=length)
+    found = tokenizers.encode(self.tokenizer, [row], length=length)
     return {key: values[0].tolist() for key, values in found.items()}
 
   def test_a_text(self):
@@ -116,7 +117,7 @@ class TestDataset:
 
   def test_is_the_same_again_and_reads_what_it_made(self, tmp_path, monkeypatch):
     first, fresh = dataset(cache=tmp_path / 'a'), dataset(cache=tmp_path / 'b')
-    monkeypatch.setattr(text, '_trained', None)           # not called again
+    monkeypatch.setattr(tokenizers, 'trained', None)           # not called again
     warm = dataset(cache=tmp_path / 'a')
     for other in (fresh, warm):
       assert other.fingerprint == first.fingerprint and other.tokenizer == first.tokenizer

@@ -1,0 +1,135 @@
+"""From texts to token ids: a WordPiece trained here, or the tokenizer of a pretrained model."""
+import collections
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from distill import hub
+from distill.data.sets import Text
+from distill.types import Status, Stop
+
+SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')      # the first ids of what is trained here
+
+
+def read(place: str) -> str:
+  """The tokenizer of a pretrained model as JSON.
+
+  `place` is a folder with `tokenizer.json` or `vocab.txt`, one of these files, or a hub id. A
+  BERT tokenizer comes out the same whichever of the two files it is read from.
+  """
+  from tokenizers import Tokenizer
+
+  path = pathlib.Path(place).expanduser()
+  if not path.is_file():
+    root = hub.folder(place, 'data.tokenizer')
+    path = next((p for p in (root / 'tokenizer.json', root / 'vocab.txt') if p.is_file()), None)
+    if path is None:
+      raise Stop(Status.DATA, f'data.tokenizer: {root} has neither tokenizer.json nor vocab.txt')
+  try:
+    content = path.read_bytes().decode()
+    if path.suffix == '.txt':
+      return _of_words(content.split('\n'), path)
+    read = json.loads(content)
+    model = read['model']
+    if model['type'] == 'WordPiece' and read['normalizer']['type'] == 'BertNormalizer':
+      how = {key: read['normalizer'][key]
+             for key in ('lowercase', 'strip_accents', 'handle_chinese_chars')}
+      return _wordpiece(model['vocab'], **how)
+    tokenizer = Tokenizer.from_str(content)
+  except Stop:
+    raise
+  except Exception as error:        # the library raises plain Exception
+    raise Stop(Status.DATA, f'data.tokenizer: {path} is no tokenizer: {error}') from error
+  tokenizer.no_padding()
+  tokenizer.no_truncation()
+  return tokenizer.to_str()
+
+
+def _of_words(lines: list[str], path: pathlib.Path) -> str:
+  words = [line.rstrip('\r') for line in lines]
+  words = words[:-1] if words and not words[-1] else words
+  if len(set(words)) != len(words) or not set(SPECIAL) <= set(words):
+    raise Stop(Status.DATA, f'data.tokenizer: {path} is no vocabulary of BERT, one word a line '
+               f'with {", ".join(SPECIAL)} among them')
+  about = path.with_name('tokenizer_config.json')
+  told = json.loads(about.read_text()) if about.is_file() else {}
+  capitals = any(w.lower() != w for w in words if not w.startswith('['))
+  how = {'lowercase': told['do_lower_case'] if 'do_lower_case' in told else not capitals}
+  return _wordpiece({word: i for i, word in enumerate(words)}, **how)
+
+
+def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, np.ndarray]:
+  """Token ids [n s] of texts or pairs, as columns of a `Split`; `cut` is 1 where a text was cut."""
+  import tokenizers  # not at the top: a warm start needs no tokenizer
+
+  made = tokenizers.Tokenizer.from_str(tokenizer)
+  made.enable_truncation(length)
+  rows = made.encode_batch([utf8(row) for row in texts])
+  tokens, types = np.zeros((2, len(rows), length), np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, :len(row.ids)], types[i, :len(row.ids)] = row.ids, row.type_ids
+  return {'tokens': tokens, 'types': types,
+          'length': np.array([len(row.ids) for row in rows], np.int32),
+          'cut': np.array([len(row.overflowing) > 0 for row in rows], np.int32)}
+
+
+def utf8(text: Text) -> Text:
+  """Lone surrogates, which the tokenizer doesn't take, become question marks."""
+  return (text.encode(errors='replace').decode() if isinstance(text, str)
+          else tuple(map(utf8, text)))
+
+
+def trained(texts: Iterable[Text], vocabulary: int) -> str:
+  """WordPiece (lower case, BERT's words) by merging the texts' most frequent pairs, as JSON.
+
+  The library's WordPiece trainer breaks ties by the order of a randomised hash table, its
+  BPE trainer by the order of code points, and they merge by the same rule. So BPE is trained
+  on words whose symbols, ##-symbols too, are code points of their own.
+  """
+  from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+  normalizer = normalizers.BertNormalizer(lowercase=True)
+  splitter = pre_tokenizers.BertPreTokenizer()
+  counts = collections.Counter()
+  for text in texts:
+    for part in (text,) if isinstance(text, str) else text:
+      normal = normalizer.normalize_str(utf8(part))
+      counts.update(word for word, _ in splitter.pre_tokenize_str(normal))
+  words = {(word[0], *('##' + c for c in word[1:])): n for word, n in counts.items()}
+  symbols = collections.Counter()
+  for word, n in words.items():
+    for symbol in word:
+      symbols[symbol] += n
+  room = (vocabulary - len(SPECIAL)) // 2         # rarer symbols of a large alphabet are [UNK]
+  kept = sorted(sorted(symbols, key=lambda s: (-symbols[s], s))[:room])
+  point = {symbol: chr(0xF0000 + i) for i, symbol in enumerate(kept)}
+
+  bpe = Tokenizer(models.BPE())
+  bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  lines = (' '.join([''.join(point[s] for s in word)] * n) for word, n in words.items()
+           if all(s in point for s in word))
+  bpe.train_from_iterator(lines, trainers.BpeTrainer(
+      vocab_size=vocabulary, special_tokens=list(SPECIAL), limit_alphabet=len(kept),
+      show_progress=False))
+  ids, pieces = bpe.get_vocab(), list(SPECIAL)
+  for token in sorted(ids, key=ids.get)[len(SPECIAL):]:
+    first, *rest = (kept[ord(c) - 0xF0000] for c in token)
+    pieces.append(first + ''.join(s.removeprefix('##') for s in rest))
+  return _wordpiece({piece: i for i, piece in enumerate(pieces)}, lowercase=True)
+
+
+def _wordpiece(vocabulary: Mapping[str, int], *, lowercase: bool, strip_accents: bool | None = None,
+               handle_chinese_chars: bool = True) -> str:
+  """BERT's tokenizer over a vocabulary."""
+  from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+  made = Tokenizer(models.WordPiece(dict(vocabulary), unk_token='[UNK]'))
+  made.normalizer = normalizers.BertNormalizer(
+      lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=handle_chinese_chars)
+  made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  made.post_processor = processors.TemplateProcessing(
+      single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1',
+      special_tokens=[(token, vocabulary[token]) for token in ('[CLS]', '[SEP]')])
+  return made.to_str()

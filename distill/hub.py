@@ -1,0 +1,55 @@
+"""From the place of a pretrained model to a folder on this machine."""
+import os
+import pathlib
+import re
+
+from distill.types import Status, Stop
+
+FILES = ('*.json', '*.safetensors', 'vocab.txt', 'merges.txt')
+PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.h5', '.msgpack')
+
+
+def folder(place: str, where: str) -> pathlib.Path:
+  """A folder as it is, or what a hub id such as 'org/name' or 'org/name@revision' names.
+
+  The hub is asked only for an id that is no folder here; what it gave before is read from its
+  cache without a network. `where` is the config path for the error line.
+  """
+  path = pathlib.Path(place).expanduser()
+  if path.is_dir():
+    return path
+  if path.suffix in PICKLES:
+    raise Stop(Status.CHECKPOINT, f'{where}={place!r} is a format that can run code when it is '
+               'opened: convert it with safetensors.torch.save_file, and name the folder')
+  if path.exists() or not re.fullmatch(r'[\w.-]+/[\w.-]+(@[\w./-]+)?', place):
+    raise Stop(Status.CHECKPOINT, f'{where}={place!r} is neither a folder nor a hub id such as '
+               'org/name')
+  return _from_hub(place, where)
+
+
+def _from_hub(place: str, where: str) -> pathlib.Path:
+  name, _, revision = place.partition('@')
+  try:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+  except ImportError:
+    raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and a hub id needs the '
+               "package huggingface_hub: pip install 'distill[hub]', or name a folder") from None
+  get = lambda **how: pathlib.Path(huggingface_hub.snapshot_download(
+      name, revision=revision or None, allow_patterns=list(FILES), **how))
+  try:
+    return get(local_files_only=True)
+  except LocalEntryNotFoundError:
+    pass
+  offline = huggingface_hub.constants.HF_HUB_OFFLINE or os.environ.get('HF_HUB_OFFLINE')
+  try:
+    if not offline:
+      return get()
+  except (HfHubHTTPError, OSError, ValueError) as error:
+    if getattr(getattr(error, 'response', None), 'status_code', None) in (401, 403, 404):
+      raise Stop(Status.CHECKPOINT, f'{where}={place!r}: the hub has no such model, or not for '
+                 'you: check the id, or name a folder') from None
+  raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here and the hub cannot be '
+             f'reached: where there is a network, run huggingface-cli download {name}'
+             f'{" --revision " + revision if revision else ""} --local-dir DIR, and give {where}='
+             'DIR')
