@@ -7,9 +7,10 @@ teacher. No download: the docstrings are those of this Python and of distill's d
 python -m distill.main --config=configs/bert.py
 python -m distill.main --config=configs/bert.py:words     # and masked words
 python -m distill.main --config=configs/bert.py:tfds      # another corpus, by its TFDS name
+python -m distill.main --config=configs/bert.py:sst2      # a pretrained checkpoint, GLUE's SST-2
 python -m distill.main --config=configs/bert.py:test      # seconds; what the tests run
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config(size: str = 'full') -> ConfigDict:
@@ -64,6 +65,22 @@ def get_config(size: str = 'full') -> ConfigDict:
     c.data = dict(name='tfds.Text', dataset='ag_news_subset', data_dir='',
                   fields=dict(text=('description',), label='label'), vocabulary=8000, length=64,
                   widths=(16, 32, 48, 64), batch_size=32, seed=0, labelled=0.1, drawn=0.5)
+  if size == 'sst2':              # a pretrained encoder, fine-tuned; every second of its layers
+    place = FieldReference('sentence-transformers/all-MiniLM-L6-v2')      # or a folder
+    c.data = dict(name='tfds.Text', dataset='glue/sst2', data_dir='', tokenizer=place,
+                  fields=dict(text=('sentence',), label='label'), held_out=0.1, length=64,
+                  widths=(8, 16, 32, 64), batch_size=64, seed=0)
+    adamw.update(rate=1e-4, schedule='linear')
+    c.teachers.teacher = dict(
+        model=dict(dropout=0.1), init=place, fresh=(), shared=True, microbatch=0,
+        train=dict(steps=1904, log_every=56, save_every=476, eval_every=952,         # two epochs
+                   objective=dict(hard=hard), optimizer=adamw))
+    c.student = dict(model=dict(name='bert.Bert', width=384, depth=3, heads=12, dropout=0.1),
+                     init='teacher', layers=(1, 3, 5), frozen=(), projectors=dict())
+    c.objective = dict(hard=hard, soft=dict(c.objective.soft, schedule=dict(name='constant')))
+    c.optimizer = adamw
+    c.train.update(steps=952, log_every=56, save_every=476, eval_every=952)          # one epoch
+    c.evaluate = dict(split='validation', also=('held_out',), batch_size=64)
   if size == 'test':
     c.data.update(batch_size=8, per_class=200, vocabulary=1000, length=32, widths=(32,))
     c.teachers.teacher.model.update(width=32)
@@ -76,9 +93,11 @@ def get_config(size: str = 'full') -> ConfigDict:
   return c
 
 
-def sweep():
+def sweep(size: str = 'full'):
   """What is each term worth, and the ramp, and the labels; and the baseline at its best rate."""
   yield {}
+  if size == 'sst2':
+    return
   yield {'data.labelled': 1.0, 'data.drawn': 0.0}                 # every label is there
   yield {'optimizer.rate': 1e-3}
   yield {'optimizer.rate': 4e-3}

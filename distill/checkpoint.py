@@ -89,18 +89,22 @@ def latest(folder: Path) -> int | None:
 
 
 def export(folder: Path, params: Mapping[str, Any], card: Mapping[str, Any],
-           texts: Mapping[str, str] | None = None) -> None:
+           texts: Mapping[str, str] | None = None,
+           config: Mapping[str, Any] | None = None) -> None:
   """Writes the folder that a model ships in: float32 weights, its card, text files by name.
 
-  An export that is there already is replaced; anything else that is there is set aside.
+  `config` is what else `config.json` says, for other libraries. An export that is there already
+  is replaced; anything else that is there is set aside.
   """
   folder = folder.absolute()
   wide = lambda a: a.astype(np.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a
   weights = {path: wide(array) for path, array in _arrays(params).items()}
   if os.path.lexists(folder) and (fault := _inspect(folder, CARD)[1]):
     _set_aside(folder, fault)
-  _publish(folder, CARD, {WEIGHTS: safetensors.numpy.save(weights), **{
-      name: written.encode() for name, written in (texts or {}).items()}}, {'card': dict(card)})
+  form = {'format': 'pt'}             # without it `transformers` refuses the file
+  _publish(folder, CARD, {WEIGHTS: safetensors.numpy.save(weights, form), **{
+      name: written.encode() for name, written in (texts or {}).items()}}, {
+          **(config or {}), 'card': dict(card)})
 
 
 def load(folder: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -113,14 +117,6 @@ def load(folder: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       fault = f'{WEIGHTS} cannot be read: {error}'
   raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model, a folder with {CARD} and '
              f'{WEIGHTS}: {fault}')
-
-
-def text(folder: Path | str, name: str) -> str:
-  """A text file of an export."""
-  try:
-    return (Path(folder) / name).read_bytes().decode()
-  except OSError as error:
-    raise Stop(Status.CHECKPOINT, f'{folder} has no {name}: {error.strerror}') from error
 
 
 def sha256(tree: Any) -> str:

@@ -3,7 +3,10 @@
 python -m distill.predict --model=DIR "a text" "another"
 python -m distill.predict --model=DIR < texts.txt        # one text a line
 """
+import fnmatch
+import hashlib
 import json
+import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -12,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import checkpoint, lookup, sharding, step
+from distill import checkpoint, hub, lookup, sharding, step
 from distill.data import tokenizer
+from distill.models import huggingface
 from distill.models.pure import Pure
 from distill.teachers import Weights
 from distill.types import Batch, Records, Status, Stop
@@ -39,24 +43,65 @@ def records(eval_step: Callable, weights: Weights, batches: Sequence[Batch],
   return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
-def exported(folder: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
-  """The model of an export folder, its weights, and its card."""
-  arrays, card = checkpoint.load(folder)
-  model = Pure(lambda rngs: lookup.build('models', card['model'], f'{folder}: model', rngs=rngs))
-  parts = model.shapes
+def exported(place: str, where: str = '--model', *, model: Mapping[str, Any] | None = None,
+             fresh: Sequence[str] = (), sizes: Mapping[str, int] | None = None,
+             seed: int = 0) -> tuple[Pure, Weights, Mapping[str, Any]]:
+  """The model of an export or of a Hugging Face folder or hub id, its weights, and its card.
+
+  `model` changes fields that no weight depends on, such as `dropout`. Parameters whose paths
+  match a pattern of `fresh`, and heads that the folder lacks, start anew by `seed`; `sizes` are
+  those of the data, which a new head has. The card's `fresh` lists them.
+  """
+  folder = hub.folder(place, where)
+  arrays, card = _read(folder)
+  anew = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in fresh)
+  if anew('head/kernel') or 'head/kernel' not in arrays:
+    card = {**card, 'classes': ()}
+  node = {**card['model'], **(model or {})}
+  if not card['classes']:
+    node |= {k: v for k, v in (sizes or {}).items() if k == 'classes'}
+  pure = Pure(lambda rngs: lookup.build('models', node, f'{where}: {folder}', rngs=rngs))
+  parts = pure.shapes
   shapes = parts[0] | parts[1]
-  for path in sorted(shapes.keys() | arrays.keys()):
+  for pattern in fresh:
+    if not fnmatch.filter(shapes, pattern):
+      raise Stop(Status.CONFIG, f'{where}: fresh={pattern!r} matches no parameter; they are named '
+                 + ', '.join(sorted(shapes)[:4]) + ', …')
+  missing = {path for path in shapes if anew(path) or (
+      path not in arrays and path.split('/')[0] in huggingface.PARTS)}
+  unasked = {path for path in arrays if path not in shapes and path.startswith('words/')}
+  for path in sorted((shapes.keys() | arrays.keys()) - missing - unasked):
     here, there = (x[path].shape if path in x else 'missing' for x in (arrays, shapes))
     if here != there:
       raise Stop(Status.CHECKPOINT, f'{folder}: {path} is {here} in the weights and {there} in the '
-                 f'model {card["model"]["name"]}')
-  return model, tuple({path: jnp.asarray(arrays[path]) for path in part} for part in parts), card
+                 f'model {node["name"]}')
+  started = pure.init(seed, only=missing) if missing else ({}, {})
+  weights = tuple({path: new[path] if path in new else jnp.asarray(arrays[path]) for path in part}
+                  for part, new in zip(parts, started, strict=True))
+  return pure, weights, {**card, 'model': node, 'fresh': sorted(missing)}
+
+
+def _read(folder: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
+  """Arrays by our paths, and the card; that of a model which isn't ours says what it can."""
+  told = huggingface.config(folder)
+  if 'card' in told:
+    arrays, card = checkpoint.load(folder)
+    return huggingface.read(folder).params if 'model_type' in told else arrays, card
+  found = huggingface.read(folder)
+  length = found.node['length']
+  return found.params, {
+      'model': {**found.node, 'classes': max(len(found.labels), 1)}, 'classes': found.labels,
+      'length': length, 'widths': (length // 4, length // 2, length),
+      'tokenizer_sha256': hashlib.sha256(tokenizer.read(str(folder)).encode()).hexdigest()}
 
 
 def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
   """For every text: the label, its probability, and the probabilities of all classes."""
   model, weights, card = exported(folder)
-  columns = tokenizer.encode(checkpoint.text(folder, 'tokenizer.json'), texts, length=card['widths'][-1])
+  if card['fresh']:
+    raise Stop(Status.CHECKPOINT, f'{folder} has no {card["fresh"][0].split("/")[0]}: it is a '
+               'pretrained encoder, which must be trained before it can answer')
+  columns = tokenizer.encode(tokenizer.read(folder, '--model'), texts, length=card['widths'][-1])
   eval_step, found = step.make_eval_step(model), []
   for row in range(len(texts)):           # one at a time: an answer doesn't depend on its company
     width = next(w for w in card['widths'] if w >= columns['length'][row])

@@ -124,8 +124,11 @@ def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str) 
     there = '/'.join(parts)
     if there not in source:
       raise Stop(Status.MISFIT, f'{where}: the source has no {there} to start {path} from')
-    if source[there].shape != value.shape:
-      raise Stop(Status.MISFIT, f'{where}: {there} is {list(source[there].shape)} in the source, '
+    found = source[there]
+    if path == 'position/embedding':          # a shorter model has the first positions alone
+      found = found[:value.shape[0]]
+    if found.shape != value.shape:
+      raise Stop(Status.MISFIT, f'{where}: {there} is {list(found.shape)} in the source, '
                  f'{path} {list(value.shape)} in the student')
-    started[path] = source[there].astype(value.dtype)
+    started[path] = found.astype(value.dtype)
   return started

@@ -11,7 +11,8 @@ Fields of a text batch (`Batch`); all lead with the batch axis:
   tokens    int32 [b s]   token ids, padded to one of the data's widths
   types     int32 [b s]   0 for the first sentence, 1 for the second
   mask      float [b s]   1 for a token, 0 for padding
-  label     int32 [b]     the class, or -1 where the run may not see it
+  label     int32 [b]     the class, or -1 where the run may not see it; in a regression
+            float32 [b]   the value, or 0 there
   labelled  float [b]     1 where the run may see the label
   valid     float [b]     1 for an example, 0 for a row that only fills the batch
 """

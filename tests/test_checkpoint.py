@@ -571,7 +571,7 @@ class TestExport:
     for name, array in PARAMS.items():
       np.testing.assert_array_equal(params[name], np.asarray(array, np.float32))
     assert params['scale'].shape == ()
-    assert {n: checkpoint.text(tmp_path / 'export', n) for n in TEXTS} == TEXTS
+    assert {n: (tmp_path / 'export' / n).read_bytes().decode() for n in TEXTS} == TEXTS
     assert set(files(tmp_path / 'export')) == {'config.json', 'model.safetensors', *TEXTS}
 
   @pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'tokenizer.json'])
@@ -591,7 +591,6 @@ class TestExport:
   def test_where_there_is_none_the_line_says_what_was_looked_for(self, tmp_path):
     line = stopped(Status.CHECKPOINT, checkpoint.load, tmp_path / 'nowhere')
     assert all(w in line for w in ('nowhere', 'config.json', 'model.safetensors'))
-    assert 'vocabulary' in stopped(Status.CHECKPOINT, checkpoint.text, tmp_path, 'vocabulary')
 
   def test_a_link_is_refused(self, tmp_path):
     folder = exported(tmp_path / 'export')

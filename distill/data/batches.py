@@ -69,7 +69,9 @@ class _Plan:
         raise ValueError(f'{name}={share} must be a share between 0 and 1')
     self._split, self._size, self._seed = split, batch_size, seed
     self._widths = checked_widths(split, widths)
-    self._seen = (split.columns['label'] >= 0) & (split.columns['draw'] < labelled)
+    self._seen = split.known & (split.columns['draw'] < labelled)
+    self._label = split.columns['label'].dtype
+    self._unseen = -1 if np.issubdtype(self._label, np.integer) else 0.0
     if drawn and not self._seen.any():
       raise ValueError(f'drawn={drawn}, but none of the {len(split)} texts is labelled')
     if drawn == 1:
@@ -105,7 +107,8 @@ class _Plan:
         'tokens': filled(columns['tokens'][rows, :width]),
         'types': filled(columns['types'][rows, :width]),
         'mask': filled(np.arange(width) < columns['length'][rows, None], dtype=np.float32),
-        'label': filled(np.where(seen, columns['label'][rows], -1), -1),
+        'label': filled(np.where(seen, columns['label'][rows], self._unseen), self._unseen,
+                        self._label),
         'labelled': filled(seen, dtype=np.float32),
         'valid': filled(np.ones(n), dtype=np.float32),
     }

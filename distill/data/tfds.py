@@ -1,9 +1,12 @@
-"""Any text classification set of the TFDS catalogue, prepared as array_record; no TensorFlow."""
+"""Text sets of the TFDS catalogue, prepared as array_record; no TensorFlow."""
 import json
+import math
 import os
 import pathlib
 import re
 from collections.abc import Mapping
+
+import numpy as np
 
 from distill.data import text
 from distill.data.sets import Dataset
@@ -13,12 +16,17 @@ from distill.types import Status, Stop
 
 
 def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8000,
-         data_dir: str = '', cache: str = '') -> Dataset:
-  """All splits of a prepared data set; rows with label -1 stay, as texts without a label.
+         tokenizer: str = '', held_out: float = 0.0, data_dir: str = '',
+         cache: str = '') -> Dataset:
+  """All splits of a prepared data set; rows without a label stay, as texts.
+
+  A label that is a float makes it a regression. Unknown is class -1; or NaN, and -1 if all of a
+  split are -1, as in GLUE's STS-B.
 
   Args:
     dataset: its name in the catalogue, 'ag_news_subset' or 'glue/sst2'; the newest version.
     fields: {'text': ('sentence',), 'label': 'label'}; two names are a pair of texts.
+    tokenizer, held_out: as of `text.dataset`.
     data_dir: where it was prepared; else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
   """
   names = fields.get('text', ())
@@ -34,8 +42,8 @@ def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8
   texts = {split: [row[0] if len(names) == 1 else tuple(row) for row in rows]
            for split, rows in corpus['texts'].items()}
   return text.dataset(texts, corpus['labels'], name=dataset, classes=corpus['classes'],
-                      length=length, vocabulary=vocabulary, versions={dataset: folder.name},
-                      cache=cache)
+                      length=length, vocabulary=vocabulary, tokenizer=tokenizer,
+                      held_out=held_out, versions={dataset: folder.name}, cache=cache)
 
 
 def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
@@ -84,9 +92,10 @@ def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) ->
   for name in names:
     if not isinstance(features[name], tfds.features.Text):
       raise ValueError(f'fields.text: {name!r} of {dataset} is no text but {features[name]}')
-  if not isinstance(features[label], tfds.features.ClassLabel):
-    raise ValueError(f'fields.label: {label!r} of {dataset} is no class but {features[label]}')
-  classes = features[label].names
+  kind = features[label]
+  classes = kind.names if isinstance(kind, tfds.features.ClassLabel) else []
+  if not classes and (kind.shape != () or not np.issubdtype(kind.np_dtype, np.floating)):
+    raise ValueError(f'fields.label: {label!r} of {dataset} is no class and no number but {kind}')
   texts, labels = {}, {}
   for split, info in builder.info.splits.items():
     try:
@@ -99,9 +108,11 @@ def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) ->
       raise Stop(Status.DATA, f'{folder}: {split!r} holds {count} rows, but dataset_info.json '
                  f'says {info.num_examples}; prepare the data set again')
     texts[split] = [[row[name].decode(errors='replace') for name in names] for row in rows]
-    labels[split] = [int(row[label]) for row in rows]
+    labels[split] = [(int if classes else float)(row[label]) for row in rows]
     for i, k in enumerate(labels[split]):
-      if not -1 <= k < len(classes):
-        raise Stop(Status.DATA, f'{folder}: row {i} of {split!r} has label {k}, outside the '
-                   f'{len(classes)} classes')
+      if math.isinf(k) or classes and not -1 <= k < len(classes):
+        raise Stop(Status.DATA, f'{folder}: row {i} of {split!r} has label {k}, '
+                   + (f'outside the {len(classes)} classes' if classes else 'which is no number'))
+    if not classes and set(labels[split]) == {-1.0}:
+      labels[split] = [math.nan] * len(rows)
   return {'texts': texts, 'labels': labels, 'classes': classes}

@@ -10,10 +10,10 @@ from distill import hub
 from distill.data.sets import Text
 from distill.types import Status, Stop
 
-SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')      # the first ids of what is trained here
+SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of what is trained here
 
 
-def read(place: str) -> str:
+def read(place: str, where: str = 'data.tokenizer') -> str:
   """The tokenizer of a pretrained model as JSON.
 
   `place` is a folder with `tokenizer.json` or `vocab.txt`, one of these files, or a hub id. A
@@ -23,14 +23,14 @@ def read(place: str) -> str:
 
   path = pathlib.Path(place).expanduser()
   if not path.is_file():
-    root = hub.folder(place, 'data.tokenizer')
+    root = hub.folder(place, where)
     path = next((p for p in (root / 'tokenizer.json', root / 'vocab.txt') if p.is_file()), None)
     if path is None:
-      raise Stop(Status.DATA, f'data.tokenizer: {root} has neither tokenizer.json nor vocab.txt')
+      raise Stop(Status.DATA, f'{where}: {root} has neither tokenizer.json nor vocab.txt')
   try:
     content = path.read_bytes().decode()
     if path.suffix == '.txt':
-      return _of_words(content.split('\n'), path)
+      return _of_words(content.split('\n'), path, where)
     read = json.loads(content)
     model = read['model']
     if model['type'] == 'WordPiece' and read['normalizer']['type'] == 'BertNormalizer':
@@ -41,17 +41,17 @@ def read(place: str) -> str:
   except Stop:
     raise
   except Exception as error:        # the library raises plain Exception
-    raise Stop(Status.DATA, f'data.tokenizer: {path} is no tokenizer: {error}') from error
+    raise Stop(Status.DATA, f'{where}: {path} is no tokenizer: {error}') from error
   tokenizer.no_padding()
   tokenizer.no_truncation()
   return tokenizer.to_str()
 
 
-def _of_words(lines: list[str], path: pathlib.Path) -> str:
+def _of_words(lines: list[str], path: pathlib.Path, where: str) -> str:
   words = [line.rstrip('\r') for line in lines]
   words = words[:-1] if words and not words[-1] else words
   if len(set(words)) != len(words) or not set(SPECIAL) <= set(words):
-    raise Stop(Status.DATA, f'data.tokenizer: {path} is no vocabulary of BERT, one word a line '
+    raise Stop(Status.DATA, f'{where}: {path} is no vocabulary of BERT, one word a line '
                f'with {", ".join(SPECIAL)} among them')
   about = path.with_name('tokenizer_config.json')
   told = json.loads(about.read_text()) if about.is_file() else {}

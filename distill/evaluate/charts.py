@@ -33,14 +33,21 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
           for i, name in enumerate(names)}
 
 
-def forest(qualities: Sequence[Mapping[str, float]], scale: float) -> dict[str, list]:
-  """A metric of several models on one axis with round ticks; places are percents of its width."""
+def forest(qualities: Sequence[Mapping[str, Any]], scale: float) -> dict[str, list]:
+  """A metric of several models on one axis with round ticks, what is better to the right.
+
+  Places are percents of the axis' width; `left` and `right` are the interval's ends.
+  """
   from matplotlib import ticker
   ends = [scale * quality[name] for quality in qualities for name in ('low', 'value', 'high')]
   alone = min(ends) == max(ends)        # as True, room of 1 on both sides of a single place
   ticks = ticker.MaxNLocator(5, steps=ROUND).tick_values(min(ends) - alone, max(ends) + alone)
-  place = lambda value: round(float(100 * (value - ticks[0]) / (ticks[-1] - ticks[0])), 2)
-  points = [{name: place(scale * q[name]) for name in ('low', 'value', 'high')} for q in qualities]
+  start, stop = ticks[[0, -1] if qualities[0]['higher_is_better'] else [-1, 0]]
+  place = lambda value: round(float(100 * (value - start) / (stop - start)), 2)
+  points = []
+  for quality in qualities:
+    left, right = sorted(place(scale * quality[name]) for name in ('low', 'high'))
+    points.append({'left': left, 'value': place(scale * quality['value']), 'right': right})
   return {'ticks': [(f'{tick:g}', place(tick)) for tick in ticks], 'points': points}
 
 

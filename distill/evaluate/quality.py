@@ -52,11 +52,12 @@ def retention(quality: Mapping[str, Mapping[str, Any]],
               reference: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
   """The share of the reference's quality that is left: 1 is all of it, whatever the direction.
 
-  None where the ratio has no meaning, because it would divide by zero.
+  None where the ratio has no meaning: of or by a number below 0, as a correlation may be, or by 0.
   """
   def ratio(ours, theirs):
     above, below = (ours, theirs) if ours['higher_is_better'] else (theirs, ours)
-    return above['value'] / below['value'] if below['value'] else None
+    sound = above['value'] >= 0 and below['value'] > 0
+    return above['value'] / below['value'] if sound else None
   return {name: ratio(quality[name], reference[name]) for name in quality}
 
 

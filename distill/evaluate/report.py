@@ -2,12 +2,13 @@
 
 `CONTRACT` is what report.json promises; page, table and verdict say nothing that isn't in it.
 `flops` and `peak_memory_bytes` are those of the call that `latency_ms` times; `saw` is null for a
-model that was loaded.
+model that was loaded. `task.split` names the examples of `quality`, and a model's `also` holds the
+same of further splits; a report may be without the two.
 """
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.disk import reach, replace
@@ -16,23 +17,30 @@ from distill.types import Status, Stop
 
 Report = Model = Mapping[str, Any]
 Cell = tuple[str, str]          # what it says, and what it adds in smaller print
+Rows = list[tuple[str, list[Cell]]]         # a label, and a cell for every model
 
 # How CONTRACT reads: a type (a float may be whole), a set of values, a tuple of alternatives,
 # [each of a list], {name: …} with `...` for names that aren't given. More names are welcome.
+UNITS = {'fraction': '%', 'correlation': ''}            # what stands after a number
+GAPS = {'fraction': 'points', 'correlation': ''}        # … after a difference
+NAMES = {'mcc': 'Matthews correlation', 'mse': 'MSE', 'pearson': 'Pearson correlation',
+         'spearman': 'Spearman correlation'}
+
 METRIC = {'value': float, 'low': float, 'high': float, 'n': int, 'unit': str,
           'higher_is_better': bool}
+JUDGED = {
+    'quality': {...: METRIC}, 'retention': ({'of': str, ...: (float, None)}, None),
+    'gain': ({'of': str, ...: {'value': float, 'low': float, 'high': float}}, None)}
 TIER = {'name': str, 'passed': bool,
         'limits': [{'name': str, 'limit': float, 'value': float, 'passed': bool}]}
 MODEL = {
     'name': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
-    'saw': ({'texts': int, 'labels': int}, None), 'quality': {...: METRIC},
+    'saw': ({'texts': int, 'labels': int}, None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': {'p50': float, 'p95': float, 'batch': int, 'threads': int},
     'throughput_per_s': float, 'flops': (float, None), 'peak_memory_bytes': (int, None),
     'energy_j_per_example': ({'value': float, 'method': str}, None),
-    'faithfulness': {...: float}, 'retention': ({'of': str, ...: (float, None)}, None),
-    'gain': ({'of': str, ...: {'value': float, 'low': float, 'high': float}}, None),
-    'tier': (TIER, None)}
+    'faithfulness': {...: float}, 'tier': (TIER, None)}
 CONTRACT = {
     'schema': {1}, 'config_name': str, 'config_sha256': str, 'seed': int, 'versions': {...: str},
     'hardware': {'device': str, 'cpu': str, 'cores': int},
@@ -76,29 +84,42 @@ def verdict(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-  """The models side by side as plain text; three of them take at most 100 columns."""
-  lines = [['', *(model['name'] for model in report['models'])]]
-  lines += [[label, *(f'{main} ({small})' if small else main for main, small in cells)]
-            for group in _groups(report) for label, cells in group]
+  """The models side by side as plain text; three of them take about 100 columns."""
+  names, lines = [model['name'] for model in report['models']], []
+  for title, groups in _tables(report):
+    lines += [[''] * (1 + len(names))] if lines else []
+    lines.append([title, *names])
+    lines += [[label, *(f'{main} ({small})' if small else main for main, small in cells)]
+              for group in groups for label, cells in group]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return '\n'.join('  '.join([label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
                    for label, *cells in lines)
 
 
+def spelled(metric: str) -> str:
+  """As in a sentence: macro_f1 is macro F1."""
+  words = (word.upper() if word[-1:].isdigit() else word for word in metric.split('_'))
+  return NAMES.get(metric, ' '.join(words))
+
+
 def _sentence(who: str, student: Model, models: Mapping[str, Model], metric: str) -> str:
   quality, kept, gain = student['quality'][metric], student['retention'], student['gain']
   unit = quality['unit']
-  said = f'{who} reaches {_spelled(metric)} {_amount(quality["value"], unit)}'
+  said = f'{who} reaches {spelled(metric)} {_amount(quality["value"], unit)}'
   if kept and kept[metric] is not None:
     teacher = models[kept['of']]
-    said = (f"{who} keeps {_percent(kept[metric])} of the {teacher['name']}'s {_spelled(metric)} "
-            f'with {_size(student, teacher)}, {_pace(student, teacher)}')
+    theirs = _amount(teacher['quality'][metric]['value'], unit)
+    said = (f"{who} keeps {_percent(kept[metric])} of the {teacher['name']}'s {spelled(metric)}"
+            if quality['higher_is_better'] else
+            f'{said}, where the {teacher["name"]} has {theirs},')
+    said += f' with {_size(student, teacher)}, {_pace(student, teacher)}'
   if not gain:
     return f'{said}; without a baseline, nothing shows what the teacher brought.'
   of = models[gain['of']]
   other = 'the same student without a teacher' if of['role'] == 'baseline' else of['name']
-  value, low, high = (_number(gain[metric][name], unit) for name in ('value', 'low', 'high'))
-  gap, interval = f'{value} {_points(unit)}', f'95 % interval {low} to {high}'
+  low, high = (_number(gain[metric][name], unit) for name in ('low', 'high'))
+  gap = _amount(gain[metric]['value'], unit, GAPS)
+  interval = f'95 % interval {low} to {high}'
   if gain[metric]['low'] > 0:
     return f'{said}, and beats {other} by {gap} ({interval}).'
   found = 'is worse than' if gain[metric]['high'] < 0 else 'is not measurably better than'
@@ -123,32 +144,57 @@ def _pace(model: Model, of: Model) -> str:
   return f'{said} at batch {model["latency_ms"]["batch"]}'
 
 
-def _groups(report: Report) -> list[list[tuple[str, list[Cell]]]]:
-  """The rows of the table in groups: a label, and a cell for every model."""
+def _tables(report: Report) -> list[tuple[str, list[Rows]]]:
+  """What the models are worth and cost, then what they are worth on further splits.
+
+  A title, and the rows in groups.
+  """
   models, primary = report['models'], report['task']['primary']
-  units = {metric: quality['unit'] for metric, quality in models[0]['quality'].items()}
-  row = lambda label, say: (label, [(say(model), '') for model in models])
+  size = lambda judged: f'{judged["quality"][primary]["n"]:,} examples'
+  split = report['task'].get('split')
+  first = f'{split}, {size(models[0])}' if split else ''
+  tables = [(first, [_saw_rows(models), _worth(models, primary, models[0]['quality']),
+                     *_costs(models)])]
+  for split, judged in models[0].get('also', {}).items():
+    found = [model['also'][split] for model in models]
+    tables.append((f'{split}, {size(judged)}', [_worth(found, primary, [primary])]))
+  return tables
+
+
+def _saw_rows(models: Sequence[Model]) -> Rows:
+  said = lambda model, what: f'{model["saw"][what]:,}' if model['saw'] else '–'
+  return [(f'{what} it saw', [(said(model, what), '') for model in models])
+          for what in ('texts', 'labels')]
+
+
+def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[str]) -> Rows:
+  """Quality, retention and gain of several models."""
+  about = found[0]['quality'][primary]
   spread = lambda q, unit, to: f'{_number(q["low"], unit)}{to}{_number(q["high"], unit)}'
 
-  def quality(metric: str, unit: str) -> tuple[str, list[Cell]]:
-    found = [model['quality'][metric] for model in models]
-    return _spelled(metric), [(_amount(q['value'], unit), spread(q, unit, '–')) for q in found]
+  def quality(metric: str) -> tuple[str, list[Cell]]:
+    each = [judged['quality'][metric] for judged in found]
+    unit, lower = each[0]['unit'], not each[0]['higher_is_better']
+    return spelled(metric) + ', lower is better' * lower, [
+        (_amount(q['value'], unit), spread(q, unit, '–')) for q in each]
 
-  def against(field: str, label: str, cell: Callable[[Any], Cell]) -> list[tuple[str, list[Cell]]]:
-    of = next((model[field]['of'] for model in models if model[field]), None)
+  def against(field: str, label: str, cell: Callable[[Any], Cell]) -> Rows:
+    of = next((judged[field]['of'] for judged in found if judged[field]), None)
     return [] if of is None else [(label.format(of), [
-        cell(model[field][primary]) if model[field] else ('–', '') for model in models])]
+        cell(judged[field][primary]) if judged[field] else ('–', '') for judged in found])]
 
   def gained(gain: Mapping[str, float]) -> Cell:
-    unit = units[primary]
-    return f'{_number(gain["value"], unit)} {_points(unit)}', spread(gain, unit, ' to ')
+    return _amount(gain['value'], about['unit'], GAPS), spread(gain, about['unit'], ' to ')
 
+  what = spelled(primary) if about['higher_is_better'] else 'quality'
+  return [*map(quality, metrics),
+          *against('retention', f"{{}}'s {what} kept", lambda kept: (_percent(kept), '')),
+          *against('gain', 'gain over {}', gained)]
+
+
+def _costs(models: Sequence[Model]) -> list[Rows]:
+  row = lambda label, say: (label, [(say(model), '') for model in models])
   return [
-      [row('texts it saw', lambda m: f'{m["saw"]["texts"]:,}' if m['saw'] else '–'),
-       row('labels it saw', lambda m: f'{m["saw"]["labels"]:,}' if m['saw'] else '–')],
-      [*(quality(metric, unit) for metric, unit in units.items()),
-       *against('retention', f"{{}}'s {_spelled(primary)} kept", lambda kept: (_percent(kept), '')),
-       *against('gain', 'gain over {}', gained)],
       [row('parameters', lambda m: _short(m['params'])),
        row('outside embeddings', lambda m: _short(m['params_outside_embeddings'])),
        row('weights', lambda m: _short(m['bytes'], 'B'))],
@@ -168,7 +214,7 @@ def _page(report: Report, rows: charts.Rows) -> str:
   primary = report['task']['primary']
   found = [model['quality'][primary] for model in report['models']]
   names = [model['name'] for model in report['models']]
-  title = _spelled(primary)[0].upper() + _spelled(primary)[1:]
+  title = spelled(primary)[0].upper() + spelled(primary)[1:]
   scale = 100 if found[0]['unit'] == 'fraction' else 1
   look = charts.styles([*names, *sorted({row['stage'] for row in rows} - set(names))])
   panels = [charts.curves(name, lines, look) for name, lines in charts.lines(rows).items()]
@@ -176,7 +222,7 @@ def _page(report: Report, rows: charts.Rows) -> str:
   return environment.from_string(template).render(
       report=report, verdict=verdict(report), title=title, metric=found[0],
       values=[_amount(q['value'], q['unit']) for q in found], look=look,
-      forest=charts.forest(found, scale), groups=_groups(report), panels=panels)
+      forest=charts.forest(found, scale), tables=_tables(report), panels=panels)
 
 
 def _saw(model: Model) -> str:
@@ -187,26 +233,19 @@ def _saw(model: Model) -> str:
   return f'{texts:,} texts, {labelled}' + ', and the teacher' * (model['role'] == 'student')
 
 
-def _spelled(metric: str) -> str:
-  """As in a sentence: macro_f1 is macro F1."""
-  return ' '.join(word.upper() if word[-1:].isdigit() else word for word in metric.split('_'))
-
-
 def _tied(text: str) -> str:
   """Numbers stay on the line of their signs."""
   return text.replace(' %', '\u00a0%').replace('× ', '×\u00a0')
 
 
 def _number(value: float, unit: str) -> str:
-  return (f'{100 * value:.1f}' if unit == 'fraction' else f'{value:.4g}').replace('-', '−')
+  said = (f'{100 * value:.1f}' if unit == 'fraction' else
+          f'{value:.3f}' if unit == 'correlation' else f'{value:.4g}')
+  return said.replace('-', '−' if float(said) else '')
 
 
-def _amount(value: float, unit: str) -> str:
-  return f'{_number(value, unit)} {"%" if unit == "fraction" else unit}'
-
-
-def _points(unit: str) -> str:
-  return 'points' if unit == 'fraction' else unit
+def _amount(value: float, unit: str, words: Mapping[str, str] = UNITS) -> str:
+  return f'{_number(value, unit)} {words.get(unit, unit)}'.rstrip()
 
 
 def _times(ratio: float) -> str:
@@ -262,12 +301,16 @@ def _misfit(report: Report) -> str:
   names, primary = [m['name'] for m in report['models']], report['task']['primary']
   if not names or len(set(names)) < len(names):
     return f'report.models: there must be models, and their names must differ: {names}'
-  metrics = set(report['models'][0]['quality'])
+  first = report['models'][0]
+  metrics, splits = set(first['quality']), list(first.get('also', {}))
   for model in report['models']:
-    where = f'report.models: {model["name"]}'
-    if primary not in metrics or set(model['quality']) != metrics:
-      return f'{where} must have the quality {primary}, and all the same metrics'
-    for field in 'retention', 'gain':
-      if model[field] and (model[field]['of'] not in names or primary not in model[field]):
-        return f'{where}: {field} must be of a model in the report, and have {primary}'
+    where, also = f'report.models: {model["name"]}', model.get('also', {})
+    if wrong := _wrong(also, {split: JUDGED for split in splits}, f'{where}.also'):
+      return wrong
+    for judged in (model, *(also[split] for split in splits)):
+      if primary not in metrics or set(judged['quality']) != metrics:
+        return f'{where} must have the quality {primary}, and all the same metrics'
+      for field in 'retention', 'gain':
+        if judged[field] and (judged[field]['of'] not in names or primary not in judged[field]):
+          return f'{where}: {field} must be of a model in the report, and have {primary}'
   return ''

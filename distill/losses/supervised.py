@@ -1,4 +1,4 @@
-"""Losses on what the data says: the label of an example, or of a position."""
+"""Losses on what the data says: the class or the number of an example, or of a position."""
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -24,3 +24,12 @@ def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
   if smoothing:       # left out at 0, where a class of logit -inf would make it 0 times infinity
     value = (1 - smoothing) * value - smoothing * jnp.mean(log_q, axis=-1)
   return jnp.where(label < 0, 0, value)
+
+
+def mse(student: Float[Array, '*b 1'], label: Float[Array, '*b']) -> Float[Array, '*b']:
+  """The squared error of a head of one output, as STS-B's.
+
+  A label that isn't there is 0 in a batch, and the term's mask keeps it out of value and count.
+  """
+  _agree(student=student.shape, label=(*label.shape, 1))
+  return jnp.square(_wide(student)[..., 0] - _wide(label))

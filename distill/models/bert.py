@@ -1,7 +1,8 @@
 """BERT's encoder (Devlin 2018), with a classification and a masked-word head.
 
 As published: post-LayerNorm with eps 1e-12, erf GELU, learned positions, token types, a tanh
-pooler over the first position, and a padding mask.
+pooler over the first position, and a padding mask. RoBERTa (Liu 2019) and DistilBERT (Sanh 2019)
+differ in `first`, `eps`, `types` and `pooling`.
 """
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import nnx
 from distill.models import layers
 from distill.types import Batch, Outputs
 
-EPS = 1e-12
+POOLING = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
 MASKED = -1e9         # added to the score of a padded key: its probability is exactly 0 in float32
 
 
@@ -18,7 +19,8 @@ class Bert(nnx.Module):
   """An encoder of `depth` blocks over at most `length` positions.
 
   `std` is that of the initial weights, BERT's `initializer_range`. Its 0.02 is half of 1/√width
-  for BERT's 768; narrow models learn faster from more.
+  for BERT's 768; narrow models learn faster from more. `first` is the row of the position table
+  that the first token has (RoBERTa: 2), `types` the number of token types (DistilBERT: 0).
 
   Outputs:
     embedding                     [b s d]    the embeddings, after their LayerNorm
@@ -33,26 +35,31 @@ class Bert(nnx.Module):
 
   def __init__(self, *, vocabulary: int, length: int, classes: int, width: int, depth: int,
                heads: int, inner: int = 0, types: int = 2, dropout: float = 0.1,
-               words: bool = False, std: float = 0.02, rngs: nnx.Rngs):
+               words: bool = False, std: float = 0.02, eps: float = 1e-12, first: int = 0,
+               pooling: str = 'tanh', rngs: nnx.Rngs):
     if width % heads:
       raise ValueError(f'width={width} is not divisible by heads={heads}')
-    if min(vocabulary, length, classes, width, depth, heads, types) < 1:
-      raise ValueError('every size must be at least 1')
+    if min(vocabulary, length, classes, width, depth, heads) < 1 or min(types, first) < 0:
+      raise ValueError('every size must be at least 1, types and first at least 0')
+    if pooling not in POOLING:
+      raise ValueError(f'pooling={pooling!r} is not one of {", ".join(POOLING)}')
     if std <= 0:
       raise ValueError(f'std={std} must be above 0')
     if not 0 <= dropout < 1:
       raise ValueError(f'dropout={dropout} is not in [0, 1)')
-    self.length, self.dropout = length, dropout
+    self.length, self.first, self.dropout, self.pooling = length, first, dropout, pooling
     embedding = lambda entries: layers.Embedding(entries, width, std=std, rngs=rngs)
-    self.token, self.position, self.type = map(embedding, (vocabulary, length, types))
-    self.norm = layers.LayerNorm(width, eps=EPS)
+    self.token, self.position = embedding(vocabulary), embedding(first + length)
+    self.type = embedding(types) if types else None
+    self.norm = layers.LayerNorm(width, eps=eps)
     self.blocks = nnx.List([
-        Block(width=width, heads=heads, inner=inner or 4 * width, dropout=dropout, std=std,
+        Block(width=width, heads=heads, inner=inner or 4 * width, dropout=dropout, std=std, eps=eps,
               rngs=rngs)
         for _ in range(depth)])
     self.pooler = layers.dense(width, width, std=std, rngs=rngs)
     self.head = layers.dense(width, classes, std=std, rngs=rngs)
-    self.words = Words(width=width, vocabulary=vocabulary, std=std, rngs=rngs) if words else None
+    self.words = (Words(width=width, vocabulary=vocabulary, std=std, eps=eps, rngs=rngs) if words
+                  else None)
 
   def __call__(self, batch: Batch, *, train: bool = False,
                key: jax.Array | None = None) -> Outputs:
@@ -63,8 +70,11 @@ class Bert(nnx.Module):
     keys = list(jax.random.split(key, len(self.blocks) + 2)) if train else [None] * (
         len(self.blocks) + 2)
     # Activations stay flat, [b·s d]: one matrix product a layer, and no copies between layouts.
-    x = self.token(tokens.reshape(-1)) + self.type(batch['types'].reshape(-1))
-    x = (x.reshape(b, s, -1) + self.position.embedding[:s]).reshape(b * s, -1)
+    x = self.token(tokens.reshape(-1))
+    if self.type is not None:
+      x = x + self.type(batch['types'].reshape(-1))
+    positions = self.position.embedding[self.first:self.first + s]
+    x = (x.reshape(b, s, -1) + positions).reshape(b * s, -1)
     x = layers.dropout(self.norm(x), self.dropout, keys[0])
     outputs = {'embedding': x.reshape(b, s, -1)}
     bias = (1 - batch['mask'][:, None, None, :]) * MASKED            # [b 1 1 s]
@@ -72,7 +82,7 @@ class Bert(nnx.Module):
       x, inside = block(x, bias, keys[i + 2])
       outputs |= {f'block{i:02d}/{name}': value for name, value in inside.items()}
     hidden = x.reshape(b, s, -1)
-    pooled = jnp.tanh(self.pooler(hidden[:, 0]))
+    pooled = POOLING[self.pooling](self.pooler(hidden[:, 0]))
     outputs |= {'pooled': pooled,
                 'logits': self.head(layers.dropout(pooled, self.dropout, keys[1]))}
     if self.words is not None:
@@ -86,14 +96,14 @@ class Block(nnx.Module):
   """Self-attention and a feed-forward layer, each added to its input and then normalised."""
 
   def __init__(self, *, width: int, heads: int, inner: int, dropout: float, std: float,
-               rngs: nnx.Rngs):
+               eps: float, rngs: nnx.Rngs):
     square = lambda: layers.dense(width, width, std=std, rngs=rngs)
     # Three matrices, not one split in three: the split's gradient is a concatenation, a copy.
     self.query, self.key, self.value, self.out = square(), square(), square(), square()
-    self.attention_norm = layers.LayerNorm(width, eps=EPS)
+    self.attention_norm = layers.LayerNorm(width, eps=eps)
     self.up = layers.dense(width, inner, std=std, rngs=rngs)
     self.down = layers.dense(inner, width, std=std, rngs=rngs)
-    self.norm = layers.LayerNorm(width, eps=EPS)
+    self.norm = layers.LayerNorm(width, eps=eps)
     self.heads, self.dropout = heads, dropout
 
   def __call__(self, x: jax.Array, bias: jax.Array, key: jax.Array | None):
@@ -119,9 +129,9 @@ class Block(nnx.Module):
 class Words(nnx.Module):
   """The masked-word head: dense, GELU, LayerNorm, then the token embedding's transpose."""
 
-  def __init__(self, *, width: int, vocabulary: int, std: float, rngs: nnx.Rngs):
+  def __init__(self, *, width: int, vocabulary: int, std: float, eps: float, rngs: nnx.Rngs):
     self.dense = layers.dense(width, width, std=std, rngs=rngs)
-    self.norm = layers.LayerNorm(width, eps=EPS)
+    self.norm = layers.LayerNorm(width, eps=eps)
     self.bias = nnx.Param(jnp.zeros(vocabulary))
 
   def __call__(self, hidden: jax.Array, table: layers.Embedding) -> jax.Array:

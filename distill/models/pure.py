@@ -4,7 +4,7 @@ Flat dicts make a step cheap to dispatch, and paths are what freezing, exporting
 starting from a teacher's layers speak of.
 """
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -32,11 +32,15 @@ class Pure:
     """The parameters' and the rest's shapes, by path."""
     return tuple(_flat(state) for state in self._states)
 
-  def init(self, seed: int) -> tuple[Flat, Flat]:
-    """Parameters, and what else the module carries (batch statistics), as one program."""
+  def init(self, seed: int, only: Collection[str] | None = None) -> tuple[Flat, Flat]:
+    """Parameters, and what else the module carries (batch statistics), as one program.
+
+    `only` names the paths that are wanted: nothing else is computed.
+    """
     def arrays(key):
       _, params, rest = nnx.split(self.make(nnx.Rngs(key)), nnx.Param, ...)
-      return _flat(params), _flat(rest)
+      return tuple({path: value for path, value in _flat(part).items()
+                    if only is None or path in only} for part in (params, rest))
     return jax.jit(arrays)(jax.random.key(seed))
 
   def __call__(self, params: Flat, rest: Flat, *arguments, **keywords) -> tuple[Any, Flat]:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import checkpoint, predict, step, train
+from distill import predict, step, train
 from distill.data import batches
 from distill.disk import reach, replace
 from distill.evaluate import cost, quality, report
+from distill.export import huggingface
 from distill.models.pure import Flat, Pure
 from distill.pipelines import plan
 from distill.pipelines.setting import Setting, Trained, digest, setting
@@ -77,15 +78,14 @@ def finished(trained: Trained, ready: train.Prepared, told: Setting,
   for folder in (run.workdir / 'export' / stage.name, shared):
     if folder and not folder.exists():
       folder.parent.mkdir(parents=True, exist_ok=True)
-      checkpoint.export(folder, weights[0] | weights[1],
-                        {**trained.card, 'training': spent},
-                        {'tokenizer.json': told.dataset.tokenizer})
+      huggingface.write(folder, weights, {**trained.card, 'training': spent},
+                        told.dataset.tokenizer)
   return weights, spent
 
 
 def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
   """What `train.eval_every` logs: the task's metrics on the split of the evaluation."""
-  eval_step, rows = step.make_eval_step(model), told.rows
+  eval_step, rows = step.make_eval_step(model), told.rows[told.evaluate.split]
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
@@ -98,25 +98,17 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
              run: Run) -> dict[str, Any]:
   """The report: quality from the saved records, cost from compiled calls."""
   evaluate, data = told.evaluate, told.dataset
-  rows = told.rows
-  records = {m.name: recorded(m, rows, told.task, run) for m in models}
-  scores = {name: quality.intervals(told.task, r, resamples=evaluate.resamples)
-            for name, r in records.items()}
+  judged = {split: judgements(models, split, told, run) for split in told.rows}
+  main = judged.pop(evaluate.split)
   run.stop_if_preempted()
   costs = costs_of(models, told)
-  teacher = next((m.name for m in models if m.role == 'teacher'), None)
-  baseline = next((m.name for m in models if m.role == 'baseline'), None)
-  against = lambda model: baseline if model.role == 'student' else None
 
   def entry(model: Model) -> dict[str, Any]:
-    kept = teacher and model.role != 'teacher' and {
-        'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
-    gained = against(model) and {'of': baseline, **quality.gain(
-        told.task, records[model.name], records[baseline], resamples=evaluate.resamples)}
     return {'name': model.name, 'role': model.role, 'saw': model.saw,
-            'quality': scores[model.name], **costs[model.name],
-            'energy_j_per_example': None, 'faithfulness': {}, 'retention': kept or None,
-            'gain': gained or None, 'tier': None}
+            **main[model.name], **costs[model.name],
+            'energy_j_per_example': None, 'faithfulness': {}, 'tier': None,
+            **({'also': {split: of[model.name] for split, of in judged.items()}}
+               if judged else {})}
 
   return {
       'schema': 1, 'config_name': run.name, 'config_sha256': digest(config, 64),
@@ -129,9 +121,29 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
       'training': {m.name: m.spent for m in models if m.spent}}
 
 
-def recorded(model: Model, rows: Sequence[Batch], task: Any, run: Run) -> Records:
-  """The model's records of the split, kept in `records/`; made once."""
-  path = run.workdir / 'records' / f'{model.name}.npz'
+def judgements(models: Sequence[Model], split: str, told: Setting,
+               run: Run) -> dict[str, dict[str, Any]]:
+  """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
+  resamples, suffix = told.evaluate.resamples, '' if split == told.evaluate.split else f'-{split}'
+  records = {m.name: recorded(m, f'{m.name}{suffix}', told.rows[split], told.task, run)
+             for m in models}
+  scores = {name: quality.intervals(told.task, r, resamples=resamples)
+            for name, r in records.items()}
+  teacher = next((m.name for m in models if m.role == 'teacher'), None)
+  baseline = next((m.name for m in models if m.role == 'baseline'), None)
+
+  def judged(model: Model) -> dict[str, Any]:
+    kept = teacher and model.role != 'teacher' and {
+        'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
+    gained = baseline and model.role == 'student' and {'of': baseline, **quality.gain(
+        told.task, records[model.name], records[baseline], resamples=resamples)}
+    return {'quality': scores[model.name], 'retention': kept or None, 'gain': gained or None}
+  return {model.name: judged(model) for model in models}
+
+
+def recorded(model: Model, name: str, rows: Sequence[Batch], task: Any, run: Run) -> Records:
+  """The model's records of a split, kept in `records/NAME`; made once."""
+  path = run.workdir / 'records' / f'{name}.npz'
   if not path.exists():
     found = predict.records(step.make_eval_step(model.pure), model.weights, rows, task)
     file = io.BytesIO()

@@ -31,9 +31,11 @@ class TeacherNode:
   model: Mapping = _empty()
   init: str = ''
   train: Mapping = _empty()
+  fresh: Sequence[str] = ()         # patterns of parameters of `init` that start anew
   dtype: str = 'float32'
   microbatch: int = 0
   seed: int = 0                     # added to the run's: teachers of one kind differ
+  shared: bool = False              # one for all seeds: its own seed also orders its data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class StudentNode:
 class Evaluate:
   """`evaluate`. `resamples` are those of the bootstrap."""
   split: str = 'test'
+  also: Sequence[str] = ()          # further splits to judge by
   batch_size: int = 64
   resamples: int = 1000
 

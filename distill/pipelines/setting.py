@@ -2,8 +2,8 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +46,7 @@ class Setting:
   task: Any
   evaluate: Evaluate
   widths: tuple[int, ...]           # that texts are padded to
-  rows: Sequence[Batch]             # the batches of the evaluation's split
+  rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, student, baseline
   weights: dict[str, Weights]
@@ -58,13 +58,15 @@ def setting(node: Mapping[str, Any]) -> Setting:
   source = {key: value for key, value in config.data.items() if key not in BATCHING}
   dataset = lookup.build('data', source, 'data')
   evaluate = lookup.call(Evaluate, config.evaluate, 'evaluate')
-  for name, where in ('train', 'data'), (evaluate.split, 'evaluate.split'):
+  judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
+  for name, where in {'train': 'data', **judged}.items():
     if name not in dataset.splits or not len(dataset.splits[name]):
       raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
                  + lookup.nearest(name, dataset.splits))
-  if (dataset.splits[evaluate.split].columns['label'] < 0).any():
-    raise Stop(Status.DATA, f'evaluate.split={evaluate.split!r} of {dataset.name} has no labels to '
-               f'judge by: choose one of {", ".join(dataset.splits)} that has')
+  for name, where in judged.items():
+    if not dataset.splits[name].known.all():
+      raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
+                 f'choose one of {", ".join(dataset.splits)} that has')
   task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
                       names=dataset.classes)
   build = _Builder(config, dataset)
@@ -78,15 +80,19 @@ def setting(node: Mapping[str, Any]) -> Setting:
       trained.append(build.teacher(name, spec))
       model = trained[-1].stage.student.model
     elif spec.init:
-      model, weights[name], _ = build.exported(spec, where)
+      model, weights[name], card = build.exported(spec, where)
+      if card['fresh']:
+        raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {card["fresh"][0]} for '
+                   f'{dataset.name}: give {where}.train, to fine-tune it')
       loaded[name] = model
     else:
       raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
     teachers.append(lookup.call(Teacher, {'dtype': spec.dtype, 'microbatch': spec.microbatch},
                                 where, name=name, model=model))
   trained += build.students(tuple(teachers), weights)
-  rows = lookup.call(batches.in_order, {'widths': build.widths}, 'data',
-                     split=dataset.splits[evaluate.split], batch_size=evaluate.batch_size)
+  rows = {name: lookup.call(batches.in_order, {'widths': build.widths}, 'data',
+                            split=dataset.splits[name], batch_size=evaluate.batch_size)
+          for name in judged}
   sharding.by_example(sharding.mesh(), evaluate.batch_size, 'evaluate.batch_size')
   return Setting(dataset, task, evaluate, build.widths, rows, loaded, tuple(trained), weights)
 
@@ -110,21 +116,25 @@ class _Builder:
     own = {key: spec.train[key] for key in lookup.parameters(TeacherTrain) if key in spec.train}
     plan = {key: value for key, value in spec.train.items() if key not in own}
     own = lookup.call(TeacherTrain, own, f'{where}.train')
+    seed = spec.seed + (0 if spec.shared else self.config.seed)
+    order = {'seed': spec.seed} if spec.shared else {}
     if spec.init:
       model, weights, card = self.exported(spec, where)
       inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
       node, start = card['model'], lambda: inside
     else:
       model, node = self.model(spec.model, f'{where}.model')
-      start = lambda: Student(model).init(self.config.seed + spec.seed)
-    data, saw = self.data(plan, own.labelled, 0.0, where)
+      start = lambda: Student(model).init(seed)
+    data, saw = self.data(plan, own.labelled, 0.0, where, **order)
     terms = objective.terms_from(own.objective, f'{where}.train.objective')
     _check_labels(terms, saw, f'{where}.train.objective')
     stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
-                  where=where, seed=self.config.seed + spec.seed, terms=terms,
+                  where=where, seed=seed, terms=terms,
                   optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'))
     return Trained(stage, 'teacher', self.card(node), saw,
-                   self.identity(teacher=dataclasses.asdict(spec), init=self.content(spec.init)))
+                   self.identity(teacher=dataclasses.asdict(spec), init=self.content(spec.init),
+                                 **({'batching': self.batching | order, 'seed': 0}
+                                    if spec.shared else {})))
 
   def students(self, teachers: tuple[Teacher, ...], weights: dict[str, Weights]) -> list[Trained]:
     """The stages of the student and, where any term reads no teacher, of the baseline."""
@@ -147,7 +157,7 @@ class _Builder:
         carries=built('carry', config.carry, 'carry'),
         augment=self.augment(config.augment, 'config'))
     card = self.card(spelled)
-    inits = [self.content(init) for init in (
+    inits = [self.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     identity = self.identity(config=dataclasses.asdict(config), inits=inits)
     trained = [Trained(stage, 'student', card, saw, identity)]
@@ -162,14 +172,14 @@ class _Builder:
       trained.append(Trained(alone, 'baseline', card, saw, identity))
     return trained
 
-  def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str):
+  def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
     """A stage's batches, and how many texts and labels they show."""
     split, steps = self.dataset.splits['train'], plan.get('steps')
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
-    rows = lookup.call(batches.batches, {**self.batching, 'labelled': labelled, 'drawn': drawn},
-                       'data', split=split, steps=steps)
-    labels = int(((split.columns['draw'] < labelled) & (split.columns['label'] >= 0)).sum())
+    how = {**self.batching, **order, 'labelled': labelled, 'drawn': drawn}
+    rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps)
+    labels = int(((split.columns['draw'] < labelled) & split.known).sum())
     return rows, {'texts': labels if drawn == 1 else len(split), 'labels': labels}
 
   def model(self, node: Mapping[str, Any], where: str) -> tuple[Pure, dict[str, Any]]:
@@ -186,7 +196,10 @@ class _Builder:
 
   def exported(self, spec: TeacherNode, where: str):
     """The model, weights and card of `init`, which must be what `model` says, if it says it."""
-    model, weights, card = predict.exported(spec.init)
+    free = {key: spec.model[key] for key in ('dropout', 'words') if key in spec.model}
+    model, weights, card = predict.exported(
+        spec.init, f'{where}.init', model=free, fresh=spec.fresh, sizes=self.dataset.sizes,
+        seed=spec.seed + (0 if spec.shared else self.config.seed))
     self.check_card(card, where)
     for key, value in spec.model.items():
       if card['model'].get(key, value) != value:
@@ -197,22 +210,25 @@ class _Builder:
   @staticmethod
   def content(init: str) -> str:
     """What an exported model holds; '' for none, and for a teacher of this run."""
-    return checkpoint.sha256(checkpoint.load(init)[0]) if os.path.isdir(init) else ''
+    return checkpoint.sha256(predict.exported(init, 'init')[1]) if init else ''
 
-  def check_sizes(self, node: Mapping[str, Any], where: str) -> None:
+  def check_sizes(self, node: Mapping[str, Any], where: str,
+                  larger: Sequence[str] = ('length',)) -> None:
     for key, size in self.dataset.sizes.items():
       value = node.get(key, size)
-      if value != size and not (key == 'length' and value > size):
+      if value != size and not (key in larger and value > size):
         raise Stop(Status.MISFIT, f'{where}.{key}={value}, but {self.dataset.name} has {size}: '
                    f'leave {key} out, or take the data that it was made for')
 
   def check_card(self, card: Mapping[str, Any], where: str) -> None:
     """Stops unless an exported model has the data's classes, in their order, and its words."""
-    self.check_sizes(card['model'], f'{where}.model')
-    name, classes = self.dataset.name, self.dataset.classes
-    if tuple(card['classes']) != classes:
-      raise Stop(Status.MISFIT, f'{where}: its classes are {", ".join(card["classes"])}; those of '
-                 f'{name} are {", ".join(classes)}, in this order')
+    name, classes, its = self.dataset.name, self.dataset.classes, tuple(card['classes'])
+    nameless = all(re.fullmatch(r'LABEL_\d+', label) for label in its)
+    if its != classes and not (nameless and len(its) in (0, len(classes))):
+      raise Stop(Status.MISFIT, f'{where}: its classes are {", ".join(its)}; those of {name} are '
+                 f"{', '.join(classes)}, in this order: give {where}.fresh=('head/*',) for a new "
+                 'head')
+    self.check_sizes(card['model'], f'{where}.model', ('length', 'vocabulary'))
     if card['tokenizer_sha256'] != self.dataset.tokenizer_sha256:
       raise Stop(Status.MISFIT, f'{where}: its tokenizer ({card["tokenizer_sha256"][:8]}) is not '
                  f'that of {name} ({self.dataset.tokenizer_sha256[:8]}): the same ids are other '
@@ -252,7 +268,8 @@ class _Builder:
     shapes = under(student.shapes()[0], 'model/')
     source = next((t.model for t in teachers if t.name == node.init), None)
     if source is None:
-      source, exported, card = predict.exported(node.init)
+      source, exported, card = predict.exported(node.init, 'student.init', seed=seed,
+                                                sizes=self.dataset.sizes)
       self.check_card(card, 'student.init')
     take = lambda params: started_from(shapes, params, node.layers, 'student')
     jax.eval_shape(take, source.shapes[0])

@@ -1,11 +1,19 @@
 """Classification: one of c classes for every example."""
 import numpy as np
 
+from distill.lookup import nearest
 from distill.types import Records
+
+FRACTION = {'unit': 'fraction', 'higher_is_better': True}
 
 
 class Classification:
-  """One label an example, judged by accuracy and macro-F1.
+  """One label an example.
+
+  Metrics: `accuracy`; `macro_f1`, over the classes that are a label or a prediction; `mcc`, the
+  Matthews correlation, for several classes Gorodkin's (2004, eq. 8); with two classes `f1`, that
+  of class 1. What isn't defined is 0, as in scikit-learn. `primary` is the one that a report
+  speaks of.
 
   Records, all leading with the example axis:
 
@@ -14,17 +22,22 @@ class Classification:
     prediction     int32 [n]      the likeliest class
     probabilities  float32 [n c]
   """
-  primary = 'accuracy'
-  metrics = {'accuracy': {'unit': 'fraction', 'higher_is_better': True},
-             'macro_f1': {'unit': 'fraction', 'higher_is_better': True}}
 
-  def __init__(self, *, classes: int, names: tuple[str, ...] = ()):
+  def __init__(self, *, classes: int, names: tuple[str, ...] = (), primary: str = 'accuracy'):
     if classes < 2:
-      raise ValueError(f'classes={classes}: there is nothing to tell apart')
+      raise ValueError(f'classes={classes}: there is nothing to tell apart; of numbers instead of '
+                       'classes the task is regression.Regression')
     if names and len(names) != classes:
       raise ValueError(f'{len(names)} names for {classes} classes')
     self.classes = classes
     self.names = tuple(names) or tuple(map(str, range(classes)))
+    self.metrics = {'accuracy': FRACTION, 'macro_f1': FRACTION,
+                    'mcc': {'unit': 'correlation', 'higher_is_better': True},
+                    **({'f1': FRACTION} if classes == 2 else {})}
+    if primary not in self.metrics:
+      raise ValueError(f'primary={primary!r} is no metric of {classes} classes'
+                       + nearest(primary, self.metrics))
+    self.primary = primary
 
   def predict(self, outputs: Records, batch: Records) -> Records:
     """The records of one batch, without the rows that only fill it."""
@@ -41,7 +54,7 @@ class Classification:
             'probabilities': (powers / powers.sum(-1, keepdims=True)).astype(np.float32)}
 
   def score(self, records: Records) -> dict[str, float]:
-    """Accuracy, and F1 averaged over the classes that are a label or a prediction."""
+    """Every metric's value."""
     label, prediction = records['label'], records['prediction']
     if not len(label):
       raise ValueError('there are no records to score')
@@ -52,8 +65,13 @@ class Classification:
                          f'{self.classes} classes')
     if np.isnan(records['probabilities']).any():
       raise ValueError('records hold probabilities that are not numbers')
-    right = np.bincount(label[label == prediction], minlength=self.classes)
-    named = (np.bincount(label, minlength=self.classes)
-             + np.bincount(prediction, minlength=self.classes))
-    return {'accuracy': float(right.sum() / len(label)),
-            'macro_f1': float(np.mean(2 * right[named > 0] / named[named > 0]))}
+    pairs = np.bincount(label.astype(np.int64) * self.classes + prediction,
+                        minlength=self.classes**2).reshape(self.classes, self.classes)
+    right, labels, predictions = np.diag(pairs), pairs.sum(1), pairs.sum(0)
+    named = labels + predictions
+    f1 = 2 * right / np.maximum(named, 1)
+    n = float(len(label))
+    spread = (n**2 - labels @ labels) * (n**2 - predictions @ predictions)
+    mcc = (n * right.sum() - labels @ predictions) / np.sqrt(spread) if spread else 0.0
+    found = {'accuracy': right.sum() / n, 'macro_f1': f1[named > 0].mean(), 'mcc': mcc, 'f1': f1[1]}
+    return {name: float(found[name]) for name in self.metrics}

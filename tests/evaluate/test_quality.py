@@ -127,4 +127,7 @@ def test_retention_is_the_share_that_is_left_in_either_direction():
   found = lambda value, up: {'m': {'value': value, 'higher_is_better': up}}
   assert quality.retention(found(0.6, True), found(0.8, True))['m'] == pytest.approx(0.75)
   assert quality.retention(found(4.0, False), found(3.0, False))['m'] == pytest.approx(0.75)
-  assert quality.retention(found(0.6, True), found(0.0, True))['m'] is None
+  assert quality.retention(found(0.0, True), found(0.8, True))['m'] == 0
+  for ours, theirs in (0.6, 0.0), (0.6, -0.1), (-0.1, 0.6), (-0.2, -0.1):
+    assert quality.retention(found(ours, True), found(theirs, True))['m'] is None
+  assert quality.retention(found(0.0, False), found(3.0, False))['m'] is None

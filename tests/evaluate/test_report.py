@@ -11,9 +11,9 @@ from distill.evaluate import charts, report
 from distill.types import Status, Stop
 
 
-def metric(value, low, high):
-  return {'value': value, 'low': low, 'high': high, 'n': 500, 'unit': 'fraction',
-          'higher_is_better': True}
+def metric(value, low, high, unit='fraction', higher=True, n=500):
+  return {'value': value, 'low': low, 'high': high, 'n': n, 'unit': unit,
+          'higher_is_better': higher}
 
 
 def model(name, params, outside, p50, accuracy, **more):
@@ -43,6 +43,30 @@ def found():
                 gain={'of': 'baseline', 'accuracy': {'value': .179, 'low': .162, 'high': .196}}),
           model('baseline', 600_000, 100_000, 1.5, (.60, .58, .62))],
       'training': {'teacher': {'seconds': 90., 'steps': 100, 'examples': 6400, 'flops': None}}}
+
+
+def regression(found):
+  """The same report of numbers instead of classes: less error is better."""
+  found['task'] = {'primary': 'mse', 'split': 'validation'}
+  for each, value in zip(found['models'], (.40, .50, .625), strict=True):
+    each['quality'] = {'mse': metric(value, value - .05, value + .05, '', False, 1500),
+                       'spearman': metric(.8, .78, .82, 'correlation', n=1500)}
+  found['models'][1] |= {
+      'retention': {'of': 'teacher', 'mse': .8, 'spearman': 1.},
+      'gain': {'of': 'baseline', 'mse': {'value': .125, 'low': .1, 'high': .15}}}
+  return found
+
+
+def further(found):
+  """The same report with a further split."""
+  for each, value in zip(found['models'], (.79, .77, .61), strict=True):
+    each['also'] = {'held_out': {
+        'quality': {'accuracy': metric(value, value - .01, value + .01, n=6734),
+                    'macro_f1': metric(.7, .68, .72, n=6734)}, 'retention': None, 'gain': None}}
+  found['models'][1]['also']['held_out'] |= {
+      'retention': {'of': 'teacher', 'accuracy': .975},
+      'gain': {'of': 'baseline', 'accuracy': {'value': .16, 'low': .15, 'high': .17}}}
+  return found
 
 
 ROWS = [{'stage': stage, 'seed': 0, 'step': step, 'time': 1., 'loss': height / step,
@@ -115,6 +139,20 @@ class TestVerdict:
     found['models'][1]['gain']['perplexity'] = {'value': 1.5, 'low': 1., 'high': 2.}
     assert 'by 1.5 ppl (95 % interval 1 to 2)' in report.verdict(found)
 
+  def test_where_less_is_better_it_speaks_of_both_errors_and_of_no_share(self, found):
+    assert report.verdict(regression(found)) == (
+        'The student reaches MSE 0.5, where the teacher has 0.4, with 1/9 of its parameters '
+        'outside the embeddings, 2.4× faster at batch 1, and beats the same student without a '
+        'teacher by 0.125 (95 % interval 0.1 to 0.15).')
+
+  def test_a_correlation_is_no_percentage(self, found):
+    found = regression(found)
+    found['task']['primary'] = 'spearman'
+    found['models'][1]['gain']['spearman'] = {'value': -.0004, 'low': -.01, 'high': .0091}
+    said = report.verdict(found)
+    assert "keeps 100.0 % of the teacher's Spearman correlation with" in said
+    assert said.endswith('(0.000, 95 % interval −0.010 to 0.009).')
+
 
 class TestTable:
 
@@ -132,6 +170,26 @@ class TestTable:
     assert rows['parameters'] == ['1.8', 'M', '600', 'k', '600', 'k']
     assert rows['weights'] == ['7.2', 'MB', '2.4', 'MB', '2.4', 'MB']
     assert rows['examples a second'] == ['1,234'] * 3
+
+  def test_says_on_which_split_and_which_way_is_better(self, found):
+    rows = [re.split('  +', line.strip()) for line in report.table(regression(found)).splitlines()]
+    assert rows[0] == ['validation, 1,500 examples', 'teacher', 'student', 'baseline']
+    assert rows[3] == ['MSE, lower is better', '0.4 (0.35–0.45)', '0.5 (0.45–0.55)',
+                       '0.625 (0.575–0.675)']
+    assert rows[4][:2] == ['Spearman correlation', '0.800 (0.780–0.820)']
+    assert rows[5] == ["teacher's quality kept", '–', '80.0 %', '–']
+    assert rows[6] == ['gain over baseline', '–', '0.125 (0.1 to 0.15)', '–']
+
+  def test_a_further_split_has_a_table_of_its_own(self, found):
+    alone = report.table(found).splitlines()
+    both = report.table(further(found)).splitlines()
+    rows = [re.split('  +', line.strip()) for line in both[len(alone):]]
+    assert [line.split() for line in both[:len(alone)]] == [line.split() for line in alone]
+    assert rows == [
+        [''], ['held_out, 6,734 examples', 'teacher', 'student', 'baseline'],
+        ['accuracy', '79.0 % (78.0–80.0)', '77.0 % (76.0–78.0)', '61.0 % (60.0–62.0)'],
+        ["teacher's accuracy kept", '–', '97.5 %', '–'],
+        ['gain over baseline', '–', '16.0 points (15.0 to 17.0)', '–']]
 
   def test_a_loaded_teacher_saw_nothing_that_is_known(self, found):
     found['models'][0]['saw'] = None
@@ -169,6 +227,19 @@ class TestWrite:
                  'jax 0.10.2', '8.3\u00a0% of all tokens are padding', 'cpu, Xeon, 2 cores'):
       assert said in text, said
     assert page.count('<svg') == 2
+
+  def test_the_page_of_a_regression_with_a_further_split(self, found, tmp_path):
+    found = regression(found)
+    for each in found['models']:
+      each['also'] = {'held_out': {'quality': each['quality'], 'retention': None, 'gain': None}}
+    report.write(tmp_path, found, ROWS)
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    text = re.sub('[ \n]+', ' ', re.sub(r'<style>.*?</style>|<[^>]+>', ' ', page, flags=re.S))
+    for said in ('MSE on 1,500 examples of validation', '; lower is better, and so to the right',
+                 'Also on held_out, 1,500 examples', '0.575–0.675'):
+      assert said in text, said
+    # Axis 0.3 … 0.7, turned round: the student's 0.5 is in the middle, the better teacher right.
+    assert re.findall(r'"point" style="left: ([\d.]+)%"', page) == ['75.0', '50.0', '18.75']
 
   def test_the_page_needs_nothing_from_elsewhere(self, found, tmp_path):
     report.write(tmp_path, found, ROWS)
@@ -240,8 +311,20 @@ class TestWrite:
       report.write(tmp_path, found, ROWS)
     assert (tmp_path / 'report.json').read_bytes() == before
 
-  def test_reading_gives_what_was_written(self, found, tmp_path):
-    report.write(tmp_path, found, ROWS)
+  @pytest.mark.parametrize('break_it, said', [
+      (lambda also: also.clear(), 'student.also lacks held_out'),
+      (lambda also: also['held_out'].pop('gain'), 'student.also.held_out lacks gain'),
+      (lambda also: also['held_out']['gain'].update(of='nobody'), 'gain must be of a model'),
+      (lambda also: also['held_out']['quality'].pop('macro_f1'), 'all the same metrics'),
+      (lambda also: also['held_out']['quality']['accuracy'].update(n='9'), "n is '9', not of")])
+  def test_a_further_split_keeps_the_contract_too(self, found, tmp_path, break_it, said):
+    break_it(further(found)['models'][1]['also'])
+    with pytest.raises(ValueError, match=re.escape(said)):
+      report.write(tmp_path, found, ROWS)
+
+  @pytest.mark.parametrize('changed', [lambda found: found, further, regression])
+  def test_reading_gives_what_was_written(self, found, tmp_path, changed):
+    report.write(tmp_path, changed(found), ROWS)
     assert report.read(tmp_path) == found
 
   @pytest.mark.parametrize('text, said', [('{"schema": 1', 'is not JSON'),
@@ -300,12 +383,18 @@ class TestCharts:
     # From 60 to 80 percent the axis has ticks 60, 65, … 80.
     found = charts.forest([metric(.7, .65, .8), metric(.61, .6, .62)], 100)
     assert found['ticks'] == [('60', 0), ('65', 25), ('70', 50), ('75', 75), ('80', 100)]
-    assert found['points'][0] == {'low': 25, 'value': 50, 'high': 100}
+    assert found['points'][0] == {'left': 25, 'value': 50, 'right': 100}
+
+  def test_what_is_better_is_to_the_right_where_less_is_better(self):
+    less = [metric(*q) | {'higher_is_better': False} for q in ((.7, .65, .8), (.61, .6, .62))]
+    found = charts.forest(less, 100)
+    assert found['ticks'] == [('60', 100), ('65', 75), ('70', 50), ('75', 25), ('80', 0)]
+    assert found['points'][0] == {'left': 0, 'value': 50, 'right': 75}
 
   def test_models_in_one_place_still_have_an_axis(self):
     found = charts.forest([metric(1., 1., 1.)] * 2, 100)
     assert [text for text, _ in found['ticks']] == ['99', '99.5', '100', '100.5', '101']
-    assert found['points'] == [{'low': 50, 'value': 50, 'high': 50}] * 2
+    assert found['points'] == [{'left': 50, 'value': 50, 'right': 50}] * 2
 
   @pytest.mark.parametrize('colour', charts.COLOURS)
   def test_every_colour_can_be_read_as_text_on_white(self, colour):

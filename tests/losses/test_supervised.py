@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill import objective
 from distill.losses import logits
-from distill.losses.supervised import cross_entropy
+from distill.losses.supervised import cross_entropy, mse
 
 from .inputs import (
   STUDENT,
@@ -84,3 +85,61 @@ class TestCrossEntropy:
     assert_shapes_refused(cross_entropy, jnp.zeros((8, 10)), jnp.zeros(1, int))
     assert_shapes_refused(cross_entropy, jnp.zeros((1, 10)), jnp.zeros(8, int))
     assert_shapes_refused(cross_entropy, jnp.zeros((8, 10)), jnp.zeros((8, 1), int))
+
+
+HEAD = STUDENT[:, :1]                   # [b 1]
+NUMBER = np.array([4.2, 0., 2.5, 5.])
+
+
+class TestMse:
+
+  def test_by_hand(self):
+    value = double(mse, np.array([[1.5], [-2.]]), np.array([1., 0.]))
+    np.testing.assert_array_equal(value, [0.25, 4.])
+
+  def test_gradient_is_twice_the_error(self):
+    with jax.enable_x64(True):
+      _, gradient = value_and_gradient(mse, HEAD, NUMBER)
+    np.testing.assert_allclose(gradient, 2 * (HEAD - NUMBER[:, None]), atol=1e-12)
+    assert_gradient(mse, HEAD, NUMBER)
+
+  def test_equals_the_distance_of_logits_from_labels(self):
+    np.testing.assert_allclose(double(mse, HEAD, NUMBER),
+                               double(logits.mse, HEAD, NUMBER[:, None]), rtol=1e-12)
+
+  def test_a_masked_label_has_neither_value_nor_gradient_nor_count(self):
+    # Labels of examples 1 and 3 may not be seen; a batch then has 0 there.
+    term, = objective.terms_from({'hard': {
+        'loss': 'supervised.mse', 'mask': 'batch/labelled',
+        'reads': {'student': 'student/logits', 'label': 'batch/label'}}})
+    seen = jnp.array([1., 0., 1., 0.])
+    batch = {'label': jnp.float32(NUMBER) * seen, 'labelled': seen, 'valid': jnp.ones(4)}
+
+    def total(head):
+      totals, sums = objective.objective((term,), {'student': {'logits': head}, 'batch': batch},
+                                         objective.counts((term,), batch), jnp.zeros(()))
+      return totals[''], sums['hard']
+    head = jnp.float32(HEAD)
+    (value, (_, count)), gradient = jax.value_and_grad(total, has_aux=True)(head)
+    error = (HEAD[:, 0] - NUMBER)[::2]
+    assert count == 2
+    np.testing.assert_allclose(value, np.mean(error**2), rtol=1e-6)
+    np.testing.assert_allclose(gradient[::2, 0], error, rtol=1e-6)      # 2 error / 2
+    np.testing.assert_array_equal(gradient[1::2], 0)
+
+  def test_a_label_that_is_no_number_is_not_trained_on(self):
+    value = mse(jnp.zeros((2, 1)), jnp.array([jnp.nan, 1.]))
+    assert np.isnan(value[0]) and value[1] == 1
+
+  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
+  def test_finite_far_off(self, dtype):
+    # The square of 1e4 is beyond float16.
+    assert_finite(mse, jnp.array([[1e4]], dtype), jnp.array([-1e4]))
+    np.testing.assert_allclose(mse(jnp.array([[1e4]], dtype), jnp.array([-1e4])), [4e8], rtol=4e-3)
+
+  def test_nothing_is_broadcast(self):
+    assert mse(jnp.zeros((8, 1)), jnp.zeros(8)).shape == (8,)           # and never [8 8]
+    assert_shapes_refused(mse, jnp.zeros((8, 1)), jnp.zeros((8, 1)))
+    assert_shapes_refused(mse, jnp.zeros((8, 1)), jnp.zeros(1))
+    assert_shapes_refused(mse, jnp.zeros((8, 2)), jnp.zeros(8))
+    assert_shapes_refused(mse, jnp.zeros((8, 8)), jnp.zeros(8))

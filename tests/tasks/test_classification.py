@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -55,8 +57,19 @@ class TestScore:
     # predicted and never a label: F1 0. Class 3 is neither and doesn't count.
     scores = Classification(classes=4).score(records([0, 1, 1, 1, 0], [0, 1, 0, 2, 0], 4))
     # accuracy 3/5; F1: class 0 = 2·2/(2+3), class 1 = 2·1/(3+1), class 2 = 0
+    # MCC: labels 2, 3, 0; predictions 3, 1, 1: (5·3 − 9) / √((25 − 13) (25 − 11))
     assert scores['accuracy'] == pytest.approx(3 / 5)
     assert scores['macro_f1'] == pytest.approx((4 / 5 + 1 / 2 + 0) / 3)
+    assert scores['mcc'] == pytest.approx(6 / 168**0.5)
+    assert 'f1' not in scores
+
+  def test_of_two_classes_f1_is_that_of_class_1(self):
+    # 3 of class 1, of which 2 are found, and 1 false alarm: precision 2/3, recall 2/3.
+    scores = Classification(classes=2).score(records([1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0], 2))
+    # MCC = (TP TN − FP FN) / √(3 · 3 · 3 · 3) = (2 · 2 − 1 · 1) / 9
+    assert scores['f1'] == pytest.approx(2 / 3) and scores['mcc'] == pytest.approx(1 / 3)
+    # Were class 0 the positive one, this would be 2/3: all six called 0.
+    assert Classification(classes=2).score(records([1, 1, 1, 0, 0, 0], [0] * 6, 2))['f1'] == 0
 
   @pytest.mark.parametrize('seed', range(5))
   def test_equals_scikit_learn(self, seed):
@@ -68,13 +81,33 @@ class TestScore:
     assert scores['accuracy'] == pytest.approx(metrics.accuracy_score(label, prediction))
     assert scores['macro_f1'] == pytest.approx(
         metrics.f1_score(label, prediction, average='macro', zero_division=0))
+    assert scores['mcc'] == pytest.approx(metrics.matthews_corrcoef(label, prediction))
+
+  @pytest.mark.parametrize('label, prediction', [
+      ([0, 0, 0], [0, 0, 0]), ([1, 1, 1], [1, 1, 1]), ([0, 0], [1, 1]), ([1, 1], [0, 0]),
+      ([0, 1, 1], [1, 1, 1]), ([0, 1, 1], [0, 0, 0]), ([1, 1, 1], [0, 1, 1]), ([1], [0]),
+      ([0, 1], [1, 0]), ([0, 1, 1, 0, 1], [0, 1, 0, 1, 1])])
+  def test_two_classes_equal_scikit_learn_however_degenerate(self, label, prediction):
+    metrics = pytest.importorskip('sklearn.metrics')
+    scores = Classification(classes=2).score(records(label, prediction, 2))
+    assert scores['f1'] == pytest.approx(metrics.f1_score(label, prediction, zero_division=0))
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')           # it warns of a single class
+      assert scores['mcc'] == pytest.approx(metrics.matthews_corrcoef(label, prediction))
 
   def test_one_class_always_right_is_perfect(self):
     assert Classification(classes=3).score(records([2, 2], [2, 2])) == {
-        'accuracy': 1.0, 'macro_f1': 1.0}
+        'accuracy': 1.0, 'macro_f1': 1.0, 'mcc': 0.0}     # nothing to correlate with
 
-  def test_every_metric_says_its_unit_and_direction(self):
-    task = Classification(classes=3)
+  def test_a_large_sample_does_not_overflow(self):
+    # QQP has 40,430 examples to judge by: n⁴ is beyond 64-bit whole numbers.
+    label = np.arange(80_000) % 2
+    assert Classification(classes=2).score(records(label, label, 2))['mcc'] == pytest.approx(1)
+    assert Classification(classes=2).score(records(label, 1 - label, 2))['mcc'] == pytest.approx(-1)
+
+  @pytest.mark.parametrize('classes', [2, 3])
+  def test_every_metric_says_its_unit_and_direction(self, classes):
+    task = Classification(classes=classes)
     assert set(task.score(records([0], [1]))) == set(task.metrics) and task.primary in task.metrics
     assert all(set(about) == {'unit', 'higher_is_better'} for about in task.metrics.values())
 
@@ -99,8 +132,17 @@ class TestScore:
 
 
 def test_a_task_of_one_class_and_names_that_do_not_fit_are_refused():
-  with pytest.raises(ValueError, match='classes=1'):
+  with pytest.raises(ValueError, match='classes=1.*regression.Regression'):
     Classification(classes=1)
   with pytest.raises(ValueError, match='2 names for 3 classes'):
     Classification(classes=3, names=('a', 'b'))
   assert Classification(classes=2).names == ('0', '1')
+
+
+def test_the_primary_metric_is_chosen_among_those_that_there_are():
+  assert Classification(classes=2).primary == 'accuracy'
+  assert Classification(classes=2, primary='f1').primary == 'f1'
+  with pytest.raises(ValueError, match="primary='acuracy' .* did you mean 'accuracy'"):
+    Classification(classes=2, primary='acuracy')
+  with pytest.raises(ValueError, match="primary='f1' is no metric of 3 classes"):
+    Classification(classes=3, primary='f1')

@@ -1,0 +1,109 @@
+"""JSONL, CSV, TSV and plain text as rows; every bad line is named.
+
+All are UTF-8, with or without a byte order mark. `.jsonl`: an object a line. `.csv`: columns
+parted by commas, quoted where needed. `.tsv`: columns parted by tabs, never quoted. Both have
+the names of the columns in line 1. `.txt`: a text a line. Blank lines are no rows.
+"""
+import csv
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from distill.types import Status, Stop
+
+PLAIN = ''                          # the column of a `.txt`
+HEADER = ('line 1 must hold the names of the columns, parted by commas in a .csv, by tabs in a '
+          '.tsv')
+
+
+class Row(NamedTuple):
+  """A row, and the file and line that it begins in."""
+  where: str
+  values: Mapping[str, Any]
+
+
+def read(path: pathlib.Path) -> list[Row]:
+  """All rows of a file; the end of its name says what it is."""
+  if path.suffix not in READERS:
+    raise Stop(Status.DATA, f'{path}: what kind of file is it? Names end in {", ".join(READERS)}')
+  try:
+    rows = list(READERS[path.suffix](path))
+  except OSError as error:
+    raise Stop(Status.DATA, f'{path} cannot be read: {error.strerror}') from error
+  if not rows:
+    raise Stop(Status.DATA, f'{path} is empty: it has no row')
+  return rows
+
+
+def kind(value: Any) -> str:
+  """What a JSON value is, in words."""
+  return {str: 'a text', bool: 'true or false', type(None): 'null', list: 'a list',
+          dict: 'an object'}.get(type(value), 'a number')
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Where a line is, and the line with its end."""
+  content = path.read_bytes().removeprefix(b'\xef\xbb\xbf')
+  for number, line in enumerate(content.splitlines(keepends=True), 1):
+    where = f'{path}:{number}'
+    try:
+      text = line.decode()
+    except UnicodeDecodeError as error:
+      raise Stop(Status.DATA, f'{where}: byte {error.start + 1} of the line, '
+                 f'0x{line[error.start]:02x}, is not UTF-8: save the file as UTF-8') from None
+    if '\0' in text:
+      raise Stop(Status.DATA, f'{where} holds a NUL byte: is it a text file, saved as UTF-8?')
+    yield where, text
+
+
+def _jsonl(path: pathlib.Path) -> Iterator[Row]:
+  for where, line in _lines(path):
+    if line.strip():
+      try:
+        values = json.loads(line.rstrip())
+      except (ValueError, RecursionError) as error:
+        about = (f'{error.msg}, column {error.colno}' if isinstance(error, json.JSONDecodeError)
+                 else error)
+        raise Stop(Status.DATA, f'{where} is not JSON: {about}') from None
+      if not isinstance(values, dict):
+        raise Stop(Status.DATA, f'{where} holds {kind(values)}, not an object like '
+                   '{"text": "…", "label": "…"}')
+      yield Row(where, values)
+
+
+def _table(path: pathlib.Path, **how) -> Iterator[Row]:
+  reader = csv.reader((line for _, line in _lines(path)), strict=True, **how)
+  names, number = None, 1
+  while True:
+    where = f'{path}:{number}'
+    try:
+      row = next(reader, None)
+    except csv.Error as error:
+      raise Stop(Status.DATA, f'{where}: {error}; is a quotation mark never closed?') from None
+    number = reader.line_num + 1
+    if row is None:
+      return
+    if not row:
+      continue
+    if names is None:
+      names = row
+      if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise Stop(Status.DATA, f'{where} names a column {twice[0]!r} twice; {HEADER}')
+    elif len(row) != len(names):
+      raise Stop(Status.DATA, f'{where} has {len(row)} columns, but line 1 names {len(names)}'
+                 + ('' if how else ': quote a text that holds a comma'))
+    else:
+      yield Row(where, dict(zip(names, row, strict=True)))
+
+
+def _plain(path: pathlib.Path) -> Iterator[Row]:
+  for where, line in _lines(path):
+    if line.strip():
+      yield Row(where, {PLAIN: line.rstrip('\r\n')})
+
+
+READERS = {'.jsonl': _jsonl, '.csv': _table,
+           '.tsv': lambda path: _table(path, delimiter='\t', quoting=csv.QUOTE_NONE),
+           '.txt': _plain}

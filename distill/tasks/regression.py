@@ -1,0 +1,71 @@
+"""Regression: a number for every example."""
+import numpy as np
+
+from distill.lookup import nearest
+from distill.types import Records
+
+CORRELATION = {'unit': 'correlation', 'higher_is_better': True}
+
+
+class Regression:
+  """One number an example, from a head of one output.
+
+  Metrics: `pearson`; `spearman`, with average ranks at ties; `mse`. A correlation with what is
+  constant isn't defined, and 0 here: such a model tells nothing apart. `primary` is the one that
+  a report speaks of; Spearman's is what BERT's table of GLUE has of STS-B (Devlin 2018, table 1),
+  and doesn't ask for a linear relation.
+
+  Records, all leading with the example axis:
+
+    id             int32 [n]      index of the example in its split
+    label          float32 [n]    the number, or NaN where it isn't known
+    prediction     float32 [n]
+  """
+  metrics = {'pearson': CORRELATION, 'spearman': CORRELATION,
+             'mse': {'unit': '', 'higher_is_better': False}}
+
+  def __init__(self, *, classes: int = 1, primary: str = 'spearman'):
+    if classes != 1:
+      raise ValueError(f'classes={classes}: the labels are classes, not numbers; their task is '
+                       'classification.Classification')
+    if primary not in self.metrics:
+      raise ValueError(f'primary={primary!r} is no metric' + nearest(primary, self.metrics))
+    self.primary = primary
+
+  def predict(self, outputs: Records, batch: Records) -> Records:
+    """The records of one batch, without the rows that only fill it."""
+    logits = np.asarray(outputs['logits'], np.float32)
+    if logits.shape[1:] != (1,):
+      raise ValueError(f'logits are {list(logits.shape)}, not [b 1]')
+    keep = np.asarray(batch['valid']) != 0
+    logits, ids = logits[keep, 0], np.asarray(batch['id'], np.int32)[keep]
+    if (bad := ~np.isfinite(logits)).any():
+      raise ValueError(f'example {ids[bad][0]} has a logit that is not finite')
+    return {'id': ids, 'label': np.asarray(batch['label'], np.float32)[keep], 'prediction': logits}
+
+  def score(self, records: Records) -> dict[str, float]:
+    """Every metric's value."""
+    label, prediction = (records[name].astype(np.float64) for name in ('label', 'prediction'))
+    if not len(label):
+      raise ValueError('there are no records to score')
+    for name, values in ('label', label), ('prediction', prediction):
+      if (bad := ~np.isfinite(values)).any():
+        raise ValueError(f'example {records["id"][bad][0]}: {name} {values[bad][0]} is not a '
+                         'finite number')
+    return {'pearson': _correlation(label, prediction),
+            'spearman': _correlation(_ranks(label), _ranks(prediction)),
+            'mse': float(np.mean((label - prediction)**2))}
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+  """Pearson's, or 0 where one side is constant."""
+  if np.ptp(x) == 0 or np.ptp(y) == 0:      # exactly: a rounded mean leaves noise to correlate
+    return 0.0
+  x, y = ((z - z.mean()) / np.ptp(z) for z in (x, y))
+  return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+  """From 1, equal values at the mean of their ranks."""
+  _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+  return (np.cumsum(counts) - (counts - 1) / 2)[which]
