@@ -30,6 +30,7 @@ setup(
         'tokenizers>=0.21',
     ],
     extras_require={
+        'hub': ['huggingface_hub>=0.30'],
         'test': ['beartype>=0.20', 'hypothesis>=6', 'pytest>=8', 'ruff>=0.9', 'scikit-learn>=1.5'],
     },
 )

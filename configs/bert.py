@@ -54,6 +54,7 @@ def get_config(size: str = 'full') -> ConfigDict:
   c.optimizer = dict(adamw, rate=2e-3)
   c.train = dict(steps=2500, log_every=100, save_every=500, eval_every=500, accumulate=1,
                  dtype='float32')
+  c.mesh = dict(model=1, fsdp=False)
   c.evaluate = dict(split='test', batch_size=64)
 
   if size == 'words':                         # student and baseline learn from all the text too

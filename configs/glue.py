@@ -74,8 +74,9 @@ def get_config(task: str = 'mrpc') -> ConfigDict:
     place.set('')
     c.data = dict(name='docstrings.Docstrings', per_class=200, vocabulary=1000, minimum=300,
                   length=32, widths=(32,), batch_size=8, seed=0, labelled=1.0, drawn=0.0)
-    c.teachers.teacher.model.update(name='bert.Bert', width=16, depth=6, heads=2, inner=32, std=0.1)
-    c.student.model.update(width=16, heads=2, inner=32)
+    c.teachers.teacher.model.update(name='bert.Bert', width=16, depth=2, heads=2, inner=32, std=0.1)
+    c.student.update(layers=(1,))
+    c.student.model.update(width=16, depth=1, heads=2, inner=32)
     c.evaluate.update(split='test', also=('train',))
   return c
 

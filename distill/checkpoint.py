@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from distill import __version__
+from distill import __version__, sharding
 from distill.disk import reach, writing
 from distill.logs import say
 from distill.types import Status, Stop
@@ -43,23 +43,28 @@ def save(folder: Path, step: int, tree: Any, facts: Mapping[str, Any] | None = N
   """Writes checkpoint `step` of any pytree of arrays, verifies it, then removes older ones.
 
   `facts` is what else the resumed run must know, as JSON. A step that is there already stays as
-  it is if it holds the same arrays; if it holds others, that is an error.
+  it is if it holds the same arrays; if it holds others, that is an error. Of several processes,
+  all call this, and the first writes.
   """
   path, arrays = folder.absolute() / str(step), _arrays(tree)
+  sharding.once(lambda: _save(path, arrays, facts or {}))
+  return path
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
   digest = sha256(arrays)
   if os.path.lexists(path):
     content, fault = _inspect(path, MANIFEST)
     if not fault and content['state'] == digest:
-      return path
+      return
     if not fault:
-      raise Stop(Status.CHECKPOINT, f'{path} holds another state of that step; remove {folder} to '
-                 'train this stage from its start')
+      raise Stop(Status.CHECKPOINT, f'{path} holds another state of that step; remove '
+                 f'{path.parent} to train this stage from its start')
     _set_aside(path, fault)
   _publish(path, MANIFEST, {STATE: safetensors.numpy.save(arrays)}, {
-      'step': step, 'tree': _spec(arrays), 'state': digest, 'facts': dict(facts or {})})
+      'step': int(path.name), 'tree': _spec(arrays), 'state': digest, 'facts': dict(facts)})
   with writing(path):
     _prune(path)
-  return path
 
 
 def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -69,18 +74,28 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
   shapes and dtypes, and its shardings where it has any. Checkpoints that don't verify are set
   aside, each with a line saying why; if none does, the run stops.
   """
-  folder = folder.absolute()
-  for step in sorted(_steps(folder), reverse=True):
-    path = folder / str(step)
-    content, fault = _inspect(path, MANIFEST)
-    if fault:
-      _set_aside(path, fault)
-    else:
-      return step, _read(path, content, like), content['facts']
-  if _steps(folder) or any(folder.glob('bad-*')):
-    raise Stop(Status.CHECKPOINT, f'{folder} has checkpoints but none that verifies; remove it to '
-               'train this stage from its start')
-  return None
+  folder, found = folder.absolute(), {}
+
+  def newest() -> int:
+    for step in sorted(_steps(folder), reverse=True):
+      found[step], fault = _inspect(folder / str(step), MANIFEST)
+      if not fault:
+        return step
+      _set_aside(folder / str(step), fault)
+    if _steps(folder) or any(folder.glob('bad-*')):
+      raise Stop(Status.CHECKPOINT, f'{folder} has checkpoints but none that verifies; remove it '
+                 f'{path.parent} to train this stage from its start')
+    return -1
+
+  step = sharding.once(newest)
+  if step < 0:
+    return None
+  path = folder / str(step)
+  content = found[step] if step in found else _inspect(path, MANIFEST)[0]
+  if not content:
+    raise Stop(Status.CHECKPOINT, f'{path} is not what the first process sees there: the workdir '
+               'must be on storage that all processes share')
+  return step, _read(path, content, like), content['facts']
 
 
 def latest(folder: Path) -> int | None:
@@ -140,7 +155,8 @@ def _paths(tree: Any) -> dict[str, Any]:
 
 def _arrays(tree: Any) -> dict[str, np.ndarray]:
   # In C order: safetensors writes the bytes of any other order as if they were.
-  return {path: np.asarray(leaf, order='C') for path, leaf in _paths(tree).items()}
+  return {path: np.asarray(sharding.on_host(leaf), order='C')
+          for path, leaf in _paths(tree).items()}
 
 
 def _shape(leaf: Any) -> str:
@@ -178,7 +194,9 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
 def _placed(array: np.ndarray, like: Any) -> Any:
   if isinstance(like, np.ndarray | np.generic):
     return array
-  return jax.device_put(array, like.sharding if getattr(like, 'committed', True) else None)
+  if getattr(like, 'sharding', None) is None or not getattr(like, 'committed', True):
+    return jax.device_put(array)
+  return sharding.placed(array, like.sharding)
 
 
 # ---- sealed folders

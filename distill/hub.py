@@ -1,5 +1,4 @@
 """From the place of a pretrained model to a folder on this machine."""
-import os
 import pathlib
 import re
 
@@ -7,6 +6,7 @@ from distill.types import Status, Stop
 
 FILES = ('*.json', '*.safetensors', 'vocab.txt', 'merges.txt')
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.h5', '.msgpack')
+TIMEOUT = 4.0           # seconds that the hub may take to say that it has a model
 
 
 def folder(place: str, where: str) -> pathlib.Path:
@@ -20,8 +20,8 @@ def folder(place: str, where: str) -> pathlib.Path:
     return path
   if path.suffix in PICKLES:
     raise Stop(Status.CHECKPOINT, f'{where}={place!r} is a format that can run code when it is '
-               'opened: convert it with safetensors.torch.save_file, and name the folder')
-  if path.exists() or not re.fullmatch(r'[\w.-]+/[\w.-]+(@[\w./-]+)?', place):
+               'opened: convert it to model.safetensors, and name the folder')
+  if path.exists() or not re.fullmatch(r'\w[\w.-]*/[\w.-]+(@[\w./-]+)?', place):
     raise Stop(Status.CHECKPOINT, f'{where}={place!r} is neither a folder nor a hub id such as '
                'org/name')
   return _from_hub(place, where)
@@ -31,7 +31,7 @@ def _from_hub(place: str, where: str) -> pathlib.Path:
   name, _, revision = place.partition('@')
   try:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
   except ImportError:
     raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and a hub id needs the '
                "package huggingface_hub: pip install 'distill[hub]', or name a folder") from None
@@ -41,15 +41,15 @@ def _from_hub(place: str, where: str) -> pathlib.Path:
     return get(local_files_only=True)
   except LocalEntryNotFoundError:
     pass
-  offline = huggingface_hub.constants.HF_HUB_OFFLINE or os.environ.get('HF_HUB_OFFLINE')
   try:
-    if not offline:
-      return get()
-  except (HfHubHTTPError, OSError, ValueError) as error:
+    # Asked first, for the download would wait for a silent network without an end.
+    huggingface_hub.HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT)
+    return get()
+  except Exception as error:        # those of its HTTP library have no narrower class in common
     if getattr(getattr(error, 'response', None), 'status_code', None) in (401, 403, 404):
-      raise Stop(Status.CHECKPOINT, f'{where}={place!r}: the hub has no such model, or not for '
-                 'you: check the id, or name a folder') from None
-  raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here and the hub cannot be '
-             f'reached: where there is a network, run huggingface-cli download {name}'
-             f'{" --revision " + revision if revision else ""} --local-dir DIR, and give {where}='
-             'DIR')
+      raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and the hub has no such '
+                 'model, or not for you: check the id, or name a folder') from None
+    option = f' --revision {revision}' if revision else ''
+    raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and the hub cannot be '
+               f'reached ({type(error).__name__}): where there is a network, run hf download '
+               f'{name}{option} --local-dir DIR, and give {where}=DIR') from error

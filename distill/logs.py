@@ -134,6 +134,23 @@ class Log:
       self._boards.pop(key).close()
 
 
+class Silence:
+  """The log of a process beside the first one: it says nothing and keeps nothing."""
+
+  def say(self, line: str) -> None: ...
+
+  def row(self, stage: str, seed: int, step: int, metrics: Mapping[str, Any]) -> None: ...
+
+  def rewind(self, stage: str, step: int) -> None: ...
+
+  def progress(self, stage: str, step: int, steps: int, metrics: Mapping[str, Any]) -> None: ...
+
+  def rows(self) -> list[dict[str, Any]]:
+    return []
+
+  def close(self) -> None: ...
+
+
 def _parsed(line: bytes) -> dict | None:
   """A row; None for what is left of a torn one."""
   try:

@@ -4,6 +4,10 @@ python -m distill.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--con
 
   --list           the configs and their variants
   --print_config   the resolved config as JSON, without running it
+
+Several processes are one run if each is told JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID, or is started by a cluster that JAX knows: SLURM, Open MPI, Kubernetes, TPUs. They
+share the workdir, where the first alone writes.
 """
 import ast
 import contextlib
@@ -15,6 +19,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +40,20 @@ def main(arguments: Sequence[str]) -> int:
     return _main(arguments)
   except Stop as stop:
     print(f'distill: {stop}', file=sys.stderr, flush=True)
-    return int(stop.status)
+    return _ended(int(stop.status))
+  except Exception:
+    traceback.print_exc()
+    return _ended(1)
+
+
+def _ended(status: int) -> int:
+  """The status; but one of several processes ends here, for the others may not get to the end,
+  where they would meet."""
+  if 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  return status
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -52,9 +70,49 @@ def _main(arguments: Sequence[str]) -> int:
     return int(Status.DONE)
   name = name_of(values['config'].config_filename)
   workdir = pathlib.Path(values.workdir or f'runs/{name}-{sha256(config)[:8]}')
-  with stopped_by_signals() as stopping, locked(workdir):
+  with stopped_by_signals() as stopping, contextlib.ExitStack() as held:
+    if joined():
+      from distill import sharding
+      sharding.once(lambda: held.enter_context(locked(workdir)))
+    else:
+      held.enter_context(locked(workdir))
     run(name, config, workdir, stopping)
   return int(Status.DONE)
+
+
+def joined() -> bool:
+  """Joins the other processes of this run, if there are any; before JAX looks for devices."""
+  told = {name: os.environ.get(f'JAX_{name}', '') for name in (
+      'COORDINATOR_ADDRESS', 'NUM_PROCESSES', 'PROCESS_ID')}
+  if any(told.values()):
+    address, count, place = told.values()
+    if not (re.fullmatch(r'.+:\d+', address) and count.isdecimal() and place.isdecimal()
+            and int(place) < int(count)):
+      raise Stop(Status.CONFIG, 'one of several processes needs '
+                 + ', '.join(f'JAX_{name}={value!r}' for name, value in told.items())
+                 + ': say HOST:PORT of process 0, how many there are, and which this is, from 0')
+    settings = dict(coordinator_address=address, num_processes=int(count), process_id=int(place))
+  elif _in_a_cluster():
+    settings = {}
+  else:
+    return False
+  import jax
+  try:
+    jax.distributed.initialize(**settings)
+  except (RuntimeError, ValueError) as error:
+    raise Stop(Status.CONFIG, f'cannot join the other processes: {error}') from error
+  return True
+
+
+def _in_a_cluster() -> bool:
+  """Whether JAX finds that a cluster started this process and others."""
+  from jax._src.clusters import ClusterEnv  # `initialize` looks there, and fails without one
+  for cluster in ClusterEnv._cluster_types:
+    # In any pod JAX asks Kubernetes for the job; only an indexed job's pods are numbered.
+    numbered = cluster.name != 'k8s' or 'JOB_COMPLETION_INDEX' in os.environ
+    if numbered and not cluster.opt_in_only_method and cluster.is_env_present():
+      return cluster.get_process_count() > 1
+  return False
 
 
 def parsed(arguments: Sequence[str]) -> flags.FlagValues:
@@ -102,7 +160,6 @@ def _check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
 def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: 'Stopping',
         shared: pathlib.Path | None = None) -> dict[str, Any]:
   """Runs the config's pipeline in a workdir that this process has locked."""
-  same_config(config, workdir)
   if 'seed' not in config or type(config['seed']) is not int:
     raise Stop(Status.CONFIG, 'the config needs a field seed, a whole number')
   name_of_pipeline = config['pipeline'] if 'pipeline' in config else 'compare.run'
@@ -113,10 +170,12 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: '
       'JAX_COMPILATION_CACHE_DIR', os.path.expanduser('~/.cache/distill/xla')))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
+  from distill import sharding
   from distill.evaluate import report
-  from distill.logs import Log
+  from distill.logs import Log, Silence
   from distill.train import Run
-  log = Log(workdir)
+  sharding.once(lambda: same_config(config, workdir))
+  log = Silence() if jax.process_index() else Log(workdir)
   log.say(f'{name} in {workdir}')
   this = Run(name, workdir, log, seed=config['seed'], shared=shared)
   stopping.run = this
@@ -124,19 +183,24 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: '
     result = pipeline(config, this)
   finally:
     log.close()
-  print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
+  if not jax.process_index():
+    print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
   return result
 
 
 def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
-  """Writes config.json, or stops if the workdir holds another config's run."""
+  """Writes config.json, or stops if the workdir holds another config's run.
+
+  Where a run lives may change (`mesh`): what it holds doesn't depend on that.
+  """
   path, text = workdir / 'config.json', json.dumps(config, indent=2)
   begun = any((workdir / name).exists() for name in ('checkpoints', 'export', 'report.json'))
   if not begun or not path.exists():
     replace(path, text)
     return
   old, new = (flat(json.loads(t)) for t in (path.read_text(), text))
-  if there := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)):
+  if there := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)
+                    and k.partition('.')[0] != 'mesh'):
     raise Stop(Status.CONFIG, f'{workdir} holds a run of another config; different: '
                + ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} here)' for k in there)
                + ': take another --workdir')

@@ -42,6 +42,7 @@ class Term:
   aren't counted. Terms of one `group` share a gradient; `group` is '' unless asked.
   """
   name: str
+  where: str                              # its node in the config, for error lines
   loss: Callable[..., jax.Array]          # constants bound
   reads: Mapping[str, str]                # argument -> 'student/logits', 'batch/label', …
   weight: Schedule
@@ -88,9 +89,9 @@ def _term(name: str, node: Any, where: str) -> Term | None:
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
   if not spec.weight:
     return None
-  return Term(name=name, loss=functools.partial(loss, **spec.kwargs), reads=spec.reads,
-              weight=lambda step: spec.weight * schedule(step), mask=spec.mask, scale=spec.scale,
-              group=spec.group)
+  return Term(name=name, where=where, loss=functools.partial(loss, **spec.kwargs),
+              reads=spec.reads, weight=lambda step: spec.weight * schedule(step), mask=spec.mask,
+              scale=spec.scale, group=spec.group)
 
 
 def at(views: Views, path: str, where: str) -> jax.Array:
@@ -115,7 +116,7 @@ def _mask(term: Term, batch: Batch) -> jax.Array:
   valid = batch['valid'].astype(jnp.float32)
   if not term.mask:
     return valid
-  mask = at({'batch': batch}, term.mask, f'objective.{term.name}.mask').astype(jnp.float32)
+  mask = at({'batch': batch}, term.mask, f'{term.where}.mask').astype(jnp.float32)
   return mask * valid.reshape(valid.shape + (1,) * (mask.ndim - 1))
 
 
@@ -128,7 +129,7 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
   """
   totals, sums = {}, {}
   for term in terms:
-    where = f'objective.{term.name}'
+    where = term.where
     values = _call(term, {a: at(views, p, f'{where}.reads.{a}') for a, p in term.reads.items()})
     mask = _mask(term, views['batch'])
     if values.ndim < 1 or values.shape[:mask.ndim] != mask.shape:
@@ -154,4 +155,4 @@ def _call(term: Term, arguments: Mapping[str, jax.Array]) -> jax.Array:
   except (ValueError, TypeError) as error:      # shapes and ranges, found while tracing
     shapes = ', '.join(f'{a} {list(v.shape)}' for a, v in arguments.items())
     line = str(error).split('\n')[0]
-    raise Stop(Status.MISFIT, f'objective.{term.name} ({shapes}): {line}') from error
+    raise Stop(Status.MISFIT, f'{term.where} ({shapes}): {line}') from error

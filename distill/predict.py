@@ -31,15 +31,15 @@ class Task(Protocol):
   def predict(self, outputs: Records, batch: Batch) -> Records: ...
 
 
-def records(eval_step: Callable, weights: Weights, batches: Sequence[Batch],
-            task: Task) -> Records:
+def records(eval_step: Callable, weights: Weights, batches: Sequence[Batch], task: Task,
+            layout: sharding.Layout) -> Records:
   """What the task keeps of every example, in the order of the batches."""
-  layout = sharding.by_example(sharding.mesh(), len(batches[0]['valid']))
-  weights = jax.device_put(weights, sharding.replicated(sharding.mesh()))
+  rows = layout.rows(len(batches[0]['valid']), 'evaluate.batch_size')
+  weights = sharding.placed(weights, layout.weights(weights))
   found = []
-  for i in range(len(batches)):
-    outputs = eval_step(*weights, jax.device_put(batches[i], layout))
-    found.append(task.predict(jax.device_get(outputs), batches[i]))
+  for batch in map(batches.__getitem__, range(len(batches))):
+    outputs = eval_step(*weights, layout.fed({name: x[rows] for name, x in batch.items()}))
+    found.append(task.predict(sharding.on_host(outputs), batch))
   return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
@@ -53,13 +53,12 @@ def exported(place: str, where: str = '--model', *, model: Mapping[str, Any] | N
   those of the data, which a new head has. The card's `fresh` lists them.
   """
   folder = hub.folder(place, where)
-  arrays, card = _read(folder)
+  arrays, card = _read(folder, where)
   anew = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in fresh)
+  node = {**card['model'], **(model or {})}
   if anew('head/kernel') or 'head/kernel' not in arrays:
     card = {**card, 'classes': ()}
-  node = {**card['model'], **(model or {})}
-  if not card['classes']:
-    node |= {k: v for k, v in (sizes or {}).items() if k == 'classes'}
+    node |= {'classes': sizes['classes']} if sizes else {}
   pure = Pure(lambda rngs: lookup.build('models', node, f'{where}: {folder}', rngs=rngs))
   parts = pure.shapes
   shapes = parts[0] | parts[1]
@@ -81,10 +80,10 @@ def exported(place: str, where: str = '--model', *, model: Mapping[str, Any] | N
   return pure, weights, {**card, 'model': node, 'fresh': sorted(missing)}
 
 
-def _read(folder: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
+def _read(folder: pathlib.Path, where: str) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
   """Arrays by our paths, and the card; that of a model which isn't ours says what it can."""
   told = huggingface.config(folder)
-  if 'card' in told:
+  if 'card' in told and 'transformers_version' not in told:     # saving there copies our card
     arrays, card = checkpoint.load(folder)
     return huggingface.read(folder).params if 'model_type' in told else arrays, card
   found = huggingface.read(folder)
@@ -92,11 +91,11 @@ def _read(folder: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, 
   return found.params, {
       'model': {**found.node, 'classes': max(len(found.labels), 1)}, 'classes': found.labels,
       'length': length, 'widths': (length // 4, length // 2, length),
-      'tokenizer_sha256': hashlib.sha256(tokenizer.read(str(folder)).encode()).hexdigest()}
+      'tokenizer_sha256': hashlib.sha256(tokenizer.read(str(folder), where).encode()).hexdigest()}
 
 
 def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
-  """For every text: the label, its probability, and the probabilities of all classes."""
+  """For every text: the label, its probability, and those of all classes; or a number, `value`."""
   model, weights, card = exported(folder)
   if card['fresh']:
     raise Stop(Status.CHECKPOINT, f'{folder} has no {card["fresh"][0].split("/")[0]}: it is a '
@@ -108,13 +107,18 @@ def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
     tokens, types = (columns[name][row:row + 1, :width] for name in ('tokens', 'types'))
     mask = (np.arange(width) < columns['length'][row]).astype(np.float32)[None]
     logits = eval_step(*weights, {'tokens': tokens, 'types': types, 'mask': mask})['logits']
-    chances = np.asarray(jax.nn.softmax(logits[0]), np.float64)
-    best = int(chances.argmax())
-    found.append({'text': texts[row], 'label': card['classes'][best],
-                  'probability': round(float(chances[best]), 4),
-                  'probabilities': {name: round(float(p), 4)
-                                    for name, p in zip(card['classes'], chances, strict=True)}})
+    found.append({'text': texts[row], **_answer(logits[0], card['classes'])})
   return found
+
+
+def _answer(logits: jax.Array, classes: Sequence[str]) -> dict[str, Any]:
+  if not classes:                         # a regression
+    return {'value': round(float(logits[0]), 4)}
+  chances = np.asarray(jax.nn.softmax(logits), np.float64)
+  best = int(chances.argmax())
+  return {'label': classes[best], 'probability': round(float(chances[best]), 4),
+          'probabilities': {name: round(float(p), 4)
+                            for name, p in zip(classes, chances, strict=True)}}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,9 +138,11 @@ def main(arguments: Sequence[str]) -> int:
     print(f'distill.predict: {stop}', file=sys.stderr)
     return int(stop.status)
   if sys.stdout.isatty():
-    width = max(len(row['label']) for row in rows)
+    width = max(len(row.get('label', '')) for row in rows)
     for row in rows:
-      print(f'{row["label"]:<{width}}  {row["probability"]:.3f}  {row["text"][:76]}')
+      said = (f'{row["label"]:<{width}}  {row["probability"]:.3f}' if 'label' in row else
+              f'{row["value"]:8.3f}')
+      print(f'{said}  {row["text"][:76]}')
   else:
     for row in rows:
       print(json.dumps(row, ensure_ascii=False))

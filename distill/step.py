@@ -1,6 +1,6 @@
 """One step: teachers, student, terms, update — one pure jitted program, its state donated."""
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -11,6 +11,7 @@ import optax
 from distill import objective, teachers
 from distill.carry import Carry
 from distill.models.pure import Flat, Pure
+from distill.sharding import Layout
 from distill.student import Student
 from distill.teachers import Teacher
 from distill.types import Batch, Outputs, Schedule, Status, Stop
@@ -66,6 +67,12 @@ def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dic
   return jax.tree.map(jnp.copy, state)
 
 
+def shardings(state: State, layout: Layout) -> State:
+  """Where a state lives: parameters and the optimizer's as `layout` stores them, the rest whole."""
+  return layout.replicated(state).replace(
+      params=layout.stored(state.params), opt_state=layout.stored(state.opt_state))
+
+
 def make_views(student: Student, schedules: Mapping[str, Schedule]) -> Callable:
   """A function of everything a step knows that gives all views, and the rest."""
   def views(params, rest, outputs, carry, batch, step, *, train, key):
@@ -81,11 +88,12 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
                     schedules: Mapping[str, Schedule] | None = None,
                     carries: Mapping[str, Carry] | None = None,
                     augment: tuple[Callable, ...] = (), accumulate: int = 1,
-                    dtype: str = 'float32') -> Callable:
+                    dtype: str = 'float32', layout: Layout | None = None) -> Callable:
   """`(state, teacher_weights, batch, seed) -> (state, {name: (sum, count)})`, jitted.
 
   `accumulate` micro-batches give the gradient of the whole batch. Parameters, their gradients
-  and the optimizer stay float32; `dtype` is what the student computes in.
+  and the optimizer stay float32; `dtype` is what the student computes in. With a `layout` a
+  state leaves the step as it came, and each layer's parameters are gathered for it alone.
   """
   carries = carries or {}
   views_of = make_views(student, schedules or {})
@@ -97,6 +105,7 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     """Per group of terms: the gradient; and the sums, the rest and the views."""
     def totals(trained):
       params = teachers.cast({**state.params, **trained}, dtype)
+      params = layout.gathered(params) if layout else params
       views, rest = views_of(params, state.rest, outputs, state.carry, batch, state.step,
                              train=True, key=key)
       groups, sums = objective.objective(terms, views, counts, state.step)
@@ -110,20 +119,20 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     for i, change in enumerate(augment):
       batch = change(batch, jax.random.fold_in(key, i))
     key = jax.random.fold_in(key, len(augment))
-    outputs = teachers.outputs(frozen_teachers, teacher_weights, batch)
+    outputs = teachers.outputs(frozen_teachers, teacher_weights, batch, layout)
     counts = objective.counts(terms, batch)
     trained, _ = student.trained(state.params)
-    size = len(batch['valid'])
-    if size % accumulate:
+    size, replicas = len(batch['valid']), layout.replicas if layout else 1
+    if size % (accumulate * replicas):
+      over = f' over {replicas} devices' if replicas > 1 else ''
       raise Stop(Status.CONFIG,
-                 f'train.accumulate={accumulate} does not divide the batch of {size}')
+                 f'train.accumulate={accumulate} does not divide the batch of {size}{over}')
 
-    rows = size // accumulate
     parts, inner = [], state
     for i in range(accumulate):
-      part = functools.partial(_rows, start=i * rows, rows=rows)
       groups, grads, (sums, rest, views) = gradients(
-          trained, inner, part(outputs), part(batch), counts, jax.random.fold_in(key, i))
+          trained, inner, teachers.part(outputs, i, accumulate),
+          teachers.part(batch, i, accumulate), counts, jax.random.fold_in(key, i))
       inner = inner.replace(rest=rest)
       parts.append((groups, grads, {name: s for name, (s, _) in sums.items()}))
     groups, grads, summed = jax.tree.map(lambda *x: sum(x), *parts)
@@ -143,22 +152,20 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     metrics |= {'loss': (loss, 1.0), 'grad_norm': (norm, 1.0)}
     if len(groups) > 1:
       metrics |= {f'grad_norm/{g}': (optax.tree.norm(v), 1.0) for g, v in grads.items()}
-    return kept.replace(step=state.step + 1, first_bad=bad), metrics
+    kept = kept.replace(step=state.step + 1, first_bad=bad)
+    return layout.kept(kept, shardings(kept, layout)) if layout else kept, metrics
 
   return jax.jit(train_step, donate_argnums=0)
 
 
-def _rows(tree, start: int, rows: int):
-  """Rows of every array that leads with the batch axis, i.e. all but `weights/…`."""
-  if isinstance(tree, Mapping):
-    return {name: x if name.startswith('weights/') else _rows(x, start, rows)
-            for name, x in tree.items()}
-  return tree[start:start + rows]
+def make_eval_step(model: Pure, layout: Layout | None = None,
+                   reads: Sequence[str] = ('logits',)) -> Callable:
+  """`(params, rest, batch) -> {'logits': …}`, jitted, in evaluation mode and float32.
 
-
-def make_eval_step(model: Pure) -> Callable:
-  """`(params, rest, batch) -> {'logits': …}`, jitted, in evaluation mode and float32."""
+  `reads` are the outputs that are wanted.
+  """
   def eval_step(params: Flat, rest: Flat, batch: Batch) -> Outputs:
+    params = layout.gathered(params) if layout else params
     outputs, _ = model(params, rest, batch, train=False, key=None)
-    return {'logits': outputs['logits']}
+    return {name: outputs[name] for name in reads}
   return jax.jit(eval_step)

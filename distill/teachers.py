@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from distill.models.pure import Flat, Pure
+from distill.sharding import Layout
 from distill.types import Batch, Outputs
 
 Weights = tuple[Flat, Flat]        # parameters and the rest
@@ -21,8 +22,9 @@ DTYPES = ('float32', 'bfloat16')    # that models compute in
 class Teacher:
   """A module and how to run it.
 
-  `microbatch` is the largest number of examples it takes at once (0: the whole batch), so the
-  student's batch can be larger than what fits beside the teacher. `dtype` is what it computes in.
+  `microbatch` is the largest number of examples it takes at once (0: the whole batch), but at
+  least one on every device; so the student's batch can be larger than what fits beside the
+  teacher. `dtype` is what it computes in.
   """
   name: str
   model: Pure
@@ -35,27 +37,45 @@ class Teacher:
     if self.microbatch < 0:
       raise ValueError(f'microbatch={self.microbatch} must be 0 or more')
 
-  def __call__(self, weights: Weights, batch: Batch) -> Outputs:
+  def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
     params, rest = cast(weights, self.dtype)
-    size = len(batch['valid'])
-    step = self.microbatch or size
-    parts = [self.model(params, rest, jax.tree.map(lambda x, i=i: x[i:i + step], dict(batch)),
-                        train=False, key=None)[0] for i in range(0, size, step)]
-    return jax.lax.stop_gradient(joined(parts))
+    size, replicas = len(batch['valid']), 1
+    if layout:
+      params, replicas = layout.gathered(params), layout.replicas
+    # The fewest parts that are small enough and equal on every device.
+    each = size // replicas
+    fewest = min(-(-size // self.microbatch), each) if self.microbatch else 1
+    n = next(n for n in range(fewest, each + 1) if each % n == 0)
+    outputs = [self.model(params, rest, part(dict(batch), i, n), train=False, key=None)[0]
+               for i in range(n)]
+    return jax.lax.stop_gradient(joined(outputs))
 
 
-def outputs(teachers: tuple[Teacher, ...], weights: Mapping[str, Weights],
-            batch: Batch) -> dict[str, Outputs]:
+def outputs(teachers: tuple[Teacher, ...], weights: Mapping[str, Weights], batch: Batch,
+            layout: Layout | None = None) -> dict[str, Outputs]:
   """The view of every teacher."""
-  return {teacher.name: teacher(weights[teacher.name], batch) for teacher in teachers}
+  return {teacher.name: teacher(weights[teacher.name], batch, layout) for teacher in teachers}
+
+
+def part(tree, i: int, n: int):
+  """Micro-batch i of n: every n-th row of what leads with the batch axis, i.e. all but `weights/…`.
+
+  Consecutive rows would lie on few devices; of these every device has some.
+  """
+  if n == 1:
+    return tree
+  if isinstance(tree, Mapping):
+    return {name: x if name.startswith('weights/') else part(x, i, n) for name, x in tree.items()}
+  return tree.reshape(-1, n, *tree.shape[1:])[:, i]
 
 
 def joined(parts: list[Outputs]) -> Outputs:
-  """Outputs of consecutive micro-batches as one; `weights/…` are the same in each."""
+  """Outputs of all micro-batches as one; `weights/…` are the same in each."""
   if len(parts) == 1:
     return parts[0]
-  return {name: parts[0][name] if name.startswith('weights/')
-          else jnp.concatenate([part[name] for part in parts]) for name in parts[0]}
+  whole = lambda arrays: jnp.stack(arrays, 1).reshape(-1, *arrays[0].shape[1:])
+  return {name: value if name.startswith('weights/') else whole([p[name] for p in parts])
+          for name, value in parts[0].items()}
 
 
 def cast(tree, dtype: str):

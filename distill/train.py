@@ -23,22 +23,24 @@ class Run:
   """Where a run lives and how it is stopped.
 
   A signal calls `preempt`. Outside `deferring` that raises at once, for there everything on
-  disk is whole at any instant; inside, the loop finishes its step and saves first.
+  disk is whole at any instant; inside, the loop finishes its step and saves first. Where several
+  processes run it they stop together, where they next ask each other.
   """
 
   def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
                shared: pathlib.Path | None = None):
     self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
     self.shared = shared        # where runs leave finished stages for each other
-    self.preempted = self._deferring = False
+    self.preempted, self._deferring = False, False
+    self._alone = jax.process_count() == 1
 
   def preempt(self) -> None:
     self.preempted = True
-    if not self._deferring:
+    if self._alone and not self._deferring:
       self.stop_if_preempted()
 
   def stop_if_preempted(self) -> None:
-    if self.preempted:
+    if sharding.agreed(self.preempted):
       raise Stop(Status.PREEMPTED, f'stopped, everything saved: the same command goes on in '
                  f'{self.workdir}')
 
@@ -59,7 +61,7 @@ class Stage:
   student: Student
   start: Callable[[], tuple[Flat, Flat]]          # parameters and rest before step 0
   terms: tuple[objective.Term, ...]
-  data: Sequence[Mapping[str, Any]]               # data[i] is the batch of step i
+  data: Sequence[Mapping[str, Any]]               # data[i]: this process's rows of batch i
   optimizer: Mapping[str, Any]                    # config nodes
   train: Mapping[str, Any]
   seed: int = 0                                   # of dropout and whatever else is random
@@ -70,6 +72,7 @@ class Stage:
   carries: Mapping[str, Carry] = dataclasses.field(default_factory=dict)
   augment: tuple[Callable, ...] = ()
   evaluate: Callable[[Flat, Flat], Mapping[str, float]] | None = None
+  layout: sharding.Layout = dataclasses.field(default_factory=sharding.layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +109,13 @@ class Prepared:
   plan: Plan
   train_step: Callable
   init: Callable[[Flat, Flat], State]
-  like: State                         # shapes
+  like: State                         # shapes, and where they live
+  batch: Mapping[str, Any]            # the shapes of the first batch, whole
   traced: Any
 
   def flops(self) -> float:
     """Floating-point operations of one step at the first batch's shapes, by XLA's count."""
     return float((self.traced.lower().cost_analysis() or {}).get('flops', 0.0))
-
-  def nbytes(self) -> int:
-    """Bytes of the state: parameters, optimizer, carry."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.like))
 
 
 def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
@@ -128,14 +128,11 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
                           steps=plan.steps)
   train_step = step.make_train_step(
       stage.student, stage.teachers, stage.terms, optimizer, schedules=stage.schedules,
-      carries=stage.carries, augment=stage.augment, accumulate=plan.accumulate, dtype=plan.dtype)
+      carries=stage.carries, augment=stage.augment, accumulate=plan.accumulate, dtype=plan.dtype,
+      layout=stage.layout)
   # With the layouts of the run, so that the first step needn't be traced again.
-  mesh = sharding.mesh()
-  laid = lambda tree, layout: jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), tree)
-  replicated = sharding.replicated(mesh)
-  batch = laid(dict(stage.data[0]), sharding.by_example(mesh, len(stage.data[0]['valid'])))
-  weights = laid(dict(weights), replicated)
+  batch = stage.layout.batch(stage.data[0])
+  weights = {name: sharding.shapes(w, stage.layout.weights(w)) for name, w in weights.items()}
   params, rest = stage.student.shapes()
 
   def views(params, rest, weights, batch):
@@ -149,9 +146,10 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   carry = {name: carry.init(jax.random.key(stage.seed), shapes)
            for name, carry in stage.carries.items()}
   init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, carry)
-  like = laid(jax.eval_shape(init, params, rest), replicated)
+  like = jax.eval_shape(init, params, rest)
+  like = sharding.shapes(like, step.shardings(like, stage.layout))
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
-  return Prepared(plan, train_step, init, like, traced)
+  return Prepared(plan, train_step, init, like, batch, traced)
 
 
 def folder(stage: Stage, run: Run) -> pathlib.Path:
@@ -167,25 +165,29 @@ def fit(stage: Stage, ready: Prepared, run: Run) -> tuple[Flat, Flat, dict[str, 
 
 def _fit(stage: Stage, ready: Prepared, run: Run):
   plan, place = ready.plan, folder(stage, run)
-  mesh = sharding.mesh()
-  layout = sharding.by_example(mesh, len(stage.data[0]['valid']))
-  weights = jax.device_put(dict(stage.weights), sharding.replicated(mesh))
-  teachers = {name: checkpoint.sha256(weights[name]) for name in weights}
+  layout, kept = stage.layout, step.shardings(ready.like, stage.layout)
+  teachers = {name: checkpoint.sha256(whole) for name, whole in stage.weights.items()}
+  weights = {name: sharding.placed(whole, layout.weights(whole))
+             for name, whole in stage.weights.items()}
 
   found = checkpoint.restore(place, ready.like)
   if found is None:
-    state, facts = ready.init(*stage.start()), {'seconds': 0.0, 'window': {}, 'teachers': teachers}
+    # Parameters first: what the optimizer makes like them then lives where they do.
+    params, rest = stage.start()
+    state = ready.init(sharding.placed(params, kept.params), sharding.placed(rest, kept.rest))
+    facts = {'seconds': 0.0, 'window': {}, 'teachers': teachers}
   else:
     state, facts = found[1], dict(found[2])
     for name, digest in teachers.items():
       if facts['teachers'].get(name) != digest:
         raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
                    f'began with: take another --workdir, or restore the teacher')
-  state = jax.device_put(state, sharding.replicated(mesh))
+  state = sharding.placed(state, kept)
   done = saved = int(state.step)
   run.log.rewind(stage.name, done)
   window = {name: list(pair) for name, pair in facts['window'].items()}
   seed, pending, before = jax.random.key(stage.seed), [], time.monotonic()
+  alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
 
   def settle():
     """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
@@ -196,7 +198,7 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
         kept[1] += float(count)
     pending.clear()
     if (bad := int(state.first_bad)) >= 0:
-      ids = [int(i) for i in stage.data[bad]['id'] if i >= 0]
+      ids = [int(i) for i in sharding.on_host(layout.fed(stage.data[bad])['id']) if i >= 0]
       intact = f'checkpoint {saved} in {place} is intact' if saved else 'nothing was saved yet'
       raise Stop(Status.NONFINITE, f'{stage.name}: loss or gradient is not finite at step {bad}, '
                  f'batch ids {ids}; {intact}: lower optimizer.rate, or look at these examples')
@@ -208,9 +210,8 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
     checkpoint.save(place, done, state, {**facts, 'window': window})
     saved = done
 
-  while done < plan.steps and not run.preempted:
-    batch = jax.device_put(stage.data[done], layout)
-    state, sums = ready.train_step(state, weights, batch, seed)
+  while done < plan.steps and not stop:
+    state, sums = ready.train_step(state, weights, layout.fed(stage.data[done]), seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more
@@ -226,10 +227,12 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
     if plan.due(plan.save_every, done):
       settle()
       save()
+    if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
+      stop = sharding.agreed(run.preempted)
   if saved < done:
     settle()
     save()
   run.stop_if_preempted()
-  rows = len(stage.data[0]['valid'])
+  examples = plan.steps * ready.batch['valid'].shape[0]
   return state.params, state.rest, {
-      'seconds': facts['seconds'], 'steps': plan.steps, 'examples': plan.steps * rows}
+      'seconds': facts['seconds'], 'steps': plan.steps, 'examples': examples}

@@ -15,8 +15,7 @@ Arm = Mapping[str, Any]         # overrides of a config by dotted path
 
 FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256', 'commit', 'seconds'}
 FINISHED = {'metric', 'models', 'training', 'data', 'hardware', 'versions'}
-TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s',
-         'retention', 'gain', 'saw')
+TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s', 'saw')
 
 
 def words(arm: Arm) -> str:
@@ -26,14 +25,18 @@ def words(arm: Arm) -> str:
 
 def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
   """What a row has of a report; a stage is `shared` if another run trained it."""
-  primary = report['task']['primary']
-  about = report['models'][0]['quality'][primary]
+  task = report['task']
+  about = report['models'][0]['quality'][task['primary']]
+  judged = lambda of: {
+      'n': of['quality'][task['primary']]['n'], 'retention': of['retention'], 'gain': of['gain'],
+      'quality': {metric: q['value'] for metric, q in of['quality'].items()}}
   return {
-      'metric': {'name': primary, **{key: about[key] for key in ('unit', 'higher_is_better')}},
+      'metric': {'name': task['primary'], **{key: about[key] for key in (
+          'unit', 'higher_is_better')}, **({'split': task['split']} if 'split' in task else {})},
       'models': {m['name']: {
-          **{key: m[key] for key in TAKEN}, 'latency_ms': m['latency_ms']['p50'],
-          'n': m['quality'][primary]['n'],
-          'quality': {metric: q['value'] for metric, q in m['quality'].items()}}
+          **{key: m[key] for key in TAKEN}, 'latency_ms': m['latency_ms']['p50'], **judged(m),
+          **({'also': {split: judged(of) for split, of in m['also'].items()}}
+             if 'also' in m else {})}
           for m in report['models']},
       'training': {stage: {
           'seconds': cost['seconds'], 'steps': cost['steps'],

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from scipy import stats
 
+from distill.evaluate.report import spelled
 from distill.types import Status, Stop
 from experiments import rows
 from experiments.rows import Row, words
@@ -17,6 +18,7 @@ from experiments.rows import Row, words
 ROOT = pathlib.Path(__file__).parent
 STANDS = words({})
 RATE = 'optimizer.rate'
+UNITS = {'fraction': '%', 'correlation': '× 100'}       # told in hundredths, as GLUE's are
 Seeds = Mapping[int, Row]               # the rows of an arm by seed
 Values = Mapping[int, float]            # a number of each of them
 
@@ -77,6 +79,7 @@ def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
     yield f'`{config}` as of {base}, run by `python -m {door} {config} --out=experiments/{name}`:\n'
     if arms := summary(mine):
       yield _table(arms)
+      yield from (_table(summary(mine, split)) for split in next(iter(arms.values())).also)
       if any(arm.gain for arm in arms.values()):
         yield from _rates(arms) or [NO_RATES]
     yield from [f'Failed: {_cell(row)}, seed {row["seed"]}, with exit status '
@@ -86,17 +89,38 @@ def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
 
 
 class Arm:
-  """The finished runs of an arm by seed: what they measured, in percent where it is a fraction."""
+  """The finished runs of an arm by seed: what they measured, on a further split if one is named.
 
-  def __init__(self, seeds: Seeds):
-    self.seeds = dict(sorted(seeds.items()))
+  In percent where it is a fraction, in hundredths where it is a correlation.
+  """
+
+  def __init__(self, seeds: Seeds, split: str = ''):
+    self.seeds, self._further = dict(sorted(seeds.items())), split
     self.row = next(iter(seeds.values()))
     self.metric = self.row['metric']
-    self.percent = self.metric['unit'] == 'fraction'
+    unit = self.metric['unit']
+    self.percent, self.unit = unit in UNITS, UNITS.get(unit, unit)
+    self.points = 'points' if self.percent else unit
+    self.split = split or self.metric.get('split', '')
+
+  @property
+  def _first(self) -> Mapping:
+    return next(iter(self.row['models'].values()))
+
+  @property
+  def also(self) -> list[str]:
+    return list(self._first.get('also', {}))
+
+  @property
+  def n(self) -> int:
+    return self._judged(self._first)['n']
+
+  def _judged(self, model: Mapping) -> Mapping | None:
+    return model.get('also', {}).get(self._further) if self._further else model
 
   def _values(self, role: str, value, percent: bool) -> Values:
-    models = {seed: next((m for m in row['models'].values() if m['role'] == role), None)
-              for seed, row in self.seeds.items()}
+    models = {seed: next((self._judged(m) for m in row['models'].values() if m['role'] == role),
+                         None) for seed, row in self.seeds.items()}
     found = {seed: value(model) for seed, model in models.items() if model}
     return {seed: (100 if percent else 1) * x for seed, x in found.items() if x is not None}
 
@@ -119,13 +143,13 @@ class Arm:
     return {seed: sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs}
 
 
-def summary(found: Iterable[Row]) -> dict[str, Arm]:
-  """The arms by name, in the order of their first rows."""
+def summary(found: Iterable[Row], split: str = '') -> dict[str, Arm]:
+  """The arms by name, in the order of their first rows; judged on a further split if given."""
   seeds: dict[str, dict[int, Row]] = {}
   for row in found:
     if 'error' not in row:
       seeds.setdefault(words(row['arm']), {})[row['seed']] = row
-  return {name: Arm(of) for name, of in seeds.items()}
+  return {name: Arm(of, split) for name, of in seeds.items()}
 
 
 def interval(values: Values) -> tuple[float, float] | None:
@@ -162,13 +186,12 @@ def _number(value: float, percent: bool) -> str:
 
 def _table(arms: Mapping[str, Arm]) -> str:
   first = next(iter(arms.values()))
-  unit = '%' if first.percent else first.metric['unit']
-  points = 'points' if first.percent else unit
   stands = arms.get(STANDS)
-  n = first.row['models'][next(iter(first.row['models']))]['n']
-  lines = [['arm', f'teacher, {unit}', f'student, {unit}', f'baseline, {unit}', 'kept, %',
-            f'gain over baseline, {points}', f'over the student as it stands, {points}', 'seeds',
-            'minutes'], ['---', *['--:'] * 8]]
+  of = lambda what, unit: f'{what}, {unit}' if unit else what
+  lines = [['arm', *(of(role, first.unit) for role in ('teacher', 'student', 'baseline')),
+            'kept, %', *(of(what, first.points) for what in (
+                'gain over baseline', 'over the student as it stands')), 'seeds', 'minutes'],
+           ['---', *['--:'] * 8]]
   for name, arm in arms.items():
     over = arm.better(stands) if stands and name != STANDS else {}
     fewer = f', {_seeds(len(over))}' if 0 < len(over) < len(arm.seeds) else ''
@@ -178,7 +201,9 @@ def _table(arms: Mapping[str, Arm]) -> str:
         _spread(arm.kept), _difference(arm.gain, arm.percent),
         _difference(over, arm.percent) + fewer, str(len(arm.seeds)),
         f'{sum(row["seconds"] for row in arm.seeds.values()) / 60:.1f}'])
-  about = f'{first.metric["name"].replace("_", " ").capitalize()} on {n:,} held-out examples'
+  name = spelled(first.metric['name'])
+  about = f'{name[0].upper()}{name[1:]} on {first.n:,} ' + (
+      f'examples of `{first.split}`' if first.split else 'held-out examples')
   return '\n'.join([about, '', *(f'| {" | ".join(line)} |' for line in lines), ''])
 
 
@@ -201,12 +226,11 @@ def _best(group: Sequence[Arm]) -> str:
   student = next((arm for arm in arms if RATE not in arm.row['arm']), arms[0])
   sign = 1 if student.metric['higher_is_better'] else -1
   best = max(arms, key=lambda arm: sign * statistics.fmean(arm.quality('baseline').values()))
-  unit = ' %' if best.percent else f' {best.metric["unit"]}'
-  points = 'points' if best.percent else unit.strip()
+  unit, points = (f' {word}' if word else '' for word in (best.unit, best.points))
   return (f'**The baseline at its best of {len(arms)} learning rates** ({names}), '
           f'{_seeds(len(common))}: {_spread(best.quality("baseline"), best.percent)}{unit}, '
           f'{_cell(best.row)}. The student, {_cell(student.row)}, is better by '
-          f'{_difference(student.better(best, "baseline"), best.percent)} {points}.\n')
+          f'{_difference(student.better(best, "baseline"), best.percent)}{points}.\n')
 
 
 def _circumstances(found: Sequence[Row]) -> str:

@@ -1,14 +1,11 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import Mesh
 
-from distill import carry, objective, sharding, step, student, teachers
+from distill import carry, objective, step, student, teachers
 from distill.models.pure import Pure
 from distill.types import Status, Stop
 
@@ -111,30 +108,6 @@ def test_accumulated_is_the_whole_batch(accumulate):
 @pytest.mark.parametrize('microbatch', [1, 3, 8, 100])
 def test_teacher_micro_batches_change_nothing(microbatch):
   assert_same(trained(microbatch=microbatch)[0].params, trained()[0].params, rtol=1e-5, atol=1e-6)
-
-
-def test_one_device_is_eight():
-  if jax.device_count() < 8:
-    pytest.skip('needs 8 devices; tests/conftest.py simulates them')
-  def on(mesh: Mesh):
-    run, state = machine()
-    state = jax.device_put(state, sharding.replicated(mesh))
-    for i in range(4):
-      state, metrics = run(state, jax.device_put({'big': BIG}, sharding.replicated(mesh)),
-                           jax.device_put(batch(i), sharding.by_example(mesh, 8)),
-                           jax.random.key(1))
-    return state.params, metrics
-  axes = functools.partial(Mesh, axis_names=('data', 'model'))
-  one, eight = on(axes(np.array(jax.devices()[:1]).reshape(1, 1))), on(sharding.mesh())
-  assert eight[0]['model/dense/kernel'].sharding.num_devices == 8
-  assert_same(*(jax.device_get(x) for x in (one, eight)), rtol=1e-5, atol=1e-6)     # order of sums
-
-
-def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
-  if jax.device_count() < 8:
-    pytest.skip('needs 8 devices; tests/conftest.py simulates them')
-  with pytest.raises(Stop, match='batch_size=12 does not divide over 8 devices'):
-    sharding.by_example(sharding.mesh(), 12)
 
 
 def test_numbers_that_are_not_finite_change_nothing_and_are_remembered():

@@ -1,21 +1,20 @@
 """Masked words: hides tokens of a batch, for a masked-word head to find again."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from distill.data.tokenizer import SPECIAL
 from distill.types import Batch
 
-MASK, FIRST_WORD = SPECIAL.index('[MASK]'), len(SPECIAL)
 
-
-def words(*, vocabulary: int, share: float = 0.15, masked: float = 0.8,
+def words(*, vocabulary: int, special: Mapping[str, int], share: float = 0.15, masked: float = 0.8,
           random: float = 0.1) -> Callable[[Batch, jax.Array], Batch]:
   """BERT's masking (Devlin 2018, §3.1), drawn anew for every step.
 
-  Of each text's own tokens, `share` are chosen (at least one, if there is any): of these
-  `masked` become [MASK], `random` another token, and the rest stay. The batch gets
+  Of each text's words (`special` are the tokens that are none), `share` are chosen, at least one
+  if there is any: of these `masked` become [MASK], `random` another word, and the rest stay. The
+  batch gets
 
     positions  int32 [b m]    m = ⌈share · s⌉
     target     int32 [b m]    the tokens that stood there
@@ -24,21 +23,26 @@ def words(*, vocabulary: int, share: float = 0.15, masked: float = 0.8,
   if not 0 < share < 1 or masked < 0 or random < 0 or masked + random > 1:
     raise ValueError(f'share={share} must be in (0, 1), masked={masked} and random={random} '
                      'must be 0 or more and add up to 1 at most')
+  if '[MASK]' not in special:
+    raise ValueError('the tokenizer of the data has no [MASK]')
+  others = np.setdiff1d(np.arange(vocabulary), list(special.values()))
+  no_words = np.array(sorted(special.values()))
 
   def change(batch: Batch, key: jax.Array) -> Batch:
     tokens = batch['tokens']
     b, s = tokens.shape
     m = -int(-share * s // 1)
     order, what, other = jax.random.split(key, 3)
-    own = (batch['mask'] > 0) & (tokens >= FIRST_WORD)
+    own = (batch['mask'] > 0) & ~jnp.isin(tokens, no_words)
     scores = jnp.where(own, jax.random.uniform(order, (b, s)), -1.0)
     best, positions = jax.lax.top_k(scores, m)
     quota = jnp.clip(jnp.round(share * jnp.sum(own, axis=1, keepdims=True)), 1, m)
     chosen = (best >= 0) & (jnp.arange(m) < quota)
     target = jnp.take_along_axis(tokens, positions, axis=1)
     draw = jax.random.uniform(what, (b, m))
-    replaced = jnp.where(draw < masked, MASK, jnp.where(
-        draw < masked + random, jax.random.randint(other, (b, m), FIRST_WORD, vocabulary), target))
+    drawn = jnp.asarray(others)[jax.random.randint(other, (b, m), 0, len(others))]
+    replaced = jnp.where(draw < masked, special['[MASK]'], jnp.where(
+        draw < masked + random, drawn, target))
     rows = jnp.arange(b)[:, None]
     return {**batch,
             'tokens': tokens.at[rows, positions].set(jnp.where(chosen, replaced, target)),

@@ -20,7 +20,7 @@ MOST_WIDTHS = 4         # each is one compilation
 
 def batches(split: Split, *, batch_size: int, seed: int, steps: int,
             widths: Sequence[int] | None = None, labelled: float = 1.0,
-            drawn: float = 0.0) -> grain.MapDataset:
+            drawn: float = 0.0, rows: np.ndarray | None = None) -> grain.MapDataset:
   """`steps` shuffled batches; `ds[i]` is a function of (seed, i), `ds[k:]` resumes at step k.
 
   A batch holds the fields of `distill.types`; an epoch's last batch of each width is filled
@@ -31,8 +31,10 @@ def batches(split: Split, *, batch_size: int, seed: int, steps: int,
     labelled: the share of labels that may be seen; a hash of the text decides which.
     drawn: the share of every batch that is drawn from the labelled texts of its width, in
       endless permutations; the rest walks through all texts. 1.0: the labelled texts alone.
+    rows: the places in every batch, ascending, that are built: those of one of the processes
+      that share the batches. By default all.
   """
-  plan = _Plan(split, batch_size, widths, labelled, drawn, seed)
+  plan = _Plan(split, batch_size, widths, labelled, drawn, seed, rows)
   if steps < 1:
     raise ValueError(f'steps={steps} must be at least 1')
   return grain.MapDataset.source(range(steps)).map(plan.batch)
@@ -61,13 +63,14 @@ def padding_share(split: Split, *, widths: Sequence[int] | None = None) -> float
 class _Plan:
   """What batch i holds; without a seed the rows keep their order, shortest width first."""
 
-  def __init__(self, split, batch_size, widths, labelled=1.0, drawn=0.0, seed=None):
+  def __init__(self, split, batch_size, widths, labelled=1.0, drawn=0.0, seed=None, own=None):
     if batch_size < 1:
       raise ValueError(f'batch_size={batch_size} must be at least 1')
     for name, share in (('labelled', labelled), ('drawn', drawn)):
       if not 0 <= share <= 1:
         raise ValueError(f'{name}={share} must be a share between 0 and 1')
     self._split, self._size, self._seed = split, batch_size, seed
+    self._own = np.arange(batch_size) if own is None else own
     self._widths = checked_widths(split, widths)
     self._seen = split.known & (split.columns['draw'] < labelled)
     self._label = split.columns['label'].dtype
@@ -98,10 +101,11 @@ class _Plan:
     rows = dealt[k][ordinal * walk:(ordinal + 1) * walk]
     if self._drawn[k]:
       rows = np.concatenate([rows, self._draw(k, epoch * self._steps[k] + ordinal)])
+    rows = rows[self._own[self._own < len(rows)]]
     width, n = self._widths[k], len(rows)
     columns, seen = self._split.columns, self._seen[rows]
     filled = lambda values, fill=0, dtype=np.int32: np.concatenate(
-        [values.astype(dtype), np.full((self._size - n, *values.shape[1:]), fill, dtype)])
+        [values.astype(dtype), np.full((len(self._own) - n, *values.shape[1:]), fill, dtype)])
     return {
         'id': filled(rows, -1),
         'tokens': filled(columns['tokens'][rows, :width]),

@@ -42,7 +42,7 @@ SKIPPED = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', 'arra
 
 def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 4000,
                minimum: int = 300, words: int = 5, packages: Sequence[str] = (),
-               cache: str = '') -> Dataset:
+               tokenizer: str = '', cache: str = '') -> Dataset:
   """Docstrings by library: the first three paragraphs, nine tenths of them to train.
 
   Args:
@@ -51,6 +51,7 @@ def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 400
     words: a text with fewer is left out.
     packages: distributions to read beside the standard library; all dependencies that
       `distill` declares unless given.
+    tokenizer: as of `text.dataset`.
   """
   sources = _sources(packages or _declared())
   made_of = {library: [source_sha256(__file__), platform.python_version(), files]
@@ -71,7 +72,7 @@ def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 400
                      f'have so many docstrings; {"; ".join(corpus["notes"])}')
   return text.dataset(
       corpus['texts'], corpus['labels'], name='docstrings', classes=corpus['classes'],
-      length=length, vocabulary=vocabulary, notes=corpus['notes'], cache=cache,
+      length=length, vocabulary=vocabulary, tokenizer=tokenizer, notes=corpus['notes'], cache=cache,
       versions={d: v for library in corpus['classes'] for d, v in sources[library][0].items()})
 
 

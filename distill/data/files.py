@@ -215,7 +215,8 @@ def _class(example: _Example, names: Sequence[str]) -> str:
                + nearest(name, names))
   if not names and re.fullmatch(r'[-+]?\d*\.\d*[1-9]\d*', name):
     raise Stop(Status.DATA, f'{example.where}: the label {name} has a fraction: are labels numbers '
-               '(--config.data.regression=True) or classes (name them in data.labels)?')
+               '(data.regression=True, as in configs/files.py:regression), or classes (then name '
+               'them in data.labels)?')
   return name
 
 

@@ -45,3 +45,4 @@ class Dataset:
   tokenizer: str                    # a `tokenizers.Tokenizer` as JSON
   tokenizer_sha256: str
   notes: tuple[str, ...]            # lines to be said once
+  special: Mapping[str, int]        # ids of the tokens that are no words, by their names in BERT

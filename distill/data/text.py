@@ -65,10 +65,10 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
   made = unpacked(arrays['tokenizer'])
   return Dataset(
       name=name, classes=tuple(classes), splits=splits, fingerprint=fingerprint, versions=versions,
-      sizes={'vocabulary': 1 + max(json.loads(made)['model']['vocab'].values()), 'length': length,
+      sizes={'vocabulary': tokenizers.entries(made), 'length': length,
              'classes': max(1, len(classes))},
       tokenizer=made, tokenizer_sha256=hashlib.sha256(made.encode()).hexdigest(),
-      notes=tuple(notes))
+      notes=tuple(notes), special=tokenizers.special(made))
 
 
 def _parted(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence], share: float):

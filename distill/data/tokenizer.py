@@ -11,16 +11,17 @@ from distill.data.sets import Text
 from distill.types import Status, Stop
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of what is trained here
+HOW = {'do_lower_case': 'lowercase', 'strip_accents': 'strip_accents',
+       'tokenize_chinese_chars': 'handle_chinese_chars'}  # from tokenizer_config.json to ours
 
 
 def read(place: str, where: str = 'data.tokenizer') -> str:
   """The tokenizer of a pretrained model as JSON.
 
   `place` is a folder with `tokenizer.json` or `vocab.txt`, one of these files, or a hub id. A
-  BERT tokenizer comes out the same whichever of the two files it is read from.
+  BERT tokenizer comes out the same whichever of the two files it is read from; a text that spells
+  [SEP] or another special token gets its pieces, not the token.
   """
-  from tokenizers import Tokenizer
-
   path = pathlib.Path(place).expanduser()
   if not path.is_file():
     root = hub.folder(place, where)
@@ -29,34 +30,44 @@ def read(place: str, where: str = 'data.tokenizer') -> str:
       raise Stop(Status.DATA, f'{where}: {root} has neither tokenizer.json nor vocab.txt')
   try:
     content = path.read_bytes().decode()
-    if path.suffix == '.txt':
-      return _of_words(content.split('\n'), path, where)
-    read = json.loads(content)
-    model = read['model']
-    if model['type'] == 'WordPiece' and read['normalizer']['type'] == 'BertNormalizer':
-      how = {key: read['normalizer'][key]
-             for key in ('lowercase', 'strip_accents', 'handle_chinese_chars')}
-      return _wordpiece(model['vocab'], **how)
-    tokenizer = Tokenizer.from_str(content)
-  except Stop:
-    raise
+    return _of_words(content, path) if path.suffix == '.txt' else _of_json(content)
   except Exception as error:        # the library raises plain Exception
-    raise Stop(Status.DATA, f'{where}: {path} is no tokenizer: {error}') from error
-  tokenizer.no_padding()
-  tokenizer.no_truncation()
-  return tokenizer.to_str()
+    raise Stop(Status.DATA, f'{where}: {path} is no tokenizer for an encoder: {error}') from error
 
 
-def _of_words(lines: list[str], path: pathlib.Path, where: str) -> str:
-  words = [line.rstrip('\r') for line in lines]
-  words = words[:-1] if words and not words[-1] else words
+def _of_json(content: str) -> str:
+  from tokenizers import Tokenizer
+
+  made = Tokenizer.from_str(content)
+  made.no_padding()
+  made.no_truncation()
+  told = json.loads(made.to_str())
+  kind, normalizer = told['model']['type'], told['normalizer'] or {'type': None}
+  if kind not in ('WordPiece', 'BPE'):
+    raise ValueError(f'its model is {kind}; WordPiece and BPE are known')
+  if not made.encode('').ids:
+    raise ValueError('it puts no tokens around a text, such as [CLS] and [SEP]')
+  words = told['model']['vocab']
+  if normalizer['type'] == 'BertNormalizer' and set(SPECIAL) <= words.keys():
+    ours = _wordpiece(words, **{key: normalizer[key] for key in HOW.values()})
+    again, pair = Tokenizer.from_str(ours), ('a', 'b')
+    if ({token['content'] for token in told['added_tokens']} <= set(SPECIAL)
+        and all(told[part] == json.loads(ours)[part]
+                for part in ('normalizer', 'pre_tokenizer', 'model'))
+        and made.encode(*pair).ids == again.encode(*pair).ids
+        and made.encode(*pair).type_ids == again.encode(*pair).type_ids):
+      return ours
+  return made.to_str()
+
+
+def _of_words(content: str, path: pathlib.Path) -> str:
+  words = [line.rstrip('\r') for line in content.removesuffix('\n').split('\n')]
   if len(set(words)) != len(words) or not set(SPECIAL) <= set(words):
-    raise Stop(Status.DATA, f'{where}: {path} is no vocabulary of BERT, one word a line '
-               f'with {", ".join(SPECIAL)} among them')
+    raise ValueError(f'one word a line is wanted, each once, {", ".join(SPECIAL)} among them')
   about = path.with_name('tokenizer_config.json')
   told = json.loads(about.read_text()) if about.is_file() else {}
   capitals = any(w.lower() != w for w in words if not w.startswith('['))
-  how = {'lowercase': told['do_lower_case'] if 'do_lower_case' in told else not capitals}
+  how = {'lowercase': not capitals, **{HOW[key]: told[key] for key in HOW if key in told}}
   return _wordpiece({word: i for i, word in enumerate(words)}, **how)
 
 
@@ -73,6 +84,24 @@ def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, n
   return {'tokens': tokens, 'types': types,
           'length': np.array([len(row.ids) for row in rows], np.int32),
           'cut': np.array([len(row.overflowing) > 0 for row in rows], np.int32)}
+
+
+def entries(tokenizer: str) -> int:
+  """How many rows a model's table of tokens needs."""
+  return 1 + max(_ids(tokenizer).values())
+
+
+def special(tokenizer: str) -> dict[str, int]:
+  """The ids of the tokens that are no words, by BERT's names for them; RoBERTa has others."""
+  ids = _ids(tokenizer)
+  named = zip(SPECIAL, ('<pad>', '<unk>', '<s>', '</s>', '<mask>'), strict=True)
+  return {ours: ids[name] for ours, theirs in named
+          for name in (ours, theirs) if name in ids}
+
+
+def _ids(tokenizer: str) -> dict[str, int]:
+  read = json.loads(tokenizer)
+  return {**read['model']['vocab'], **{t['content']: t['id'] for t in read['added_tokens']}}
 
 
 def utf8(text: Text) -> Text:

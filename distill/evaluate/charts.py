@@ -48,7 +48,8 @@ def forest(qualities: Sequence[Mapping[str, Any]], scale: float) -> dict[str, li
   for quality in qualities:
     left, right = sorted(place(scale * quality[name]) for name in ('low', 'high'))
     points.append({'left': left, 'value': place(scale * quality['value']), 'right': right})
-  return {'ticks': [(f'{tick:g}', place(tick)) for tick in ticks], 'points': points}
+  return {'ticks': [(f'{tick:g}'.replace('-', '−'), place(tick)) for tick in ticks],
+          'points': points}
 
 
 def lines(rows: Rows) -> dict[str, dict[str, tuple[list, list]]]:

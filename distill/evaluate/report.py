@@ -175,8 +175,9 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
   def quality(metric: str) -> tuple[str, list[Cell]]:
     each = [judged['quality'][metric] for judged in found]
     unit, lower = each[0]['unit'], not each[0]['higher_is_better']
+    to = '–' if all(q['low'] >= 0 for q in each) else ' to '
     return spelled(metric) + ', lower is better' * lower, [
-        (_amount(q['value'], unit), spread(q, unit, '–')) for q in each]
+        (_amount(q['value'], unit), spread(q, unit, to)) for q in each]
 
   def against(field: str, label: str, cell: Callable[[Any], Cell]) -> Rows:
     of = next((judged[field]['of'] for judged in found if judged[field]), None)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import checkpoint
+from distill.data import tokenizer as tokenizers
 from distill.models import huggingface
 from distill.teachers import Weights
 
@@ -14,19 +15,20 @@ def write(folder: Path, weights: Weights, card: Mapping[str, Any], tokenizer: st
 
   A model that it doesn't have keeps our names: only `distill` reads that folder.
   """
-  arrays, config = weights[0] | weights[1], {}
-  if (there := huggingface.named(card['model'], arrays, tuple(card['classes']))) is not None:
+  arrays, config, texts = weights[0] | weights[1], {}, {'tokenizer.json': tokenizer}
+  if (there := huggingface.named(card['model'], arrays, card['classes'])) is not None:
     arrays, config = there
-  checkpoint.export(folder, arrays, card, {
-      'tokenizer.json': tokenizer, **_beside(json.loads(tokenizer)['model'], card)}, config)
+    texts['tokenizer_config.json'] = json.dumps(_about(tokenizer, card, config), indent=2)
+  checkpoint.export(folder, arrays, card, texts, config)
 
 
-def _beside(model: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, str]:
-  """What `transformers` wants beside tokenizer.json to know the special tokens."""
-  if model['type'] != 'WordPiece':
-    return {}
-  special = {f'{name}_token': f'[{name.upper()}]' for name in ('pad', 'unk', 'cls', 'sep', 'mask')}
-  config = {'tokenizer_class': 'BertTokenizer', 'model_max_length': card['length'], **special}
-  vocabulary = sorted(model['vocab'], key=model['vocab'].get)
-  return {'tokenizer_config.json': json.dumps(config, indent=2),
-          'vocab.txt': ''.join(f'{word}\n' for word in vocabulary)}
+def _about(tokenizer: str, card: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+  """What `transformers` wants to know beside tokenizer.json, which it then takes as it is."""
+  told = json.loads(tokenizer)
+  words = {i: word for word, i in told['model']['vocab'].items()} | {
+      token['id']: token['content'] for token in told['added_tokens']}
+  special = {f'{name.strip("[]").lower()}_token': words[i]
+             for name, i in tokenizers.special(tokenizer).items()}
+  types = ('token_type_ids',) if 'type_vocab_size' in config else ()
+  return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': card['length'],
+          'model_input_names': ['input_ids', *types, 'attention_mask'], **special}

@@ -2,14 +2,14 @@
 
 BERT (and MiniLM, which is one), RoBERTa and DistilBERT. A checkpoint is read strictly: every
 tensor has a place or is known to have none, and a part — encoder, pooler, head, masked-word
-head — is there whole or not at all.
+head — is there whole or not at all. Nothing is unpickled.
 """
 import dataclasses
 import fnmatch
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,16 +29,20 @@ PARTS = ('pooler', 'head', 'words')         # that a checkpoint may lack
 class Family:
   """How `transformers` names one kind of encoder.
 
-  `names` maps our modules to theirs: `{}` is the number of a block, names with `prefix` are the
-  encoder's own. `fields` maps the arguments of `bert.Bert` to the fields of their config, and
-  `fixed` holds those that have one value. `unused` are tensors that `bert.Bert` has no place for.
+  `names` maps our modules to theirs: `{}` is the number of a block, PREFIX that of the encoder.
+  `fields` maps arguments of `bert.Bert` to fields of their config, `fixed` gives those that have
+  one value, and `only` the fields that may have one value. `tied` are tensors that repeat one of
+  ours, `unused` those that `bert.Bert` has no place for. `dropouts` are fields of further rates.
   """
   prefix: str
+  architecture: str
   names: Mapping[str, str]
   fields: Mapping[str, str]
   fixed: Mapping[str, Any]
-  unused: tuple[str, ...]
-  architecture: str
+  only: Mapping[str, Any]
+  tied: Mapping[str, str]
+  unused: str = ''
+  dropouts: tuple[str, ...] = ('attention_probs_dropout_prob',)
 
 
 _ENCODER = {
@@ -59,6 +63,9 @@ _FIELDS = {'vocabulary': 'vocab_size', 'length': 'max_position_embeddings', 'wid
            'depth': 'num_hidden_layers', 'heads': 'num_attention_heads',
            'inner': 'intermediate_size', 'types': 'type_vocab_size',
            'dropout': 'hidden_dropout_prob', 'eps': 'layer_norm_eps', 'std': 'initializer_range'}
+_ONLY = {'hidden_act': 'gelu', 'position_embedding_type': 'absolute', 'is_decoder': False}
+# What is left out is this, in a config of theirs as in a node of ours.
+_DEFAULTS = {'first': 0, 'pooling': 'tanh', 'types': 2, 'eps': 1e-12, 'dropout': 0.1, 'std': 0.02}
 
 FAMILIES = {
     'bert': Family(
@@ -66,16 +73,20 @@ FAMILIES = {
         names={**_ENCODER, 'pooler': 'PREFIX.pooler.dense', 'head': 'classifier',
                'words/dense': 'cls.predictions.transform.dense',
                'words/norm': 'cls.predictions.transform.LayerNorm', 'words': 'cls.predictions'},
-        fields=_FIELDS, fixed={'first': 0, 'pooling': 'tanh'},
-        unused=('*.position_ids', 'cls.seq_relationship.*', 'cls.predictions.decoder.*')),
-    # Its classifier drops out the first position once more, before the dense layer.
+        fields=_FIELDS, fixed={'first': 0, 'pooling': 'tanh'}, only=_ONLY,
+        tied={'cls.predictions.decoder.weight': 'token/embedding',
+              'cls.predictions.decoder.bias': 'words/bias'},
+        unused='cls.seq_relationship.*'),
+    # Its positions start after that of the padding. Its classifier has a pooler of its own, and
+    # drops out the first position once more before it.
     'roberta': Family(
         prefix='roberta', architecture='RobertaForSequenceClassification',
         names={**_ENCODER, 'pooler': 'classifier.dense', 'head': 'classifier.out_proj',
                'words/dense': 'lm_head.dense', 'words/norm': 'lm_head.layer_norm',
                'words': 'lm_head'},
-        fields=_FIELDS, fixed={'first': 2, 'pooling': 'tanh'},
-        unused=('*.position_ids', 'roberta.pooler.*', 'pooler.*', 'lm_head.decoder.*')),
+        fields=_FIELDS, fixed={'first': 2, 'pooling': 'tanh'}, only={**_ONLY, 'pad_token_id': 1},
+        tied={'lm_head.decoder.weight': 'token/embedding', 'lm_head.decoder.bias': 'words/bias'},
+        unused='roberta.pooler.*'),
     'distilbert': Family(
         prefix='distilbert', architecture='DistilBertForSequenceClassification',
         names={'token': 'PREFIX.embeddings.word_embeddings',
@@ -95,7 +106,8 @@ FAMILIES = {
                 'depth': 'n_layers', 'heads': 'n_heads', 'inner': 'hidden_dim',
                 'dropout': 'dropout', 'std': 'initializer_range'},
         fixed={'first': 0, 'pooling': 'relu', 'types': 0, 'eps': 1e-12},
-        unused=('*.position_ids', 'vocab_projector.weight')),
+        only={'activation': 'gelu'}, tied={'vocab_projector.weight': 'token/embedding'},
+        dropouts=('attention_dropout', 'seq_classif_dropout')),
 }
 
 
@@ -103,8 +115,8 @@ FAMILIES = {
 class Checkpoint:
   """What a folder holds: the node of the model, its parameters by our paths, its head's labels.
 
-  `params` lacks the parts that the folder lacks; `labels` is () without a head. A model may do
-  without the masked-word head.
+  `params` lacks the parts that the folder lacks; `labels` is () without a head, and for a head of
+  one output, which is a regression's. The node is `bert.Bert`'s but for `classes` and `words`.
   """
   node: Mapping[str, Any]
   params: Mapping[str, np.ndarray]
@@ -115,32 +127,33 @@ def read(folder: pathlib.Path) -> Checkpoint:
   """The checkpoint in a folder; what is wrong with it is named: file, field or tensor."""
   told = config(folder)
   family = _family(told, folder)
-  node, arrays = _node(told, family, folder), _tensors(folder)
-  arrays = {_canonical(name, family): array for name, array in arrays.items()}
+  node, arrays = _node(told, family, folder), {}
+  for name, array in _tensors(folder).items():
+    if arrays.setdefault(_canonical(name, family), array) is not array:
+      raise _fault(folder, f'it has the tensor {name} twice, by two names')
   table = _table(family, node['depth'], node['types'])
-  found, missing = {}, []
+  found = {path: arrays.pop(name) for path, name in table.items() if name in arrays}
+  parts = {path.split('/')[0] for path in found}
   for path, name in table.items():
-    array = arrays.pop(name, None)
-    if array is None:
-      missing.append((path, name))
-    else:
-      found[path] = np.ascontiguousarray(array.T) if path.endswith('kernel') else array
-  for path, name in missing:
     part = path.split('/')[0]
-    if part not in PARTS or any(p.split('/')[0] == part for p in found):
-      raise Stop(Status.CHECKPOINT, f'{folder}: the tensor {name} is missing'
-                 + nearest(name, arrays))
-  tied = [array for name, array in arrays.items() if name.endswith('decoder.weight')]
-  if any(not np.array_equal(array, found['token/embedding']) for array in tied):
-    raise Stop(Status.CHECKPOINT, f'{folder}: the masked-word head has a decoder of its own, not '
-               'the token embedding; only tied ones are known')
-  extra = [name for name in arrays
-           if not any(fnmatch.fnmatchcase(f'.{name}', f'*{p}') for p in family.unused)]
+    if path not in found and (part in parts or part not in PARTS):
+      raise _fault(folder, f'the tensor {name} is missing{nearest(name, arrays)}')
+  for name, path in family.tied.items():
+    if path in found and not np.array_equal(arrays.pop(name, found[path]), found[path]):
+      raise _fault(folder, f'{name} differs from {table[path]}; only a masked-word head that '
+                   'shares it is known')
+  arrays.pop(f'{family.prefix}.embeddings.position_ids', None)         # the numbers from 0
+  extra = sorted(name for name in arrays if not fnmatch.fnmatchcase(name, family.unused))
   if extra:
-    raise Stop(Status.CHECKPOINT, f'{folder}: there is no place for the tensor {sorted(extra)[0]} '
-               f'({len(extra)} in all) in a {told["model_type"]} encoder with its heads')
-  _check_shapes(found, node, table, folder)
-  return Checkpoint(node, found, _labels(told, found, folder))
+    raise _fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such) in a '
+                 f'{told["model_type"]} encoder with its heads')
+  classes = found['head/bias'].size if 'head/bias' in found else 0
+  for path, array in found.items():
+    if array.shape != (shape := _shape(path, node, classes)):
+      raise _fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
+                   f'{list(shape)}')
+  return Checkpoint(node, {path: _turned(path, array) for path, array in found.items()},
+                    _labels(told, classes, folder))
 
 
 def config(folder: pathlib.Path) -> dict[str, Any]:
@@ -149,35 +162,35 @@ def config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def named(node: Mapping[str, Any], params: Flat,
-          labels: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-  """Tensors and config as `transformers` has them, or None if it has no such model."""
-  fits = lambda family: all(
-      node.get(key, _DEFAULTS[key]) == value for key, value in family.fixed.items())
-  kind = next((kind for kind, family in FAMILIES.items()
-               if node['name'] == 'bert.Bert' and fits(family)), None)
-  if kind is None:
+          labels: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+  """Tensors and config as `transformers` has them, or None if it has no such model.
+
+  Its classes for classification and for masked words each take their part of the tensors.
+  """
+  value = lambda key: node[key] if key in node else _DEFAULTS[key]
+  kinds = [kind for kind, family in FAMILIES.items()
+           if node['name'] == 'bert.Bert' and ('type' not in family.names or value('types'))
+           and all(value(key) == fixed for key, fixed in family.fixed.items())]
+  if not kinds:
     return None
-  family = FAMILIES[kind]
-  value = lambda key: node.get(key, _DEFAULTS.get(key))
-  told = {theirs: value(ours) for ours, theirs in family.fields.items()}
-  told |= {family.fields['inner']: value('inner') or 4 * node['width'],
-             family.fields['length']: node['length'] + family.fixed['first'],
-             'architectures': [family.architecture], 'model_type': kind, 'torch_dtype': 'float32',
-             'pad_token_id': family.fixed['first'] // 2, 'id2label': dict(enumerate(labels)),
-             'label2id': {label: i for i, label in enumerate(labels)}}
-  told |= ({'attention_dropout': value('dropout'), 'seq_classif_dropout': value('dropout'),
-              'activation': 'gelu'} if kind == 'distilbert' else
-             {'attention_probs_dropout_prob': value('dropout'), 'hidden_act': 'gelu'})
-  if len(labels) < 2:
-    told |= {'num_labels': 1, 'problem_type': 'regression'}
-    del told['id2label'], told['label2id']
+  family = FAMILIES[kinds[0]]
+  inner = node['inner'] if 'inner' in node else 0
+  sizes = {**node, 'inner': inner or 4 * node['width'], 'length': node['length'] + value('first')}
+  told = {theirs: sizes[ours] if ours in sizes else _DEFAULTS[ours]
+          for ours, theirs in family.fields.items()}
+  told |= {**family.only, **dict.fromkeys(family.dropouts, value('dropout')),
+           'model_type': kinds[0], 'architectures': [family.architecture]}
+  told |= ({'id2label': dict(enumerate(labels)),
+            'label2id': {label: i for i, label in enumerate(labels)}} if labels else
+           {'num_labels': 1, 'problem_type': 'regression'})
   table = _table(family, node['depth'], value('types'))
-  there = {path: np.asarray(params[path]) for path in table if path in params}
-  return {table[path]: np.ascontiguousarray(array.T) if path.endswith('kernel') else array
-          for path, array in there.items()}, told
+  return {name: _turned(path, np.asarray(params[path])) for path, name in table.items()
+          if path in params}, told
 
 
-_DEFAULTS = {'first': 0, 'pooling': 'tanh', 'types': 2, 'eps': 1e-12, 'dropout': 0.1, 'std': 0.02}
+def _turned(path: str, array: np.ndarray) -> np.ndarray:
+  """A dense layer's kernel is [inputs outputs] here and [outputs inputs] there."""
+  return np.ascontiguousarray(array.T) if path.endswith('kernel') else array
 
 
 def _table(family: Family, depth: int, types: int) -> dict[str, str]:
@@ -200,21 +213,17 @@ def _table(family: Family, depth: int, types: int) -> dict[str, str]:
 def _canonical(name: str, family: Family) -> str:
   """A tensor's name with the encoder's prefix, and as PyTorch says it."""
   name = re.sub(r'\.gamma$', '.weight', re.sub(r'\.beta$', '.bias', name))
-  inside = ('embeddings.', 'encoder.', 'transformer.') + (
-      ('pooler.',) if family.prefix == 'bert' else ())
-  return f'{family.prefix}.{name}' if name.startswith(inside) else name
+  own = name.startswith(('embeddings.', 'encoder.', 'transformer.', 'pooler.'))
+  return f'{family.prefix}.{name}' if own else name
 
 
 def _family(told: Mapping[str, Any], folder: pathlib.Path) -> Family:
   kind = told['model_type'] if 'model_type' in told else None
-  if kind not in FAMILIES:
-    raise Stop(Status.CHECKPOINT, f'{folder}: {CONFIG} says model_type={kind!r}; known are '
-               + ', '.join(FAMILIES))
-  for field, wanted in {'hidden_act': 'gelu', 'activation': 'gelu', 'is_decoder': False,
-                        'position_embedding_type': 'absolute'}.items():
-    if field in told and told[field] not in (wanted, None):
-      raise Stop(Status.CHECKPOINT, f'{folder}: {CONFIG} says {field}={told[field]!r}; only '
-                 f'{wanted!r} is known')
+  if kind not in list(FAMILIES):
+    raise _fault(folder, f'{CONFIG} says model_type={kind!r}; known are {", ".join(FAMILIES)}')
+  for field, only in FAMILIES[kind].only.items():
+    if field in told and told[field] not in (only, None):
+      raise _fault(folder, f'{CONFIG} says {field}={told[field]!r}; only {only!r} is known')
   return FAMILIES[kind]
 
 
@@ -223,66 +232,58 @@ def _node(told: Mapping[str, Any], family: Family, folder: pathlib.Path) -> dict
   node = {'name': 'bert.Bert', **family.fixed}
   for ours, theirs in family.fields.items():
     if theirs not in told and ours not in _DEFAULTS:
-      raise Stop(Status.CHECKPOINT, f'{folder}: {CONFIG} lacks {theirs}')
+      raise _fault(folder, f'{CONFIG} lacks {theirs}')
     node[ours] = told[theirs] if theirs in told else _DEFAULTS[ours]
+    kind = float if ours in ('dropout', 'eps', 'std') else int
+    if isinstance(node[ours], bool) or not isinstance(node[ours], int | kind):
+      raise _fault(folder, f'{CONFIG} says {theirs}={node[ours]!r}, which is no {kind.__name__}')
   node['length'] -= node['first']
   return node
 
 
-def _labels(told: Mapping[str, Any], found: Flat, folder: pathlib.Path) -> tuple[str, ...]:
-  if 'head/kernel' not in found:
+def _labels(told: Mapping[str, Any], classes: int, folder: pathlib.Path) -> tuple[str, ...]:
+  if classes < 2:
     return ()
-  classes = found['head/kernel'].shape[1]
-  named = told['id2label'] if 'id2label' in told else {str(i): f'LABEL_{i}' for i in range(classes)}
-  if sorted(map(int, named)) != list(range(classes)):
-    raise Stop(Status.CHECKPOINT, f'{folder}: the head has {classes} outputs, but id2label names '
-               f'{len(named)}: {", ".join(map(str, named.values()))}')
-  return tuple(str(named[key]) for key in sorted(named, key=int))
+  named = (told['id2label'] if 'id2label' in told else
+           {str(i): f'LABEL_{i}' for i in range(classes)})
+  if not isinstance(named, dict) or named.keys() != {str(i) for i in range(classes)}:
+    raise _fault(folder, f'the head has {classes} outputs, but {CONFIG} says id2label={named!r}')
+  return tuple(str(named[str(i)]) for i in range(classes))
 
 
-def _check_shapes(found: Flat, node: Mapping[str, Any], table: Mapping[str, str],
-                  folder: pathlib.Path) -> None:
-  width, inner = node['width'], node['inner']
-  sides = {'query': (width, width), 'key': (width, width), 'value': (width, width),
-           'out': (width, width), 'up': (width, inner), 'down': (inner, width),
-           'pooler': (width, width), 'dense': (width, width)}
-  rows = {'token': node['vocabulary'], 'position': node['length'] + node['first'],
-          'type': node['types']}
-  for path, array in found.items():
-    *_, module, leaf = path.split('/')
-    if leaf == 'embedding':
-      shape = (rows[module], width)
-    elif path == 'words/bias':
-      shape = (node['vocabulary'],)
-    elif module == 'head':
-      shape = (width, found['head/bias'].shape[0])[-array.ndim:]
-    else:
-      shape = sides.get(module, (width, width))[-1:] if array.ndim == 1 else sides.get(module)
-    if array.shape != shape:
-      theirs = array.shape[::-1] if leaf == 'kernel' else array.shape
-      raise Stop(Status.CHECKPOINT, f'{folder}: {table[path]} is {list(theirs)}, but {CONFIG} '
-                 f'asks for {list(shape[::-1] if leaf == "kernel" else shape)}')
+def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
+  """The shape that a tensor must have there."""
+  *_, module, leaf = path.split('/')
+  width = node['width']
+  if leaf == 'embedding':
+    return ({'token': node['vocabulary'], 'position': node['length'] + node['first'],
+             'type': node['types']}[module], width)
+  outputs = {'up': node['inner'], 'head': classes, 'words': node['vocabulary']}.get(module, width)
+  inputs = node['inner'] if module == 'down' else width
+  return (outputs, inputs) if leaf == 'kernel' else (outputs,)
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """All tensors as float32, of one file or of the shards that an index names."""
-  files = [WEIGHTS]
+  files, arrays = {WEIGHTS}, {}
   if (folder / INDEX).is_file():
-    files = sorted(set(_json(folder / INDEX)['weight_map'].values()))
-  arrays = {}
-  for name in files:
+    try:
+      files = {str(name) for name in _json(folder / INDEX)['weight_map'].values()}
+    except (KeyError, AttributeError):
+      raise _fault(folder, f'{INDEX} maps no tensors to files') from None
+  for name in sorted(files):
     if pathlib.PurePath(name).name != name or not (folder / name).is_file():
-      pickled = sorted(p.name for p in folder.glob('*.bin'))
-      raise Stop(Status.CHECKPOINT, f'{folder} has no {name}' + (
-          f'; {pickled[0]} is a pickle, which can run code when it is opened: convert it with '
-          'safetensors.torch.save_file(torch.load(FILE, weights_only=True), FILE)'
-          if pickled else ''))
+      pickles = sorted(path.name for path in folder.glob('*.bin'))
+      raise _fault(folder, f'there is no {name} in it' + (
+          f', but {pickles[0]}: a pickle, which can run code when it is opened; convert it by '
+          "from_pretrained(DIR).save_pretrained(DIR) of the model's class in transformers"
+          if pickles else ''))
     try:
       with safe_open(folder / name, 'flax') as file:       # NumPy has no bfloat16
         arrays |= {key: np.asarray(file.get_tensor(key).astype(jnp.float32))
                    for key in file.keys()}
     except (SafetensorError, OSError) as error:
-      raise Stop(Status.CHECKPOINT, f'{folder / name} cannot be read: {error}') from error
+      raise _fault(folder / name, f'it cannot be read: {error}') from error
   return arrays
 
 
@@ -290,10 +291,13 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
     content = json.loads(path.read_bytes())
   except OSError as error:
-    raise Stop(Status.CHECKPOINT, f'{path.parent} is no checkpoint: {path.name}: {error.strerror}'
-               ) from error
+    raise _fault(path.parent, f'it is no checkpoint: {path.name}: {error.strerror}') from error
   except ValueError as error:
-    raise Stop(Status.CHECKPOINT, f'{path} is no JSON: {error}') from error
+    raise _fault(path, f'it is no JSON: {error}') from error
   if not isinstance(content, dict):
-    raise Stop(Status.CHECKPOINT, f'{path} holds no object')
+    raise _fault(path, 'it holds no object')
   return content
+
+
+def _fault(path: pathlib.Path, line: str) -> Stop:
+  return Stop(Status.CHECKPOINT, f'{path}: {line}')

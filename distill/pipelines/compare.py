@@ -3,7 +3,9 @@
 Each stage resumes from its last checkpoint; a finished run says where its report is.
 """
 import dataclasses
+import functools
 import io
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import predict, step, train
+from distill import predict, sharding, step, train
 from distill.data import batches
 from distill.disk import reach, replace
 from distill.evaluate import cost, quality, report
@@ -22,14 +24,14 @@ from distill.pipelines.setting import Setting, Trained, digest, setting
 from distill.student import under
 from distill.teachers import Weights
 from distill.train import Run
-from distill.types import Batch, Records
+from distill.types import Records
 
 
 def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   """Trains what is not yet trained, measures every model, writes the report and returns it."""
   told = setting(config)
-  plan.same_corpus(told.dataset, this)
-  if (this.workdir / 'report.json').exists():
+  sharding.once(lambda: plan.same_corpus(told.dataset, this))
+  if sharding.once((this.workdir / 'report.json').exists):
     this.log.say(f'finished before: the report is {this.workdir / "report.html"}')
     return report.read(this.workdir)
   for note in told.dataset.notes:
@@ -40,15 +42,16 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
             for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
-    ready, flops = announced[name]
-    weights, spent = finished(trained, ready, told, this)
+    weights, spent = finished(trained, announced, told, this)
     if trained.role == 'teacher':
       told.weights[name] = weights
     models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.saw,
-                        spent | {'flops': flops}))
-  result = measured(config, told, models, this)
-  report.write(this.workdir, result, this.log.rows())
-  return result
+                        spent | {'flops': sum(announced[s.name][1] for s in trained.stages)}))
+  records = {split: {m.name: recorded(m, split, told, this) for m in models} for split in told.rows}
+  this.stop_if_preempted()
+  sharding.once(lambda: report.write(
+      this.workdir, measured(config, told, models, records, this), this.log.rows()))
+  return report.read(this.workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +65,12 @@ class Model:
   spent: Mapping[str, float] | None         # None: loaded, not trained here
 
 
-def finished(trained: Trained, ready: train.Prepared, told: Setting,
-             run: Run) -> tuple[Weights, dict[str, float]]:
-  """The stage's weights and what training took; they are exported, and shared if asked."""
+def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, float]],
+             told: Setting, run: Run) -> tuple[Weights, dict[str, float]]:
+  """The stage's weights and what training took; they are exported, and shared if asked.
+
+  The stages before it are trained first, each from what the last one left.
+  """
   stage = trained.stage
   shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
   if shared and shared.exists():
@@ -72,35 +78,55 @@ def finished(trained: Trained, ready: train.Prepared, told: Setting,
     _, weights, card = predict.exported(shared)
     spent = card['training']
   else:
-    params, rest, spent = train.fit(
-        dataclasses.replace(stage, evaluate=scoring(stage.student.model, told)), ready, run)
-    weights = jax.device_get((under(params, 'model/'), under(rest, 'model/')))
+    evaluate, left, costs = scoring(stage.student.model, told), ({}, {}), []
+    for part in trained.stages:
+      start = functools.partial(_following, part, left)
+      *left, cost_of_it = train.fit(dataclasses.replace(part, evaluate=evaluate, start=start),
+                                    announced[part.name][0], run)
+      costs.append(cost_of_it)
+    spent = {name: sum(cost[name] for cost in costs) for name in costs[0]}
+    weights = sharding.on_host(tuple(under(part, 'model/') for part in left))
   for folder in (run.workdir / 'export' / stage.name, shared):
-    if folder and not folder.exists():
-      folder.parent.mkdir(parents=True, exist_ok=True)
-      huggingface.write(folder, weights, {**trained.card, 'training': spent},
-                        told.dataset.tokenizer)
+    if folder:
+      sharding.once(lambda folder=folder: shipped(
+          folder, weights, {**trained.card, 'training': spent}, told))
   return weights, spent
+
+
+def _following(stage: train.Stage, left: tuple[Flat, Flat]) -> tuple[Flat, Flat]:
+  """How a stage starts: as it says, but with what the stage before it left."""
+  return tuple(own | {path: there[path] for path in own if path in there}
+               for own, there in zip(stage.start(), left, strict=True))
+
+
+def shipped(folder: pathlib.Path, weights: Weights, card: Mapping[str, Any],
+            told: Setting) -> None:
+  """Exports a model without the parts that nothing trained, unless that was done before."""
+  if not folder.exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    params = {path: array for path, array in weights[0].items()
+              if path.split('/')[0] not in told.untrained}
+    huggingface.write(folder, (params, weights[1]), card, told.dataset.tokenizer)
 
 
 def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
   """What `train.eval_every` logs: the task's metrics on the split of the evaluation."""
-  eval_step, rows = step.make_eval_step(model), told.rows[told.evaluate.split]
+  eval_step = step.make_eval_step(model, told.layout, told.task.reads)
+  rows = told.rows[told.evaluate.split]
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
-    found = told.task.score(predict.records(eval_step, weights, rows, told.task))
+    found = told.task.score(predict.records(eval_step, weights, rows, told.task, told.layout))
     return {f'{told.evaluate.split}/{name}': value for name, value in found.items()}
   return scores
 
 
 def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
-             run: Run) -> dict[str, Any]:
+             records: Mapping[str, Mapping[str, Records]], run: Run) -> dict[str, Any]:
   """The report: quality from the saved records, cost from compiled calls."""
   evaluate, data = told.evaluate, told.dataset
-  judged = {split: judgements(models, split, told, run) for split in told.rows}
+  judged = {split: judgements(models, of, told) for split, of in records.items()}
   main = judged.pop(evaluate.split)
-  run.stop_if_preempted()
   costs = costs_of(models, told)
 
   def entry(model: Model) -> dict[str, Any]:
@@ -121,12 +147,10 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
       'training': {m.name: m.spent for m in models if m.spent}}
 
 
-def judgements(models: Sequence[Model], split: str, told: Setting,
-               run: Run) -> dict[str, dict[str, Any]]:
+def judgements(models: Sequence[Model], records: Mapping[str, Records],
+               told: Setting) -> dict[str, dict[str, Any]]:
   """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
-  resamples, suffix = told.evaluate.resamples, '' if split == told.evaluate.split else f'-{split}'
-  records = {m.name: recorded(m, f'{m.name}{suffix}', told.rows[split], told.task, run)
-             for m in models}
+  resamples = told.evaluate.resamples
   scores = {name: quality.intervals(told.task, r, resamples=resamples)
             for name, r in records.items()}
   teacher = next((m.name for m in models if m.role == 'teacher'), None)
@@ -141,17 +165,23 @@ def judgements(models: Sequence[Model], split: str, told: Setting,
   return {model.name: judged(model) for model in models}
 
 
-def recorded(model: Model, name: str, rows: Sequence[Batch], task: Any, run: Run) -> Records:
-  """The model's records of a split, kept in `records/NAME`; made once."""
-  path = run.workdir / 'records' / f'{name}.npz'
-  if not path.exists():
-    found = predict.records(step.make_eval_step(model.pure), model.weights, rows, task)
-    file = io.BytesIO()
-    np.savez(file, **found)
-    replace(path, file.getvalue())
-    reach('recorded', model.name)
+def recorded(model: Model, split: str, told: Setting, run: Run) -> Records:
+  """The model's records of a split, kept in `records/`; made once."""
+  suffix = '' if split == told.evaluate.split else f'-{split}'
+  path = run.workdir / 'records' / f'{model.name}{suffix}.npz'
+  if not sharding.once(path.exists):
+    eval_step = step.make_eval_step(model.pure, told.layout, told.task.reads)
+    found = predict.records(eval_step, model.weights, told.rows[split], told.task, told.layout)
+    sharding.once(lambda: _keep(path, found, model.name))
   with np.load(path, allow_pickle=False) as archive:
     return dict(archive)
+
+
+def _keep(path: pathlib.Path, records: Records, name: str) -> None:
+  file = io.BytesIO()
+  np.savez(file, **records)
+  replace(path, file.getvalue())
+  reach('recorded', name)
 
 
 def costs_of(models: Sequence[Model], told: Setting) -> dict[str, dict[str, Any]]:

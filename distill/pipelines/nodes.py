@@ -19,9 +19,11 @@ class Config:
   train: Mapping
   pipeline: str = 'compare.run'
   teachers: Mapping = _empty()
+  before: Mapping = _empty()
   schedules: Mapping = _empty()
   carry: Mapping = _empty()
   augment: Sequence = ()
+  mesh: Mapping = _empty()
   evaluate: Mapping = _empty()
 
 
@@ -44,6 +46,20 @@ class TeacherTrain:
   objective: Mapping
   optimizer: Mapping
   labelled: float = 1.0
+  augment: Sequence = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StepNode:
+  """`before.S`: a stage that the student goes through before its own, which has these fields too.
+
+  Such stages follow each other in the order of their names (a ConfigDict keeps no other), each from
+  the parameters that the last one left, its projectors' too where both have them. They share
+  data, schedules and projectors with the student's own stage; carries are for that alone.
+  """
+  objective: Mapping
+  optimizer: Mapping
+  train: Mapping
   augment: Sequence = ()
 
 

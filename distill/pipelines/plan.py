@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill import checkpoint, train
+from distill import checkpoint, sharding, train
 from distill.data.sets import Dataset
 from distill.disk import replace
 from distill.evaluate import cost
@@ -44,21 +44,25 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   shapes = {name: model.shapes for name, model in told.loaded.items()}
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
   lines, found, states = [], {}, 0
-  for trained in told.trained:
-    stage = trained.stage
+  trees = {name: model.shapes[0] for name, model in told.loaded.items()}
+  for trained, stage in ((t, stage) for t in told.trained for stage in t.stages):
     ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
     steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
-    size, first = stage.data[0]['tokens'].shape
+    size, first = ready.batch['tokens'].shape
     widths = [stage.data[i]['tokens'].shape[1] for i in range(0, steps, max(steps // 50, 1))]
     a_step = ready.flops() * sum(widths) / len(widths) / first     # nearly linear in the width
     found[stage.name] = ready, a_step * steps
-    states += ready.nbytes()
+    states += sharding.nbytes(ready.like)
     lines.append((f'{stage.name:<10} {steps:>6,} steps of {size}',
                   f'{cost.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
                   f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
                   f'from step {done:,}' if done else ''))
-  _check_disk(run, 3 * states)
+    if trained.role != 'baseline':                    # which is laid out as the student is
+      trees |= {stage.name: ready.like.params, f"{stage.name}'s optimizer": ready.like.opt_state}
+  sharding.once(lambda: _check_disk(run, 3 * states))
   seconds = 1 / (EFFICIENCY * _speed())
+  if told.layout.mesh.size > 1:
+    run.log.say(f'plan  {told.layout.told(trees)}')
   for *about, left, resumed in lines:
     run.log.say('  '.join(filter(None, ('plan', *about, f'about {_spelled(left * seconds)}',
                                         resumed))))

@@ -1,5 +1,6 @@
 """From a config to what it describes: data, task, and the stages to train, checked to fit."""
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -14,9 +15,16 @@ from distill import checkpoint, lookup, objective, predict, sharding
 from distill.data import batches
 from distill.data.sets import Dataset
 from distill.data.stored import source_sha256
-from distill.models.pure import Pure
-from distill.pipelines.nodes import Config, Evaluate, StudentNode, TeacherNode, TeacherTrain
-from distill.student import Student, started_from, under, with_projectors
+from distill.models.pure import Flat, Pure
+from distill.pipelines.nodes import (
+  Config,
+  Evaluate,
+  StepNode,
+  StudentNode,
+  TeacherNode,
+  TeacherTrain,
+)
+from distill.student import Student, started_from, with_projectors
 from distill.teachers import Teacher, Weights
 from distill.train import Stage
 from distill.types import Batch, Status, Stop
@@ -28,12 +36,20 @@ TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names f
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A stage; its part of the report; its model's card; and a name for all that determines it."""
+  """A stage; its part of the report; its model's card; and a name for all that determines it.
+
+  `before` are the stages that come first, in order; their models are no part of the report.
+  """
   stage: Stage
   role: str
   card: Mapping[str, Any]
   saw: Mapping[str, int]            # texts and labels
   identity: str
+  before: tuple[Stage, ...] = ()
+
+  @property
+  def stages(self) -> tuple[Stage, ...]:
+    return *self.before, self.stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +66,18 @@ class Setting:
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, student, baseline
   weights: dict[str, Weights]
+  layout: sharding.Layout
+
+  @property
+  def untrained(self) -> tuple[str, ...]:
+    """The parts of a model that nothing trains, for the task doesn't look at them."""
+    return _untrained(self.task)
 
 
 def setting(node: Mapping[str, Any]) -> Setting:
   """Reads a resolved config, loads its data and builds its stages; nothing is compiled."""
   config = lookup.call(Config, node, 'config')
+  layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
   source = {key: value for key, value in config.data.items() if key not in BATCHING}
   dataset = lookup.build('data', source, 'data')
   evaluate = lookup.call(Evaluate, config.evaluate, 'evaluate')
@@ -63,27 +86,28 @@ def setting(node: Mapping[str, Any]) -> Setting:
     if name not in dataset.splits or not len(dataset.splits[name]):
       raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
                  + lookup.nearest(name, dataset.splits))
+  task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
+                      names=dataset.classes, special=dataset.special)
   for name, where in judged.items():
-    if not dataset.splits[name].known.all():
+    if task.labelled and not dataset.splits[name].known.all():
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
-  task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
-                      names=dataset.classes)
-  build = _Builder(config, dataset)
+  build = _Builder(config, dataset, layout, task)
   trained, loaded, weights, teachers = [], {}, {}, []
   for name, spec in config.teachers.items():
     where = f'teachers.{name}'
     spec = lookup.call(TeacherNode, spec, where)
-    if name in TAKEN:
+    if name in TAKEN or name.startswith(('student-', 'baseline-')):
       raise Stop(Status.CONFIG, f'{where}: {name!r} is taken; call the teacher something else')
     if spec.train:
       trained.append(build.teacher(name, spec))
       model = trained[-1].stage.student.model
     elif spec.init:
       model, weights[name], card = build.exported(spec, where)
-      if card['fresh']:
-        raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {card["fresh"][0]} for '
-                   f'{dataset.name}: give {where}.train, to fine-tune it')
+      if lacks := {p.split('/')[0] for p in card['fresh']} - {*_untrained(task)}:
+        part = 'masked-word head' if 'words' in lacks else min(lacks)
+        raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {part} for {dataset.name}: give '
+                   f'{where}.train, to fine-tune it, or a checkpoint that has one')
       loaded[name] = model
     else:
       raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
@@ -93,15 +117,18 @@ def setting(node: Mapping[str, Any]) -> Setting:
   rows = {name: lookup.call(batches.in_order, {'widths': build.widths}, 'data',
                             split=dataset.splits[name], batch_size=evaluate.batch_size)
           for name in judged}
-  sharding.by_example(sharding.mesh(), evaluate.batch_size, 'evaluate.batch_size')
-  return Setting(dataset, task, evaluate, build.widths, rows, loaded, tuple(trained), weights)
+  if task.prepare:
+    rows = {name: split.map(task.prepare) for name, split in rows.items()}
+  layout.rows(evaluate.batch_size, 'evaluate.batch_size')
+  return Setting(dataset, task, evaluate, build.widths, rows, loaded, tuple(trained), weights,
+                 layout)
 
 
 class _Builder:
   """Stages over one data set."""
 
-  def __init__(self, config: Config, dataset: Dataset):
-    self.config, self.dataset = config, dataset
+  def __init__(self, config: Config, dataset: Dataset, layout: sharding.Layout, task: Any):
+    self.config, self.dataset, self.layout, self.task = config, dataset, layout, task
     self.batching = {key: config.data[key] for key in BATCHING if key in config.data}
     self.labelled = self.batching.pop('labelled', 1.0)
     self.drawn = self.batching.pop('drawn', 0.0)
@@ -127,49 +154,67 @@ class _Builder:
       start = lambda: Student(model).init(seed)
     data, saw = self.data(plan, own.labelled, 0.0, where, **order)
     terms = objective.terms_from(own.objective, f'{where}.train.objective')
-    _check_labels(terms, saw, f'{where}.train.objective')
+    _check_labels(terms, saw)
     stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
                   where=where, seed=seed, terms=terms,
-                  optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'))
+                  optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'),
+                  layout=self.layout)
     return Trained(stage, 'teacher', self.card(node), saw,
                    self.identity(teacher=dataclasses.asdict(spec), init=self.content(spec.init),
                                  **({'batching': self.batching | order, 'seed': 0}
                                     if spec.shared else {})))
 
   def students(self, teachers: tuple[Teacher, ...], weights: dict[str, Weights]) -> list[Trained]:
-    """The stages of the student and, where any term reads no teacher, of the baseline."""
+    """The stages of the student and, where any term reads no teacher, of the baseline.
+
+    The baseline goes through the same stages, as far as they have terms that read no teacher.
+    """
     config, node = self.config, lookup.call(StudentNode, self.config.student, 'student')
     model, spelled = self.model(node.model, 'student.model')
-    data, saw = self.data(config.train, self.labelled, self.drawn, 'config')
+    start = self.start(node, model, teachers, weights)
+    steps = {f'student-{name}': (f'before.{name}', lookup.call(
+        StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
+    steps['student'] = '', StepNode(config.objective, config.optimizer, config.train,
+                                    config.augment)
     built = lambda room, nodes, where: {name: lookup.build(room, spec, f'{where}.{name}')
                                         for name, spec in nodes.items()}
-    terms = objective.terms_from(config.objective)
-    read = {path for term in terms for path in term.paths}
-    student = with_projectors(
-        model, {name: p for name, p in node.projectors.items() if f'projected/{name}' in read},
-        node.frozen, self.views(model, teachers, data))
-    _check_labels(terms, saw, 'objective')
-    stage = Stage(
-        name='student', seed=config.seed, student=student, terms=terms, data=data,
-        train=config.train, start=self.start(node, student, teachers, weights), teachers=teachers,
-        weights=weights,
-        optimizer=config.optimizer, schedules=built('schedules', config.schedules, 'schedules'),
-        carries=built('carry', config.carry, 'carry'),
-        augment=self.augment(config.augment, 'config'))
+    schedules = built('schedules', config.schedules, 'schedules')
+    stages, views = [], None
+    for name, (where, step) in steps.items():
+      data, saw = self.data(step.train, self.labelled, self.drawn, where or 'config')
+      terms = objective.terms_from(step.objective, f'{where}.objective'.lstrip('.'))
+      _check_labels(terms, saw)
+      read = {path for term in terms for path in term.paths}
+      views = views or self.views(model, teachers, data)
+      student = with_projectors(
+          model, {name: p for name, p in node.projectors.items() if f'projected/{name}' in read},
+          node.frozen, views)
+      stages.append(Stage(
+          name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
+          start=functools.partial(start, student), teachers=teachers, weights=weights,
+          optimizer=step.optimizer, schedules=schedules, where=where or 'config',
+          carries={} if where else built('carry', config.carry, 'carry'),
+          augment=self.augment(step.augment, where or 'config'), layout=self.layout))
+    for view in ('student', *(teacher.name for teacher in teachers)):
+      for output in self.task.reads:
+        objective.at(views, f'{view}/{output}', f'task={config.task["name"]!r}')
     card = self.card(spelled)
     inits = [self.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     identity = self.identity(config=dataclasses.asdict(config), inits=inits)
-    trained = [Trained(stage, 'student', card, saw, identity)]
-    if alone := _without(stage, {teacher.name for teacher in teachers}):
-      read = {term.name: {k: v for k, v in config.objective[term.name].items()
-                          if k not in ('weight', 'schedule')} for term in alone.terms}
+    trained = [Trained(stages[-1], 'student', card, saw, identity, tuple(stages[:-1]))]
+    alone = [_without(stage, {teacher.name for teacher in teachers}) for stage in stages]
+    if alone[-1]:
+      of = [{**dataclasses.asdict(step), 'objective': {
+          term.name: {k: v for k, v in step.objective[term.name].items()
+                      if k not in ('weight', 'schedule')} for term in stage.terms}}
+            for stage, (_, step) in zip(alone, steps.values(), strict=True) if stage]
       identity = self.identity(
-          alone=read, data=config.data, student=config.student, optimizer=config.optimizer,
-          train=config.train, augment=config.augment, carry=config.carry,
+          alone=of, data=config.data, student=config.student, carry=config.carry,
           schedules=config.schedules, inits=inits if node.init else [],
           teachers=config.teachers if node.init else {})
-      trained.append(Trained(alone, 'baseline', card, saw, identity))
+      trained.append(Trained(alone[-1], 'baseline', card, saw, identity,
+                             tuple(filter(None, alone[:-1]))))
     return trained
 
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
@@ -178,7 +223,9 @@ class _Builder:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
     how = {**self.batching, **order, 'labelled': labelled, 'drawn': drawn}
-    rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps)
+    size = how.get('batch_size')          # its absence is for `call` to say
+    rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
+                       rows=self.layout.rows(size) if isinstance(size, int) else None)
     labels = int(((split.columns['draw'] < labelled) & split.known).sum())
     return rows, {'texts': labels if drawn == 1 else len(split), 'labels': labels}
 
@@ -191,8 +238,8 @@ class _Builder:
     return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
 
   def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
-    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes)
-                 for i, node in enumerate(nodes))
+    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes,
+                              special=self.dataset.special) for i, node in enumerate(nodes))
 
   def exported(self, spec: TeacherNode, where: str):
     """The model, weights and card of `init`, which must be what `model` says, if it says it."""
@@ -257,15 +304,15 @@ class _Builder:
     return {'student': own, 'self': own, 'batch': batch,
             **{t.name: shapes(t.model) for t in teachers}}
 
-  def start(self, node: StudentNode, student: Student, teachers: Sequence[Teacher],
-            weights: Mapping[str, Weights]) -> Callable:
+  def start(self, node: StudentNode, model: Pure, teachers: Sequence[Teacher],
+            weights: Mapping[str, Weights]) -> Callable[[Student], tuple[Flat, Flat]]:
     """Parameters before step 0: by the seed, or from a teacher's or an exported model's."""
     seed = self.config.seed
     if not node.init:
       if node.layers:
         raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
-      return lambda: student.init(seed)
-    shapes = under(student.shapes()[0], 'model/')
+      return lambda student: student.init(seed)
+    shapes = model.shapes[0]
     source = next((t.model for t in teachers if t.name == node.init), None)
     if source is None:
       source, exported, card = predict.exported(node.init, 'student.init', seed=seed,
@@ -274,19 +321,23 @@ class _Builder:
     take = lambda params: started_from(shapes, params, node.layers, 'student')
     jax.eval_shape(take, source.shapes[0])
 
-    def start():
+    def start(student):
       params, rest = student.init(seed)
       there = weights[node.init] if node.init in weights else exported
       return params | {f'model/{path}': value for path, value in take(there[0]).items()}, rest
     return start
 
 
-def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int], where: str) -> None:
+def _untrained(task: Any) -> tuple[str, ...]:
+  return () if 'logits' in task.reads else ('head', 'pooler')
+
+
+def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int]) -> None:
   """Stops unless terms that read labels leave out the texts whose label may not be seen."""
   for term in terms:
     if saw['labels'] < saw['texts'] and 'batch/label' in term.paths and (
         term.mask != 'batch/labelled'):
-      raise Stop(Status.CONFIG, f'{where}.{term.name} reads batch/label, but {saw["labels"]:,} of '
+      raise Stop(Status.CONFIG, f'{term.where} reads batch/label, but {saw["labels"]:,} of '
                  f"{saw['texts']:,} texts have one: give it mask='batch/labelled'")
 
 
@@ -308,7 +359,8 @@ def _without(stage: Stage, teachers: set[str]) -> Stage | None:
   start = lambda: tuple({path: value for path, value in part.items() if path in wanted}
                         for part, wanted in zip(stage.start(), shapes, strict=True))
   return dataclasses.replace(
-      stage, name='baseline', student=student, start=start, teachers=(), weights={},
+      stage, name=stage.name.replace('student', 'baseline', 1), student=student, start=start,
+      teachers=(), weights={},
       carries={name: c for name, c in stage.carries.items() if f'carry/{name}' in read},
       terms=tuple(dataclasses.replace(term, weight=lambda step: 1.0) for term in kept))
 

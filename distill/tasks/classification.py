@@ -22,6 +22,7 @@ class Classification:
     prediction     int32 [n]      the likeliest class
     probabilities  float32 [n c]
   """
+  reads, labelled, prepare = ('logits',), True, None
 
   def __init__(self, *, classes: int, names: tuple[str, ...] = (), primary: str = 'accuracy'):
     if classes < 2:

@@ -21,6 +21,7 @@ class Regression:
     label          float32 [n]    the number, or NaN where it isn't known
     prediction     float32 [n]
   """
+  reads, labelled, prepare = ('logits',), True, None
   metrics = {'pearson': CORRELATION, 'spearman': CORRELATION,
              'mse': {'unit': '', 'higher_is_better': False}}
 

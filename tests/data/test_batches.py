@@ -16,7 +16,8 @@ def split_of(lengths, labels=None, draws=None, room=16):
       'tokens': np.where(inside, 100 * np.arange(n)[:, None] + place + 1, 0).astype(np.int32),
       'types': (inside & (place > 2)).astype(np.int32),
       'length': lengths,
-      'label': np.asarray(np.arange(n) % 3 if labels is None else labels, np.int32),
+      'label': (np.arange(n) % 3 if labels is None else np.asarray(labels)).astype(
+          np.float32 if np.asarray(labels).dtype.kind == 'f' else np.int32),
       'draw': np.asarray(np.arange(n) / max(n, 1) if draws is None else draws),
   }, [f'text {i}' for i in range(n)])
 
@@ -53,6 +54,23 @@ class TestABatch:
     assert {k: v.dtype.name for k, v in batch.items()} == {
         'id': 'int32', 'tokens': 'int32', 'types': 'int32', 'mask': 'float32',
         'label': 'int32', 'labelled': 'float32', 'valid': 'float32'}
+
+  def test_holds_numbers_in_a_regression_and_0_where_none_is_seen(self):
+    # Of four, the second has none and the last two lie beyond the share that is seen.
+    split = split_of([3] * 4, labels=[-2.5, np.nan, 0.0, 4.0], draws=[0.1, 0.2, 0.5, 0.9])
+    [batch] = batches.in_order(split, batch_size=5, widths=(8, 16))
+    assert batch['label'].dtype == np.float32
+    assert batch['label'].tolist() == [-2.5, 0, 0, 4, 0]
+    assert batch['labelled'].tolist() == [1, 0, 1, 1, 0]
+    [batch] = epoch(split, batch_size=4, widths=(8, 16), labelled=0.5)
+    assert {i: (float(y), k) for i, y, k in zip(
+        ids(batch), batch['label'], batch['labelled'], strict=True)} == {
+            0: (-2.5, 1), 1: (0, 0), 2: (0, 0), 3: (0, 0)}
+
+  def test_numbers_below_0_are_drawn_as_labels(self):
+    split = split_of([3] * 8, labels=[-1.0, np.nan] * 4, draws=[0.0] * 8)
+    for batch in epoch(split, batch_size=2, widths=(8, 16), drawn=1.0):
+      assert all(i % 2 == 0 for i in ids(batch)) and batch['labelled'].tolist() == [1, 1]
 
   def test_second_texts_keep_their_type(self):
     [batch] = epoch(split_of([5]), batch_size=1, widths=(8, 16))
@@ -121,6 +139,15 @@ class TestSeeking:
     ds = batches.batches(split_of([5] * 9), batch_size=2, seed=0, steps=20)
     assert len(ds) == 20 and len(ds[13:]) == 7
     assert all(same(ds[13:][i], ds[13 + i]) for i in range(7))
+
+  def test_processes_build_their_rows_of_the_same_batches(self):
+    split = split_of([5, 12] * 10, draws=[0.05, 0.5] * 10)
+    how = dict(batch_size=4, seed=0, steps=25, labelled=0.1, drawn=0.3)
+    whole = batches.batches(split, **how)
+    assert any(0 < batch['valid'].sum() < 4 for batch in whole)       # some aren't full
+    for rows in [0, 1], [2, 3], [3], [0, 2]:
+      own = batches.batches(split, rows=np.array(rows), **how)
+      assert all(same(own[i], {name: x[rows] for name, x in whole[i].items()}) for i in range(25))
 
   def test_grain_may_read_ahead_in_threads(self):
     ds = batches.batches(split_of([5, 12] * 20), batch_size=3, seed=0, steps=45, drawn=0.4)

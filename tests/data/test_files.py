@@ -10,7 +10,7 @@ import pytest
 from distill import lookup, types
 from distill.data import batches, files
 
-TWENTY = [{'text': f'{"good" if i % 2 else "bad"} film number {i}', 'label': 'neg pos'.split()[i % 2]}
+TWENTY = [{'text': f'{("bad", "good")[i % 2]} film number {i}', 'label': ('neg', 'pos')[i % 2]}
           for i in range(20)]
 
 
@@ -180,7 +180,8 @@ class TestDealing:
                     'already')
 
   def test_labels_of_further_texts_stay_unseen(self, write):
-    path, further = write(jsonl(TWENTY)), write(jsonl([{'text': 'new', 'label': 'x'}]), 'more.jsonl')
+    path = write(jsonl(TWENTY))
+    further = write(jsonl([{'text': 'new', 'label': 'x'}]), 'more.jsonl')
     assert rows_of(load(path, unlabelled=further), 'train')[-1] == ('new', None)
 
   def test_further_texts_may_lie_beside_the_splits(self, write):
@@ -285,7 +286,7 @@ class TestLabels:
   @pytest.mark.parametrize('label, line, how', [
       ('posi', "the label 'posi' is not among data.labels; did you mean 'pos'?",
        {'labels': ('pos', 'neg')}),
-      (2.5, 'the label 2.5 has a fraction: are labels numbers (--config.data.regression=True)', {}),
+      (2.5, 'the label 2.5 has a fraction: are labels numbers (data.regression=True, as in', {}),
       (['pos'], "'label' is a list, not a label", {}),
       ('high', "the label 'high' is no number", {'regression': True}),
       (math.inf, 'the label inf is no number', {'regression': True}),

@@ -183,3 +183,47 @@ class TestDataset:
   def test_sizes_too_small_to_work_are_refused(self, tmp_path, wrong):
     with pytest.raises(ValueError, match=list(wrong)[0]):
       dataset(cache=tmp_path, **wrong)
+
+  def test_numbers_are_a_regression(self, tmp_path):
+    numbers = lambda *train: dataset({'train': ['a', 'b', 'c'], 'test': ['d']}, {
+        'train': train, 'test': [2.0]}, classes=(), cache=tmp_path)
+    data = numbers(0.5, -1.0, np.nan)
+    assert data.classes == () and data.sizes['classes'] == 1
+    label, known = data.splits['train'].columns['label'], data.splits['train'].known
+    assert label.dtype == np.float32 and known.tolist() == [True, True, False]
+    np.testing.assert_array_equal(label, [0.5, -1, np.nan])
+    assert numbers(0.5, -1.0, np.nan).fingerprint == data.fingerprint
+    assert numbers(0.5, -1.0, 0.0).fingerprint != data.fingerprint
+
+  def test_classes_are_known_from_0_on(self, tmp_path):
+    data = dataset({'train': ['a', 'b', 'c']}, {'train': [0, -1, 1]}, cache=tmp_path)
+    assert data.splits['train'].known.tolist() == [True, False, True]
+
+  def test_texts_without_any_label_are_no_regression(self, tmp_path):
+    data = dataset({'train': ['a', 'b']}, {'train': [-1, -1]}, classes=(), cache=tmp_path)
+    assert data.sizes['classes'] == 1 and not data.splits['train'].known.any()
+    assert data.splits['train'].columns['label'].dtype == np.int32
+
+
+class TestChinese:
+  vocabulary = [*tokenizers.SPECIAL, *'酒店很好早餐不新鲜房间大小，。', 'wifi', '##s', '5']
+
+  def test_every_character_is_a_token_of_its_own(self, tmp_path):
+    place = tmp_path / 'vocab.txt'
+    place.write_text('\n'.join([*self.vocabulary, '']))
+    data = dataset({'train': ['酒店很好。', '早餐不新鲜，wifi好', '房间大 WiFis 5', '酒店貓好']},
+                   tokenizer=str(place), length=16, cache=tmp_path)
+    ids = data.splits['train'].columns['tokens']
+    words = [[self.vocabulary[i] for i in row if i] for row in ids]
+    assert words == [['[CLS]', *'酒店很好。', '[SEP]'],
+                     ['[CLS]', *'早餐不新鲜，', 'wifi', '好', '[SEP]'],
+                     ['[CLS]', *'房间大', 'wifi', '##s', '5', '[SEP]'],
+                     ['[CLS]', *'酒店', '[UNK]', '好', '[SEP]']]     # one that isn't there, alone
+    assert data.sizes['vocabulary'] == len(self.vocabulary)
+
+  def test_a_vocabulary_trained_on_chinese_holds_its_characters(self, tmp_path):
+    rows = ['酒店很好', '早餐不新鲜', '房间大小好'] * 5
+    data = dataset({'train': rows, 'test': ['早房好']}, length=16, cache=tmp_path)
+    [tokens] = data.splits['test'].columns['tokens']
+    assert data.splits['test'].columns['length'] == 5
+    assert tokenizers.SPECIAL.index('[UNK]') not in tokens

@@ -19,17 +19,17 @@ ROWS = {
     'test': [{'sentence': 'so so', 'other': 'é', 'label': -1}]}
 
 
-def prepare(folder, rows=None, version='1.0.0'):
+def prepare(folder, rows=None, version='1.0.0', label=None):
   """A data set `tiny` in array_record, written by TFDS itself."""
   rows, features = ROWS if rows is None else rows, tensorflow_datasets.features
+  label = label or features.ClassLabel(names=['negative', 'positive'])
 
   class Tiny(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tensorflow_datasets.core.Version(version)
 
     def _info(self):
       return tensorflow_datasets.core.DatasetInfo(builder=self, features=features.FeaturesDict({
-          'sentence': features.Text(), 'other': features.Text(),
-          'label': features.ClassLabel(names=['negative', 'positive'])}))
+          'sentence': features.Text(), 'other': features.Text(), 'label': label}))
 
     def _split_generators(self, downloads):
       return {split: iter(enumerate(examples)) for split, examples in rows.items()}
@@ -132,6 +132,47 @@ class TestLoading:
     assert lookup.build('data', node, 'data').sizes['classes'] == 2
 
 
+class TestRegression:
+
+  def load(self, tmp_path, label=tensorflow_datasets.features.Scalar(np.float32), **labels):
+    rows = {split: [{'sentence': f'{split} {i}', 'other': 'so', 'label': value}
+                    for i, value in enumerate(values)] for split, values in labels.items()}
+    prepare(tmp_path / 'data', rows, label=label)
+    return load(tmp_path / 'data')
+
+  def labels(self, data, split):
+    rows = data.splits[split]
+    return dict(zip(rows.text, rows.columns['label'].tolist(), strict=True))
+
+  def test_a_label_that_is_a_float_makes_one(self, tmp_path):
+    data = self.load(tmp_path, train=[2.5, -1.0, np.nan], test=[-1.0, -1.0])
+    assert data.classes == () and data.sizes['classes'] == 1
+    assert data.splits['train'].columns['label'].dtype == np.float32
+    train = self.labels(data, 'train')
+    assert (train['train 0'], train['train 1']) == (2.5, -1) and np.isnan(train['train 2'])
+    assert not data.splits['test'].known.any()            # GLUE's way to keep labels secret
+
+  def test_what_is_no_number_is_refused(self, tmp_path):
+    with pytest.raises(types.Stop, match="of 'train' has label inf, which is no number"):
+      self.load(tmp_path, train=[1.0, np.inf])
+
+  @pytest.mark.parametrize('label', [
+      tensorflow_datasets.features.Scalar(np.int32),
+      tensorflow_datasets.features.Tensor(shape=(2,), dtype=np.float32)])
+  def test_whole_numbers_and_vectors_are_neither_class_nor_number(self, tmp_path, label):
+    value = np.ones(label.shape, label.np_dtype)
+    with pytest.raises(ValueError, match="'label' of tiny is no class and no number but"):
+      self.load(tmp_path, label, train=[value, value])
+
+
+def test_tokenizer_and_held_out_are_passed_on(prepared, tmp_path):
+  place = tmp_path / 'vocab.txt'
+  place.write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'good', 'bad']))
+  data = load(prepared, tokenizer=str(place), held_out=0.5)
+  assert data.sizes['vocabulary'] == 7
+  assert len(data.splits['train']) + len(data.splits['held_out']) == 20
+
+
 class TestMissing:
 
   def test_says_what_where_and_how_within_two_seconds(self, prepared):
@@ -216,15 +257,43 @@ class TestFields:
 REAL = pathlib.Path(os.environ.get('TFDS_DATA_DIR') or 'nowhere')
 
 
+def real(dataset, **how):
+  if not (REAL / dataset).is_dir():
+    pytest.skip(f'TFDS_DATA_DIR={REAL} holds no {dataset}')
+  return tfds.Text(dataset=dataset, **how)
+
+
 @pytest.mark.parametrize('dataset, text, sizes, labels', [
     ('glue/mrpc', ('sentence1', 'sentence2'),
      {'train': 3668, 'validation': 408, 'test': 1725}, [-1, 0, 1]),
     ('ag_news_subset', ('description',), {'train': 10_001, 'test': 7_600}, [0, 1, 2, 3])])
 def test_real_sets_of_the_catalogue(dataset, text, sizes, labels):
-  if not (REAL / dataset).is_dir():
-    pytest.skip(f'TFDS_DATA_DIR={REAL} holds no {dataset}')
-  data = tfds.Text(dataset=dataset, fields={'text': text, 'label': 'label'})
+  data = real(dataset, fields={'text': text, 'label': 'label'})
   assert {name: len(split) for name, split in data.splits.items()} == sizes
   found = np.unique(np.concatenate([s.columns['label'] for s in data.splits.values()]))
   assert found.tolist() == labels
   assert all(isinstance(row, str if len(text) == 1 else tuple) for row in data.splits['train'].text)
+
+
+def test_sts_b_is_a_regression_of_pairs():
+  data = real('glue/stsb', fields={'text': ('sentence1', 'sentence2'), 'label': 'label'})
+  assert data.classes == () and {name: (len(split), int(split.known.sum()))
+                                 for name, split in data.splits.items()} == {
+      'train': (5749, 5749), 'validation': (1500, 1500), 'test': (1379, 0)}
+  label = data.splits['train'].columns['label']
+  assert label.dtype == np.float32 and (label.min(), label.max()) == (0, 5)
+
+
+def test_chinese_with_the_chinese_vocabulary():
+  place = REAL.parent / 'data' / 'vocab' / 'bert-base-chinese-vocab.txt'
+  if not place.is_file():
+    pytest.skip(f'there is no {place}')
+  data = real('chnsenticorp_htl', fields={'text': ('text',), 'label': 'label'},
+              tokenizer=str(place), length=128)
+  split, words = data.splits['test'], place.read_text().split('\n')
+  tokens, whole = split.columns['tokens'], split.columns['tokens'][:, -1] == 0      # not cut
+  assert data.sizes['vocabulary'] == 21_128 and whole.sum() > len(split) / 2
+  assert (tokens == words.index('[UNK]')).sum() < 0.01 * (tokens != 0).sum()
+  known = {word for word in words if '\u4e00' <= word <= '\u9fff'}
+  for row in np.flatnonzero(whole):
+    assert known & {*split.text[row]} <= {words[i] for i in tokens[row]}

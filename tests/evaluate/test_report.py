@@ -149,6 +149,8 @@ class TestVerdict:
     found = regression(found)
     found['task']['primary'] = 'spearman'
     found['models'][1]['gain']['spearman'] = {'value': -.0004, 'low': -.01, 'high': .0091}
+    found['models'][2]['quality']['spearman'] |= {'value': -.02, 'low': -.1, 'high': -.001}
+    assert '−0.020 (−0.100 to −0.001)' in report.table(found)
     said = report.verdict(found)
     assert "keeps 100.0 % of the teacher's Spearman correlation with" in said
     assert said.endswith('(0.000, 95 % interval −0.010 to 0.009).')

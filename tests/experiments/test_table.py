@@ -87,6 +87,44 @@ class TestTable:
     assert cells(text, '`a=1`')[2] == '2.5' and cells(text, '`a=1`')[6] == '0.5'
     assert 'Word error on 2,765 held-out examples' in text
 
+  def test_a_correlation_is_told_in_hundredths_and_a_split_by_its_name(self, tmp_path):
+    metric = {'name': 'mcc', 'unit': 'correlation', 'higher_is_better': True, 'split': 'validation'}
+    text = page(tmp_path, [row({}, 0, 0.432, 0.4, metric=metric),
+                           row(FAST, 0, 0.4, 0.41, metric=metric)])
+    assert 'Matthews correlation on 2,765 examples of `validation`' in text
+    assert cells(text, 'arm')[1:7] == [
+        'teacher, × 100', 'student, × 100', 'baseline, × 100', 'kept, %',
+        'gain over baseline, points', 'over the student as it stands, points']
+    assert cells(text, 'as it stands')[1:6] == ['80.0', '43.2', '40.0', '54.0', '3.2']
+    assert '1 seed: 41.0 × 100, `optimizer.rate=0.004`' in text and 'by 2.2 points.' in text
+
+  def test_a_number_without_a_unit_has_none_in_the_table(self, tmp_path):
+    metric = {'name': 'mse', 'unit': '', 'higher_is_better': False}
+    text = page(tmp_path, [row({}, 0, 0.5, 0.625, metric=metric),
+                           row(FAST, 0, 0.5, 0.75, metric=metric)])
+    assert cells(text, 'arm')[1:6] == ['teacher', 'student', 'baseline', 'kept, %',
+                                       'gain over baseline']
+    assert 'MSE on 2,765' in text and '1 seed: 0.625, as it stands' in text
+    assert 'is better by 0.125.' in text        # the lower baseline is the better one
+
+  def test_a_further_split_has_a_table_of_its_own(self, tmp_path):
+    found = [row({}, s, 0.75, 0.60) for s in range(2)] + [row(SLOW, 0, 0.7, 0.5)]
+    for each in found[:2]:                       # the last one's run didn't judge it
+      for name, value in ('big', 0.9), ('student', 0.8), ('baseline', 0.7):
+        each['models'][name]['also'] = {'held_out': {
+            'n': 6734, 'quality': {'accuracy': value}, 'retention': None, 'gain': None}}
+      each['models']['student']['also']['held_out'] |= {
+          'retention': {'of': 'big', 'accuracy': 8 / 9},
+          'gain': {'of': 'baseline', 'accuracy': {'value': 0.1}}}
+    text = page(tmp_path, found)
+    main, further = text.split('Accuracy on 6,734 examples of `held_out`')
+    assert 'Accuracy on 2,765 held-out examples' in main
+    assert cells(main, 'as it stands')[1:6] == [
+        '80.0 ± 0.0', '75.0 ± 0.0', '60.0 ± 0.0', '93.8 ± 0.0', '15.0 ± 0.0 (15.0 to 15.0)']
+    assert cells(further, 'as it stands')[1:6] == [
+        '90.0 ± 0.0', '80.0 ± 0.0', '70.0 ± 0.0', '88.9 ± 0.0', '10.0 ± 0.0 (10.0 to 10.0)']
+    assert cells(further, '`optimizer.rate=0.001`')[1:7] == ['–'] * 6
+
   def test_a_run_without_a_baseline_has_no_gain(self, tmp_path):
     alone = row({}, 0, 0.75, 0.6)
     del alone['models']['baseline']

@@ -26,7 +26,7 @@ def test_it_learns_from_the_labels_it_may_see_and_leaves_a_row(tmp_path, monkeyp
   test = Split({name: values[labelled] for name, values in test.columns.items()},
                [t for t, keep in zip(test.text, labelled, strict=True) if keep])
   splits = {'train': split(300), 'test': test}
-  data = Dataset('toy', ('cat', 'dog'), splits, 'f', {}, {}, '', '', ())
+  data = Dataset('toy', ('cat', 'dog'), splits, 'f', {}, {}, '', '', (), {})
   monkeypatch.setattr(lookup, 'build', lambda *_: data)
   assert tfidf.main(['configs/bert.py', f'--out={tmp_path}']) == 0
   [row], faults = rows.read(tmp_path / 'results.jsonl')

@@ -1,0 +1,85 @@
+"""Masked words: how well a model finds the words that are hidden from it."""
+from collections.abc import Mapping
+
+import numpy as np
+
+from distill.lookup import nearest
+from distill.tasks.classification import FRACTION
+from distill.types import Records
+
+
+class MaskedWords:
+  """`share` of each text's words (at least one, if there is any) hidden, each behind [MASK].
+
+  Unlike in training the words that are hidden depend on the example alone, by its id in its split:
+  all models and all runs are asked the same. Needs no labels; the model needs its masked-word head.
+
+  Metrics, over the hidden words of all texts: `cross_entropy` in nats, and `accuracy`. `primary`
+  is the one that a report speaks of.
+
+  Records, all leading with the example axis:
+
+    id     int32 [n]      index of the example in its split
+    label  int32 [n]      how many of its words were hidden
+    right  int32 [n]      how many of these were the likeliest to the model
+    nll    float32 [n]    the sum of their negative log likelihoods
+  """
+  reads, labelled = ('words',), False
+  metrics = {'cross_entropy': {'unit': 'nats', 'higher_is_better': False}, 'accuracy': FRACTION}
+
+  def __init__(self, *, special: Mapping[str, int], share: float = 0.15,
+               primary: str = 'cross_entropy'):
+    if not 0 < share < 1:
+      raise ValueError(f'share={share} is not in (0, 1)')
+    if '[MASK]' not in special:
+      raise ValueError('the tokenizer of the data has no [MASK]')
+    if primary not in self.metrics:
+      raise ValueError(f'primary={primary!r} is no metric' + nearest(primary, self.metrics))
+    self.special, self.share, self.primary = special, share, primary
+
+  def prepare(self, batch: Records) -> Records:
+    """The batch with words hidden, and `positions`, `target` and `chosen` as `masking.words` has.
+    """
+    tokens = np.asarray(batch['tokens'])
+    own = (np.asarray(batch['mask']) > 0) & ~np.isin(tokens, list(self.special.values()))
+    positions = np.zeros((len(tokens), -int(-self.share * tokens.shape[1] // 1)), np.int32)
+    chosen = np.zeros(positions.shape, np.float32)
+    for row, (example, words) in enumerate(zip(batch['id'], own, strict=True)):
+      if found := np.flatnonzero(words).tolist():
+        draws = np.random.Philox(key=int(example)).random_raw(len(found))
+        quota = min(max(1, round(self.share * len(found))), positions.shape[1])
+        picked = sorted(found[i] for i in np.argsort(draws, kind='stable')[:quota])
+        positions[row, :quota], chosen[row, :quota] = picked, 1
+    target = np.take_along_axis(tokens, positions, axis=1)
+    rows, columns = np.nonzero(chosen)
+    hidden = tokens.copy()
+    hidden[rows, positions[rows, columns]] = self.special['[MASK]']
+    return {**batch, 'tokens': hidden, 'positions': positions, 'target': target, 'chosen': chosen}
+
+  def predict(self, outputs: Records, batch: Records) -> Records:
+    """The records of one batch, without the rows that only fill it."""
+    found = {'id': [], 'label': [], 'right': [], 'nll': []}
+    for row in np.flatnonzero(batch['valid']):      # one at a time: [m v] in float64 is a lot
+      chosen = batch['chosen'][row] > 0
+      words = np.asarray(outputs['words'][row], np.float64)[chosen]
+      target, example = batch['target'][row][chosen], batch['id'][row]
+      if not np.isfinite(words).all():
+        raise ValueError(f'example {example} has logits of words that are not finite')
+      words -= words.max(-1, keepdims=True)
+      at = np.take_along_axis(words, target[:, None], axis=1)[:, 0]
+      found['id'].append(example)
+      found['label'].append(len(target))
+      found['right'].append((words.argmax(-1) == target).sum())
+      found['nll'].append((np.log(np.exp(words).sum(-1)) - at).sum())
+    return {name: np.array(values, np.float32 if name == 'nll' else np.int32)
+            for name, values in found.items()}
+
+  def score(self, records: Records) -> dict[str, float]:
+    """Every metric's value."""
+    if not len(records['id']):
+      raise ValueError('there are no records to score')
+    if not np.isfinite(records['nll']).all():
+      raise ValueError('records hold likelihoods that are not numbers')
+    hidden = max(1, int(records['label'].sum()))
+    return {'cross_entropy': float(records['nll'].sum(dtype=np.float64) / hidden),
+            'accuracy': float(records['right'].sum() / hidden)}

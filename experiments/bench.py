@@ -1,0 +1,124 @@
+"""Measures speed and memory, and leaves a row for every bench in results.jsonl.
+
+python -m experiments.bench [NAME …] [--rounds=5] [--json] [--out=experiments/bench]
+
+  step     the distillation step against the teacher's forward pass plus the supervised step
+  peers    the same step beside PyTorch eager with transformers; needs the extra `peers`
+  start    a run's start with empty caches, and with full ones
+  data     the data pipeline against the step that it feeds
+  memory   XLA's plan for the step beside a count by hand
+
+Without a name all of them. What is compared is measured in turns, round by round: a ratio is one
+of a round, and the median of the rounds is held against its limit. `--json` prints the rows.
+"""
+import datetime
+import importlib
+import importlib.metadata
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from distill import lookup
+from distill.types import Status, Stop
+from experiments import rows
+from experiments.rows import Row
+
+# Where a bench is. Imported when it runs: a wrong name is answered without JAX.
+BENCHES = {'step': 'bench_step.overhead', 'peers': 'bench_peers.peers',
+           'start': 'bench_start.start', 'data': 'bench_step.pipeline',
+           'memory': 'bench_step.memory'}
+PEERS = ('torch', 'transformers')
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  if {'--help', '-h'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE)
+  try:
+    names, values = _parsed(arguments)
+    path = pathlib.Path(values.out) / 'results.jsonl'
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.open('a').close()
+    except OSError as error:
+      raise Stop(Status.DISK, f'cannot write {path}: {error.strerror}: take another --out'
+                 ) from error
+    for name in names:
+      row = measured(name, values.rounds)
+      rows.append(path, row)
+      print(json.dumps(row, ensure_ascii=False) if values.json else table(row), flush=True)
+  except Stop as stop:
+    print(f'experiments.bench: {stop}', file=sys.stderr)
+    return int(stop.status)
+  return int(Status.DONE)
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[list[str], flags.FlagValues]:
+  values = flags.FlagValues()
+  flags.DEFINE_integer('rounds', 5, 'how many', lower_bound=1, flag_values=values)
+  flags.DEFINE_bool('json', False, 'print rows instead of tables', flag_values=values)
+  flags.DEFINE_string('out', 'experiments/bench', 'the folder of the rows', flag_values=values)
+  try:
+    names = values(['experiments.bench', *arguments])[1:]
+  except flags.Error as error:
+    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
+  for name in names:
+    if name not in BENCHES:
+      raise Stop(Status.CONFIG, f'{name!r} is no bench' + lookup.nearest(name, BENCHES))
+  return list(dict.fromkeys(names)) or list(BENCHES), values
+
+
+def measured(name: str, rounds: int) -> Row:
+  """Runs a bench; its row."""
+  module, _, function = BENCHES[name].partition('.')
+  started, now = time.monotonic(), datetime.datetime.now(datetime.UTC)
+  found = getattr(importlib.import_module(f'experiments.{module}'), function)(rounds)
+  seconds = time.monotonic() - started
+  from distill.pipelines import plan
+  versions = plan.versions()
+  if name == 'peers':
+    versions |= {package: importlib.metadata.version(package) for package in PEERS}
+  return rows.rounded({
+      'schema': 1, 'bench': name, 'time': now.isoformat(timespec='seconds'),
+      'commit': rows.commit(), 'seconds': seconds, 'rounds': rounds, **found,
+      'hardware': plan.hardware(), 'versions': versions})
+
+
+def table(row: Row) -> str:
+  """A row's numbers as a Markdown table, which a terminal shows as well."""
+  lines = [[row['bench'], 'unit', 'min', 'median', 'max', 'must hold'], []]
+  for name, number in row['numbers'].items():
+    lines.append([name, number['unit'], *(_spelled(number[k]) for k in ('min', 'median', 'max')),
+                  _held(number)])
+  widths = [max(len(line[i]) for line in lines if line) for i in range(6)]
+  lines[1] = ['-' * n if i in (0, 1, 5) else '-' * (n - 1) + ':' for i, n in enumerate(widths)]
+  padded = lambda line: (cell.rjust(n) if i in (2, 3, 4) else cell.ljust(n)
+                         for i, (cell, n) in enumerate(zip(line, widths, strict=True)))
+  return ''.join(f'| {" | ".join(padded(line))} |\n' for line in lines)
+
+
+def _spelled(value: float) -> str:
+  return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}' if value < 100 else f'{value:.0f}'
+
+
+def _held(number: Mapping[str, Any]) -> str:
+  """The limit of a median, and whether it is kept."""
+  if 'at_most' in number:
+    return f'≤ {number["at_most"]}: {_yes(number["median"] <= number["at_most"])}'
+  if 'at_least' in number:
+    return f'≥ {number["at_least"]}: {_yes(number["median"] >= number["at_least"])}'
+  return ''
+
+
+def _yes(kept: bool) -> str:
+  return 'yes' if kept else 'no'
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

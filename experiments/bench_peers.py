@@ -1,0 +1,108 @@
+"""The distillation step beside PyTorch eager with `transformers`: the same work, in examples/s.
+
+Every side is a process of its own, warm, and takes its turn while the others sleep: in one process
+PyTorch's OpenMP threads would spin beside XLA's. All have as many threads as this process may use.
+The peer has its faster attention, chosen by the medians, and the fused AdamW, the default of
+transformers' own Trainer.
+
+python -m experiments.bench_peers distill|eager|sdpa        serves as one of the sides
+"""
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distill.types import Status, Stop
+from experiments import bench_step
+from experiments.bench_step import CLIP, DECAY, RATE, TEMPERATURE, WARM, Sizes
+from experiments.bench_turns import in_turns, serve, spread, worker
+
+FASTER = 1.1                # the least that our rate may be of the peer's
+PACKAGES = ('torch', 'transformers')
+ATTENTION = ('eager', 'sdpa')
+
+
+def peers(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
+  """Our step's rate and the peer's."""
+  for package in PACKAGES:
+    if importlib.util.find_spec(package) is None:
+      raise Stop(Status.CONFIG, f"peers needs the package {package}, which is not installed: "
+                 "pip install -e '.[peers]'")
+  names = {'distill': 'distill', **{f'PyTorch, {a} attention': a for a in ATTENTION}}
+  with contextlib.ExitStack() as stack:
+    turns = {name: stack.enter_context(worker('-m', __spec__.name, side))
+             for name, side in names.items()}
+    times = in_turns(turns, rounds)
+  ours, *theirs = times.values()
+  best = min(theirs, key=statistics.median)
+  return {'sizes': dataclasses.asdict(sizes), 'numbers': {
+      **{name: spread([sizes.batch / t for t in taken], 'examples/s')
+         for name, taken in times.items()},
+      'distill / PyTorch': spread([b / a for a, b in zip(ours, best, strict=True)], '×',
+                                  at_least=FASTER)}}
+
+
+def torch_step(sizes: Sizes, attention: str):
+  """The student, and a call that makes one step and gives its loss."""
+  import torch
+  from torch.nn import functional as F
+  from transformers import BertConfig, BertForSequenceClassification
+
+  torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+                        else os.cpu_count())
+  torch.manual_seed(0)
+
+  def model(depth: int):
+    return BertForSequenceClassification(BertConfig(
+        vocab_size=sizes.vocabulary, hidden_size=sizes.width, num_hidden_layers=depth,
+        num_attention_heads=sizes.heads, intermediate_size=sizes.inner,
+        max_position_embeddings=sizes.length, num_labels=sizes.classes,
+        hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=sizes.dropout,
+        attn_implementation=attention))
+
+  teacher, student = model(sizes.teacher).eval(), model(sizes.student).train()
+  data = {name: torch.from_numpy(values) for name, values in sizes.data().items()}
+  inputs = {'input_ids': data['tokens'].long(), 'token_type_ids': data['types'].long(),
+            'attention_mask': data['mask'].long()}
+  label = data['label'].long()
+  of = lambda matrices: [p for p in student.parameters() if (p.ndim > 1) == matrices]
+  optimizer = torch.optim.AdamW([{'params': of(True), 'weight_decay': DECAY},
+                                 {'params': of(False), 'weight_decay': 0.0}], lr=RATE, fused=True)
+
+  def one() -> Any:
+    with torch.no_grad():
+      about = teacher(**inputs).logits
+    logits = student(**inputs).logits
+    log_s, log_t = (F.log_softmax(z / TEMPERATURE, dim=-1) for z in (logits, about))
+    soft = TEMPERATURE**2 * F.kl_div(log_s, log_t, log_target=True, reduction='batchmean')
+    loss = soft + F.cross_entropy(logits, label)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
+    optimizer.step()
+    return loss.detach()
+
+  return student, one
+
+
+def _torch_going(sizes: Sizes, attention: str) -> Callable[[], float]:
+  _, one = torch_step(sizes, attention)
+  for _ in range(WARM):
+    one()
+
+  def timed() -> float:
+    start = time.perf_counter()
+    one()
+    return time.perf_counter() - start
+
+  return timed
+
+
+if __name__ == '__main__':
+  side = sys.argv[1]
+  serve(bench_step.going(Sizes()) if side == 'distill' else _torch_going(Sizes(), side))

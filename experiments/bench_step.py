@@ -1,0 +1,178 @@
+"""The distillation step: its overhead, its memory, and whether the data keeps up with it.
+
+The pair is BERT, 6 layers that teach 3, as wide as MiniLM's narrow models (Wang 2020): KL at
+temperature 2 and cross-entropy, AdamW with decay, clipped gradients, float32. Every text fills the
+batch's width, so no side profits from padding.
+"""
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill import objective, step
+from distill.data import batches
+from distill.data.sets import Split
+from distill.evaluate import cost
+from distill.models.bert import Bert
+from distill.models.pure import Pure
+from distill.student import Student
+from distill.teachers import Teacher
+from experiments.bench_turns import in_turns, seconds, spread
+
+OVERHEAD = 1.05             # the most that the step may take of its parts' time
+TEMPERATURE, RATE, DECAY, CLIP = 2.0, 5e-5, 0.01, 1.0
+TEXTS = 20_000
+WARM = 2                    # calls before the first that counts: compilation, and the first touch
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Of the pair and its batch."""
+  teacher: int = 6            # blocks
+  student: int = 3
+  width: int = 384
+  heads: int = 12
+  inner: int = 1536
+  vocabulary: int = 30522
+  classes: int = 2
+  batch: int = 32
+  length: int = 64
+  dropout: float = 0.1        # the student's; the teacher is in evaluation mode
+
+  def model(self, depth: int) -> Pure:
+    return Pure(lambda rngs: Bert(
+        vocabulary=self.vocabulary, length=self.length, classes=self.classes, width=self.width,
+        depth=depth, heads=self.heads, inner=self.inner, dropout=self.dropout, rngs=rngs))
+
+  def data(self) -> dict[str, np.ndarray]:
+    """A batch without padding."""
+    draw = np.random.default_rng(0).integers
+    b, s = self.batch, self.length
+    ones = np.ones(b, np.float32)
+    return {'id': np.arange(b, dtype=np.int32),
+            'tokens': draw(5, self.vocabulary, (b, s)).astype(np.int32),
+            'types': np.zeros((b, s), np.int32), 'mask': np.ones((b, s), np.float32),
+            'label': draw(0, self.classes, b).astype(np.int32), 'labelled': ones, 'valid': ones}
+
+
+def program(sizes: Sizes, *, taught: bool = True) -> tuple[Callable, list[Any]]:
+  """The jitted step and its arguments: with the teacher and its term, or supervised alone."""
+  terms = {'hard': {'loss': 'supervised.cross_entropy',
+                    'reads': {'student': 'student/logits', 'label': 'batch/label'}}}
+  if taught:
+    terms['soft'] = {'loss': 'logits.kl', 'kwargs': {'temperature': TEMPERATURE},
+                     'reads': {'student': 'student/logits', 'teacher': 'teacher/logits'}}
+  student = Student(sizes.model(sizes.student))
+  teacher = Teacher('teacher', sizes.model(sizes.teacher))
+  optimizer = step.make_optimizer(rate=RATE, decay=DECAY, clip=CLIP, steps=10_000)
+  run = step.make_train_step(student, (teacher,) if taught else (), objective.terms_from(terms),
+                             optimizer)
+  state = step.init_state(student, *student.init(1), optimizer, {})
+  weights = {'teacher': teacher.model.init(0)} if taught else {}
+  return run, [state, weights, jax.device_put(sizes.data()), jax.random.key(0)]
+
+
+def going(sizes: Sizes, *, taught: bool = True) -> Callable[[], float]:
+  """The step, warm: a call goes on from the last one's state, and gives its seconds."""
+  run, arguments = program(sizes, taught=taught)
+
+  def one():
+    arguments[0], metrics = run(*arguments)
+    return arguments[0], metrics
+
+  return _warm(one)
+
+
+def _warm(call: Callable[[], Any]) -> Callable[[], float]:
+  for _ in range(WARM):
+    seconds(call)
+  return lambda: seconds(call)
+
+
+def overhead(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
+  """The distillation step against the teacher's forward pass plus the supervised step."""
+  model, data = sizes.model(sizes.teacher), jax.device_put(sizes.data())
+  forward, weights = step.make_eval_step(model), model.init(0)
+  times = in_turns({'distillation step': going(sizes),
+                    'supervised step': going(sizes, taught=False),
+                    'teacher forward': _warm(lambda: forward(*weights, data))}, rounds)
+  ratios = [whole / (a + b) for whole, a, b in zip(*times.values(), strict=True)]
+  return {'sizes': dataclasses.asdict(sizes), 'numbers': {
+      **{name: spread([1e3 * t for t in values], 'ms') for name, values in times.items()},
+      'step / its parts': spread(ratios, '×', at_most=OVERHEAD)}}
+
+
+def memory(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
+  """XLA's plan for the compiled step beside a count by hand; nothing varies with `rounds`."""
+  del rounds
+  run, arguments = program(sizes)
+  plan = cost.peak_memory(run.lower(*arguments).compile())
+  state, (weights, _) = arguments[0], arguments[1]['teacher']
+  held = by_hand(sizes, cost.params(state.params), cost.params(weights))
+  once = lambda value, unit: spread([value], unit)
+  return {'sizes': dataclasses.asdict(sizes), 'numbers': {
+      **{f'by hand: {name}': once(n / 2**20, 'MiB') for name, n in held.items()},
+      'by hand, in all': once(sum(held.values()) / 2**20, 'MiB'),
+      **({} if plan is None else {
+          'XLA, in all': once(plan / 2**20, 'MiB'),
+          'XLA / by hand': once(plan / sum(held.values()), '×')})}}
+
+
+def by_hand(sizes: Sizes, student: int, teacher: int) -> dict[str, int]:
+  """The bytes a step has to hold at once, of float32 arrays; `student`, `teacher`: parameters.
+
+  Not counted: what lives only for a moment (the teacher's activations, scores before softmax),
+  vectors of a number a row, and random bits.
+  """
+  n = sizes.batch * sizes.length                                    # rows, b·s
+  d, f = n * sizes.width, n * sizes.inner                           # a hidden state; the inner one
+  p = n * sizes.heads * sizes.length                                # attention probabilities
+  embedding = d + d                   # LayerNorm's normalised input; its output with dropout
+  block = (3 * d                      # query, key, value
+           + p + p                    # probabilities, for softmax; with dropout, for the mixing
+           + d                        # mixed values, for the output layer's kernel
+           + d + d                    # LayerNorm's normalised input; its output, for `up`'s kernel
+           + f + f                    # before GELU, for its slope; after it, for `down`'s kernel
+           + d + d)                   # LayerNorm's normalised input; the block's output
+  return {'parameters': 4 * student, 'gradients': 4 * student,
+          'optimizer': 2 * 4 * student,                             # AdamW: two moments
+          'teacher': 4 * teacher, 'activations': 4 * (embedding + sizes.student * block)}
+
+
+def pipeline(rounds: int, sizes: Sizes = Sizes(), texts: int = TEXTS) -> dict[str, Any]:
+  """The data pipeline alone, and how many times faster it is than the step that it feeds."""
+  stream = batches.batches(split(sizes, texts), batch_size=sizes.batch, seed=0,
+                           steps=texts // sizes.batch)
+  counts = np.array([[b['valid'].sum(), b['mask'].sum()] for b in stream])     # warm after this
+  examples, tokens = counts.mean(0)
+
+  def one() -> float:
+    start = time.perf_counter()
+    for _ in stream:
+      pass
+    return (time.perf_counter() - start) / len(stream)
+
+  times = in_turns({'pipeline': one, 'step': going(sizes)}, rounds)
+  rates = [1 / t for t in times['pipeline']]
+  faster = [theirs / ours for ours, theirs in zip(*times.values(), strict=True)]
+  return {'sizes': {**dataclasses.asdict(sizes), 'texts': texts}, 'numbers': {
+      'batches': spread(rates, '1/s'),
+      'examples': spread([examples * rate for rate in rates], '1/s'),
+      'tokens': spread([tokens * rate for rate in rates], '1/s'),
+      'steps': spread([1 / t for t in times['step']], '1/s'),
+      'pipeline / step': spread(faster, '×')}}
+
+
+def split(sizes: Sizes, texts: int) -> Split:
+  """Texts of all lengths, tokenized already, as they come from the disk."""
+  random = np.random.default_rng(0)
+  length = random.integers(3, sizes.length + 1, texts)
+  tokens = random.integers(5, sizes.vocabulary, (texts, sizes.length))
+  return Split({
+      'tokens': np.where(np.arange(sizes.length) < length[:, None], tokens, 0).astype(np.int32),
+      'types': np.zeros((texts, sizes.length), np.int32), 'length': length.astype(np.int32),
+      'label': random.integers(0, sizes.classes, texts).astype(np.int32),
+      'draw': random.random(texts)}, [''] * texts)

