@@ -5,10 +5,8 @@ they are then gone. The student (2 layers, 56 wide) has a tenth of them, all the
 teacher. No download: the docstrings are those of this Python and of distill's dependencies.
 
 python -m distill.main --config=configs/bert.py
-python -m distill.main --config=configs/bert.py:words     # and masked words
-python -m distill.main --config=configs/bert.py:tfds      # another corpus, by its TFDS name
 python -m distill.main --config=configs/bert.py:sst2      # a pretrained checkpoint, GLUE's SST-2
-python -m distill.main --config=configs/bert.py:test      # seconds; what the tests run
+python -m distill.main --config=configs/bert.py:test      # what the tests run; --list: others
 """
 from ml_collections import ConfigDict, FieldReference
 
@@ -18,12 +16,10 @@ def get_config(size: str = 'full') -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.pipeline = 'compare.run'
-
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,
                 length=64, widths=(16, 32, 48, 64), batch_size=32, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
   c.task = dict(name='classification.Classification')
-
   adamw = dict(name='adamw', rate=1e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
   hard = dict(loss='supervised.cross_entropy', weight=1.0,
               reads=dict(student='student/logits', label='batch/label'))
@@ -56,31 +52,26 @@ def get_config(size: str = 'full') -> ConfigDict:
                  dtype='float32')
   c.mesh = dict(model=1, fsdp=False)
   c.evaluate = dict(split='test', batch_size=64)
-
   if size == 'words':                         # student and baseline learn from all the text too
     c.student.model.words = True
     c.augment = (dict(name='masking.words'),)
     c.objective.words = dict(loss='supervised.cross_entropy', weight=0.2, mask='batch/chosen',
                              reads=dict(student='student/words', label='batch/target'))
-  if size == 'tfds':                          # any text classification set, by its catalogue name
-    c.data = dict(name='tfds.Text', dataset='ag_news_subset', data_dir='',
-                  fields=dict(text=('description',), label='label'), vocabulary=8000, length=64,
-                  widths=(16, 32, 48, 64), batch_size=32, seed=0, labelled=0.1, drawn=0.5)
   if size == 'sst2':              # a pretrained encoder, fine-tuned; every second of its layers
     place = FieldReference('sentence-transformers/all-MiniLM-L6-v2')      # or a folder
     c.data = dict(name='tfds.Text', dataset='glue/sst2', data_dir='', tokenizer=place,
                   fields=dict(text=('sentence',), label='label'), held_out=0.1, length=64,
                   widths=(8, 16, 32, 64), batch_size=64, seed=0)
     adamw.update(rate=1e-4, schedule='linear')
+    plan = dict(steps=952, log_every=56, save_every=476, eval_every=952)             # an epoch
     c.teachers.teacher = dict(
         model=dict(dropout=0.1), init=place, fresh=(), shared=True, microbatch=0,
-        train=dict(steps=1904, log_every=56, save_every=476, eval_every=952,         # two epochs
-                   objective=dict(hard=hard), optimizer=adamw))
+        train=dict(plan, steps=1904, objective=dict(hard=hard), optimizer=adamw))
     c.student = dict(model=dict(name='bert.Bert', width=384, depth=3, heads=12, dropout=0.1),
                      init='teacher', layers=(1, 3, 5), frozen=(), projectors=dict())
     c.objective = dict(hard=hard, soft=dict(c.objective.soft, schedule=dict(name='constant')))
     c.optimizer = adamw
-    c.train.update(steps=952, log_every=56, save_every=476, eval_every=952)          # one epoch
+    c.train.update(plan)
     c.evaluate = dict(split='validation', also=('held_out',), batch_size=64)
   if size == 'test':
     c.data.update(batch_size=8, per_class=200, vocabulary=1000, length=32, widths=(32,))
@@ -103,9 +94,8 @@ def sweep(size: str = 'full'):
   yield {'optimizer.rate': 1e-3}
   yield {'optimizer.rate': 4e-3}
   yield {'objective.hard.weight': 0.0}                            # the teacher alone
-  yield {'objective.match.weight': 0.5}
-  yield {'objective.hint.weight': 1.0}
-  yield {'objective.maps.weight': 100.0}
+  for term, weight in dict(match=0.5, hint=1.0, maps=100.0).items():
+    yield {f'objective.{term}.weight': weight}
   yield {'objective.hard.weight': 0.3, 'objective.soft.weight': 0.7}       # the article's, fixed
   yield {'objective.hard.schedule.stop': 0.3, 'objective.soft.schedule.start': 0.0,
          'objective.soft.weight': 0.7}                                     # … and as a ramp

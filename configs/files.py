@@ -34,7 +34,7 @@ def get_config(variant: str = 'classification') -> ConfigDict:
            dict(loss='logits.kl', kwargs=dict(temperature=2.0)))
   c.teachers = dict(teacher=dict(
       model=dict(name='bert.Bert', width=128, depth=2, heads=4, dropout=0.2, std=0.08), init='',
-      train=dict(plan, objective=dict(hard=hard), optimizer=adamw)))
+      train=dict(plan, steps=1000, objective=dict(hard=hard), optimizer=adamw)))
   c.student = dict(
       model=dict(name='bert.Bert', width=56, depth=2, heads=4, dropout=0.0, std=0.1), init='')
   c.objective = dict(hard=hard, soft=soft)

@@ -44,7 +44,7 @@ def save(folder: Path, step: int, tree: Any, facts: Mapping[str, Any] | None = N
 
   `facts` is what else the resumed run must know, as JSON. A step that is there already stays as
   it is if it holds the same arrays; if it holds others, that is an error. Of several processes,
-  all call this, and the first writes.
+  all call this, with room for the whole tree on their hosts, and the first writes.
   """
   path, arrays = folder.absolute() / str(step), _arrays(tree)
   sharding.once(lambda: _save(path, arrays, facts or {}))
@@ -84,7 +84,7 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
       _set_aside(folder / str(step), fault)
     if _steps(folder) or any(folder.glob('bad-*')):
       raise Stop(Status.CHECKPOINT, f'{folder} has checkpoints but none that verifies; remove it '
-                 f'{path.parent} to train this stage from its start')
+                 'to train this stage from its start')
     return -1
 
   step = sharding.once(newest)
@@ -248,7 +248,7 @@ def _inspect(path: Path, index: str, *, alone: bool = True) -> tuple[dict[str, A
       return {}, 'it is missing or no folder'
     entries = {p.relative_to(path).as_posix(): p for p in path.rglob('*')}
     for name, p in sorted(entries.items()):
-      if p.is_symlink() or not (p.is_file() or p.is_dir()):
+      if (alone and p.is_symlink()) or not (p.is_file() or p.is_dir()):
         return {}, f'{name} is no plain file'
     if index not in entries:
       return {}, f'{index} is missing'

@@ -4,9 +4,10 @@ import re
 
 from distill.types import Status, Stop
 
-FILES = ('*.json', '*.safetensors', 'vocab.txt', 'merges.txt')
+FILES = ('config.json', 'model.safetensors', 'model.safetensors.index.json',
+         'model-*-of-*.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'vocab.txt')
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.h5', '.msgpack')
-TIMEOUT = 4.0           # seconds that the hub may take to say that it has a model
+TIMEOUT = 3.0           # seconds that the hub may take to say that it has a model
 
 
 def folder(place: str, where: str) -> pathlib.Path:
@@ -46,9 +47,11 @@ def _from_hub(place: str, where: str) -> pathlib.Path:
     huggingface_hub.HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT)
     return get()
   except Exception as error:        # those of its HTTP library have no narrower class in common
-    if getattr(getattr(error, 'response', None), 'status_code', None) in (401, 403, 404):
-      raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and the hub has no such '
-                 'model, or not for you: check the id, or name a folder') from None
+    code = getattr(getattr(error, 'response', None), 'status_code', None)
+    if code in (401, 403, 404):
+      raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and the hub answers '
+                 f'{code}: it has no such model, or not for you; check the id, or name a folder'
+                 ) from None
     option = f' --revision {revision}' if revision else ''
     raise Stop(Status.CHECKPOINT, f'{where}={place!r} is no folder here, and the hub cannot be '
                f'reached ({type(error).__name__}): where there is a network, run hf download '

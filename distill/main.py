@@ -97,6 +97,7 @@ def joined() -> bool:
   else:
     return False
   import jax
+  jax.config.update('jax_enable_preemption_service', False)     # it would take SIGTERM from us
   try:
     jax.distributed.initialize(**settings)
   except (RuntimeError, ValueError) as error:
@@ -298,8 +299,9 @@ def name_of(path: str) -> str:
 
 
 def sha256(config: Mapping[str, Any]) -> str:
-  """Of a resolved config."""
-  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+  """Of a resolved config, wherever it runs (`mesh`)."""
+  told = {key: value for key, value in config.items() if key != 'mesh'}
+  return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == '__main__':

@@ -165,7 +165,7 @@ def fit(stage: Stage, ready: Prepared, run: Run) -> tuple[Flat, Flat, dict[str, 
 
 def _fit(stage: Stage, ready: Prepared, run: Run):
   plan, place = ready.plan, folder(stage, run)
-  layout, kept = stage.layout, step.shardings(ready.like, stage.layout)
+  layout, homes = stage.layout, step.shardings(ready.like, stage.layout)
   teachers = {name: checkpoint.sha256(whole) for name, whole in stage.weights.items()}
   weights = {name: sharding.placed(whole, layout.weights(whole))
              for name, whole in stage.weights.items()}
@@ -174,7 +174,7 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
   if found is None:
     # Parameters first: what the optimizer makes like them then lives where they do.
     params, rest = stage.start()
-    state = ready.init(sharding.placed(params, kept.params), sharding.placed(rest, kept.rest))
+    state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest))
     facts = {'seconds': 0.0, 'window': {}, 'teachers': teachers}
   else:
     state, facts = found[1], dict(found[2])
@@ -182,7 +182,7 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
       if facts['teachers'].get(name) != digest:
         raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
                    f'began with: take another --workdir, or restore the teacher')
-  state = sharding.placed(state, kept)
+  state = sharding.placed(state, homes)
   done = saved = int(state.step)
   run.log.rewind(stage.name, done)
   window = {name: list(pair) for name, pair in facts['window'].items()}

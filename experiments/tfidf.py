@@ -49,7 +49,7 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
   data = lookup.build('data', node, 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]
   task = Classification(classes=len(data.classes))
-  known = train.columns['label'] >= 0
+  known = train.known
   few = known & (train.columns['draw'] < config['data']['labelled'])
   models = {name: {'role': role, 'saw': {'texts': int(seen.sum()), 'labels': int(seen.sum())},
                    'n': len(test), 'retention': None, 'gain': None,

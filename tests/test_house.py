@@ -100,8 +100,8 @@ def test_every_config_field_is_read():
             if isinstance(node, ast.Attribute)}
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
-          'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate', 'TermNode',
-          'Plan'):
+          'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate',
+          'TermNode', 'Plan'):
         fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         unread = fields - read - {'pipeline'}           # `main` reads it before there is a Config
         assert not unread, f'{path.relative_to(ROOT)}: nothing reads {node.name}.{unread}'

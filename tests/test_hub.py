@@ -114,7 +114,7 @@ def test_a_model_that_the_hub_lacks_or_hides_is_told_apart(cache, monkeypatch, c
   error = ValueError('no')
   error.response = type('Response', (), {'status_code': code})()
   answer(monkeypatch, error)
-  assert 'no such model, or not for you' in stop(ID)
+  assert f'the hub answers {code}: it has no such model, or not for you' in stop(ID)
 
 
 def test_without_the_extra_the_line_names_it(monkeypatch):

@@ -312,21 +312,23 @@ def test_masked_words_train_beside_the_labels(tmp_path):
 
 
 @pytest.mark.skipif('TFDS_DATA_DIR' not in os.environ, reason='no TFDS_DATA_DIR')
-def test_a_tfds_set_trains(tmp_path):
-  small = ['--config.data.dataset=glue/rte', '--config.data.length=32',
-           '--config.data.widths=(32,)',
-           "--config.data.fields.text=('sentence1', 'sentence2')", '--config.train.steps=2',
-           '--config.teachers.teacher.train.steps=2', '--config.data.vocabulary=500']
-  split = '--config.evaluate.split=validation'
-  code, _, err = finished(command(tmp_path / 'run', *small, split, config='configs/bert.py:tfds'))
+def test_pairs_of_a_tfds_set_train_from_an_export(whole, tmp_path):
+  small = {
+      'data.length': 32, 'data.widths': (32,), 'train.steps': 2, 'teachers.teacher.train.steps': 2,
+      'teachers.teacher.init': whole[0] / 'export/teacher',
+      'teachers.teacher.fresh': ('head/*',), 'student.layers': (1,),
+      'student.model.width': 32, 'student.model.depth': 1, 'student.model.heads': 4,
+      'student.model.inner': 128}
+  small = [f'--config.{field}={value}' for field, value in small.items()]
+  code, _, err = finished(command(tmp_path / 'run', *small, config='configs/glue.py:rte'))
   assert code == 0, err
 
 
 def test_tfds_data_that_is_not_there_is_named(tmp_path, capsys):
-  code = main.main(['--config=configs/bert.py:tfds', f'--workdir={tmp_path / "run"}',
+  code = main.main(['--config=configs/glue.py:cola', f'--workdir={tmp_path / "run"}',
                     f'--config.data.data_dir={tmp_path}'])
   err = capsys.readouterr().err
-  assert code == Status.DATA and 'ag_news_subset' in err and str(tmp_path) in err
+  assert code == Status.DATA and 'glue/cola' in err and str(tmp_path) in err
 
 
 def test_list_and_print_config(capsys):

@@ -31,8 +31,8 @@ def get_config():
           train=dict(plan, objective=dict(hard=hard), optimizer=adamw))),
       student=dict(model=dict(name='bert.Bert', width=8, depth=1, heads=2, inner=16), init='',
                    layers=()),
-      objective=dict(hard=hard, soft=soft), optimizer=adamw, train=plan,
-      evaluate=dict(split='test', batch_size=8)))
+      objective=dict(soft=soft), optimizer=adamw, train=plan,
+      evaluate=dict(split='test', batch_size=8, resamples=10)))
 '''
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i in range(10))]
@@ -41,8 +41,11 @@ WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i i
 def pretrained(folder, labels=(), words=WORDS):
   """A folder as `transformers` saves it: an encoder of two blocks, with or without a head."""
   node = dict(vocabulary=len(words), length=32, width=8, depth=2, heads=2, inner=16)
-  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), std=0.3, rngs=rngs))
-  arrays, config = huggingface.named({'name': 'bert.Bert', **node}, net.init(0)[0], labels)
+  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), rngs=rngs))
+  noise = np.random.default_rng(0)
+  params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
+            for path, x in net.shapes[0].items()}
+  arrays, config = huggingface.named({'name': 'bert.Bert', **node}, params, labels)
   if not labels:
     arrays = {name.removeprefix('bert.'): array for name, array in arrays.items()
               if not name.startswith('classifier.')}
@@ -106,7 +109,7 @@ def test_a_student_starts_from_a_checkpoint_without_a_head(door, tmp_path):
     (('no', 'perhaps', 'yes'), {}, Status.MISFIT, 'its classes are no, perhaps, yes; those of '
      "my.jsonl are animal0, animal1, in this order: give teachers.teacher.fresh=('head/*',)"),
     ((), {'teachers.teacher.fresh': "('hed/*',)"}, Status.CONFIG, "fresh='hed/*' matches no para"),
-    ((), {'data.tokenizer': ''}, Status.MISFIT, 'its tokenizer ('),
+    ((), {'data.tokenizer': 'OTHER'}, Status.MISFIT, 'its tokenizer ('),
     ((), {'teachers.teacher.init': 'some/where/else'}, Status.CHECKPOINT, 'neither a folder nor a'),
     ((), {'student.init': 'some/where/else'}, Status.CHECKPOINT, "student.init='some/where/else'"),
     ((), {'data.tokenizer': 'no/such/tokenizer'}, Status.CHECKPOINT, 'data.tokenizer='),
@@ -114,6 +117,9 @@ def test_a_student_starts_from_a_checkpoint_without_a_head(door, tmp_path):
 ])
 def test_what_does_not_fit_is_one_line(door, tmp_path, labels, fields, status, line):
   place = pretrained(tmp_path / 'minilm', labels)
+  if 'OTHER' in fields.values():            # as many words, in another order
+    other = pretrained(tmp_path / 'other', words=[*SPECIAL, *reversed(WORDS[len(SPECIAL):])])
+    fields = {'data.tokenizer': other}
   code, err = door(**{'data.tokenizer': place, 'teachers.teacher.init': place, **fields})
   assert code == status and line in err.splitlines()[-1] and 'Traceback' not in err
 

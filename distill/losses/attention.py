@@ -4,15 +4,17 @@ from jaxtyping import Array, Float, Shaped
 
 from distill.losses import _agree, _pair
 
+LEAST = 1e-30       # a smaller probability of the student counts as this one
+
 
 def mse(student: Float[Array, 'b h s s'], teacher: Float[Array, 'b h s s'],
         where: Shaped[Array, 'b s']) -> Float[Array, ' b']:
   """Mean squared difference over heads, counted queries and counted keys (TinyBERT 2020, eq. 7).
 
   One value for each example, so that padding enters neither the sums nor the counts; an
-  example without a counted position has the value 0. The paper fits scores before the softmax;
-  our models put out the probabilities, `blockNN/attention`. The loss serves either, but
-  between probabilities it falls with the square of the length, and wants a larger weight.
+  example without a counted position has the value 0. The paper fits the scores before the softmax,
+  `blockNN/scores`. Between probabilities, `blockNN/attention`, the loss falls with the square of
+  the length, and wants a larger weight.
   """
   s, t = _pair(student, teacher)
   _agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])   # without heads
@@ -21,3 +23,19 @@ def mse(student: Float[Array, 'b h s s'], teacher: Float[Array, 'b h s s'],
   s, t = jnp.where(block, s, 0), jnp.where(block, t, 0)
   length = jnp.maximum(jnp.sum(counted, axis=-1, dtype=s.dtype), 1)
   return jnp.sum(jnp.mean(jnp.square(s - t), axis=1), axis=(-2, -1)) / length**2
+
+
+def kl(student: Float[Array, 'b h s s'], teacher: Float[Array, 'b h s s'],
+       where: Shaped[Array, 'b s']) -> Float[Array, 'b s']:
+  """KL(teacher || student) of a query's attention, mean over heads (MiniLM, Wang 2020, eq. 6).
+
+  Takes the probabilities, `blockNN/attention`, of as many heads on either side. A query that isn't
+  counted has the value 0: give the term the same mask. `relations.minilm` on values, with as many
+  relation heads, is the paper's other half (eq. 9).
+  """
+  s, t = _pair(student, teacher)
+  _agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])   # without heads
+  counted = where.astype(bool)
+  there = counted[:, None, :, None] & counted[:, None, None, :] & (t > 0)
+  p, q = jnp.where(there, t, 1), jnp.maximum(jnp.where(there, s, 1), LEAST)
+  return jnp.mean(jnp.sum(p * (jnp.log(p) - jnp.log(q)), axis=-1), axis=1)

@@ -21,6 +21,17 @@ def cosine(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Floa
   return 1 - jnp.sum(s * t, axis=-1)
 
 
+def pkd(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s d']) -> Float[Array, ' b']:
+  """Squared distance of the first positions, each at length 1 (PKD, Sun 2019, eq. 7).
+
+  The paper sums these over the layers it pairs: a term for each. Its authors' code takes the mean
+  over layers and width instead, so their weight is ours times the one and the other. Computed as
+  2 (1 - cos), which is the same but for zero vectors: these are at distance √2 of all others.
+  """
+  _pair(student, teacher)                 # all positions agree, not the first alone
+  return 2 * cosine(student[:, 0], teacher[:, 0])
+
+
 def _unit(vectors: jax.Array) -> jax.Array:
   squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
   zero = squares < 1e-24      # the norm 1e-12 at which others stop dividing, too

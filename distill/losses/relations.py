@@ -15,6 +15,7 @@ def minilm(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s e'],
   Both sides, of any width and any number of attention heads, are split into `heads` relation
   heads; the value of a position is the mean over these of KL(teacher || student) between the
   softmax over counted positions of A Aᵀ / √(width / heads). Take three terms for Q, K and V.
+  With the heads of the attention, V alone is the value relation of MiniLM (Wang 2020, eq. 9).
   A position that isn't counted has the value 0: give the term the same mask.
   """
   _agree(student=student.shape[:2], teacher=teacher.shape[:2], where=where.shape)

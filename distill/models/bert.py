@@ -26,6 +26,7 @@ class Bert(nnx.Module):
     embedding                     [b s d]    the embeddings, after their LayerNorm
     blockNN/hidden                [b s d]    the output of a block, NN = 00, 01, …
     blockNN/attention             [b h s s]  attention probabilities, before dropout
+    blockNN/scores                [b h s s]  what they are the softmax of, but for the padding mask
     blockNN/query, key, value     [b s d]    heads side by side
     pooled                        [b d]
     logits                        [b c]
@@ -122,7 +123,7 @@ class Block(nnx.Module):
     fed = layers.dropout(self.down(layers.gelu(self.up(x))), self.dropout, keys[2])
     x = self.norm(x + fed)
     whole = lambda z: z.reshape(b, s, -1)
-    return x, {'hidden': whole(x), 'attention': probabilities,
+    return x, {'hidden': whole(x), 'attention': probabilities, 'scores': scores,
                'query': whole(q), 'key': whole(k), 'value': whole(v)}
 
 

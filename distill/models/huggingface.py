@@ -139,14 +139,13 @@ def read(folder: pathlib.Path) -> Checkpoint:
     if path not in found and (part in parts or part not in PARTS):
       raise _fault(folder, f'the tensor {name} is missing{nearest(name, arrays)}')
   for name, path in family.tied.items():
-    if path in found and not np.array_equal(arrays.pop(name, found[path]), found[path]):
+    if name in arrays and path in found and not np.array_equal(arrays.pop(name), found[path]):
       raise _fault(folder, f'{name} differs from {table[path]}; only a masked-word head that '
                    'shares it is known')
   arrays.pop(f'{family.prefix}.embeddings.position_ids', None)         # the numbers from 0
   extra = sorted(name for name in arrays if not fnmatch.fnmatchcase(name, family.unused))
   if extra:
-    raise _fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such) in a '
-                 f'{told["model_type"]} encoder with its heads')
+    raise _fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
   classes = found['head/bias'].size if 'head/bias' in found else 0
   for path, array in found.items():
     if array.shape != (shape := _shape(path, node, classes)):
@@ -174,15 +173,14 @@ def named(node: Mapping[str, Any], params: Flat,
   if not kinds:
     return None
   family = FAMILIES[kinds[0]]
-  inner = node['inner'] if 'inner' in node else 0
-  sizes = {**node, 'inner': inner or 4 * node['width'], 'length': node['length'] + value('first')}
+  sizes = {**node, 'inner': node.get('inner', 0) or 4 * node['width'],
+           'length': node['length'] + value('first')}
   told = {theirs: sizes[ours] if ours in sizes else _DEFAULTS[ours]
           for ours, theirs in family.fields.items()}
   told |= {**family.only, **dict.fromkeys(family.dropouts, value('dropout')),
            'model_type': kinds[0], 'architectures': [family.architecture]}
-  told |= ({'id2label': dict(enumerate(labels)),
-            'label2id': {label: i for i, label in enumerate(labels)}} if labels else
-           {'num_labels': 1, 'problem_type': 'regression'})
+  told |= ({'id2label': dict(enumerate(labels)), 'label2id': {k: i for i, k in enumerate(labels)}}
+           if labels else {'num_labels': 1, 'problem_type': 'regression'})
   table = _table(family, node['depth'], value('types'))
   return {name: _turned(path, np.asarray(params[path])) for path, name in table.items()
           if path in params}, told
@@ -197,7 +195,6 @@ def _table(family: Family, depth: int, types: int) -> dict[str, str]:
   """Our paths and their names."""
   table = {}
   for ours, theirs in family.names.items():
-    theirs = theirs.replace('PREFIX', family.prefix)
     if ours in ('token', 'position', 'type'):
       leaves = {'embedding': 'weight'} if ours != 'type' or types else {}
     elif ours == 'words':
@@ -205,8 +202,8 @@ def _table(family: Family, depth: int, types: int) -> dict[str, str]:
     else:
       leaves = {'scale' if 'norm' in ours else 'kernel': 'weight', 'bias': 'bias'}
     for i in range(depth) if '{}' in ours else (0,):
-      table |= {f'{ours.format(i)}/{leaf}': f'{theirs.format(i)}.{name}'
-                for leaf, name in leaves.items()}
+      at = theirs.replace('PREFIX', family.prefix).format(i)
+      table |= {f'{ours.format(i)}/{leaf}': f'{at}.{name}' for leaf, name in leaves.items()}
   return table
 
 
@@ -266,7 +263,7 @@ def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
 def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """All tensors as float32, of one file or of the shards that an index names."""
   files, arrays = {WEIGHTS}, {}
-  if (folder / INDEX).is_file():
+  if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
     try:
       files = {str(name) for name in _json(folder / INDEX)['weight_map'].values()}
     except (KeyError, AttributeError):

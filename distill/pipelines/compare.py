@@ -75,7 +75,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
   shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
   if shared and shared.exists():
     run.log.say(f'{stage.name}: taken from {shared}, which an equal stage left')
-    _, weights, card = predict.exported(shared)
+    _, weights, card = predict.exported(str(shared))
     spent = card['training']
   else:
     evaluate, left, costs = scoring(stage.student.model, told), ({}, {}), []
@@ -137,13 +137,15 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
                if judged else {})}
 
   return {
-      'schema': 1, 'config_name': run.name, 'config_sha256': digest(config, 64),
+      'schema': 1, 'config_name': run.name, 'config_sha256': digest(
+          {key: value for key, value in config.items() if key != 'mesh'}, 64),
       'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
       'hardware': plan.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,
                'splits': {name: len(split) for name, split in data.splits.items()}},
       'padding_share': batches.padding_share(data.splits['train'], widths=told.widths),
-      'task': {'primary': told.task.primary}, 'models': [entry(m) for m in models],
+      'task': {'primary': told.task.primary, 'split': evaluate.split},
+      'models': [entry(m) for m in models],
       'training': {m.name: m.spent for m in models if m.spent}}
 
 

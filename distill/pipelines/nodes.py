@@ -46,6 +46,7 @@ class TeacherTrain:
   objective: Mapping
   optimizer: Mapping
   labelled: float = 1.0
+  drawn: float = 0.0
   augment: Sequence = ()
 
 
@@ -65,10 +66,11 @@ class StepNode:
 
 @dataclasses.dataclass(frozen=True)
 class StudentNode:
-  """`student`. `init` is a teacher's name or an export's folder, `layers` the blocks to take."""
+  """`student`. `init` is a teacher's name or an exported model, `layers` the blocks to take."""
   model: Mapping
   init: str = ''
   layers: Sequence[int] = ()
+  fresh: Sequence[str] = ()         # patterns of parameters that don't come from `init`
   frozen: Sequence[str] = ()
   projectors: Mapping = _empty()
 

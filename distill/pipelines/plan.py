@@ -45,6 +45,7 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
   lines, found, states = [], {}, 0
   trees = {name: model.shapes[0] for name, model in told.loaded.items()}
+  wide = max(10, *(len(stage.name) for t in told.trained for stage in t.stages))
   for trained, stage in ((t, stage) for t in told.trained for stage in t.stages):
     ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
     steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
@@ -53,7 +54,7 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
     a_step = ready.flops() * sum(widths) / len(widths) / first     # nearly linear in the width
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
-    lines.append((f'{stage.name:<10} {steps:>6,} steps of {size}',
+    lines.append((f'{stage.name:<{wide}} {steps:>6,} steps of {size}',
                   f'{cost.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
                   f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
                   f'from step {done:,}' if done else ''))

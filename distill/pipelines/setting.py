@@ -1,5 +1,6 @@
 """From a config to what it describes: data, task, and the stages to train, checked to fit."""
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import json
@@ -152,7 +153,7 @@ class _Builder:
     else:
       model, node = self.model(spec.model, f'{where}.model')
       start = lambda: Student(model).init(seed)
-    data, saw = self.data(plan, own.labelled, 0.0, where, **order)
+    data, saw = self.data(plan, own.labelled, own.drawn, where, **order)
     terms = objective.terms_from(own.objective, f'{where}.train.objective')
     _check_labels(terms, saw)
     stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
@@ -201,7 +202,8 @@ class _Builder:
     card = self.card(spelled)
     inits = [self.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
-    identity = self.identity(config=dataclasses.asdict(config), inits=inits)
+    described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
+    identity = self.identity(config=described, inits=inits)
     trained = [Trained(stages[-1], 'student', card, saw, identity, tuple(stages[:-1]))]
     alone = [_without(stage, {teacher.name for teacher in teachers}) for stage in stages]
     if alone[-1]:
@@ -270,16 +272,18 @@ class _Builder:
   def check_card(self, card: Mapping[str, Any], where: str) -> None:
     """Stops unless an exported model has the data's classes, in their order, and its words."""
     name, classes, its = self.dataset.name, self.dataset.classes, tuple(card['classes'])
-    nameless = all(re.fullmatch(r'LABEL_\d+', label) for label in its)
-    if its != classes and not (nameless and len(its) in (0, len(classes))):
-      raise Stop(Status.MISFIT, f'{where}: its classes are {", ".join(its)}; those of {name} are '
-                 f"{', '.join(classes)}, in this order: give {where}.fresh=('head/*',) for a new "
-                 'head')
-    self.check_sizes(card['model'], f'{where}.model', ('length', 'vocabulary'))
     if card['tokenizer_sha256'] != self.dataset.tokenizer_sha256:
       raise Stop(Status.MISFIT, f'{where}: its tokenizer ({card["tokenizer_sha256"][:8]}) is not '
                  f'that of {name} ({self.dataset.tokenizer_sha256[:8]}): the same ids are other '
-                 'words')
+                 f'words: give data.tokenizer the place that {where}.init has')
+    nameless = its and all(re.fullmatch(r'LABEL_\d+', label) for label in its)
+    outputs = card['model'].get('classes', 0)
+    if outputs != self.dataset.sizes['classes'] or (its and its != classes and not nameless):
+      raise Stop(Status.MISFIT, f'{where}: its head has {outputs} outputs'
+                 f'{" for " * bool(its)}{", ".join(its)}; {name} has '
+                 f'{", ".join(classes) or "numbers"}, in this order: give '
+                 f"{where}.fresh=('head/*',) for a new head")
+    self.check_sizes(card['model'], f'{where}.model', ('length', 'vocabulary'))
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
@@ -312,12 +316,13 @@ class _Builder:
       if node.layers:
         raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
       return lambda student: student.init(seed)
-    shapes = model.shapes[0]
+    fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
+    shapes = {path: shape for path, shape in model.shapes[0].items() if not fresh(path)}
     source = next((t.model for t in teachers if t.name == node.init), None)
     if source is None:
-      source, exported, card = predict.exported(node.init, 'student.init', seed=seed,
-                                                sizes=self.dataset.sizes)
-      self.check_card(card, 'student.init')
+      source, exported, card = predict.exported(node.init, 'student.init', fresh=node.fresh,
+                                                seed=seed, sizes=self.dataset.sizes)
+      self.check_card(card, 'student')
     take = lambda params: started_from(shapes, params, node.layers, 'student')
     jax.eval_shape(take, source.shapes[0])
 

@@ -154,7 +154,8 @@ class TestDealing:
     assert few == {text: many[text] for text in few} and len(set(few.values())) == 3
 
   def test_the_split_says_nothing_of_whose_label_is_seen(self, write):
-    data = load(write(jsonl([{'text': f'text {i}', 'label': i % 2} for i in range(2000)])))
+    rows = [{'text1': 'a', 'text2': f'text {i}', 'label': i % 2} for i in range(2000)]
+    data = load(write(jsonl(rows)))
     # The mean of 1,600 uniform numbers: standard deviation sqrt(1 / 12 / 1600) = 0.007.
     assert abs(data.splits['train'].columns['draw'].mean() - 0.5) < 0.03
 

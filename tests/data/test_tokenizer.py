@@ -178,3 +178,14 @@ def test_a_tokenizer_of_no_encoder_is_refused(tmp_path):
   refused(saved(tmp_path / 'bare', wordpiece(post=False)), 'no tokens around a text')
   unigram = Tokenizer(models.Unigram([('a', -1.0), ('b', -2.0)], unk_id=0))
   refused(saved(tmp_path / 'unigram', unigram), 'its model is Unigram; WordPiece and BPE are known')
+
+
+def test_special_tokens_have_one_name_in_both_families(tmp_path):
+  ours = tokenizer.trained(['the cat sat on the mat'] * 4, 64)
+  assert tokenizer.special(ours) == {
+      '[PAD]': 0, '[UNK]': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
+  moved = vocabulary(tmp_path / 'moved', WORDS[5:] + WORDS[:5])
+  assert tokenizer.special(tokenizer.read(str(moved))) == {
+      name: len(WORDS) - 5 + i for i, name in enumerate(tokenizer.SPECIAL)}
+  assert tokenizer.special(byte_pairs().to_str()) == {
+      '[PAD]': 1, '[UNK]': 3, '[CLS]': 0, '[SEP]': 2, '[MASK]': 4}

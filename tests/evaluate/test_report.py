@@ -358,55 +358,6 @@ class TestWrite:
     assert (tmp_path / 'report.json').read_bytes() == before
 
 
-class TestCharts:
-
-  def test_names_stand_in_the_order_in_which_lines_end(self):
-    lines = {'low': ([1, 2], [9., 0.]), 'high': ([1, 2], [0., 9.]), 'mid': ([1, 2], [0., .1])}
-    svg = charts.curves('Loss', lines, charts.styles(list(lines)))
-    texts = re.findall(r'<text [^>]*?(?:translate\([\d.]+ |y=")([\d.]+)[^>]*>(low|mid|high)<', svg)
-    heights = {name: float(y) for y, name in texts}
-    assert heights['high'] < heights['mid'] < heights['low']        # y grows downwards
-    # 'mid' and 'low' end in nearly one place, and still don't overlap: text is 11 high.
-    assert heights['low'] - heights['mid'] > 11
-
-  def test_long_curves_stay_small(self):
-    steps = list(range(20_000))
-    svg = charts.curves('Loss', {'m': (steps, [s % 7 for s in steps])}, charts.styles(['m']))
-    assert len(svg) < 30_000
-
-  def test_every_number_that_was_logged_is_a_line_of_its_stage(self):
-    rows = [{'stage': 'a', 'seed': 0, 'step': 1, 'time': 9., 'loss': .5, 'soft': 2.},
-            {'stage': 'a', 'seed': 0, 'step': 2, 'loss': None, 'grad_norm': 3.},
-            {'stage': 'b', 'seed': 0, 'step': 4, 'loss': 1.}]
-    assert charts.lines(rows) == {'loss': {'a': ([1], [.5]), 'b': ([4], [1.])},
-                                  'soft': {'a': ([1], [2.])}}
-
-  def test_places_by_hand(self):
-    # From 60 to 80 percent the axis has ticks 60, 65, … 80.
-    found = charts.forest([metric(.7, .65, .8), metric(.61, .6, .62)], 100)
-    assert found['ticks'] == [('60', 0), ('65', 25), ('70', 50), ('75', 75), ('80', 100)]
-    assert found['points'][0] == {'left': 25, 'value': 50, 'right': 100}
-
-  def test_what_is_better_is_to_the_right_where_less_is_better(self):
-    less = [metric(*q) | {'higher_is_better': False} for q in ((.7, .65, .8), (.61, .6, .62))]
-    found = charts.forest(less, 100)
-    assert found['ticks'] == [('60', 100), ('65', 75), ('70', 50), ('75', 25), ('80', 0)]
-    assert found['points'][0] == {'left': 0, 'value': 50, 'right': 75}
-
-  def test_models_in_one_place_still_have_an_axis(self):
-    found = charts.forest([metric(1., 1., 1.)] * 2, 100)
-    assert [text for text, _ in found['ticks']] == ['99', '99.5', '100', '100.5', '101']
-    assert found['points'] == [{'left': 50, 'value': 50, 'right': 50}] * 2
-
-  @pytest.mark.parametrize('colour', charts.COLOURS)
-  def test_every_colour_can_be_read_as_text_on_white(self, colour):
-    # WCAG 2: contrast with white is 1.05 / (luminance + 0.05), and 4.5 is asked of text.
-    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= .04045 else ((c + .055) / 1.055)**2.4 for c in parts]
-    luminance = sum(w * c for w, c in zip((.2126, .7152, .0722), linear, strict=True))
-    assert 1.05 / (luminance + .05) >= 4.5
-
-
 def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
   code = ('import sys, distill.evaluate.report; '
           'sys.exit(any(m in sys.modules for m in ("matplotlib", "jinja2")))')

@@ -1,4 +1,5 @@
 """What we write is what `transformers` reads: by its names everywhere, by itself where it is."""
+import functools
 import importlib.util
 import json
 import pathlib
@@ -40,24 +41,24 @@ def words(folder, **about):
   return tokenizer.read(str(folder))
 
 
+@functools.cache
 def model(node, classes):
-  """A model away from its start, and its weights."""
-  rest = {key: value for key, value in node.items() if key != 'name'}
-  net = Pure(lambda rngs: bert.Bert(**rest, classes=classes, rngs=rngs))
-  params, rest = net.init(0)
+  """What computes a model's outputs, and weights away from their start."""
+  net = Pure(lambda rngs: bert.Bert(**dict(node), classes=classes, rngs=rngs))
   noise = np.random.default_rng(0)
-  return net, ({k: v + 0.3 * noise.standard_normal(v.shape, np.float32)
-                for k, v in sorted(params.items())}, rest)
+  params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
+            for path, x in sorted(net.shapes[0].items())}
+  return jax.jit(lambda params, batch: net(params, {}, batch)[0]), params
 
 
 def written(tmp_path, node, labels=LABELS, **about):
-  """An exported folder, what computes its outputs, and its tokenizer."""
-  net, weights = model(node, max(1, len(labels)))
+  """An exported folder, its parameters, what computes its outputs, and its tokenizer."""
+  run, params = model(tuple((k, v) for k, v in node.items() if k != 'name'), max(1, len(labels)))
   made = words(tmp_path / 'words', **about)
   card = {'model': {**node, 'classes': max(1, len(labels))}, 'classes': list(labels), 'length': 12,
           'widths': [12], 'tokenizer_sha256': ''}
-  export.write(tmp_path / 'export', weights, card, made)
-  return tmp_path / 'export', weights, lambda batch: net(*weights, batch)[0], made
+  export.write(tmp_path / 'export', (params, {}), card, made)
+  return tmp_path / 'export', params, lambda batch: run(params, batch), made
 
 
 def batch(made, texts=TEXTS):
@@ -68,15 +69,13 @@ def batch(made, texts=TEXTS):
 
 @pytest.mark.parametrize('kind', FAMILIES)
 def test_what_is_written_is_read_back(kind, tmp_path):
-  folder, weights, outputs, made = written(tmp_path, FAMILIES[kind])
+  folder, params, _, _ = written(tmp_path, FAMILIES[kind])
   assert set(json.loads((folder / 'config.json').read_text())['id2label'].values()) == {*LABELS}
   found = huggingface.read(folder)
   assert found.labels == LABELS and {k: found.node[k] for k in FAMILIES[kind]} == FAMILIES[kind]
-  net, (params, _), card = predict.exported(str(folder))
-  assert params.keys() == weights[0].keys() and card['fresh'] == []
-  assert all((params[path] == weights[0][path]).all() for path in params)
-  given = batch(made)
-  np.testing.assert_array_equal(net(params, {}, given)[0]['logits'], outputs(given)['logits'])
+  _, (again, _), card = predict.exported(str(folder))
+  assert again.keys() == params.keys() and card['fresh'] == []
+  assert all((again[path] == params[path]).all() for path in params)
 
 
 @pytest.mark.parametrize('kind', FAMILIES)
@@ -98,11 +97,11 @@ def test_the_tensors_and_the_config_are_those_that_transformers_writes(kind, tmp
 @pytest.mark.parametrize('node', [dict(NODE, types=0), dict(NODE, pooling='relu', types=2),
                                   dict(NODE, first=1)])
 def test_a_model_that_transformers_lacks_keeps_our_names(node, tmp_path):
-  folder, weights, _, _ = written(tmp_path, node)
+  folder, params, _, _ = written(tmp_path, node)
   assert 'model_type' not in json.loads((folder / 'config.json').read_text())
   assert not (folder / 'tokenizer_config.json').exists()
-  params = predict.exported(str(folder))[1][0]
-  assert all((params[path] == weights[0][path]).all() for path in weights[0])
+  again = predict.exported(str(folder))[1][0]
+  assert all((again[path] == params[path]).all() for path in params)
 
 
 def loaded(cls, folder, capfd):
@@ -131,8 +130,8 @@ def test_transformers_gives_the_same_logits(kind, peers, tmp_path, capfd):
   for cls in (own, peers.AutoModelForSequenceClassification):
     got = loaded(cls, folder, capfd)
     assert type(got) is own and got.config.id2label == dict(enumerate(LABELS))
-  # RoBERTa's padding is 1, which is [UNK] here: it numbers positions by it
-  texts = ['a b', 'a bb, .', 'b c abc'] if kind == 'Roberta' else TEXTS
+  # RoBERTa's padding is 1, which is [UNK] here: it numbers positions by it.
+  texts = ['a b', 'a bb, .', 'b c abc'] * 2 if kind == 'Roberta' else TEXTS
   logits, ids = theirs(got, folder, peers, texts)
   given = batch(made, texts)
   np.testing.assert_array_equal(ids, given['tokens'])
@@ -168,7 +167,7 @@ def test_each_class_of_transformers_finds_its_part_of_a_model_with_masked_words(
     kind, peers, tmp_path):
   import torch
   folder, _, outputs, made = written(tmp_path, dict(FAMILIES[kind], words=True))
-  given = batch(made, ['a b', 'a bb, .', 'b c abc'])
+  given = batch(made, ['a b', 'a bb, .', 'b c abc'] * 2)
   wanted = outputs(given)
   for of, name in (('ForMaskedLM', 'words'), ('ForSequenceClassification', 'logits')):
     got, about = getattr(peers, kind + of).from_pretrained(
@@ -183,16 +182,15 @@ def test_each_class_of_transformers_finds_its_part_of_a_model_with_masked_words(
 
 @live
 def test_what_transformers_saves_again_is_read_as_its_own(peers, tmp_path, capfd):
-  folder, _, outputs, made = written(tmp_path, FAMILIES['Bert'])
+  folder, params, _, made = written(tmp_path, FAMILIES['Bert'])
   got = loaded(peers.AutoModelForSequenceClassification, folder, capfd)
   got.classifier.bias.data += 1.0
   got.save_pretrained(tmp_path / 'again')
   peers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / 'again')
-  net, weights, card = predict.exported(str(tmp_path / 'again'))
-  given = batch(made)
-  np.testing.assert_allclose(net(*weights, given)[0]['logits'], outputs(given)['logits'] + 1,
-                             atol=1e-5)
-  assert card['classes'] == LABELS
+  _, (found, _), card = predict.exported(str(tmp_path / 'again'))
+  np.testing.assert_array_equal(found.pop('head/bias'), params['head/bias'] + 1)
+  assert all((found[path] == params[path]).all() for path in found)
+  assert card['classes'] == LABELS and card['fresh'] == []
   assert tokenizer.read(str(tmp_path / 'again')) == made
 
 

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill.losses import attention
+from distill.losses import attention, logits
 
 from .inputs import (
   MASK,
@@ -78,3 +78,64 @@ class TestMSE:
     assert_shapes_refused(attention.mse, full, full[:, :1], mask)
     for one in (mask[:1], mask[:, :1]):
       assert_shapes_refused(attention.mse, full, full, one)
+
+
+def softmax(scores, mask=MASK):
+  """Probabilities of models: those of padded keys are 0."""
+  powers = np.exp(scores) * mask[:, None, None, :]
+  return powers / powers.sum(-1, keepdims=True)
+
+
+class TestKL:
+  student, teacher = softmax(STUDENT_MAPS), softmax(TEACHER_MAPS)
+
+  def test_by_hand(self):
+    # Head 1: (3/4, 1/4) against (1/2, 1/2) is 0.130812 (see `logits.kl`), then equal; head 2 equal.
+    teacher = np.array([[[[3., 1], [1, 1]], [[1, 1], [1, 1]]]]) / [[4], [2]]
+    teacher[0, 1] = 0.5
+    value = double(attention.kl, np.full((1, 2, 2, 2), 0.5), teacher, np.ones((1, 2)))
+    np.testing.assert_allclose(value, [[0.130812 / 2, 0]], atol=1e-6)
+
+  def test_it_is_the_divergence_of_the_scores(self):
+    # Per head and query, over the counted keys alone.
+    expected = np.zeros((4, 4))
+    for i, n in enumerate(MASK.sum(-1).astype(int)):
+      scores = (maps[i, :, :n, :n] for maps in (STUDENT_MAPS, TEACHER_MAPS))
+      expected[i, :n] = double(logits.kl, *scores).mean(0)
+    value = double(attention.kl, self.student, self.teacher, MASK)
+    np.testing.assert_allclose(value, expected, atol=1e-12)
+
+  def test_zero_for_equals_and_at_least_zero(self):
+    np.testing.assert_allclose(double(attention.kl, self.teacher, self.teacher, MASK), 0,
+                               atol=1e-12)
+    assert (double(attention.kl, self.student, self.teacher, MASK) >= 0).all()
+
+  def test_gradient(self):
+    assert_gradient(attention.kl, self.student + 0.01, self.teacher, MASK)
+
+  def test_padding_never_enters(self):
+    junk = np.array([-1e30, np.inf, np.nan, np.nan])[:, None, None, None]
+    pad = MASK[:, None, :, None] * MASK[:, None, None, :] == 0
+    student, teacher = (np.where(pad, junk, maps) for maps in (self.student, self.teacher))
+    clean = value_and_gradient(attention.kl, self.student, self.teacher, MASK)
+    dirty = value_and_gradient(attention.kl, student, teacher, MASK)
+    for expected, actual in zip(clean, dirty, strict=True):
+      np.testing.assert_array_equal(actual, expected)
+    assert (clean[0][MASK == 0] == 0).all()
+
+  @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+  def test_finite_where_either_side_has_a_probability_of_zero(self, dtype):
+    one, other = [[1, 0], [0, 1]], [[0, 1], [1, 0]]
+    student = jnp.array([[one], [one], [one]], dtype)
+    teacher = jnp.array([[other], [one], [other]], dtype)
+    mask = jnp.array([[1., 1], [1, 1], [0, 0]])
+    assert_finite(attention.kl, student, teacher, mask)
+    np.testing.assert_allclose(attention.kl(student, teacher, mask),
+                               [[-np.log(attention.LEAST)] * 2, [0, 0], [0, 0]], rtol=1e-6)
+
+  def test_nothing_is_broadcast(self):
+    full, mask = jnp.ones((8, 2, 3, 3)) / 3, jnp.ones((8, 3))
+    for one in (full[:1], full[:, :, :1], full[..., :1], full[:, 0], full[:, :1]):
+      assert_shapes_refused(attention.kl, full, one, mask)
+    for one in (mask[:1], mask[:, :1]):
+      assert_shapes_refused(attention.kl, full, full, one)

@@ -14,6 +14,7 @@ from .inputs import (
   assert_gradient,
   assert_shapes_refused,
   double,
+  filled,
   masked_mean,
   value_and_gradient,
 )
@@ -97,3 +98,35 @@ class TestCosine:
     assert_finite(features.cosine, student, jnp.ones((45, 2)))
     _, gradient = value_and_gradient(features.cosine, student, jnp.ones((45, 2)))
     assert 1e11 < jnp.abs(gradient).max() < 1.1e12
+
+
+class TestPKD:
+
+  def test_by_hand(self):
+    # First positions (3, 4) and (4, 3), at length 1: (0.2² + 0.2²) = 0.08; then opposite: 2².
+    student = np.array([[[3., 4.], [9, 9]], [[1, 2], [0, 0]]])
+    teacher = np.array([[[4., 3.], [0, 1]], [[-2, -4], [5, 5]]])
+    np.testing.assert_allclose(double(features.pkd, student, teacher), [0.08, 4], rtol=1e-12)
+
+  def test_mean_is_the_reference(self):
+    # pkd_bert, executed (TextBrewer), on [CLS] vectors: the sum over the width.
+    student = filled(lambda i, s, k: np.sin(.9 * i + .6 * k + .3 + s), 4, 2, 6)
+    teacher = filled(lambda i, s, k: np.cos(.4 * i - 1.1 * k + .7 - s), 4, 2, 6)
+    value = double(features.pkd, student, teacher)
+    np.testing.assert_allclose(np.mean(value), 1.3848655309069473, rtol=1e-9)
+
+  def test_gradient_is_the_first_position_s_alone(self):
+    student, teacher = STUDENT_HIDDEN, TEACHER_HIDDEN[..., :6]
+    assert_gradient(features.pkd, student, teacher)
+    _, gradient = value_and_gradient(features.pkd, student, teacher)
+    assert (gradient[:, 1:] == 0).all() and (np.abs(gradient[:, 0]).sum(-1) > 0).all()
+
+  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
+  def test_finite_far_apart_for_equals_and_for_zero(self, dtype):
+    far, near, zero = [[1e4, -1e4]], [[1e-4, 1e-4]], [[0, 0]]
+    assert_finite(features.pkd, jnp.array([far, far, near, zero, zero], dtype),
+                  jnp.array([near, far, near, near, zero], dtype))
+
+  def test_nothing_is_broadcast(self):
+    for one in (jnp.zeros((1, 3, 10)), jnp.zeros((8, 1, 10)), jnp.zeros((8, 3, 1))):
+      assert_shapes_refused(features.pkd, jnp.zeros((8, 3, 10)), one)

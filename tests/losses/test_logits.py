@@ -53,6 +53,11 @@ class TestKL:
     value = double(logits.kl, STUDENT_WORDS, TEACHER_WORDS)
     np.testing.assert_allclose(masked_mean(value, WORD_MASK), 0.7126012246030511, rtol=1e-9)
 
+  def test_masked_mean_over_words_is_that_of_distilbert(self):
+    # distilbert_ce_T2, a definition: mean over the masked words, times temperature².
+    value = double(logits.kl, STUDENT_WORDS, TEACHER_WORDS, temperature=2)
+    np.testing.assert_allclose(masked_mean(value, WORD_MASK), 1.0424571695999363, rtol=1e-9)
+
   def test_gradient_is_temperature_times_the_difference_of_probabilities(self):
     with jax.enable_x64(True):
       _, gradient = value_and_gradient(logits.kl, STUDENT, TEACHER, temperature=4.0)

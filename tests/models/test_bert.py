@@ -64,11 +64,11 @@ def test_the_encoder_is_the_published_one():
 def test_every_output_has_its_name_and_shape():
   net = model(words=True)
   outputs, _ = net(*net.init(0), batch())
-  d, inside = (2, 6, 8), {'hidden', 'query', 'key', 'value'}
+  d, inside, maps = (2, 6, 8), {'hidden', 'query', 'key', 'value'}, {'attention', 'scores'}
   assert {n: v.shape for n, v in outputs.items()} == {
       'embedding': d, 'pooled': (2, 8), 'logits': (2, 3), 'words': (2, 6, 30),
       **{f'block0{i}/{name}': d for i in (0, 1) for name in inside},
-      **{f'block0{i}/attention': (2, 2, 6, 6) for i in (0, 1)}}
+      **{f'block0{i}/{name}': (2, 2, 6, 6) for i in (0, 1) for name in maps}}
   np.testing.assert_allclose(outputs['block00/attention'].sum(-1), 1, atol=1e-6)
   assert (outputs['block00/attention'][1, :, :, 4:] == 0).all()       # padded keys
 

@@ -7,6 +7,7 @@ written anew by
 
   python tests/models/test_huggingface.py
 """
+import functools
 import importlib.util
 import json
 import pathlib
@@ -71,20 +72,24 @@ def computed(model, batch=BATCH):
   return {name: x.numpy() for name, x in found.items()}
 
 
+@functools.cache
+def network(node):
+  """The shapes of a model's parameters and the model, with all parts; compiled once."""
+  net = Pure(lambda rngs: bert.Bert(**dict(node), classes=3, words=True, rngs=rngs))
+  return net.shapes[0], jax.jit(lambda params, batch: net(params, {}, batch)[0])
+
+
 def ours(folder, batch=BATCH):
   """The same from our model over the checkpoint in a folder; parts that it lacks are zero."""
   found = huggingface.read(folder)
-  node = {k: v for k, v in found.node.items() if k != 'name'}
-  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(found.labels)),
-                                    words='words/bias' in found.params, rngs=rngs))
-  params = {path: found.params.get(path, np.zeros(x.shape, x.dtype))
-            for path, x in net.shapes[0].items()}
+  shapes, run = network(tuple((k, v) for k, v in found.node.items() if k != 'name'))
+  params = {path: found.params.get(path, np.zeros(x.shape, x.dtype)) for path, x in shapes.items()}
   assert not found.params.keys() - params.keys()
-  if node['types'] < 2:
+  if found.node['types'] < 2:
     batch = {**batch, 'types': np.zeros_like(batch['types'])}
-  out = jax.jit(lambda p, b: net(p, {}, b)[0])(params, batch)
+  out = run(params, batch)
   names = {'hidden0': 'embedding', 'pooled': 'pooled', 'logits': 'logits', 'words': 'words'}
-  for i in range(node['depth']):
+  for i in range(found.node['depth']):
     names |= {f'hidden{i + 1}': f'block{i:02d}/hidden', f'attention{i}': f'block{i:02d}/attention'}
   return {name: np.asarray(out[path]) for name, path in names.items() if path in out}
 
@@ -290,14 +295,16 @@ def test_pickles_are_refused_with_what_to_do(tiny):
 
 
 @pytest.mark.parametrize(('index', 'line'), [
-    ({'weight_map': {'a': '../tiny/model.safetensors'}}, 'no ../tiny/model.safetensors in it'),
-    ({'weight_map': {'a': 'model-2.safetensors'}}, 'no model-2.safetensors in it'),
+    ({'weight_map': {'a': '../tiny/shard-1'}}, 'no ../tiny/shard-1 in it'),
+    ({'weight_map': {'a': 'shard-1', 'b': 'shard-2'}}, 'no shard-2 in it'),
+    ({'weight_map': {'a': 'shard-1'}}, 'the tensor bert.embeddings.word_embeddings.weight is miss'),
     ({'weight_map': {'a': 7}}, 'no 7 in it'),
     ({'weight_map': ['a']}, 'maps no tensors to files'),
     ({}, 'maps no tensors to files'),
 ])
 def test_an_index_of_shards_that_is_wrong_is_refused(tiny, index, line):
-  folder = tiny()
+  folder = tiny({'classifier.bias': np.zeros(3)})
+  (folder / 'model.safetensors').rename(folder / 'shard-1')
   (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
   refused(folder, line)
 
