@@ -31,6 +31,9 @@ setup(
     ],
     extras_require={
         'hub': ['huggingface_hub>=0.30'],
+        # What speed and weights are held against. The CPU build of torch is meant: the plain one
+        # brings gigabytes of CUDA.
+        'peers': ['torch>=2.13', 'transformers>=5'],
         'test': ['beartype>=0.20', 'hypothesis>=6', 'pytest>=8', 'ruff>=0.9', 'scikit-learn>=1.5'],
     },
 )

@@ -13,9 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 
 def get_config(size: str = 'full') -> ConfigDict:
   """The variant `test` is the same run in seconds, with every term."""
-  c = ConfigDict()
-  c.seed = 0
-  c.pipeline = 'compare.run'
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,
                 length=64, widths=(16, 32, 48, 64), batch_size=32, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
@@ -32,7 +30,6 @@ def get_config(size: str = 'full') -> ConfigDict:
       model=dict(name='bert.Bert', width=56, depth=2, heads=4, dropout=0.0, std=0.1), init='',
       layers=(), frozen=(), projectors=dict(wide=dict(
           module=dict(name='projectors.Linear', outputs=128), reads='student/block01/hidden')))
-
   # A weight is 1 all along, unless `start` or `stop` makes it move over the first `steps`.
   moving = lambda: dict(name='linear', start=1.0, stop=1.0, steps=250)
   both = lambda student, teacher: dict(student=f'student/{student}', teacher=f'teacher/{teacher}')
@@ -50,7 +47,6 @@ def get_config(size: str = 'full') -> ConfigDict:
   c.optimizer = dict(adamw, rate=2e-3)
   c.train = dict(steps=2500, log_every=100, save_every=500, eval_every=500, accumulate=1,
                  dtype='float32')
-  c.mesh = dict(model=1, fsdp=False)
   c.evaluate = dict(split='test', batch_size=64)
   if size == 'words':                         # student and baseline learn from all the text too
     c.student.model.words = True

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FieldReference
 def get_config(variant: str = 'general') -> ConfigDict:
   """The variant `test` is `general` in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
-  c = ConfigDict()
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
   student = dict(name='bert.Bert', width=768, depth=6, heads=12, inner=3072, types=0,

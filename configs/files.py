@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config(variant: str = 'classification') -> ConfigDict:
   """The variant `test` is the same run in seconds, on docstrings."""
   numbers = variant == 'regression'             # labels are numbers, not classes
-  c = ConfigDict()
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), regression=numbers,

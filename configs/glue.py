@@ -27,7 +27,7 @@ def get_config(task: str = 'mrpc') -> ConfigDict:
   # A checkpoint's folder or hub id. One place for weights and tokenizer: setting one sets both.
   place = FieldReference('sentence-transformers/all-MiniLM-L6-v2')
 
-  c = ConfigDict()
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='tfds.Text', dataset=f'glue/{task}', data_dir='', tokenizer=place,

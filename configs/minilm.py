@@ -23,7 +23,7 @@ def get_config(size: str = 'small') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   wide = size == 'wide'
   heads, mine, theirs = (2, 'block00', 'block01') if size == 'test' else (12, 'block05', 'block11')
-  c = ConfigDict()
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='files.Text', path='', tokenizer=place, length=512,

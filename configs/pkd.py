@@ -22,7 +22,7 @@ def get_config(task: str = 'sst2') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   two, test = task in ('mrpc', 'rte'), task == 'test'
   pairs = {0: 0} if test else {0: 1, 1: 3, 2: 5, 3: 7, 4: 9}
-  c = ConfigDict()
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='tfds.Text', dataset=f'glue/{task}', data_dir='', tokenizer=place,

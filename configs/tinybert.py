@@ -23,7 +23,7 @@ def get_config(variant: str = 'general') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   general, test = variant == 'general', variant == 'test'
   width, pairs = (32, {0: 0, 1: 1}) if test else (768, {0: 2, 1: 5, 2: 8, 3: 11})
-  c = ConfigDict()
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
 

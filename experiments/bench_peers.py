@@ -48,7 +48,7 @@ def peers(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
 
 
 def torch_step(sizes: Sizes, attention: str):
-  """The student, and a call that makes one step and gives its loss."""
+  """Teacher, student, and a call that makes one step and gives its loss."""
   import torch
   from torch.nn import functional as F
   from transformers import BertConfig, BertForSequenceClassification
@@ -87,11 +87,11 @@ def torch_step(sizes: Sizes, attention: str):
     optimizer.step()
     return loss.detach()
 
-  return student, one
+  return teacher, student, one
 
 
 def _torch_going(sizes: Sizes, attention: str) -> Callable[[], float]:
-  _, one = torch_step(sizes, attention)
+  *_, one = torch_step(sizes, attention)
   for _ in range(WARM):
     one()
 

@@ -146,8 +146,8 @@ def pipeline(rounds: int, sizes: Sizes = Sizes(), texts: int = TEXTS) -> dict[st
   """The data pipeline alone, and how many times faster it is than the step that it feeds."""
   stream = batches.batches(split(sizes, texts), batch_size=sizes.batch, seed=0,
                            steps=texts // sizes.batch)
-  counts = np.array([[b['valid'].sum(), b['mask'].sum()] for b in stream])     # warm after this
-  examples, tokens = counts.mean(0)
+  counts = [(b['valid'].sum(), b['mask'].sum()) for b in stream]        # and it is warm
+  examples, tokens = map(float, np.mean(counts, axis=0))
 
   def one() -> float:
     start = time.perf_counter()

@@ -1,6 +1,7 @@
 """The rows of results.jsonl: how they are made of reports, written and read.
 
-A row is a finished run, or one that failed (then it has `error`, and no numbers).
+A row is a finished run, or one that failed (then it has `error`, and no numbers), or a bench's
+(then it has `bench`, its name).
 """
 import fcntl
 import json
@@ -15,6 +16,8 @@ Arm = Mapping[str, Any]         # overrides of a config by dotted path
 
 FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256', 'commit', 'seconds'}
 FINISHED = {'metric', 'models', 'training', 'data', 'hardware', 'versions'}
+BENCH = {'schema', 'bench', 'time', 'commit', 'seconds', 'rounds', 'sizes', 'numbers', 'hardware',
+         'versions'}
 TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s', 'saw')
 
 
@@ -83,7 +86,8 @@ def read(path: pathlib.Path) -> tuple[list[Row], list[str]]:
 def _checked(row: Any) -> Row:
   if not isinstance(row, dict) or row.get('schema') != 1:
     raise ValueError('it is no row of schema 1')
-  if missing := (FIELDS if 'error' in row else FIELDS | FINISHED) - row.keys():
+  of_a_run = FIELDS if 'error' in row else FIELDS | FINISHED
+  if missing := (BENCH if 'bench' in row else of_a_run) - row.keys():
     raise ValueError(f'it lacks {", ".join(sorted(missing))}')
   return row
 

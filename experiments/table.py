@@ -3,6 +3,7 @@
 python -m experiments.table             writes it
 python -m experiments.table --check     exits 11 if it isn't what the rows make
 """
+import json
 import pathlib
 import statistics
 import sys
@@ -12,7 +13,7 @@ from scipy import stats
 
 from distill.evaluate.report import spelled
 from distill.types import Status, Stop
-from experiments import rows
+from experiments import bench, rows
 from experiments.rows import Row, words
 
 ROOT = pathlib.Path(__file__).parent
@@ -65,7 +66,8 @@ def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
       parts.append(f'## {name}\n')
       if (path.parent / 'README.md').exists():
         parts.append(f'[Claim, set-up and verdict]({name}/README.md)\n')
-      parts += _experiment(name, found)
+      parts += _experiment(name, [row for row in found if 'bench' not in row])
+      parts += _benches(name, [row for row in found if 'bench' in row])
   return '\n'.join([HEAD, *(parts or [NOTHING])]), faults
 
 
@@ -86,6 +88,16 @@ def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
                 f'{row["error"]["status"]}: {row["error"]["line"]}\n'
                 for row in mine if 'error' in row]
     yield _circumstances(mine)
+
+
+def _benches(name: str, found: Sequence[Row]) -> Iterator[str]:
+  """The last row of every bench on every machine."""
+  last = {(row['bench'], json.dumps(row['hardware'])): row for row in found}
+  for row in last.values():
+    yield (f'`python -m experiments.bench {row["bench"]} --rounds={row["rounds"]} '
+           f'--out=experiments/{name}`:\n')
+    yield bench.table(row)
+    yield _circumstances([row])
 
 
 class Arm:
@@ -246,7 +258,8 @@ def _circumstances(found: Sequence[Row]) -> str:
   return '. '.join(filter(None, [
       f'{len(found)} {"run" if len(found) == 1 else "runs"}, '
       f'{sum(row["seconds"] for row in found) / 60:.0f} minutes in all',
-      each(f'Data: {r["data"]["name"]}, {r["data"]["fingerprint"][:8]}' for r in done),
+      each(f'Data: {r["data"]["name"]}, {r["data"]["fingerprint"][:8]}' for r in done
+           if 'data' in r),
       each(f'Machine: {hardware(r["hardware"])}' for r in done), f'Commit: {commits}',
       versions and f'Versions: {versions}'])) + '.\n'
 
