@@ -2,6 +2,8 @@
 
 python -m distill.predict --model=DIR "a text" "another"
 python -m distill.predict --model=DIR < texts.txt        # one text a line
+
+A tab parts the two texts of a pair.
 """
 import fnmatch
 import hashlib
@@ -17,6 +19,7 @@ import numpy as np
 
 from distill import checkpoint, hub, lookup, sharding, step
 from distill.data import tokenizer
+from distill.data.sets import Text
 from distill.models import huggingface
 from distill.models.pure import Pure
 from distill.teachers import Weights
@@ -95,12 +98,16 @@ def _read(folder: pathlib.Path, where: str) -> tuple[Mapping[str, np.ndarray], M
 
 
 def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
-  """For every text: the label, its probability, and those of all classes; or a number, `value`."""
+  """For every text: the label, its probability, and those of all classes; or a number, `value`.
+
+  A tab parts the two texts of a pair.
+  """
   model, weights, card = exported(folder)
   if card['fresh']:
     raise Stop(Status.CHECKPOINT, f'{folder} has no {card["fresh"][0].split("/")[0]}: it is a '
                'pretrained encoder, which must be trained before it can answer')
-  columns = tokenizer.encode(tokenizer.read(folder, '--model'), texts, length=card['widths'][-1])
+  columns = tokenizer.encode(tokenizer.read(folder, '--model'), [_parted(t) for t in texts],
+                             length=card['widths'][-1])
   eval_step, found = step.make_eval_step(model), []
   for row in range(len(texts)):           # one at a time: an answer doesn't depend on its company
     width = next(w for w in card['widths'] if w >= columns['length'][row])
@@ -109,6 +116,13 @@ def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
     logits = eval_step(*weights, {'tokens': tokens, 'types': types, 'mask': mask})['logits']
     found.append({'text': texts[row], **_answer(logits[0], card['classes'])})
   return found
+
+
+def _parted(text: str) -> Text:
+  first, *more = text.split('\t')
+  if len(more) > 1 or not all(part.strip() for part in (first, *more)):
+    raise Stop(Status.DATA, f'{text!r} is neither a text nor two with a tab between them')
+  return (first, *more) if more else first
 
 
 def _answer(logits: jax.Array, classes: Sequence[str]) -> dict[str, Any]:
@@ -131,8 +145,8 @@ def main(arguments: Sequence[str]) -> int:
       raise Stop(Status.CONFIG, USAGE)
     if not texts and not sys.stdin.isatty():
       texts = [line.rstrip('\n') for line in sys.stdin if line.strip()]
-    if not texts or not all(t.strip() for t in texts):
-      raise Stop(Status.DATA, f'there is no text to classify, or an empty one; {USAGE}')
+    if not texts:
+      raise Stop(Status.DATA, f'there is no text to classify; {USAGE}')
     rows = answers(folder, texts)
   except Stop as stop:
     print(f'distill.predict: {stop}', file=sys.stderr)

@@ -130,3 +130,17 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   config = tmp_path / 'whole' / 'config.json'
   config.write_text(config.read_text().replace('"x"', '"w"'))
   refused(Status.CHECKPOINT, 'config.json is damaged', str(tmp_path / 'whole'))
+
+
+class TestPairs:
+
+  def test_a_tab_parts_two_texts(self, pretrained):
+    folder = pretrained()
+    one, pair = (predict.answers(folder, [text])[0] for text in ('a b', 'a\tb'))
+    assert pair['text'] == 'a\tb' and pair['probabilities'] != one['probabilities']
+
+  @pytest.mark.parametrize('text', ['', ' ', 'a\t', '\ta', 'a\tb\tc'])
+  def test_what_is_no_text_and_no_pair_is_named(self, pretrained, text):
+    with pytest.raises(Stop, match='neither a text nor two') as stop:
+      predict.answers(pretrained(), [text])
+    assert stop.value.status == Status.DATA
