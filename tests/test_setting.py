@@ -1,0 +1,59 @@
+"""What a config describes: which stages are equal, and what else is judged."""
+import numpy as np
+import pytest
+
+from distill import main
+from distill.pipelines.setting import setting
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch, request):
+  monkeypatch.chdir(request.config.rootpath)
+
+
+def told(*overrides):
+  fields = [f'--config.{override}' for override in overrides]
+  return setting(main.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
+
+
+def stages(*overrides):
+  return {t.stage.name: t for t in told(*overrides).trained}
+
+
+SEED_1 = ('seed=1', 'data.seed=1')
+
+
+def test_a_shared_teacher_is_one_stage_for_all_seeds():
+  first, other = stages(), stages(*SEED_1)
+  assert first['teacher'].identity == other['teacher'].identity
+  assert first['student'].identity != other['student'].identity
+  assert first['baseline'].identity != other['baseline'].identity
+  ids = [[s['teacher'].stage.data[i]['id'].tolist() for i in range(3)] for s in (first, other)]
+  assert ids[0] == ids[1] and first['teacher'].stage.seed == other['teacher'].stage.seed
+  ids = [[s['student'].stage.data[i]['id'].tolist() for i in range(3)] for s in (first, other)]
+  assert ids[0] != ids[1]
+  start = [s['teacher'].stage.start()[0] for s in (first, other)]
+  assert all(np.array_equal(start[0][path], start[1][path]) for path in start[0])
+
+
+def test_a_teacher_of_its_own_differs_from_seed_to_seed():
+  alone = 'teachers.teacher.shared=False'
+  first, other = stages(alone), stages(alone, *SEED_1)
+  assert first['teacher'].identity != other['teacher'].identity
+  assert first['teacher'].stage.seed != other['teacher'].stage.seed
+
+
+def test_where_a_run_lives_is_no_part_of_what_it_is():
+  here, there = stages(), stages('mesh.fsdp=True')
+  assert {name: t.identity for name, t in here.items()} == {
+      name: t.identity for name, t in there.items()}
+  config = main.parsed(['--config=configs/glue.py:test']).config.to_dict()
+  assert main.sha256(config) == main.sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
+  assert main.sha256(config) != main.sha256({**config, 'seed': 1})
+
+
+def test_every_judged_split_has_its_batches():
+  rows = told().rows
+  assert list(rows) == ['test', 'train']
+  ids = np.concatenate([rows['train'][i]['id'] for i in range(len(rows['train']))])
+  assert sorted(ids[ids >= 0].tolist()) == list(range(int(ids.max()) + 1))
