@@ -52,7 +52,8 @@ def get_config(variant: str = 'general') -> ConfigDict:
     c.evaluate = dict(split='validation', also=('held_out',), batch_size=64)
     return c
 
-  c.data = dict(name='files.Text', path='', tokenizer=place, length=512, batch_size=4000, seed=0)
+  c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), tokenizer=place,
+                length=512, batch_size=4000, seed=0)
   c.task = dict(name='words.MaskedWords')
   c.teachers = dict(teacher=dict(model=dict(words=True), init=place, microbatch=0))
   # Their flag to freeze positions reaches RoBERTa and GPT-2 alone, the README gives it to all.

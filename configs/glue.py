@@ -41,8 +41,8 @@ def get_config(task: str = 'mrpc') -> ConfigDict:
     c.task = dict(name='classification.Classification', primary=(
         'mcc' if task == 'cola' else 'f1' if task in ('mrpc', 'qqp') else 'accuracy'))
 
-  # Batch, rate and epochs are in the grid for small BERTs of Turc 2019 (batch 8 to 128, rate 3e-5 to
-  # 3e-4, 4 epochs); the large sets get 3.
+  # Batch, rate and epochs are in the grid for small BERTs of Turc 2019 (batch 8 to 128, rate 3e-5
+  # to 3e-4, 4 epochs); the large sets get 3.
   epoch = round(EXAMPLES[task] * (1 - c.data.held_out) / 32) if task in EXAMPLES else 2
   often = max(1, epoch // 10)
   plan = dict(steps=(4 if small else 3) * epoch, log_every=often, save_every=10 * often,

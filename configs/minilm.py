@@ -26,8 +26,8 @@ def get_config(size: str = 'small') -> ConfigDict:
   c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
   c.pipeline = 'compare.run'
-  c.data = dict(name='files.Text', path='', tokenizer=place, length=512,
-                batch_size=1024 if wide else 256, seed=0)
+  c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), tokenizer=place,
+                length=512, batch_size=1024 if wide else 256, seed=0)
   c.task = dict(name='words.MaskedWords')
   c.teachers = dict(teacher=dict(model=dict(words=True), init=place, microbatch=0))
   width = 768 if wide else 384

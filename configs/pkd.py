@@ -28,8 +28,8 @@ def get_config(task: str = 'sst2') -> ConfigDict:
   c.data = dict(name='tfds.Text', dataset=f'glue/{task}', data_dir='', tokenizer=place,
                 fields=dict(text=('sentence1', 'sentence2') if two else ('sentence',),
                             label='label'),
-                held_out=0.0 if two else 0.1, length=128, widths=(32, 64, 96, 128), batch_size=32,
-                seed=0)
+                held_out=0.1 if task in ('sst2', 'test') else 0.0, length=128,
+                widths=(32, 64, 96, 128), batch_size=32, seed=0)
   c.task = dict(name='classification.Classification')
 
   epoch = round(EXAMPLES[task] * (1 - c.data.held_out) / 32) if task in EXAMPLES else 1

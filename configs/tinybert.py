@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, FieldReference
 def get_config(variant: str = 'general') -> ConfigDict:
   """The variant `test` is `task` in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
-  general, test = variant == 'general', variant == 'test'
+  general, test = variant not in ('task', 'test'), variant == 'test'
   width, pairs = (32, {0: 0, 1: 1}) if test else (768, {0: 2, 1: 5, 2: 8, 3: 11})
   c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
   c.seed = 0
@@ -47,8 +47,8 @@ def get_config(variant: str = 'general') -> ConfigDict:
   plan = dict(log_every=100, save_every=1000, eval_every=1000)
 
   if general:
-    c.data = dict(name='files.Text', path='', tokenizer=place, length=128,
-                  widths=(32, 64, 96, 128), batch_size=256, seed=0)
+    c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), tokenizer=place,
+                  length=128, widths=(32, 64, 96, 128), batch_size=256, seed=0)
     c.task = dict(name='words.MaskedWords')
     c.teachers = dict(teacher=dict(model=dict(words=True), init=place, microbatch=0))
     c.student.model.words = True

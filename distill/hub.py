@@ -1,4 +1,5 @@
 """From the place of a pretrained model to a folder on this machine."""
+import contextlib
 import pathlib
 import re
 
@@ -38,10 +39,10 @@ def _from_hub(place: str, where: str) -> pathlib.Path:
                "package huggingface_hub: pip install 'distill[hub]', or name a folder") from None
   get = lambda **how: pathlib.Path(huggingface_hub.snapshot_download(
       name, revision=revision or None, allow_patterns=list(FILES), **how))
-  try:
-    return get(local_files_only=True)
-  except LocalEntryNotFoundError:
-    pass
+  with contextlib.suppress(LocalEntryNotFoundError):
+    there = get(local_files_only=True)
+    if any(there.glob('*.safetensors')):      # others may have asked for its config alone
+      return there
   try:
     # Asked first, for the download would wait for a silent network without an end.
     huggingface_hub.HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT)

@@ -106,6 +106,10 @@ def _spec(*, module: Mapping, reads: str):
   """The types of a projector's fields, for `lookup.check`."""
 
 
+# A shorter model has the first positions alone, and a vocabulary may be padded at its end.
+CUT = ('position/embedding', 'token/embedding', 'words/bias')
+
+
 def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str) -> Flat:
   """Parameters of a model that starts from a deeper one of the same width.
 
@@ -125,7 +129,7 @@ def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str) 
     if there not in source:
       raise Stop(Status.MISFIT, f'{where}: the source has no {there} to start {path} from')
     found = source[there]
-    if path == 'position/embedding':          # a shorter model has the first positions alone
+    if path in CUT:
       found = found[:value.shape[0]]
     if found.shape != value.shape:
       raise Stop(Status.MISFIT, f'{where}: {there} is {list(found.shape)} in the source, '

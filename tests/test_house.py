@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from distill import main
+
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
@@ -128,3 +130,22 @@ def test_configs_import_only_ml_collections():
 def test_no_pickle_is_ever_read():
   for path in FILES:
     assert not re.search(r'\bimport pickle\b|allow_pickle=True|torch\.load', path.read_text()), path
+
+
+def commands() -> dict[str, str]:
+  """The configs that the README and the configs' own docstrings tell to run."""
+  found = {}
+  for path in (ROOT / 'README.md', *sorted((ROOT / 'configs').glob('*.py'))):
+    text = path.read_text()
+    file = re.search(r'^F=(\S+?);', text, flags=re.MULTILINE)
+    for config in re.findall(r'--config=(\S+)', text):
+      config = config.rstrip('`.,;').replace('$F', file.group(1) if file else '$F')
+      if not re.search('NAME|TASK', config):
+        found[f'{path.name}: {config}'] = config
+  return found
+
+
+@pytest.mark.parametrize('config', commands().values(), ids=commands().keys())
+def test_every_config_that_is_told_to_run_is_there(config, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert main.parsed([f'--config={config}']).config.seed == 0

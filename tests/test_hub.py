@@ -85,8 +85,14 @@ def test_what_the_cache_has_needs_no_network(cache):
   assert hub.folder(ID, 'x') == there and (there / 'config.json').read_text() == '{}'
 
 
+def test_a_cached_config_alone_is_no_model(cache, monkeypatch):
+  cached(cache, **{'config.json': '{}'})
+  asked = answer(monkeypatch, ConnectionError())
+  assert 'the hub cannot be reached' in stop(ID) and len(asked) == 1
+
+
 def test_a_revision_is_a_place_of_its_own(cache, monkeypatch):
-  there = cached(cache, 'v2', **{'config.json': '{}'})
+  there = cached(cache, 'v2', **{'config.json': '{}', 'model.safetensors': ''})
   assert hub.folder(f'{ID}@v2', 'x') == there
   asked = answer(monkeypatch, ConnectionError())
   assert f'hf download {ID} --revision v1 --local-dir DIR' in stop(f'{ID}@v1')

@@ -29,8 +29,8 @@ def get_config():
       teachers=dict(teacher=dict(
           model=dict(), init='', fresh=(),
           train=dict(plan, objective=dict(hard=hard), optimizer=adamw))),
-      student=dict(model=dict(name='bert.Bert', width=8, depth=1, heads=2, inner=16), init='',
-                   layers=()),
+      student=dict(model=dict(name='bert.Bert', width=8, depth=1, heads=2, inner=16, first=0,
+                              eps=1e-12, pooling='tanh'), init='', layers=()),
       objective=dict(soft=soft), optimizer=adamw, train=plan,
       evaluate=dict(split='test', batch_size=8, resamples=10)))
 '''
@@ -103,11 +103,27 @@ def test_a_student_starts_from_a_checkpoint_without_a_head(door, tmp_path):
                              arrays(place)['token/embedding'], atol=1e-2)
 
 
+@pytest.mark.parametrize('init', ['teacher', 'PLACE'])
+@pytest.mark.parametrize(('field', 'value', 'line'), [
+    ('heads', 4, "heads=4, but student.init='%s' has 2: give student.model heads=2"),
+    ('eps', 1e-5, "eps=1e-05, but student.init='%s' has 1e-12"),
+    ('first', 2, "first=2, but student.init='%s' has 0"),
+    ('pooling', 'relu', "pooling='relu', but student.init='%s' has 'tanh'"),
+])
+def test_a_start_that_only_looks_equal_is_refused(door, tmp_path, init, field, value, line):
+  place = pretrained(tmp_path / 'minilm')
+  init = init.replace('PLACE', str(place))
+  code, err = door(**{'data.tokenizer': place, 'teachers.teacher.init': place,
+                      'student.init': init, 'student.layers': '(1,)',
+                      f'student.model.{field}': value})
+  assert code == Status.MISFIT and line % init in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(('labels', 'fields', 'status', 'line'), [
     ((), {'teachers.teacher.train': {}}, Status.MISFIT, 'has no head for my.jsonl: give '
      'teachers.teacher.train'),
-    (('no', 'perhaps', 'yes'), {}, Status.MISFIT, 'its classes are no, perhaps, yes; those of '
-     "my.jsonl are animal0, animal1, in this order: give teachers.teacher.fresh=('head/*',)"),
+    (('no', 'perhaps', 'yes'), {}, Status.MISFIT, 'its head has 3 outputs for no, perhaps, yes; '
+     "my.jsonl has animal0, animal1, in this order: give teachers.teacher.fresh=('head/*',)"),
     ((), {'teachers.teacher.fresh': "('hed/*',)"}, Status.CONFIG, "fresh='hed/*' matches no para"),
     ((), {'data.tokenizer': 'OTHER'}, Status.MISFIT, 'its tokenizer ('),
     ((), {'teachers.teacher.init': 'some/where/else'}, Status.CHECKPOINT, 'neither a folder nor a'),

@@ -88,6 +88,13 @@ class TestStartingFromATeacher:
     outputs = [model()(p, {}, BATCH)[0]['logits'] for p in (started, teacher)]
     assert (outputs[0] == outputs[1]).all()
 
+  def test_rows_that_a_padded_vocabulary_or_a_longer_model_has_beyond_are_left(self):
+    teacher, student = params(), params(seed=2)
+    longer = {path: jnp.concatenate([value, value[:1]]) if path in (
+        'token/embedding', 'position/embedding') else value for path, value in teacher.items()}
+    started = started_from(student, longer, (), 'student')
+    assert all((started[path] == teacher[path]).all() for path in student)
+
   @pytest.mark.parametrize(('layers', 'width', 'line'), [
       ((0, 1, 2), 8, 'names 3 blocks, but the student has 2'),
       ((0, 9), 8, 'the source has no blocks/9/'),

@@ -82,10 +82,11 @@ def Text(*, path: str, fields: Mapping = types.MappingProxyType({}), labels: Seq
 def _files(path: str, unlabelled: str) -> dict[str, pathlib.Path]:
   """The file of each split of a folder; '' for a file, which is yet to be dealt out."""
   root, files = _existing(path, 'path'), {}
+  further = pathlib.Path(unlabelled).expanduser().resolve()
   if root.is_file():
     return {'': root}
   for file in sorted(root.iterdir()):
-    if file.suffix in rows.READERS and file != pathlib.Path(unlabelled).expanduser():
+    if file.suffix in rows.READERS and file.resolve() != further:
       if file.stem in files:
         raise Stop(Status.DATA, f'data.path: {root} has {files[file.stem].name} and {file.name}: '
                    'a split is one file')
@@ -191,7 +192,9 @@ def _judge(examples: dict[str, list[_Example]], names: Sequence[str],
   if regression and not there:
     raise ValueError('regression=True, but no text has a label')
   if len(there) == 1:
-    raise Stop(Status.DATA, f'every label is {there.pop()!r}: there is nothing to learn')
+    file = next(e.where for found in examples.values() for e in found).rpartition(':')[0]
+    raise Stop(Status.DATA, f'{file}: every label is {there.pop()!r}: there is nothing to learn; '
+               'is data.fields.label the right column?')
   whole = not regression and all(re.fullmatch(r'-?\d+', name) for name in there)
   order = sorted(there, key=(lambda name: (int(name), name)) if whole else None)
   return () if regression else tuple(names or order)

@@ -27,6 +27,9 @@ def read(place: str, where: str = 'data.tokenizer') -> str:
     root = hub.folder(place, where)
     path = next((p for p in (root / 'tokenizer.json', root / 'vocab.txt') if p.is_file()), None)
     if path is None:
+      if not (root / 'config.json').is_file():
+        raise Stop(Status.CHECKPOINT, f'{where}: {root} is no checkpoint: it has neither '
+                   'config.json nor a tokenizer')
       raise Stop(Status.DATA, f'{where}: {root} has neither tokenizer.json nor vocab.txt')
   try:
     content = path.read_bytes().decode()

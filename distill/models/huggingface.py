@@ -177,8 +177,10 @@ def named(node: Mapping[str, Any], params: Flat,
            'length': node['length'] + value('first')}
   told = {theirs: sizes[ours] if ours in sizes else _DEFAULTS[ours]
           for ours, theirs in family.fields.items()}
+  architecture = (family.architecture if 'head/kernel' in params else
+                  family.architecture.replace('SequenceClassification', 'MaskedLM'))
   told |= {**family.only, **dict.fromkeys(family.dropouts, value('dropout')),
-           'model_type': kinds[0], 'architectures': [family.architecture]}
+           'model_type': kinds[0], 'architectures': [architecture]}
   told |= ({'id2label': dict(enumerate(labels)), 'label2id': {k: i for i, k in enumerate(labels)}}
            if labels else {'num_labels': 1, 'problem_type': 'regression'})
   table = _table(family, node['depth'], value('types'))

@@ -73,7 +73,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
   """
   stage = trained.stage
   shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
-  if shared and shared.exists():
+  if shared and sharding.once(shared.exists):
     run.log.say(f'{stage.name}: taken from {shared}, which an equal stage left')
     _, weights, card = predict.exported(str(shared))
     spent = card['training']

@@ -137,6 +137,7 @@ class _Builder:
                                                   if k == 'widths'}, 'data',
                          split=dataset.splits['train'])
     self.widths = tuple(map(int, widths))
+    self.nodes = {}                   # of models, by where they are described
 
   def teacher(self, name: str, spec: TeacherNode) -> Trained:
     """The stage that trains a teacher, from its seed or from `init`."""
@@ -237,6 +238,7 @@ class _Builder:
     taken = lookup.parameters(function)
     node = {**{k: v for k, v in self.dataset.sizes.items() if k in taken}, **node}
     self.check_sizes(node, where)
+    self.nodes[where.removesuffix('.model')] = node
     return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
 
   def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
@@ -254,6 +256,7 @@ class _Builder:
       if card['model'].get(key, value) != value:
         raise Stop(Status.MISFIT, f'{where}.model.{key}={value!r}, but {spec.init} has '
                    f'{card["model"][key]!r}')
+    self.nodes[where] = card['model']
     return model, weights, card
 
   @staticmethod
@@ -261,8 +264,8 @@ class _Builder:
     """What an exported model holds; '' for none, and for a teacher of this run."""
     return checkpoint.sha256(predict.exported(init, 'init')[1]) if init else ''
 
-  def check_sizes(self, node: Mapping[str, Any], where: str,
-                  larger: Sequence[str] = ('length',)) -> None:
+  def check_sizes(self, node: Mapping[str, Any], where: str) -> None:
+    larger = 'length', 'vocabulary'               # rows that the data doesn't use
     for key, size in self.dataset.sizes.items():
       value = node.get(key, size)
       if value != size and not (key in larger and value > size):
@@ -283,7 +286,18 @@ class _Builder:
                  f'{" for " * bool(its)}{", ".join(its)}; {name} has '
                  f'{", ".join(classes) or "numbers"}, in this order: give '
                  f"{where}.fresh=('head/*',) for a new head")
-    self.check_sizes(card['model'], f'{where}.model', ('length', 'vocabulary'))
+    self.check_sizes(card['model'], f'{where}.model')
+
+  def check_kin(self, theirs: Mapping[str, Any], init: str, pooled_anew: bool) -> None:
+    """Stops where equal shapes would hide that `init` computes something else than the student."""
+    mine = self.nodes['student']
+    defaults = {key: p.default for key, p in lookup.parameters(
+        lookup.find('models', mine['name'], 'student.model.name')).items()}
+    for key in ('name', 'heads', 'first', 'eps', *(() if pooled_anew else ('pooling',))):
+      ours, others = (n.get(key, defaults.get(key)) for n in (mine, theirs))
+      if ours != others:
+        raise Stop(Status.MISFIT, f'student.model.{key}={ours!r}, but student.init={init!r} has '
+                   f'{others!r}: give student.model {key}={others!r}')
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
@@ -296,8 +310,7 @@ class _Builder:
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
-        'code': [source_sha256(str(file)) for file in sorted(CODE.rglob('*.py'))],
-        'jax': jax.__version__, **of})
+        'code': _code(), 'jax': jax.__version__, 'untrained': _untrained(self.task), **of})
 
   def views(self, model: Pure, teachers: Sequence[Teacher], data) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
@@ -319,10 +332,13 @@ class _Builder:
     fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
     shapes = {path: shape for path, shape in model.shapes[0].items() if not fresh(path)}
     source = next((t.model for t in teachers if t.name == node.init), None)
+    kin = self.nodes.get(f'teachers.{node.init}')
     if source is None:
       source, exported, card = predict.exported(node.init, 'student.init', fresh=node.fresh,
                                                 seed=seed, sizes=self.dataset.sizes)
       self.check_card(card, 'student')
+      kin = card['model']
+    self.check_kin(kin, node.init, fresh('pooler/kernel') or 'pooler' in _untrained(self.task))
     take = lambda params: started_from(shapes, params, node.layers, 'student')
     jax.eval_shape(take, source.shapes[0])
 
@@ -331,6 +347,12 @@ class _Builder:
       there = weights[node.init] if node.init in weights else exported
       return params | {f'model/{path}': value for path, value in take(there[0]).items()}, rest
     return start
+
+
+@functools.cache
+def _code() -> list[str]:
+  """The code that runs: read once, for files may change while it does."""
+  return [source_sha256(str(file)) for file in sorted(CODE.rglob('*.py'))]
 
 
 def _untrained(task: Any) -> tuple[str, ...]:

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import math
+import os
+import pathlib
 import re
 
 import numpy as np
@@ -355,3 +357,10 @@ class TestPlaces:
     assert load(write(jsonl(TWENTY))).fingerprint == first
     assert load(write(jsonl(TWENTY[:-1]))).fingerprint != first
     assert load(write(jsonl(TWENTY)), labels=('pos', 'neg')).fingerprint != first
+
+  @pytest.mark.parametrize('spelled', [str, lambda path: os.path.relpath(path)])
+  def test_further_texts_in_the_folder_are_no_split_however_they_are_spelled(self, write, spelled):
+    train = pathlib.Path(write(jsonl(TWENTY), 'train.jsonl'))
+    further = write(jsonl([{'text': 'quite another text'}]), 'more.jsonl')
+    found = load(str(train.parent), unlabelled=spelled(further))
+    assert set(found.splits) == {'train'} and len(found.splits['train']) == len(TWENTY) + 1

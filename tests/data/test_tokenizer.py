@@ -146,6 +146,9 @@ def refused(place, *lines):
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+  with pytest.raises(Stop, match='is no checkpoint: it has neither config.json nor a tokenizer'):
+    tokenizer.read(str(tmp_path))
+  (tmp_path / 'config.json').write_text('{}')
   refused(tmp_path, 'has neither tokenizer.json nor vocab.txt')
 
 
