@@ -32,7 +32,6 @@ from experiments.rows import Row
 BENCHES = {'step': 'bench_step.overhead', 'peers': 'bench_peers.peers',
            'start': 'bench_start.start', 'data': 'bench_step.pipeline',
            'memory': 'bench_step.memory'}
-PEERS = ('torch', 'transformers')
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,14 +75,15 @@ def _parsed(arguments: Sequence[str]) -> tuple[list[str], flags.FlagValues]:
 
 def measured(name: str, rounds: int) -> Row:
   """Runs a bench; its row."""
-  module, _, function = BENCHES[name].partition('.')
+  file, _, function = BENCHES[name].partition('.')
+  module = importlib.import_module(f'experiments.{file}')
   started, now = time.monotonic(), datetime.datetime.now(datetime.UTC)
-  found = getattr(importlib.import_module(f'experiments.{module}'), function)(rounds)
+  found = getattr(module, function)(rounds)
   seconds = time.monotonic() - started
   from distill.pipelines import plan
-  versions = plan.versions()
-  if name == 'peers':
-    versions |= {package: importlib.metadata.version(package) for package in PEERS}
+  versions = plan.versions() | {
+      package: importlib.metadata.version(package)
+      for package in (module.PACKAGES if name == 'peers' else ())}
   return rows.rounded({
       'schema': 1, 'bench': name, 'time': now.isoformat(timespec='seconds'),
       'commit': rows.commit(), 'seconds': seconds, 'rounds': rounds, **found,

@@ -27,8 +27,9 @@ PACKAGES = ('torch', 'transformers')
 ATTENTION = ('eager', 'sdpa')
 
 
-def peers(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
+def peers(rounds: int) -> dict[str, Any]:
   """Our step's rate and the peer's."""
+  sizes = Sizes()           # those that the sides serve
   for package in PACKAGES:
     if importlib.util.find_spec(package) is None:
       raise Stop(Status.CONFIG, f"peers needs the package {package}, which is not installed: "

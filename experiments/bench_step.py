@@ -137,9 +137,11 @@ def by_hand(sizes: Sizes, student: int, teacher: int) -> dict[str, int]:
            + d + d                    # LayerNorm's normalised input; its output, for `up`'s kernel
            + f + f                    # before GELU, for its slope; after it, for `down`'s kernel
            + d + d)                   # LayerNorm's normalised input; the block's output
+  last = d + d          # the last block's key and value; of the rest only each text's first row
   return {'parameters': 4 * student, 'gradients': 4 * student,
           'optimizer': 2 * 4 * student,                             # AdamW: two moments
-          'teacher': 4 * teacher, 'activations': 4 * (embedding + sizes.student * block)}
+          'teacher': 4 * teacher,
+          'activations': 4 * (embedding + (sizes.student - 1) * block + last)}
 
 
 def pipeline(rounds: int, sizes: Sizes = Sizes(), texts: int = TEXTS) -> dict[str, Any]:

@@ -80,10 +80,13 @@ class Bert(nnx.Module):
     outputs = {'embedding': x.reshape(b, s, -1)}
     bias = (1 - batch['mask'][:, None, None, :]) * MASKED            # [b 1 1 s]
     for i, block in enumerate(self.blocks):
+      last = x
       x, inside = block(x, bias, keys[i + 2])
       outputs |= {f'block{i:02d}/{name}': value for name, value in inside.items()}
     hidden = x.reshape(b, s, -1)
-    pooled = POOLING[self.pooling](self.pooler(hidden[:, 0]))
+    # Its own expression, not a row of `hidden`: where that isn't read, XLA drops the other rows.
+    lead, _ = self.blocks[-1](last, bias, keys[-1], positions=1)
+    pooled = POOLING[self.pooling](self.pooler(lead))
     outputs |= {'pooled': pooled,
                 'logits': self.head(layers.dropout(pooled, self.dropout, keys[1]))}
     if self.words is not None:
@@ -107,24 +110,29 @@ class Block(nnx.Module):
     self.norm = layers.LayerNorm(width, eps=eps)
     self.heads, self.dropout = heads, dropout
 
-  def __call__(self, x: jax.Array, bias: jax.Array, key: jax.Array | None):
-    """From [b·s d] and the scores' bias [b 1 1 s] to [b·s d] and what is inside."""
-    b, s = bias.shape[0], bias.shape[-1]
+  def __call__(self, x: jax.Array, bias: jax.Array, key: jax.Array | None, positions: int = 0):
+    """From [b·s d] and the scores' bias [b 1 1 s] to [b·n d] and what is inside.
+
+    n is the number of first `positions` whose output is wanted: all s unless given.
+    """
+    b, s, d = bias.shape[0], bias.shape[-1], x.shape[-1]
+    n = positions or s
     keys = jax.random.split(key, 3) if key is not None else (None,) * 3
-    q, k, v = self.query(x), self.key(x), self.value(x)
-    split = lambda z: z.reshape(b, s, self.heads, -1)
-    size = x.shape[-1] // self.heads
-    scores = jnp.einsum('bqhe,bkhe->bhqk', split(q) * size**-0.5, split(k))
+    rows = x.reshape(b, s, d)[:, :n].reshape(b * n, d)
+    # The elements kept don't depend on n.
+    dropped = lambda z, key: layers.dropout(
+        z.reshape(b, n, d), self.dropout, key, of=(b, s, d)).reshape(b * n, d)
+    q, k, v = self.query(rows), self.key(x), self.value(x)
+    split = lambda z: z.reshape(b, -1, self.heads, d // self.heads)
+    scores = jnp.einsum('bqhe,bkhe->bhqk', split(q) * (d // self.heads)**-0.5, split(k))
     probabilities = layers.softmax(scores.astype(jnp.float32) + bias).astype(x.dtype)
-    mixed = jnp.einsum('bhqk,bkhe->bqhe',
-                       layers.dropout(probabilities, self.dropout, keys[0]), split(v))
-    attended = layers.dropout(self.out(mixed.reshape(b * s, -1)), self.dropout, keys[1])
-    x = self.attention_norm(x + attended)
-    fed = layers.dropout(self.down(layers.gelu(self.up(x))), self.dropout, keys[2])
-    x = self.norm(x + fed)
-    whole = lambda z: z.reshape(b, s, -1)
-    return x, {'hidden': whole(x), 'attention': probabilities, 'scores': scores,
-               'query': whole(q), 'key': whole(k), 'value': whole(v)}
+    mixed = jnp.einsum('bhqk,bkhe->bqhe', layers.dropout(
+        probabilities, self.dropout, keys[0], of=(b, self.heads, s, s)), split(v))
+    rows = self.attention_norm(rows + dropped(self.out(mixed.reshape(b * n, d)), keys[1]))
+    rows = self.norm(rows + dropped(self.down(layers.gelu(self.up(rows))), keys[2]))
+    whole = lambda z: z.reshape(b, -1, d)
+    return rows, {'hidden': whole(rows), 'attention': probabilities, 'scores': scores,
+                  'query': whole(q), 'key': whole(k), 'value': whole(v)}
 
 
 class Words(nnx.Module):

@@ -113,9 +113,13 @@ def normal(std: float) -> nnx.Initializer:
       key, -2, 2, shape, dtype)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  """Inverted dropout; the identity without a key."""
+def dropout(x: jax.Array, rate: float, key: jax.Array | None,
+            of: tuple[int, ...] | None = None) -> jax.Array:
+  """Inverted dropout; the identity without a key.
+
+  `of` is the shape of an array that x is the beginning of, on every axis: the same elements stay.
+  """
   if key is None or rate == 0:
     return x
-  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+  keep = jax.random.bernoulli(key, 1 - rate, of or x.shape)[tuple(map(slice, x.shape))]
   return jnp.where(keep, x / (1 - rate), 0)

@@ -143,11 +143,12 @@ class TestStep:
 class TestMemory:
 
   def test_by_hand(self):
-    # 2 texts of 3 positions, width 4, inner 5, 2 heads, 1 block: 6 rows, so 24 numbers a hidden
-    # state, 30 inside, 2·2·3·3 = 36 probabilities. 2·24 + (8·24 + 2·36 + 2·30) = 372 of 4 bytes.
-    sizes = Sizes(teacher=1, student=1, width=4, heads=2, inner=5, batch=2, length=3)
+    # 2 texts of 3 positions, width 4, inner 5, 2 heads, 2 blocks: 6 rows, so 24 numbers a hidden
+    # state, 30 inside, 2·2·3·3 = 36 probabilities. 2·24 + (8·24 + 2·36 + 2·30) + 2·24 = 420 of
+    # 4 bytes.
+    sizes = Sizes(teacher=1, student=2, width=4, heads=2, inner=5, batch=2, length=3)
     assert bench_step.by_hand(sizes, student=10, teacher=100) == {
-        'parameters': 40, 'gradients': 40, 'optimizer': 80, 'teacher': 400, 'activations': 1488}
+        'parameters': 40, 'gradients': 40, 'optimizer': 80, 'teacher': 400, 'activations': 1680}
 
   def test_what_is_certain_is_in_the_plan(self):
     numbers = bench_step.memory(1, TINY)['numbers']
