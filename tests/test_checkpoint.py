@@ -597,7 +597,7 @@ class TestExport:
     folder = exported(tmp_path / 'export')
     shutil.move(folder / 'tokenizer.json', tmp_path / 'away')
     (folder / 'tokenizer.json').symlink_to(tmp_path / 'away')
-    assert checkpoint.load(folder)[1] == {'n': 1}
+    assert checkpoint.load(folder)[1] == CARD
     (tmp_path / 'away').write_text('another')
     assert 'tokenizer.json is damaged' in stopped(Status.CHECKPOINT, checkpoint.load, folder)
 
