@@ -105,6 +105,7 @@ def test_an_export_of_masked_words_has_no_head_and_starts_a_task(recipe, tmp_pat
   assert start['model/head/kernel'].shape[1] > 1
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_what_the_one_before_it_left(tmp_path):
   # Steps of no size: what a model has at last is what its last stage began with.
   node = config('tinybert.py:test', 'train.steps=1', 'train.log_every=1', 'train.eval_every=0',
