@@ -1,5 +1,6 @@
 """Regression: a number for every example."""
 import numpy as np
+from scipy.stats import rankdata
 
 from distill.lookup import nearest
 from distill.types import Records
@@ -54,7 +55,7 @@ class Regression:
         raise ValueError(f'example {records["id"][bad][0]}: {name} {values[bad][0]} is not a '
                          'finite number')
     return {'pearson': _correlation(label, prediction),
-            'spearman': _correlation(_ranks(label), _ranks(prediction)),
+            'spearman': _correlation(rankdata(label), rankdata(prediction)),
             'mse': float(np.mean((label - prediction)**2))}
 
 
@@ -64,9 +65,3 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     return 0.0
   x, y = ((z - z.mean()) / np.ptp(z) for z in (x, y))
   return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-  """From 1, equal values at the mean of their ranks."""
-  _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-  return (np.cumsum(counts) - (counts - 1) / 2)[which]
