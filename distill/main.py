@@ -11,6 +11,7 @@ share the workdir, where the first alone writes.
 """
 import ast
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -32,6 +33,7 @@ from distill.types import Status, Stop
 
 CONFIGS = pathlib.Path('configs')
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -158,6 +160,18 @@ def _check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
                  + lookup.nearest(field, nodes))
 
 
+def keep_memory() -> None:
+  """Has glibc keep freed memory for the next allocation, instead of giving it back.
+
+  XLA on a CPU allocates the buffers of every step anew. Large ones would be mapped, and the kernel
+  would clear their pages each time: `experiments.bench peers` shows what that costs.
+  """
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
+  if mallopt:
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)
+
+
 def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: 'Stopping',
         shared: pathlib.Path | None = None) -> dict[str, Any]:
   """Runs the config's pipeline in a workdir that this process has locked."""
@@ -166,6 +180,7 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: '
   name_of_pipeline = config['pipeline'] if 'pipeline' in config else 'compare.run'
   pipeline = lookup.find('pipelines', name_of_pipeline, 'pipeline')
 
+  keep_memory()
   import jax  # after everything that can be refused without it
   jax.config.update('jax_compilation_cache_dir', os.environ.get(
       'JAX_COMPILATION_CACHE_DIR', os.path.expanduser('~/.cache/distill/xla')))
