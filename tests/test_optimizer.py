@@ -1,0 +1,124 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill import step
+
+FLAT = dict(rate=1.0, steps=2, schedule='constant', warmup=0.0, clip=0.0)
+
+
+def rates(steps, **options):
+  """The rates of SGD, step by step."""
+  tx = step.make_optimizer(name='sgd', rate=1.0, steps=steps, clip=0.0, **options)
+  state, found = tx.init(jnp.zeros(1)), []
+  update = jax.jit(tx.update)
+  for _ in range(steps):
+    change, state = update(jnp.ones(1), state)
+    found.append(-float(change[0]))
+  return found
+
+
+def walked(gradients, start, **options):
+  """Parameters after each of these gradients, which may depend on them."""
+  tx = step.make_optimizer(**{**FLAT, **options})
+  params, state, found = start, tx.init(start), []
+  for gradient in gradients:
+    updates, state = tx.update(gradient, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+    found.append(params)
+  return found
+
+
+def test_the_rate_rises_and_falls():
+  # warm-up over 2 of 10 steps: 0, ½; then half a cosine over 8: 1 at its start, ½ in the middle
+  found = rates(10, warmup=0.2)
+  np.testing.assert_allclose(found[:3] + found[6:7], [0, 0.5, 1, 0.5], atol=1e-6)
+
+
+def test_the_rate_falls_in_steps():
+  # 240 epochs of one step each: at the starts of epochs 151, 181 and 211, counted from 1
+  found = rates(240, schedule='steps', warmup=0.0)
+  np.testing.assert_allclose(found, [1] * 150 + [0.1] * 30 + [0.01] * 30 + [0.001] * 30, rtol=1e-6)
+
+
+def test_drops_are_shares_of_all_steps_the_warm_up_included():
+  found = rates(20, schedule='steps', warmup=0.2, drops=(0.5, 0.9), drop=0.5)
+  np.testing.assert_allclose(
+      found, [0, 0.25, 0.5, 0.75] + [1] * 6 + [0.5] * 8 + [0.25] * 2, rtol=1e-6)
+
+
+def test_without_drops_the_rate_is_constant():
+  np.testing.assert_allclose(rates(3, schedule='steps', warmup=0.0, drops=()), 1)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient():
+  # (3, 4) has norm 5; at most 1 leaves (0.6, 0.8), whatever leaf it is in
+  update, = walked([{'a': jnp.array([3.0]), 'b': jnp.array([4.0])}],
+                   {'a': jnp.zeros(1), 'b': jnp.zeros(1)}, name='sgd', clip=1.0)
+  np.testing.assert_allclose([update['a'][0], update['b'][0]], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_momentum_by_hand():
+  # Gradient 1 thrice, momentum ½, rate 1: buf = 1, 1½, 1¾ and no dampening of the first.
+  found = walked([jnp.ones(1)] * 3, jnp.zeros(1), name='sgd', momentum=0.5)
+  np.testing.assert_allclose([x[0] for x in found], [-1, -2.5, -4.25])
+
+
+def test_decay_of_sgd_joins_the_clipped_gradient_of_every_parameter_before_momentum():
+  # p = 2, decay ½, g = 10 clipped to 1: buf = 1 + ½·2 = 2, p = 0; then buf = ½·2 + 1 = 2, p = -2
+  found = walked([jnp.array(10.0)] * 2, jnp.array(2.0), name='sgd', momentum=0.5, decay=0.5,
+                 clip=1.0)
+  np.testing.assert_allclose(found, [0, -2], atol=1e-6)
+  still = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+  decayed, = walked([jax.tree.map(jnp.zeros_like, still)], still, name='sgd', decay=0.1)
+  np.testing.assert_allclose(decayed['kernel'], 0.9, rtol=1e-6)
+  np.testing.assert_allclose(decayed['bias'], 0.9, rtol=1e-6)
+
+
+def test_sgd_decays_only_where_asked():
+  still, = walked([jnp.zeros(1)], jnp.ones(1), name='sgd')
+  assert still[0] == 1
+
+
+def test_decay_of_adamw_acts_on_matrices_alone_and_is_a_hundredth_unless_given():
+  params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+  zeros = [jax.tree.map(jnp.zeros_like, params)]
+  for given, wanted in ((dict(decay=0.1), 0.9), ({}, 0.99), (dict(decay=0.0), 1.0)):
+    found, = walked(zeros, params, **given)
+    np.testing.assert_allclose(found['kernel'], wanted, rtol=1e-6)
+    assert (found['bias'] == 1).all()
+
+
+@pytest.mark.parametrize('name', ['adamw', 'adam', 'sgd', 'lamb'])
+def test_every_optimizer_moves_against_the_gradient(name):
+  found, = walked([{'kernel': jnp.ones((2, 2))}], {'kernel': jnp.ones((2, 2))}, name=name)
+  assert (found['kernel'] < 1).all()
+
+
+def test_three_steps_of_sgd_are_those_of_torch():
+  torch = pytest.importorskip('torch')
+  rng = np.random.default_rng(0)
+  start, gradients = rng.normal(size=5), rng.normal(size=(3, 5))
+  theirs = torch.tensor(start, requires_grad=True)
+  sgd = torch.optim.SGD([theirs], lr=0.05, momentum=0.9, weight_decay=5e-4)
+  ours = walked(list(jnp.array(gradients)), jnp.array(start), name='sgd', rate=0.05, momentum=0.9,
+                decay=5e-4)
+  for gradient, moved in zip(gradients, ours, strict=True):
+    theirs.grad = torch.tensor(gradient)
+    sgd.step()
+    np.testing.assert_allclose(moved, theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('wrong', [
+    dict(name='adamx'), dict(rate=0.0), dict(schedule='step'), dict(warmup=1.5), dict(clip=-1.0),
+    dict(decay=-0.1), dict(name='sgd', momentum=1.0), dict(name='sgd', momentum=-0.1),
+    dict(drop=0.0), dict(drop=1.5), dict(drops=(0.5, 1.0)), dict(drops=(0.0,)),
+    *(dict(name=name, momentum=0.9) for name in ('adamw', 'adam', 'lamb'))],
+    ids=lambda wrong: ' '.join(itertools.chain(*((k, str(v)) for k, v in wrong.items()))))
+def test_what_it_cannot_be_is_refused(wrong):
+  with pytest.raises(ValueError) as error:
+    step.make_optimizer(**{'rate': 1e-3, 'steps': 10, **wrong})
+  assert '\n' not in str(error.value)
