@@ -7,7 +7,7 @@ whole batch before any micro-batching, so accumulation doesn't change the loss.
 """
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,8 +38,8 @@ class Term:
   """A loss, where its arguments live, and what it weighs.
 
   `mask` is the path of a 0/1 array of the batch that multiplies the values and is counted; its
-  axes are the leading axes of the values. `scale` is the path of weights that multiply and
-  aren't counted. Terms of one `group` share a gradient; `group` is '' unless asked.
+  axes are the leading axes of the values. `scale` is the path of weights, one or one for each
+  example, that multiply and aren't counted. Terms of one `group` share a gradient; `group` is '' unless asked.
   """
   name: str
   where: str                              # its node in the config, for error lines
@@ -49,6 +49,7 @@ class Term:
   mask: str = ''
   scale: str = ''
   group: str = ''
+  mixing: bool = False                    # a value depends on other examples too
 
   @property
   def paths(self) -> tuple[str, ...]:
@@ -87,11 +88,25 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
   if name in ('loss', 'grad_norm'):
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
+  mixing = getattr(loss, 'mixing', False)
+  if mixing and spec.reads['where'] != (counted := spec.mask or 'batch/valid'):
+    raise Stop(Status.CONFIG, f'{where}.reads.where={spec.reads["where"]!r}: {spec.loss} mixes '
+               f'examples, and must know those that its term counts: {counted!r}')
   if not spec.weight:
     return None
   return Term(name=name, where=where, loss=functools.partial(loss, **spec.kwargs),
               reads=spec.reads, weight=lambda step: spec.weight * schedule(step), mask=spec.mask,
-              scale=spec.scale, group=spec.group)
+              scale=spec.scale, group=spec.group, mixing=mixing)
+
+
+def paths(reads: str | Sequence[str]) -> tuple[str, ...]:
+  """What a projector or a carry reads: one path, or several."""
+  return (reads,) if isinstance(reads, str) else tuple(reads)
+
+
+def among(view: str, name: str, paths: Iterable[str]) -> bool:
+  """Whether any of the paths is an entry of a view, or a part of it."""
+  return any(f'{path}/'.startswith(f'{view}/{name}/') for path in paths)
 
 
 def at(views: Views, path: str, where: str) -> jax.Array:

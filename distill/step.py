@@ -29,31 +29,48 @@ class State:
 
 
 def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: str = 'cosine',
-                   warmup: float = 0.1, decay: float = 0.01,
-                   clip: float = 1.0) -> optax.GradientTransformation:
+                   warmup: float = 0.1, decay: float | None = None, clip: float = 1.0,
+                   momentum: float = 0.0, drops: Sequence[float] = (0.625, 0.75, 0.875),
+                   drop: float = 0.1) -> optax.GradientTransformation:
   """An optax optimizer at a scheduled rate.
 
   `warmup` is the share of `steps` over which the rate rises from 0 to `rate`; afterwards it
-  falls to 0 as a 'cosine' or a 'linear' function, or is 'constant'. `decay` is decoupled and
-  acts on matrices, not on biases and LayerNorms. `clip` bounds the global norm; 0: no bound.
+  falls to 0 as a 'cosine' or a 'linear' function, is 'constant', or falls in 'steps': to `drop`
+  of what it was at each of `drops`, shares of `steps` (epochs 150, 180 and 210 of 240 unless
+  given). `clip` bounds the global norm; 0: no bound.
+
+  `decay` of 'adamw' and 'lamb' is decoupled, acts on matrices, not on biases and norms, and is
+  0.01 unless given; 'adam' has none. That of 'sgd' is PyTorch's and 0 unless given: it is added
+  to the clipped gradient of every parameter, before `momentum`, which 'sgd' alone has.
   """
   makers = {'adamw': optax.adamw, 'adam': optax.adam, 'sgd': optax.sgd, 'lamb': optax.lamb}
   if name not in makers:
     raise ValueError(f'name={name!r} is not one of {", ".join(makers)}')
+  if decay is None:
+    decay = 0.0 if name == 'sgd' else 0.01
   if rate <= 0 or decay < 0 or clip < 0 or not 0 <= warmup <= 1:
     raise ValueError('rate must be above 0, decay and clip 0 or more, warmup in [0, 1]')
+  if not 0 <= momentum < 1 or not 0 < drop <= 1 or not all(0 < share < 1 for share in drops):
+    raise ValueError('momentum must be in [0, 1), drop in (0, 1], drops between 0 and 1')
+  if momentum and name != 'sgd':
+    raise ValueError(f'momentum={momentum} is for sgd: {name} has its own')
   rise = round(warmup * steps)
   fall = max(steps - rise, 1)
+  falls = [round(share * steps) - rise for share in drops]
   shapes = {'cosine': optax.cosine_decay_schedule(rate, fall),
             'linear': optax.linear_schedule(rate, 0.0, fall),
-            'constant': optax.constant_schedule(rate)}
+            'constant': optax.constant_schedule(rate),
+            'steps': lambda step: rate * drop ** jnp.sum(step >= jnp.array(falls))}
   if schedule not in shapes:
     raise ValueError(f'schedule={schedule!r} is not one of {", ".join(shapes)}')
   rates = optax.join_schedules([optax.linear_schedule(0.0, rate, max(rise, 1)),
                                 shapes[schedule]], [rise])
   matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-  decayed = name in ('adamw', 'lamb')
-  parts = [makers[name](rates, **({'weight_decay': decay, 'mask': matrices} if decayed else {}))]
+  own = {'sgd': {'momentum': momentum or None}, 'adam': {}}.get(
+      name, {'weight_decay': decay, 'mask': matrices})
+  parts = [makers[name](rates, **own)]
+  if name == 'sgd' and decay:
+    parts.insert(0, optax.add_decayed_weights(decay))
   if clip:
     parts.insert(0, optax.clip_by_global_norm(clip))
   return optax.chain(*parts)
@@ -76,11 +93,20 @@ def shardings(state: State, layout: Layout) -> State:
 def make_views(student: Student, schedules: Mapping[str, Schedule]) -> Callable:
   """A function of everything a step knows that gives all views, and the rest."""
   def views(params, rest, outputs, carry, batch, step, *, train, key):
-    others = {**outputs, 'batch': batch, 'carry': carry,
+    others = {**outputs, 'batch': batch, 'carry': _parts(carry),
               'schedule': {name: shape(step) for name, shape in schedules.items()}}
     own, rest = student(params, rest, batch, others, train=train, key=key)
     return {**others, **own}, rest
   return views
+
+
+def _parts(carry: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """The view of all carries: the parts of a dict each under its own path."""
+  whole = {}
+  for name, value in carry.items():
+    whole |= ({f'{name}/{part}': array for part, array in value.items()}
+              if isinstance(value, Mapping) else {name: value})
+  return whole
 
 
 def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
@@ -97,9 +123,8 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
   """
   carries = carries or {}
   views_of = make_views(student, schedules or {})
-  if accumulate > 1 and carries:
-    raise Stop(Status.CONFIG, f'train.accumulate={accumulate}: carry.{next(iter(carries))} is '
-               'updated from whole batches, so it cannot be accumulated')
+  if accumulate > 1:
+    _check_accumulated(accumulate, student, terms, carries)
 
   def gradients(trained, state, outputs, batch, counts, key):
     """Per group of terms: the gradient; and the sums, the rest and the views."""
@@ -156,6 +181,19 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     return layout.kept(kept, shardings(kept, layout)) if layout else kept, metrics
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term],
+                       carries: Mapping[str, Carry]) -> None:
+  """Stops where micro-batches would give another gradient than the whole batch."""
+  mixing = [f'{term.where} mixes the examples of a batch' for term in terms if term.mixing] + [
+      f'carry.{name} is updated from whole batches' for name in carries] + [
+      f'{where} mixes the examples of a batch' for where, model in (
+          ('student.model', student.model), *((f'student.projectors.{name}', p.model)
+                                              for name, p in student.projectors.items()))
+      if model.mixing]
+  if mixing:
+    raise Stop(Status.CONFIG, f'train.accumulate={n}: {mixing[0]}, so it cannot be accumulated')
 
 
 def make_eval_step(model: Pure, layout: Layout | None = None,

@@ -12,15 +12,19 @@ import jax
 
 from distill import lookup
 from distill.models.pure import Flat, Pure
-from distill.objective import Views, at
+from distill.objective import Views, at, paths
 from distill.types import Batch, Outputs, Status, Stop
 
 
 @dataclasses.dataclass(frozen=True)
 class Projector:
-  """A trained module between views; its result is the view `projected/NAME`."""
+  """A module between views, trained with the student.
+
+  It takes the arrays that it reads, `valid` and `train`; an array is the view `projected/NAME`, the
+  entries of a dict are `projected/NAME/PART`.
+  """
   model: Pure
-  reads: str
+  reads: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +66,11 @@ class Student:
     projected = {}
     for name, projector in self.projectors.items():
       prefix = f'projectors/{name}/'
-      read = at(views, projector.reads, f'student.projectors.{name}.reads')
-      projected[name], kept = projector.model(under(params, prefix), under(rest, prefix), read)
+      read = [at(views, path, f'student.projectors.{name}.reads') for path in projector.reads]
+      result, kept = projector.model(under(params, prefix), under(rest, prefix), *read,
+                                     valid=batch['valid'], train=train)
+      projected |= ({f'{name}/{part}': value for part, value in result.items()}
+                    if isinstance(result, Mapping) else {name: result})
       rest = rest | {prefix + path: value for path, value in kept.items()}
     return {'student': outputs, 'self': views['self'], 'projected': projected}, rest
 
@@ -88,10 +95,12 @@ def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
   for name, spec in node.items():
     where = f'student.projectors.{name}'
     lookup.check(_spec, spec, where)
-    width = at(shapes, spec['reads'], f'{where}.reads').shape[-1]
-    make = lambda rngs, spec=spec, where=where, width=width: lookup.build(
-        'models', spec['module'], f'{where}.module', inputs=width, rngs=rngs)
-    projectors[name] = Projector(Pure(make), spec['reads'])
+    read = paths(spec['reads'])
+    widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
+    inputs = widths[0] if isinstance(spec['reads'], str) else widths
+    make = lambda rngs, spec=spec, where=where, inputs=inputs: lookup.build(
+        'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)
+    projectors[name] = Projector(Pure(make), read)
   student = Student(model, projectors, tuple(frozen))
   if frozen and not student.trained(student.shapes()[0])[0]:
     raise Stop(Status.CONFIG, f'student.frozen={list(frozen)} leaves nothing to train')
@@ -102,7 +111,7 @@ def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
   return student
 
 
-def _spec(*, module: Mapping, reads: str):
+def _spec(*, module: Mapping, reads: str | Sequence[str]):
   """The types of a projector's fields, for `lookup.check`."""
 
 

@@ -69,6 +69,24 @@ def test_scale_multiplies_without_being_counted():
   assert sums['hard'][1] == 4
 
 
+def test_a_scale_may_be_one_number():
+  v = views()
+  v['projected'] = {'balance/hard': jnp.float32(0.25)}
+  value, sums = total({'hard': dict(HARD, scale='projected/balance/hard')}, v)
+  np.testing.assert_allclose(value, total({'hard': HARD}, v)[0] / 4, rtol=1e-6)
+  assert sums['hard'][1] == 4
+
+
+def test_a_loss_that_mixes_examples_must_know_those_that_count():
+  node = dict(loss='relations.sp', reads=dict(
+      student='student/logits', teacher='big/logits', where='batch/valid'))
+  assert objective.terms_from({'same': node})[0].mixing
+  for change in dict(mask='batch/labelled'), dict(reads={**node['reads'], 'where': 'batch/label'}):
+    with pytest.raises(Stop, match='objective.same.reads.where=.*mixes examples') as stop:
+      objective.terms_from({'same': {**node, **change}})
+    assert stop.value.status == Status.CONFIG
+
+
 def test_counts_over_the_whole_batch_make_micro_batches_add_up():
   node = {'hard': dict(HARD, mask='batch/labelled'), 'soft': SOFT}
   v = views(b=6)

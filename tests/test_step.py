@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from distill import carry, objective, step, student, teachers
+from distill.models import norm
 from distill.models.pure import Pure
 from distill.types import Status, Stop
 
@@ -103,6 +104,29 @@ def test_accumulated_is_the_whole_batch(accumulate):
   b, theirs = trained()
   assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)
   assert_same(dict(ours), dict(theirs), rtol=1e-4)
+
+
+class Normalised(Tiny):
+
+  def __init__(self, *, rngs):
+    super().__init__(rngs=rngs)
+    self.norm = norm.BatchNorm(3)
+
+  def __call__(self, batch, *, train=False, key=None):
+    return {'logits': self.norm(self.dense(batch['x']), valid=batch['valid'], train=train)}
+
+
+@pytest.mark.parametrize(('terms', 'model', 'line'), [
+    ({'same': dict(loss='relations.sp', reads=dict(student='student/logits', teacher='big/logits',
+                                                   where='batch/valid'))}, MODEL,
+     'objective.same mixes the examples of a batch'),
+    ({'hard': HARD}, Pure(lambda rngs: Normalised(rngs=rngs)),
+     'student.model mixes the examples of a batch')])
+def test_what_would_not_be_the_whole_batch_is_not_accumulated(terms, model, line):
+  machine(terms, model=model)
+  with pytest.raises(Stop, match=line) as stop:
+    machine(terms, model=model, accumulate=2)
+  assert stop.value.status == Status.CONFIG
 
 
 @pytest.mark.parametrize('microbatch', [1, 3, 8, 100])
@@ -206,41 +230,24 @@ class TestCarry:
     saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), trained(2, carries=self.MEAN)[0])
     assert_same(trained(4, first=2, state=saved, carries=self.MEAN)[0], whole)
 
+  def test_the_parts_of_a_dict_are_paths_of_their_own(self):
+    class Two(carry.Mean):
+      def init(self, key, shapes):
+        return {'mean': super().init(key, shapes), 'steps': jnp.ones(())}
+
+      def update(self, value, views, step):
+        assert views['carry']['two/steps'].shape == ()
+        return {'mean': super().update(value['mean'], views, step), 'steps': value['steps'] + 1}
+
+    node = dict(SOFT, reads=dict(student='student/logits', teacher='big/logits',
+                                 temperature='carry/two/steps'), kwargs={})
+    state, _ = trained(1, node={'hard': HARD, 'soft': node},
+                       carries={'two': Two(reads='big/logits')})
+    assert state.carry['two']['steps'] == 2 and state.first_bad == -1
+    centre, _ = trained(1, carries=self.MEAN)
+    np.testing.assert_array_equal(state.carry['two']['mean'], centre.carry['centre'])
+
   def test_it_refuses_to_be_accumulated_by_name(self):
     with pytest.raises(Stop, match='carry.centre') as stop:
       machine(carries=self.MEAN, accumulate=2)
     assert stop.value.status == Status.CONFIG
-
-
-class TestOptimizer:
-
-  def test_the_rate_rises_and_falls(self):
-    # warm-up over 2 of 10 steps: 0, ½; then half a cosine over 8: 1 at its start, ½ in the middle
-    tx = step.make_optimizer(name='sgd', rate=1.0, steps=10, warmup=0.2, clip=0.0)
-    state, rates = tx.init(jnp.zeros(1)), []
-    for _ in range(10):
-      update, state = tx.update(jnp.ones(1), state)
-      rates.append(-float(update[0]))
-    np.testing.assert_allclose(rates[:3] + rates[6:7], [0, 0.5, 1, 0.5], atol=1e-6)
-
-  def test_clipping_bounds_the_norm_of_the_whole_gradient(self):
-    # (3, 4) has norm 5; at most 1 leaves (0.6, 0.8), whatever leaf it is in
-    tx = step.make_optimizer(name='sgd', rate=1.0, steps=2, schedule='constant', warmup=0.0,
-                             clip=1.0)
-    params = {'a': jnp.zeros(1), 'b': jnp.zeros(1)}
-    update, _ = tx.update({'a': jnp.array([3.0]), 'b': jnp.array([4.0])}, tx.init(params), params)
-    np.testing.assert_allclose([update['a'][0], update['b'][0]], [-0.6, -0.8], rtol=1e-6)
-
-  def test_decay_acts_on_matrices_alone(self):
-    tx = step.make_optimizer(rate=1.0, steps=2, schedule='constant', warmup=0.0, decay=0.1,
-                             clip=0.0)
-    params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
-    update, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    np.testing.assert_allclose(update['kernel'], -0.1, rtol=1e-6)
-    assert (update['bias'] == 0).all()
-
-  @pytest.mark.parametrize('wrong', [
-      dict(name='adamx'), dict(rate=0.0), dict(schedule='step'), dict(warmup=1.5), dict(clip=-1.0)])
-  def test_what_it_cannot_be_is_refused(self, wrong):
-    with pytest.raises(ValueError):
-      step.make_optimizer(**{'rate': 1e-3, 'steps': 10, **wrong})

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from distill.models import bert
+from distill.models import bert, projectors
 from distill.models.pure import Pure
 from distill.student import Student, started_from, with_projectors
 from distill.types import Status, Stop
@@ -39,6 +40,33 @@ def test_a_projector_is_the_view_projected():
   assert views['projected']['wider'].shape == (2, 6, 12)
   np.testing.assert_allclose(views['projected']['wider'],
                              views['student']['block01/hidden'] @ kernel + bias, atol=1e-5)
+
+
+class Gauge(nnx.Module):
+  """Tells what it was given, and counts the examples that it saw in training."""
+
+  def __init__(self, *, inputs, rngs):
+    del rngs
+    self.inputs, self.seen = inputs, nnx.BatchStat(jnp.zeros(()))
+
+  def __call__(self, *arrays, valid, train):
+    if train:
+      self.seen[...] += valid.sum()
+    return {'inputs': jnp.asarray(self.inputs), 'sum': sum(x.sum() for x in arrays)}
+
+
+def test_a_projector_may_read_several_views_and_give_several(monkeypatch):
+  monkeypatch.setattr(projectors, 'Gauge', Gauge, raising=False)
+  shapes = {**SHAPES, 'schedule': {'rate': jax.ShapeDtypeStruct((), jnp.float32)}}
+  node = {'gauge': dict(module=dict(name='projectors.Gauge'),
+                        reads=('student/block01/hidden', 'schedule/rate'))}
+  student = with_projectors(model(), node, (), shapes)
+  views, rest = student(*student.init(3), BATCH, {'batch': BATCH, 'schedule': {
+      'rate': jnp.float32(0.5)}}, train=True, key=jax.random.key(0))
+  assert views['projected']['gauge/inputs'].tolist() == [8, 1]        # widths; a scalar's is 1
+  np.testing.assert_allclose(views['projected']['gauge/sum'],
+                             views['student']['block01/hidden'].sum() + 0.5, rtol=1e-5)
+  assert rest['projectors/gauge/seen'] == 2
 
 
 def test_adding_a_projector_changes_no_other_parameter():

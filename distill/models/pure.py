@@ -17,15 +17,18 @@ Flat = dict[str, jax.Array]
 class Pure:
   """A module without its arrays.
 
-  `make(rngs)` constructs the module; nothing is computed until `init`.
+  `make(rngs)` constructs the module; nothing is computed until `init`. `mixing`: in training an
+  output depends on the batch's other examples, for the module keeps batch statistics or says so.
   """
   make: Callable[[nnx.Rngs], nnx.Module]
 
   def __post_init__(self):
-    graph, params, rest = nnx.split(
-        nnx.eval_shape(lambda: self.make(nnx.Rngs(0))), nnx.Param, ...)
+    module = nnx.eval_shape(lambda: self.make(nnx.Rngs(0)))
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
     object.__setattr__(self, '_graph', graph)
     object.__setattr__(self, '_states', (params, rest))
+    object.__setattr__(self, 'mixing', getattr(module, 'mixing', False) or any(
+        isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)))
 
   @property
   def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distill import predict, sharding, step, train
@@ -188,11 +187,10 @@ def _keep(path: pathlib.Path, records: Records, name: str) -> None:
 
 def costs_of(models: Sequence[Model], told: Setting) -> dict[str, dict[str, Any]]:
   """Size, latency at batch 1 and throughput at the evaluation's batch, at the longest width."""
-  width, size = told.widths[-1], told.evaluate.batch_size
+  size = told.evaluate.batch_size
 
   def compiled(model: Model, batch: int):
-    rows = {'tokens': jnp.ones((batch, width), jnp.int32),
-            'types': jnp.zeros((batch, width), jnp.int32), 'mask': jnp.ones((batch, width))}
+    rows = batches.full(told.dataset.splits['train'], size=batch, widths=told.widths)
     arguments = jax.device_put((*model.weights, rows))
     call = step.make_eval_step(model.pure).lower(*arguments).compile()
     return call, lambda: call(*arguments)

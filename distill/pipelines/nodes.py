@@ -57,11 +57,13 @@ class StepNode:
   Such stages follow each other in the order of their names (a ConfigDict keeps no other), each from
   the parameters that the last one left, its projectors' too where both have them. They share
   data, schedules and projectors with the student's own stage; carries are for that alone.
+  `frozen` given replaces the student's.
   """
   objective: Mapping
   optimizer: Mapping
   train: Mapping
   augment: Sequence = ()
+  frozen: Sequence | None = None
 
 
 @dataclasses.dataclass(frozen=True)

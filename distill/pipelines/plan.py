@@ -16,14 +16,14 @@ from distill.disk import replace
 from distill.evaluate import cost
 from distill.pipelines.setting import Setting
 from distill.train import Run
-from distill.types import Status, Stop
+from distill.types import Batch, Status, Stop
 
 EFFICIENCY = 0.4        # of a large matrix product's speed that a narrow encoder's step reaches
 PACKAGES = ('distill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tokenizers')
 
 
 def same_corpus(dataset: Dataset, run: Run) -> None:
-  """Stops if the workdir was begun with other texts."""
+  """Stops if the workdir was begun with other examples."""
   path = run.workdir / 'data.json'
   now = {'name': dataset.name, 'fingerprint': dataset.fingerprint,
          'tokenizer_sha256': dataset.tokenizer_sha256, 'versions': dict(dataset.versions)}
@@ -35,8 +35,8 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
     changed = sorted(k for k in before['versions'].keys() | now['versions'].keys()
                      if before['versions'].get(k) != now['versions'].get(k))
     because = f' (changed: {", ".join(changed)})' if changed else ''
-    raise Stop(Status.DATA, f'{run.workdir} was begun with other texts than {dataset.name} now has'
-               f'{because}: take another --workdir, or restore them')
+    raise Stop(Status.DATA, f'{run.workdir} was begun with other {dataset.what} than '
+               f'{dataset.name} now has{because}: take another --workdir, or restore them')
 
 
 def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]:
@@ -49,9 +49,9 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   for trained, stage in ((t, stage) for t in told.trained for stage in t.stages):
     ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
     steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
-    size, first = ready.batch['tokens'].shape
-    widths = [stage.data[i]['tokens'].shape[1] for i in range(0, steps, max(steps // 50, 1))]
-    a_step = ready.flops() * sum(widths) / len(widths) / first     # nearly linear in the width
+    size = len(ready.batch['valid'])
+    widths = [_width(stage.data[i]) for i in range(0, steps, max(steps // 50, 1))]
+    a_step = ready.flops() * sum(widths) / len(widths) / _width(ready.batch)    # nearly linear
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
     lines.append((f'{stage.name:<{wide}} {steps:>6,} steps of {size}',
@@ -71,6 +71,11 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
   return found
+
+
+def _width(batch: Batch) -> int:
+  """Of a batch's texts; images have one size."""
+  return batch['tokens'].shape[1] if 'tokens' in batch else 1
 
 
 def _check_disk(run: Run, needed: int) -> None:

@@ -6,17 +6,22 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import distill
 from distill import checkpoint, lookup, objective, predict, sharding
+from distill.carry import Carry
 from distill.data import batches
+from distill.data.images import told
 from distill.data.sets import Dataset
 from distill.data.stored import source_sha256
 from distill.models.pure import Flat, Pure
+from distill.pipelines.baseline import without
 from distill.pipelines.nodes import (
   Config,
   Evaluate,
@@ -28,7 +33,7 @@ from distill.pipelines.nodes import (
 from distill.student import Student, started_from, with_projectors
 from distill.teachers import Teacher, Weights
 from distill.train import Stage
-from distill.types import Batch, Status, Stop
+from distill.types import Batch, Schedule, Status, Stop
 
 BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
 CODE = pathlib.Path(distill.__file__).parent
@@ -44,7 +49,7 @@ class Trained:
   stage: Stage
   role: str
   card: Mapping[str, Any]
-  saw: Mapping[str, int]            # texts and labels
+  saw: Mapping[str, int]            # texts or images, and labels
   identity: str
   before: tuple[Stage, ...] = ()
 
@@ -62,7 +67,7 @@ class Setting:
   dataset: Dataset
   task: Any
   evaluate: Evaluate
-  widths: tuple[int, ...]           # that texts are padded to
+  widths: tuple[int, ...]           # that texts are padded to; () for images
   rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, student, baseline
@@ -178,24 +183,24 @@ class _Builder:
         StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
     steps['student'] = '', StepNode(config.objective, config.optimizer, config.train,
                                     config.augment)
-    built = lambda room, nodes, where: {name: lookup.build(room, spec, f'{where}.{name}')
-                                        for name, spec in nodes.items()}
-    schedules = built('schedules', config.schedules, 'schedules')
+    schedules = {name: lookup.build('schedules', spec, f'schedules.{name}')
+                 for name, spec in config.schedules.items()}
     stages, views = [], None
     for name, (where, step) in steps.items():
       data, saw = self.data(step.train, self.labelled, self.drawn, where or 'config')
       terms = objective.terms_from(step.objective, f'{where}.objective'.lstrip('.'))
       _check_labels(terms, saw)
       read = {path for term in terms for path in term.paths}
-      views = views or self.views(model, teachers, data)
-      student = with_projectors(
-          model, {name: p for name, p in node.projectors.items() if f'projected/{name}' in read},
-          node.frozen, views)
+      views = views or self.views(model, teachers, data, schedules)
+      projectors = {name: spec for name, spec in node.projectors.items()
+                    if objective.among('projected', name, read)}
+      student = with_projectors(model, projectors,
+                                node.frozen if step.frozen is None else step.frozen, views)
       stages.append(Stage(
           name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
           start=functools.partial(start, student), teachers=teachers, weights=weights,
           optimizer=step.optimizer, schedules=schedules, where=where or 'config',
-          carries={} if where else built('carry', config.carry, 'carry'),
+          carries={} if where else self.carries(read),
           augment=self.augment(step.augment, where or 'config'), layout=self.layout))
     for view in ('student', *(teacher.name for teacher in teachers)):
       for output in self.task.reads:
@@ -206,7 +211,7 @@ class _Builder:
     described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
     identity = self.identity(config=described, inits=inits)
     trained = [Trained(stages[-1], 'student', card, saw, identity, tuple(stages[:-1]))]
-    alone = [_without(stage, {teacher.name for teacher in teachers}) for stage in stages]
+    alone = [without(stage, {teacher.name for teacher in teachers}) for stage in stages]
     if alone[-1]:
       of = [{**dataclasses.asdict(step), 'objective': {
           term.name: {k: v for k, v in step.objective[term.name].items()
@@ -220,8 +225,15 @@ class _Builder:
                              tuple(filter(None, alone[:-1]))))
     return trained
 
+  def carries(self, read: Collection[str]) -> dict[str, Carry]:
+    """What the terms that are there read of `carry`."""
+    columns, labelled = self.dataset.splits['train'].columns, self.labelled
+    labels = np.where(columns['draw'] < labelled, columns['label'], -1)
+    return {name: lookup.build('carry', spec, f'carry.{name}', examples=len(labels), labels=labels)
+            for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
+
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
-    """A stage's batches, and how many texts and labels they show."""
+    """A stage's batches, and how many examples and labels they show."""
     split, steps = self.dataset.splits['train'], plan.get('steps')
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
@@ -230,7 +242,7 @@ class _Builder:
     rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
                        rows=self.layout.rows(size) if isinstance(size, int) else None)
     labels = int(((split.columns['draw'] < labelled) & split.known).sum())
-    return rows, {'texts': labels if drawn == 1 else len(split), 'labels': labels}
+    return rows, {self.dataset.what: labels if drawn == 1 else len(split), 'labels': labels}
 
   def model(self, node: Mapping[str, Any], where: str) -> tuple[Pure, dict[str, Any]]:
     """A model that fits the data, and its node with every size spelled out."""
@@ -238,6 +250,9 @@ class _Builder:
     taken = lookup.parameters(function)
     node = {**{k: v for k, v in self.dataset.sizes.items() if k in taken}, **node}
     self.check_sizes(node, where)
+    if 'members' in node:
+      node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
+                         for name, member in node['members'].items()}
     self.nodes[where.removesuffix('.model')] = node
     return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
 
@@ -273,9 +288,12 @@ class _Builder:
                    f'leave {key} out, or take the data that it was made for')
 
   def check_card(self, card: Mapping[str, Any], where: str) -> None:
-    """Stops unless an exported model has the data's classes, in their order, and its words."""
+    """Stops unless an exported model has the data's classes, in their order, and its inputs."""
     name, classes, its = self.dataset.name, self.dataset.classes, tuple(card['classes'])
-    if card['tokenizer_sha256'] != self.dataset.tokenizer_sha256:
+    if card.get('pixels', {}) != self.dataset.pixels:
+      raise Stop(Status.MISFIT, f'{where}: it takes {told(card.get("pixels", {}))}; {name} has '
+                 f'{told(self.dataset.pixels)}: take the data that it was trained on')
+    if card.get('tokenizer_sha256', '') != self.dataset.tokenizer_sha256:
       raise Stop(Status.MISFIT, f'{where}: its tokenizer ({card["tokenizer_sha256"][:8]}) is not '
                  f'that of {name} ({self.dataset.tokenizer_sha256[:8]}): the same ids are other '
                  f'words: give data.tokenizer the place that {where}.init has')
@@ -302,9 +320,8 @@ class _Builder:
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
     data = self.dataset
-    return {'model': dict(node), 'classes': list(data.classes), 'length': data.sizes['length'],
-            'widths': list(self.widths), 'data': data.name, 'fingerprint': data.fingerprint,
-            'tokenizer_sha256': data.tokenizer_sha256}
+    return {'model': dict(node), 'classes': list(data.classes), **data.inputs(self.widths),
+            'data': data.name, 'fingerprint': data.fingerprint}
 
   def identity(self, **of: Any) -> str:
     return digest({
@@ -312,13 +329,15 @@ class _Builder:
         'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
         'code': _code(), 'jax': jax.__version__, 'untrained': _untrained(self.task), **of})
 
-  def views(self, model: Pure, teachers: Sequence[Teacher], data) -> dict[str, Any]:
+  def views(self, model: Pure, teachers: Sequence[Teacher], data,
+            schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
     shapes = lambda m: jax.eval_shape(
         lambda p, r, b: m(p, r, b, train=False, key=None)[0], *m.shapes, batch)
     own = shapes(model)
-    return {'student': own, 'self': own, 'batch': batch,
+    moving = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
+    return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
             **{t.name: shapes(t.model) for t in teachers}}
 
   def start(self, node: StudentNode, model: Pure, teachers: Sequence[Teacher],
@@ -330,7 +349,8 @@ class _Builder:
         raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
       return lambda student: student.init(seed)
     fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
-    shapes = {path: shape for path, shape in model.shapes[0].items() if not fresh(path)}
+    shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
+              for part in model.shapes]
     source = next((t.model for t in teachers if t.name == node.init), None)
     kin = self.nodes.get(f'teachers.{node.init}')
     if source is None:
@@ -338,14 +358,17 @@ class _Builder:
                                                 seed=seed, sizes=self.dataset.sizes)
       self.check_card(card, 'student')
       kin = card['model']
-    self.check_kin(kin, node.init, fresh('pooler/kernel') or 'pooler' in _untrained(self.task))
-    take = lambda params: started_from(shapes, params, node.layers, 'student')
-    jax.eval_shape(take, source.shapes[0])
+    if not all(path.startswith('head/') for part in shapes for path in part):
+      self.check_kin(kin, node.init, fresh('pooler/kernel') or 'pooler' in _untrained(self.task))
+    take = lambda weights: tuple(
+        part and started_from(part, there, node.layers, 'student')
+        for part, there in zip(shapes, weights, strict=True))
+    jax.eval_shape(take, source.shapes)
 
     def start(student):
-      params, rest = student.init(seed)
-      there = weights[node.init] if node.init in weights else exported
-      return params | {f'model/{path}': value for path, value in take(there[0]).items()}, rest
+      there = take(weights[node.init] if node.init in weights else exported)
+      return tuple(own | {f'model/{path}': value for path, value in part.items()}
+                   for own, part in zip(student.init(seed), there, strict=True))
     return start
 
 
@@ -360,36 +383,13 @@ def _untrained(task: Any) -> tuple[str, ...]:
 
 
 def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int]) -> None:
-  """Stops unless terms that read labels leave out the texts whose label may not be seen."""
+  """Stops unless terms that read labels leave out the examples whose label may not be seen."""
+  what, n = next((what, n) for what, n in saw.items() if what != 'labels')
   for term in terms:
-    if saw['labels'] < saw['texts'] and 'batch/label' in term.paths and (
+    if saw['labels'] < n and 'batch/label' in term.paths and (
         term.mask != 'batch/labelled'):
       raise Stop(Status.CONFIG, f'{term.where} reads batch/label, but {saw["labels"]:,} of '
-                 f"{saw['texts']:,} texts have one: give it mask='batch/labelled'")
-
-
-def _without(stage: Stage, teachers: set[str]) -> Stage | None:
-  """The baseline: the same student with the terms that read no teacher, each at weight 1.
-
-  Nothing if no term is left, or if there was no teacher.
-  """
-  taught = lambda path: path.partition('/')[0] in teachers
-  gone = {f'carry/{name}' for name, carry in stage.carries.items() if taught(carry.reads)} | {
-      f'projected/{name}' for name, p in stage.student.projectors.items() if taught(p.reads)}
-  kept = [t for t in stage.terms if not any(taught(p) or p in gone for p in t.paths)]
-  if not kept or not teachers:
-    return None
-  read = {path for term in kept for path in term.paths}
-  student = dataclasses.replace(stage.student, projectors={
-      name: p for name, p in stage.student.projectors.items() if f'projected/{name}' in read})
-  shapes = student.shapes()
-  start = lambda: tuple({path: value for path, value in part.items() if path in wanted}
-                        for part, wanted in zip(stage.start(), shapes, strict=True))
-  return dataclasses.replace(
-      stage, name=stage.name.replace('student', 'baseline', 1), student=student, start=start,
-      teachers=(), weights={},
-      carries={name: c for name, c in stage.carries.items() if f'carry/{name}' in read},
-      terms=tuple(dataclasses.replace(term, weight=lambda step: 1.0) for term in kept))
+                 f"{n:,} {what} have one: give it mask='batch/labelled'")
 
 
 def digest(of: Any, length: int = 16) -> str:
