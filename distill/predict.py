@@ -2,15 +2,17 @@
 
 python -m distill.predict --model=DIR "a text" "another"
 python -m distill.predict --model=DIR < texts.txt        # one text a line
+python -m distill.predict --model=DIR digit.npy scan.png        # a model of images
 
-A tab parts the two texts of a pair.
+A tab parts the two texts of a pair. A .npy file holds the pixels of one image or several, as the
+data had them: [h w], [h w c] or [n h w c]; any other is a picture, grey or RGB.
 """
 import fnmatch
 import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -18,14 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import checkpoint, hub, lookup, sharding, step
-from distill.data import tokenizer
+from distill.data import images, tokenizer
 from distill.data.sets import Text
 from distill.models import huggingface
 from distill.models.pure import Pure
 from distill.teachers import Weights
 from distill.types import Batch, Records, Status, Stop
 
-USAGE = 'usage: python -m distill.predict --model=DIR ["a text" …], or one text a line on stdin'
+USAGE = ('usage: python -m distill.predict --model=DIR ["a text" … | FILE.npy FILE.png …], '
+         'or one a line on stdin')
+Named = tuple[dict[str, str], Batch]        # what an answer is about, and the model's batch of one
 
 
 class Task(Protocol):
@@ -97,25 +101,56 @@ def _read(folder: pathlib.Path, where: str) -> tuple[Mapping[str, np.ndarray], M
       'tokenizer_sha256': hashlib.sha256(tokenizer.read(str(folder), where).encode()).hexdigest()}
 
 
-def answers(folder: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:
   """For every text: the label, its probability, and those of all classes; or a number, `value`.
 
-  A tab parts the two texts of a pair.
+  A tab parts the two texts of a pair. Of a model of images, `inputs` are files.
   """
   model, weights, card = exported(folder)
   if card['fresh']:
     raise Stop(Status.CHECKPOINT, f'{folder} has no {card["fresh"][0].split("/")[0]}: it is a '
                'pretrained encoder, which must be trained before it can answer')
+  read = _images(inputs, card) if 'pixels' in card else _texts(inputs, card, folder)
+  eval_step = step.make_eval_step(model)      # one at a time: none depends on its company
+  return [{**said, **_answer(eval_step(*weights, batch)['logits'][0], card['classes'])}
+          for said, batch in read]
+
+
+def _texts(texts: Sequence[str], card: Mapping[str, Any], folder: str) -> Iterator[Named]:
   columns = tokenizer.encode(tokenizer.read(folder, '--model'), [_parted(t) for t in texts],
                              length=card['widths'][-1])
-  eval_step, found = step.make_eval_step(model), []
-  for row in range(len(texts)):           # one at a time: an answer doesn't depend on its company
+  for row, text in enumerate(texts):
     width = next(w for w in card['widths'] if w >= columns['length'][row])
     tokens, types = (columns[name][row:row + 1, :width] for name in ('tokens', 'types'))
     mask = (np.arange(width) < columns['length'][row]).astype(np.float32)[None]
-    logits = eval_step(*weights, {'tokens': tokens, 'types': types, 'mask': mask})['logits']
-    found.append({'text': texts[row], **_answer(logits[0], card['classes'])})
-  return found
+    yield {'text': text}, {'tokens': tokens, 'types': types, 'mask': mask}
+
+
+def _images(files: Sequence[str], card: Mapping[str, Any]) -> Iterator[Named]:
+  for file in files:
+    try:
+      raw = (np.load(file, allow_pickle=False) if file.endswith('.npy')
+             else _picture(file, card['pixels']))
+      whole = images.stacked(raw, card['pixels'])
+    except (OSError, ValueError) as error:
+      raise Stop(Status.DATA, f'{file}: {error}') from error
+    for i, image in enumerate(whole):
+      yield ({'image': f'{file}[{i}]' if len(whole) > 1 else file},
+             {'image': images.standardised(image[None], card['pixels']),
+              'valid': np.ones(1, np.float32)})
+
+
+def _picture(file: str, pixels: Mapping[str, Any]) -> np.ndarray:
+  """The pixels of a picture file of 8 bits, as the data has them."""
+  try:
+    from PIL import Image
+  except ImportError:
+    raise Stop(Status.DATA, f'{file}: to read pictures, pip install pillow; or give a .npy '
+               'file') from None
+  with Image.open(file) as picture:
+    if picture.mode not in ('L', 'RGB'):
+      raise ValueError(f'its mode is {picture.mode}: convert it to 8 bits, grey (L) or RGB')
+    return np.asarray(picture, np.float64) * (pixels['white'] / 255)
 
 
 def _parted(text: str) -> Text:
@@ -138,16 +173,16 @@ def _answer(logits: jax.Array, classes: Sequence[str]) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
   options = [a for a in arguments if a.startswith('--')]
-  texts = [a for a in arguments if not a.startswith('--')]
+  inputs = [a for a in arguments if not a.startswith('--')]
   folder = next((o.removeprefix('--model=') for o in options if o.startswith('--model=')), '')
   try:
     if not folder or len(options) != 1:
       raise Stop(Status.CONFIG, USAGE)
-    if not texts and not sys.stdin.isatty():
-      texts = [line.rstrip('\n') for line in sys.stdin if line.strip()]
-    if not texts:
-      raise Stop(Status.DATA, f'there is no text to classify; {USAGE}')
-    rows = answers(folder, texts)
+    if not inputs and not sys.stdin.isatty():
+      inputs = [line.rstrip('\n') for line in sys.stdin if line.strip()]
+    if not inputs:
+      raise Stop(Status.DATA, f'there is nothing to classify; {USAGE}')
+    rows = answers(folder, inputs)
   except Stop as stop:
     print(f'distill.predict: {stop}', file=sys.stderr)
     return int(stop.status)
@@ -156,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
     for row in rows:
       said = (f'{row["label"]:<{width}}  {row["probability"]:.3f}' if 'label' in row else
               f'{row["value"]:8.3f}')
-      print(f'{said}  {row["text"][:76]}')
+      print(f'{said}  {row["image"] if "image" in row else row["text"][:76]}')
   else:
     for row in rows:
       print(json.dumps(row, ensure_ascii=False))

@@ -5,12 +5,16 @@ Axis names, in shapes and in jaxtyping strings:
   b  examples of a batch     s  positions of a sequence     d  width of a representation
   h  attention heads         c  classes                     v  entries of a vocabulary
 
-Fields of a text batch (`Batch`); all lead with the batch axis:
+and of images, [b h w c]: height, width, channels.
+
+Fields of a batch (`Batch`); all lead with the batch axis. `tokens`, `types` and `mask` are a
+text's, `image` is an image's:
 
   id        int32 [b]     index of the example in its split
   tokens    int32 [b s]   token ids, padded to one of the data's widths
   types     int32 [b s]   0 for the first sentence, 1 for the second
   mask      float [b s]   1 for a token, 0 for padding
+  image     float32 [b h w c]   pixels with mean 0 and deviation 1 over the training split
   label     int32 [b]     the class, or -1 where the run may not see it; in a regression
             float32 [b]   the value, or 0 there
   labelled  float [b]     1 where the run may see the label

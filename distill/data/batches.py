@@ -4,6 +4,7 @@ An epoch is a permutation of the texts, dealt into buckets by each text's own le
 bucket's texts fill batches of one width in that order, and the batches follow each other by
 the place of their last text in the permutation. So the width of a text never depends on its
 neighbours, there are as many shapes as widths, and every text is shown exactly once.
+Images have one size: one bucket, and no widths.
 """
 import functools
 import hashlib
@@ -28,9 +29,9 @@ def batches(split: Split, *, batch_size: int, seed: int, steps: int,
 
   Args:
     widths: what texts are padded to, at most four; by default quarters of the longest.
-    labelled: the share of labels that may be seen; a hash of the text decides which.
-    drawn: the share of every batch that is drawn from the labelled texts of its width, in
-      endless permutations; the rest walks through all texts. 1.0: the labelled texts alone.
+    labelled: the share of labels that may be seen; a hash of the example decides which.
+    drawn: the share of every batch that is drawn from the labelled examples of its width, in
+      endless permutations; the rest walks through all. 1.0: the labelled examples alone.
     rows: the places in every batch, ascending, that are built: those of one of the processes
       that share the batches. By default all.
   """
@@ -53,11 +54,23 @@ def epoch_steps(split: Split, *, batch_size: int, widths: Sequence[int] | None =
   return _Plan(split, batch_size, widths, labelled, drawn).epoch_steps
 
 
-def padding_share(split: Split, *, widths: Sequence[int] | None = None) -> float:
-  """The share of positions that hold padding when every text is shown once."""
+def padding_share(split: Split, *, widths: Sequence[int] | None = None) -> float | None:
+  """The share of positions that hold padding when every text is shown once; None for images."""
   widths = checked_widths(split, widths)
+  if 'image' in split.columns:
+    return None
   length = split.columns['length']
   return 1 - float(length.sum() / widths[np.searchsorted(widths, length)].sum())
+
+
+def full(split: Split, *, size: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
+  """What a model is given when its cost is measured: `size` examples, texts of the last width."""
+  if 'image' in split.columns:
+    return {'image': np.zeros((size, *split.columns['image'].shape[1:]), np.float32),
+            'valid': np.ones(size, np.float32)}
+  shape = size, widths[-1]
+  return {'tokens': np.ones(shape, np.int32), 'types': np.zeros(shape, np.int32),
+          'mask': np.ones(shape, np.float32)}
 
 
 class _Plan:
@@ -76,14 +89,16 @@ class _Plan:
     self._label = split.columns['label'].dtype
     self._unseen = -1 if np.issubdtype(self._label, np.integer) else 0.0
     if drawn and not self._seen.any():
-      raise ValueError(f'drawn={drawn}, but none of the {len(split)} texts is labelled')
+      raise ValueError(f'drawn={drawn}, but none of the {len(split)} examples is labelled')
     if drawn == 1:
       self._rows, quota = np.flatnonzero(self._seen), 0
     else:
       self._rows, quota = np.arange(len(split)), min(round(drawn * batch_size), batch_size - 1)
-    bucket = np.searchsorted(self._widths, split.columns['length'])
+    self._images = 'image' in split.columns
+    bucket = (np.zeros(len(split), int) if self._images
+              else np.searchsorted(self._widths, split.columns['length']))
     self._bucket = bucket[self._rows]
-    pools = [np.flatnonzero(self._seen & (bucket == k)) for k in range(len(self._widths))]
+    pools = [np.flatnonzero(self._seen & (bucket == k)) for k in range(max(1, len(self._widths)))]
     self._drawn = [quota if len(pool) else 0 for pool in pools]
     self._pools = [np.tile(pool, -(-n // max(1, len(pool))))        # at least a batch's worth
                    for pool, n in zip(pools, self._drawn, strict=True)]
@@ -102,15 +117,19 @@ class _Plan:
     if self._drawn[k]:
       rows = np.concatenate([rows, self._draw(k, epoch * self._steps[k] + ordinal)])
     rows = rows[self._own[self._own < len(rows)]]
-    width, n = self._widths[k], len(rows)
-    columns, seen = self._split.columns, self._seen[rows]
+    n, columns, seen = len(rows), self._split.columns, self._seen[rows]
     filled = lambda values, fill=0, dtype=np.int32: np.concatenate(
         [values.astype(dtype), np.full((len(self._own) - n, *values.shape[1:]), fill, dtype)])
+    if self._images:
+      inputs = {'image': filled(columns['image'][rows], dtype=np.float32)}
+    else:
+      width = self._widths[k]
+      inputs = {
+          'tokens': filled(columns['tokens'][rows, :width]),
+          'types': filled(columns['types'][rows, :width]),
+          'mask': filled(np.arange(width) < columns['length'][rows, None], dtype=np.float32)}
     return {
-        'id': filled(rows, -1),
-        'tokens': filled(columns['tokens'][rows, :width]),
-        'types': filled(columns['types'][rows, :width]),
-        'mask': filled(np.arange(width) < columns['length'][rows, None], dtype=np.float32),
+        'id': filled(rows, -1), **inputs,
         'label': filled(np.where(seen, columns['label'][rows], self._unseen), self._unseen,
                         self._label),
         'labelled': filled(seen, dtype=np.float32),
@@ -151,9 +170,16 @@ def _permutation(n: int, *what) -> np.ndarray:
 
 
 def checked_widths(split: Split, widths: Sequence[int] | None = None) -> np.ndarray:
-  """The widths, ascending: those given, or quarters of the longest in steps of 8."""
+  """The widths, ascending: those given, or quarters of the longest in steps of 8.
+
+  Of images there are none.
+  """
   if not len(split):
     raise ValueError('the split is empty')
+  if 'image' in split.columns:
+    if widths is not None and len(widths):
+      raise ValueError(f'widths={tuple(widths)}: that is for texts; images have one size')
+    return np.array([], int)
   longest, room = int(split.columns['length'].max()), split.columns['tokens'].shape[1]
   if widths is None:
     return np.unique([min(-(-room * quarter // 32) * 8, room) for quarter in (1, 2, 3, 4)])

@@ -1,7 +1,7 @@
 """How good a model is, how sure that is, and what it kept or gained beside another.
 
 Everything comes from the saved records of a split. An interval is the 95 % percentile interval
-of a bootstrap over examples (Efron 1979): it says what another sample of the same texts could
+of a bootstrap over examples (Efron 1979): it says what another sample of such examples could
 show, not what another seed of the training could.
 """
 from collections.abc import Mapping

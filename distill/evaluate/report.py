@@ -35,7 +35,7 @@ TIER = {'name': str, 'passed': bool,
         'limits': [{'name': str, 'limit': float, 'value': float, 'passed': bool}]}
 MODEL = {
     'name': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
-    'saw': ({'texts': int, 'labels': int}, None), **JUDGED,
+    'saw': (*({what: int, 'labels': int} for what in ('texts', 'images')), None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': {'p50': float, 'p95': float, 'batch': int, 'threads': int},
     'throughput_per_s': float, 'flops': (float, None), 'peak_memory_bytes': (int, None),
@@ -164,7 +164,7 @@ def _tables(report: Report) -> list[tuple[str, list[Rows]]]:
 def _saw_rows(models: Sequence[Model]) -> Rows:
   said = lambda model, what: f'{model["saw"][what]:,}' if model['saw'] else '–'
   return [(f'{what} it saw', [(said(model, what), '') for model in models])
-          for what in ('texts', 'labels')]
+          for what in next((model['saw'] for model in models if model['saw']), ())]
 
 
 def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[str]) -> Rows:
@@ -229,9 +229,10 @@ def _page(report: Report, rows: charts.Rows) -> str:
 def _saw(model: Model) -> str:
   if model['saw'] is None:
     return 'loaded, not trained here'
-  texts, labels = model['saw']['texts'], model['saw']['labels']
-  labelled = 'all labelled' if labels == texts else f'{labels:,} labelled'
-  return f'{texts:,} texts, {labelled}' + ', and the teacher' * (model['role'] == 'student')
+  labels = model['saw']['labels']
+  what, n = next((what, n) for what, n in model['saw'].items() if what != 'labels')
+  labelled = 'all labelled' if labels == n else f'{labels:,} labelled'
+  return f'{n:,} {what}, {labelled}' + ', and the teacher' * (model['role'] == 'student')
 
 
 def _tied(text: str) -> str:

@@ -13,9 +13,11 @@ from distill.teachers import Weights
 def write(folder: Path, weights: Weights, card: Mapping[str, Any], tokenizer: str) -> None:
   """Weights, card and tokenizer; tensors and `config.json` in the names of `transformers`.
 
-  A model that it doesn't have keeps our names: only `distill` reads that folder.
+  A model that it doesn't have keeps our names: only `distill` reads that folder. A model of images
+  has no tokenizer, ''; its card says how pixels are standardised.
   """
-  arrays, config, texts = weights[0] | weights[1], {}, {'tokenizer.json': tokenizer}
+  arrays, config = weights[0] | weights[1], {}
+  texts = {'tokenizer.json': tokenizer} if tokenizer else {}
   if (there := huggingface.named(card['model'], arrays, card['classes'])) is not None:
     arrays, config = there
     texts['tokenizer_config.json'] = json.dumps(_about(tokenizer, card, config), indent=2)
