@@ -31,7 +31,8 @@ def kl(student: Float[Array, 'b h s s'], teacher: Float[Array, 'b h s s'],
 
   Takes the probabilities, `blockNN/attention`, of as many heads on either side. A query that isn't
   counted has the value 0: give the term the same mask. `relations.minilm` on values, with as many
-  relation heads, is the paper's other half (eq. 9).
+  relation heads, is the paper's other half (eq. 9). It is MobileBERT's attention transfer as well
+  (Sun 2020), in a term for each block.
   """
   s, t = _pair(student, teacher)
   _agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])   # without heads

@@ -1,15 +1,15 @@
 """Hints: losses on hidden representations, of one width (a projector brings them to it)."""
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from distill.losses import _pair
+from distill.losses import _pair, _unit
 
 
 def mse(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Float[Array, '*b']:
   """Mean over the width of the squared difference (TinyBERT 2020, eq. 8).
 
-  FitNet's hint (Romero 2015, eq. 3) is this times d/2.
+  FitNet's hint (Romero 2015, eq. 3) is this times d/2, summed over the positions of a map; its
+  later users, and SimKD (Chen 2022, §3), take the mean over everything, as it is here.
   """
   s, t = _pair(student, teacher)
   return jnp.mean(jnp.square(s - t), axis=-1)
@@ -32,8 +32,25 @@ def pkd(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s d']) -> Float
   return 2 * cosine(student[:, 0], teacher[:, 0])
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
-  squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-  zero = squares < 1e-24      # the norm 1e-12 at which others stop dividing, too
-  # The inner `where` keeps the gradient of a zero vector 0: the outer one alone would leave it NaN.
-  return jnp.where(zero, 0, vectors / jnp.sqrt(jnp.where(zero, 1, squares)))
+def standardised(student: Float[Array, '*b d'],
+                 teacher: Float[Array, '*b d']) -> Float[Array, '*b']:
+  """`mse` of vectors at mean 0 and deviation 1 (MobileBERT, Sun 2020: feature map transfer).
+
+  A LayerNorm without parameters; a constant vector is 0, and so is its gradient. The authors' code
+  trains each layer in turn with this, `moments` and `attention.kl`.
+  """
+  s, t = _pair(student, teacher)
+  centre = lambda x: _unit(x - jnp.mean(x, axis=-1, keepdims=True))
+  return jnp.sum(jnp.square(centre(s) - centre(t)), axis=-1)
+
+
+def moments(student: Float[Array, '*b d'], teacher: Float[Array, '*b d'], *, beta: float = 1.0,
+            gamma: float = 1.0) -> Float[Array, '*b']:
+  """beta (Δ mean)² + gamma |Δ variance| over the width (MobileBERT, Sun 2020: feature statistics).
+
+  What `standardised` leaves out, as the authors' code weighs it: one squared, the other not.
+  """
+  s, t = _pair(student, teacher)
+  means = jnp.mean(s, axis=-1) - jnp.mean(t, axis=-1)
+  variances = jnp.var(s, axis=-1) - jnp.var(t, axis=-1)
+  return beta * jnp.square(means) + gamma * jnp.abs(variances)

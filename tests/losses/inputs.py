@@ -1,5 +1,11 @@
-"""Inputs in closed form, those of the reference values; and what every loss has to stand."""
+"""Inputs in closed form and the reference values of them; and what every loss has to stand.
+
+`reference.json` holds a value for each name, the file it comes from, and how: *executed* (the
+function of that file was run in float64), *partly executed*, or a *definition* (the formula alone).
+"""
 import inspect
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +13,9 @@ import jaxtyping
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+
+REFERENCE = json.loads((pathlib.Path(__file__).parent / 'reference.json').read_text())
+PROVEN = set()                      # the names that this run has compared
 
 
 def filled(function, *shape):
@@ -18,11 +27,20 @@ TEACHER = filled(lambda i, j: 3 * np.cos(.5 * i - .9 * j + .1), 4, 5)
 STUDENT_MAPS = filled(lambda b, c, h, w: np.sin(.3*b + .7*c + 1.1*h + 1.7*w + .2), 4, 6, 4, 4)
 TEACHER_MAPS = filled(lambda b, c, h, w: np.cos(.4*b - .6*c + .9*h - 1.3*w + .5), 4, 6, 4, 4)
 STUDENT_HIDDEN = filled(lambda b, s, d: np.sin(.3 * b + .7 * s + 1.1 * d), 4, 4, 6)
+STUDENT_VECTORS = filled(lambda i, k: np.sin(.9 * i + .6 * k + .3), 4, 6)
+TEACHER_VECTORS = filled(lambda i, k: np.cos(.4 * i - 1.1 * k + .7), 4, 8)
+LABEL = np.array([0, 2, 4, 1])
 TEACHER_HIDDEN = filled(lambda b, s, d: np.cos(.4 * b - .6 * s + .9 * d), 4, 4, 12)
 MASK = np.array([[1., 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
 STUDENT_WORDS = filled(lambda b, t, v: 2 * np.sin(.5 * b + .8 * t + 1.1 * v + .1), 2, 3, 7)
 TEACHER_WORDS = filled(lambda b, t, v: 2.5 * np.cos(.3 * b - .7 * t + .9 * v + .4), 2, 3, 7)
 WORD_MASK = np.array([[1., 1, 0], [1, 1, 1]])
+
+
+def assert_proven(name, ours, *, rtol=1e-6):
+  """Ours, which should be float64, equals the reference value of that name."""
+  np.testing.assert_allclose(ours, REFERENCE[name]['value'], rtol=rtol)
+  PROVEN.add(name)
 
 
 def masked_mean(values, mask):

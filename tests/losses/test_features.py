@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,16 +9,26 @@ from .inputs import (
   MASK,
   STUDENT_HIDDEN,
   STUDENT_MAPS,
+  STUDENT_VECTORS,
   TEACHER_HIDDEN,
   TEACHER_MAPS,
+  TEACHER_VECTORS,
   assert_finite,
   assert_gradient,
+  assert_proven,
   assert_shapes_refused,
   double,
-  filled,
   masked_mean,
   value_and_gradient,
 )
+
+
+def assert_agrees(name, loss, student, teacher, mask=1.):
+  """With the reference in float64, and in float32."""
+  mean = lambda values: masked_mean(values, np.broadcast_to(mask, values.shape))
+  assert_proven(name, mean(double(loss, student, teacher)))
+  narrow = jax.jit(loss)(np.float32(student), np.float32(teacher))
+  assert_proven(name, mean(narrow), rtol=1e-5)
 
 
 @pytest.mark.parametrize('loss', [features.mse, features.cosine])
@@ -54,14 +65,14 @@ class TestMSE:
     np.testing.assert_allclose(value, [5.])
 
   def test_mean_is_the_reference(self):
-    # fitnet_hint, executed (RepDistiller): the mean over everything.
-    value = double(features.mse, STUDENT_MAPS, TEACHER_MAPS)
-    np.testing.assert_allclose(np.mean(value), 0.8950219739195445, rtol=1e-9)
+    # FitNet's, as RepDistiller has it, over feature maps: the mean over everything.
+    student, teacher = (np.moveaxis(x, 1, -1) for x in (STUDENT_MAPS, TEACHER_MAPS))
+    assert_agrees('fitnet_hint', features.mse, student, teacher)
 
   def test_masked_mean_is_the_reference(self):
-    # hid_mse_masked, executed (TextBrewer): the mean over tokens of all examples, and the width.
-    value = double(features.mse, STUDENT_HIDDEN, TEACHER_HIDDEN[..., :6])
-    np.testing.assert_allclose(masked_mean(value, MASK), 0.6406384871638579, rtol=1e-9)
+    # TextBrewer's: the mean over tokens of all examples, and the width.
+    assert_agrees('hid_mse_masked', features.mse, STUDENT_HIDDEN, TEACHER_HIDDEN[..., :6],
+                  mask=MASK)
 
 
 class TestCosine:
@@ -73,9 +84,9 @@ class TestCosine:
     np.testing.assert_allclose(double(features.cosine, student, teacher), [0.04, 1, 2], rtol=1e-12)
 
   def test_masked_mean_is_the_reference(self):
-    # distilbert_cos_masked, a definition: the mean over tokens of 1 - cos.
-    value = double(features.cosine, STUDENT_HIDDEN, TEACHER_HIDDEN[..., :6])
-    np.testing.assert_allclose(masked_mean(value, MASK), 0.6328541071820781, rtol=1e-9)
+    # A definition: the mean over tokens of 1 - cos.
+    assert_agrees('distilbert_cos_masked', features.cosine, STUDENT_HIDDEN,
+                  TEACHER_HIDDEN[..., :6], mask=MASK)
 
   def test_length_changes_neither_value_nor_the_gradient_s_direction(self):
     student, teacher = np.array([1, 2, -1]), np.array([0.5, 1, 3])
@@ -109,11 +120,10 @@ class TestPKD:
     np.testing.assert_allclose(double(features.pkd, student, teacher), [0.08, 4], rtol=1e-12)
 
   def test_mean_is_the_reference(self):
-    # pkd_bert, executed (TextBrewer), on [CLS] vectors: the sum over the width.
-    student = filled(lambda i, s, k: np.sin(.9 * i + .6 * k + .3 + s), 4, 2, 6)
-    teacher = filled(lambda i, s, k: np.cos(.4 * i - 1.1 * k + .7 - s), 4, 2, 6)
-    value = double(features.pkd, student, teacher)
-    np.testing.assert_allclose(np.mean(value), 1.3848655309069473, rtol=1e-9)
+    # TextBrewer's, on [CLS] vectors: the sum over the width.
+    student, teacher = (np.stack([x[:, :6], 0 * x[:, :6]], axis=1)
+                        for x in (STUDENT_VECTORS, TEACHER_VECTORS))
+    assert_agrees('pkd_bert', features.pkd, student, teacher)
 
   def test_gradient_is_the_first_position_s_alone(self):
     student, teacher = STUDENT_HIDDEN, TEACHER_HIDDEN[..., :6]
@@ -130,3 +140,44 @@ class TestPKD:
   def test_nothing_is_broadcast(self):
     for one in (jnp.zeros((1, 3, 10)), jnp.zeros((8, 1, 10)), jnp.zeros((8, 3, 1))):
       assert_shapes_refused(features.pkd, jnp.zeros((8, 3, 10)), one)
+
+
+class TestStandardised:
+
+  def test_by_hand(self):
+    # (1, -1) against (-1, 1), wherever they are and however large: the mean of 2² and 2².
+    student, teacher = np.array([[3., 1], [3, 1]]), np.array([[-20., 40], [80, 0]])
+    np.testing.assert_allclose(double(features.standardised, student, teacher), [4, 0], atol=1e-12)
+
+  def test_gradient(self):
+    assert_gradient(features.standardised, STUDENT_HIDDEN[0], TEACHER_HIDDEN[0, :, :6])
+
+  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
+  def test_finite_far_apart_and_for_constant_vectors(self, dtype):
+    student = jnp.array([[1e4, -1e4], [1e4, 1e4], [0, 0]], dtype)
+    assert_finite(features.standardised, student, student[::-1])
+    assert not features.standardised(student, student).any()
+
+  def test_nothing_is_broadcast(self):
+    for loss in (features.standardised, features.moments):
+      for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+        assert_shapes_refused(loss, jnp.zeros((8, 10)), one)
+
+
+class TestMoments:
+
+  def test_by_hand(self):
+    # Means 2 and 5, variances 1 and 4: 3² and 3.
+    student, teacher = np.array([[1., 3]]), np.array([[3., 7]])
+    np.testing.assert_allclose(double(features.moments, student, teacher), [12])
+    np.testing.assert_allclose(double(features.moments, student, teacher, beta=2.0, gamma=0.5),
+                               [19.5])
+
+  def test_gradient(self):
+    assert_gradient(features.moments, STUDENT_HIDDEN[0], TEACHER_HIDDEN[0, :, :6], gamma=0.3)
+
+  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
+  def test_finite_far_apart_and_for_equals(self, dtype):
+    student = jnp.array([[1e4, -1e4], [0, 0]], dtype)
+    assert_finite(features.moments, student, student[::-1])
+    assert_finite(features.moments, student, student)

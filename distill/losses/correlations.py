@@ -1,0 +1,93 @@
+"""Losses on how the class probabilities of a batch go together, over its rows and its columns.
+
+They mix examples: `where` is the path of the term's mask, or `batch/valid`.
+"""
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from distill.losses import _agree, _pair, _positive, mixing
+
+
+@mixing
+def dist(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'], where: Shaped[Array, ' b'], *,
+         beta: float = 1.0, gamma: float = 1.0,
+         temperature: float | Float[Array, ''] = 1.0) -> Float[Array, ' b']:
+  """T² (beta (1 - ρ of an example's classes) + gamma (1 - mean ρ of a class's examples)), with
+  Pearson's ρ between student's and teacher's probabilities (DIST, Huang 2022).
+
+  The first part is an example's own, the second the batch's, and each counted example has it. What
+  doesn't vary has ρ = 0, without a gradient; with one example there is no second part. The 1e-8
+  beside the lengths is the authors': in it, classes that no example is near have ρ = 0, too. Their
+  CIFAR runs take beta = gamma = 2 at temperature 4.
+  """
+  q, p, counted = _probabilities(student, teacher, where, temperature)
+  own = 1 - _pearson(q, p, jnp.ones_like(counted), axis=1)
+  shared = jnp.where(jnp.sum(counted) > 1, 1 - jnp.mean(_pearson(q, p, counted, axis=0)), 0)
+  return jnp.where(counted[:, 0], temperature**2 * (beta * own + gamma * shared), 0)
+
+
+@mixing
+def mlkd_batch(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
+               where: Shaped[Array, ' b'], *,
+               temperature: float | Float[Array, ''] = 4.0) -> Float[Array, ' b']:
+  """Squared distance of the examples' similarities, a row of the Gram matrix P Pᵀ for each example
+  (batch level of MLKD, Jin 2023).
+
+  The mean is |P Pᵀ - Q Qᵀ|² / examples, without a T². The paper's loss is a sum over temperatures
+  2, 3, 4, 5 and 6 of three levels, a term for each: `logits.kl` for instances, this, and
+  `mlkd_class`. The authors' code means to count the half of the examples that the teacher is least
+  sure of, but reduces each loss to a number before the mask: there, and so here, all count, and
+  the mask halves the weight. It has two views of each image, one augmented strongly; the strong
+  views' own correlations are computed and left out of the sum.
+  """
+  q, p, counted = _probabilities(student, teacher, where, temperature)
+  gap = _times(q, q.T) - _times(p, p.T)
+  return jnp.where(counted[:, 0], jnp.sum(jnp.square(gap), axis=1), 0)
+
+
+@mixing
+def mlkd_class(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
+               where: Shaped[Array, ' b'], *,
+               temperature: float | Float[Array, ''] = 4.0) -> Float[Array, ' b']:
+  """Squared distance of the classes' correlations: |PᵀP - QᵀQ|² / classes, for each counted example
+  (class level of MLKD, Jin 2023).
+
+  No T². PᵀP is a sum over the examples, as in the authors' code: the loss grows with the batch's
+  square. `mlkd_batch` says what the whole of MLKD is.
+  """
+  q, p, counted = _probabilities(student, teacher, where, temperature)
+  gap = _times(q.T, q) - _times(p.T, p)
+  return jnp.where(counted[:, 0], jnp.sum(jnp.square(gap)) / student.shape[1], 0)
+
+
+def _probabilities(student, teacher, where, temperature):
+  """Probabilities of student and teacher, 0 in the rows that aren't `counted`, [b 1]."""
+  _positive(temperature=temperature)
+  _agree(examples=student.shape[:1], where=where.shape)
+  counted = where.astype(bool)[:, None]
+  # Before the softmax, too: what an uncounted row holds may be NaN, and then so is its gradient.
+  q, p = (jnp.where(counted, jax.nn.softmax(jnp.where(counted, z, 0) / temperature), 0)
+          for z in _pair(student, teacher))
+  return q, p, counted
+
+
+def _times(left, right):
+  return jnp.matmul(left, right, precision='highest')     # a difference of two such: not in TF32
+
+
+def _pearson(x, y, counted, axis):
+  """Correlation over what counts along an axis; of what doesn't vary 0, without a gradient."""
+  x, y = (_centred(z, counted, axis) for z in (x, y))
+  squares = [jnp.sum(jnp.square(z), axis) for z in (x, y)]
+  still = jnp.minimum(*squares) < 1e-24
+  lengths = [jnp.sqrt(jnp.where(still, 1, z)) for z in squares]
+  return jnp.where(still, 0, jnp.sum(x * y, axis) / (lengths[0] * lengths[1] + 1e-8))
+
+
+def _centred(x, counted, axis):
+  # From the largest first: the mean of equal numbers is then 0, and not the rounding of a sum.
+  x = x - jax.lax.stop_gradient(jnp.max(x, axis, keepdims=True))
+  total = jnp.sum(jnp.where(counted, x, 0), axis, keepdims=True)
+  n = jnp.sum(jnp.broadcast_to(counted, x.shape), axis, keepdims=True)
+  return jnp.where(counted, x - total / jnp.maximum(n, 1), 0)

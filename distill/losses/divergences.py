@@ -1,0 +1,228 @@
+"""Divergences between the student's and the teacher's distribution over words or classes.
+
+They take logits [*b v] and give values [*b], whose mean over the counted tokens is the paper's
+loss. A temperature divides both sides' logits, and that is all: there is no T² here, as there
+is none in the papers; `logits.kl`, the forward KL, is the one that has it.
+
+A word that one side rules out by a logit of -inf counts as one of probability 1e-30, so that
+the other side may think otherwise at a finite price.
+"""
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from distill.losses import _agree, _pair, _positive, _share, _wide
+
+LEAST = math.log(1e-30)
+
+
+def _log(logits: Float[Array, '*b v'], temperature: float | Float[Array, '']
+         ) -> Float[Array, '*b v']:
+  """Log-probabilities, all of them finite."""
+  _positive(temperature=temperature)
+  log = jax.nn.log_softmax(_wide(logits) / temperature)
+  return jnp.where(jnp.isneginf(log), LEAST, log)
+
+
+def _logs(student, teacher, temperature):
+  return tuple(_log(z, temperature) for z in _pair(student, teacher))
+
+
+def _kl(log_a: Float[Array, '*b v'], log_b: Float[Array, '*b v']) -> Float[Array, '*b']:
+  return jnp.sum(jnp.exp(log_a) * (log_a - log_b), axis=-1)
+
+
+def _mixed(log_a: Float[Array, '*b v'], log_b: Float[Array, '*b v'],
+           share: float | Float[Array, '']) -> Float[Array, '*b v']:
+  """log(share · a + (1 - share) · b)."""
+  return jnp.logaddexp(jnp.log(share) + log_a, jnp.log1p(-share) + log_b)
+
+
+def reverse_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+               temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """KL(student || teacher): the student keeps to what the teacher finds likely (MiniLLM, Gu 2024,
+  §2.1).
+
+  MiniLLM takes it over sequences that the student samples, by policy gradient. This is the
+  divergence of one token given its predecessors, as in GKD and DistiLLM.
+  """
+  log_q, log_p = _logs(student, teacher, temperature)
+  return _kl(log_q, log_p)
+
+
+def symmetric_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+                 lam: float | Float[Array, ''] = 0.5,
+                 temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """(1 - lam) KL(teacher || student) + lam KL(student || teacher) (DistiLLM's code, Ko 2024).
+
+  At 1/2 it is half of Jeffreys' divergence. That code has lam = 0.9 and a cross-entropy for the
+  first part: larger by (1 - lam) times the teacher's entropy, of the same gradient.
+  """
+  _share(lam=lam)
+  log_q, log_p = _logs(student, teacher, temperature)
+  return (1 - lam) * _kl(log_p, log_q) + lam * _kl(log_q, log_p)
+
+
+def tvd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+        temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """Total variation, half the sum of |p - q|: between 0 and 1 (f-distill, Wen 2023, §3)."""
+  log_q, log_p = _logs(student, teacher, temperature)
+  return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
+
+
+def jsd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+        beta: float | Float[Array, ''] = 0.5, normalised: bool = False,
+        temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, of teacher p and
+  student q (GKD, Agarwal 2024, eq. 1).
+
+  At beta = 0 and 1, where this is 0, TRL means KL(p || q) and KL(q || p), and so does this: the
+  loss jumps there. `normalised` divides by beta (1 - beta), and then those are its limits: a
+  beta from `schedule/` moves from the one KL to the other without a jump. DistiLLM's
+  `js_distance(lam)` is beta = 1 - lam.
+  """
+  _share(beta=beta)
+  log_q, log_p = _logs(student, teacher, temperature)
+  beta = jnp.asarray(beta, log_p.dtype)
+  # a is the side with the smaller share of m, so there is one end to be careful at, share = 0.
+  share = jnp.minimum(beta, 1 - beta)
+  log_a, log_b = (jnp.where(beta <= 0.5, x, y) for x, y in ((log_p, log_q), (log_q, log_p)))
+  # log(m / b), not log m: where the share is small, that would be a difference of equals.
+  rise = _mixed(log_a - log_b, jnp.zeros_like(log_b), share)
+  to_a = jnp.sum(jnp.exp(log_a) * (log_a - log_b - rise), axis=-1) / (1 - share)
+  to_b = jnp.sum(jnp.exp(log_b) * -rise, axis=-1) / jnp.where(share > 0, share, 1)
+  return (to_a + to_b) * (1 if normalised else jnp.where(share > 0, share * (1 - share), 1))
+
+
+def skew_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+            alpha: float | Float[Array, ''] = 0.1,
+            temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """KL(p || alpha p + (1 - alpha) q), of teacher p and student q (DistiLLM, Ko 2024, §3.1).
+
+  At most -log alpha. The authors' code gives the cross-entropy: the teacher's entropy more.
+  """
+  _share(alpha=alpha)
+  log_q, log_p = _logs(student, teacher, temperature)
+  return _kl(log_p, _mixed(log_p, log_q, alpha))
+
+
+def skew_reverse_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+                    alpha: float | Float[Array, ''] = 0.1,
+                    temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """KL(q || alpha q + (1 - alpha) p), of teacher p and student q (DistiLLM, Ko 2024, §3.1)."""
+  _share(alpha=alpha)
+  log_q, log_p = _logs(student, teacher, temperature)
+  return _kl(log_q, _mixed(log_q, log_p, alpha))
+
+
+def akl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, mu: float = 0.5,
+        temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """Forward and reverse KL, each as much as student and teacher differ in the head and in the
+  tail of the teacher's distribution (AKL, Wu 2024).
+
+  The head are the teacher's likeliest words as long as their probabilities sum to at most `mu`,
+  and always the first, as in the authors' code. The shares of the two have no gradient. The
+  variant in TAID's repository lays the head's mask, in sorted order, over unsorted words, and has
+  a cross-entropy for the forward KL: other values, and other gradients.
+  """
+  _share(mu=mu)
+  log_q, log_p = _logs(student, teacher, temperature)
+  p, gap = jnp.exp(log_p), jnp.abs(jnp.exp(log_p) - jnp.exp(log_q))
+  order = jnp.argsort(-p, axis=-1)
+  p, gap = (jnp.take_along_axis(x, order, axis=-1) for x in (p, gap))
+  head = (jnp.cumsum(p, axis=-1) <= mu).at[..., 0].set(True)
+  whole = jnp.sum(gap, axis=-1)
+  share = jax.lax.stop_gradient(
+      jnp.sum(gap, axis=-1, where=head) / jnp.where(whole > 0, whole, 1))
+  return share * _kl(log_p, log_q) + (1 - share) * _kl(log_q, log_p)
+
+
+def taid(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+         t: float | Float[Array, ''],
+         temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """KL(softmax((1 - t) z + t teacher) || student), where z are the student's logits without
+  their gradient (TAID, Shing 2025, §3.1).
+
+  t rises from a start to 1: by `carry.Taid`, read from `carry/NAME/t`, or by a `schedule/`. The
+  authors' code gives the cross-entropy, larger by the mixture's entropy, of the same gradient.
+  """
+  _share(t=t)
+  log_q, log_p = _logs(student, teacher, temperature)
+  between = jax.nn.log_softmax((1 - t) * jax.lax.stop_gradient(log_q) + t * log_p)
+  return _kl(between, log_q)
+
+
+def mft(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], label: Int[Array, '*b'], *,
+        tau: float = 0.2, temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """KL to the teacher's distribution after it is moved towards the label (minifinetuning,
+  Belcak 2025).
+
+  The label is to lead the teacher's first choice by `tau`, or, where it is that choice, to be
+  likelier by `tau`, up to 1. The teacher is the student before the run. ModelOpt's is this times
+  temperature², and its 1e-7 in the denominators is left out. A negative label has value 0.
+  """
+  _share(tau=tau)
+  _agree(student=student.shape[:-1], label=label.shape)
+  log_q, log_p = _logs(student, teacher, temperature)
+  p = jnp.exp(log_p)
+  own = jnp.take_along_axis(p, label[..., None], axis=-1)
+  lead = jnp.max(p, axis=-1, keepdims=True) - own
+  chosen = jnp.argmax(p, axis=-1)[..., None] == label[..., None]
+  wanting = jnp.maximum(1 - own, jnp.finfo(p.dtype).tiny)
+  move = jnp.where(chosen, jnp.minimum(tau / wanting, 1), (lead + tau) / (1 + lead))
+  target = (1 - move) * p + move * jax.nn.one_hot(label, p.shape[-1], dtype=p.dtype)
+  log_target = jnp.log(jnp.where(target > 0, target, 1))
+  return jnp.where(label < 0, 0, jnp.sum(target * (log_target - log_q), axis=-1))
+
+
+# f(r) of a ratio r = p / q, teacher over student, and how far from 1 it is followed, in logs.
+# Beyond, its tangent goes on: still convex, so still an f-divergence, and finite. 40 keeps r² in
+# float32's range; where f grows like a power, 10 keeps the gradient in float16's.
+GENERATORS = {
+    'kl': (lambda r: r * jnp.log(r), 40),
+    'reverse_kl': (lambda r: -jnp.log(r), 40),
+    'jsd': (lambda r: (r * jnp.log(2 * r / (1 + r)) + jnp.log(2 / (1 + r))) / 2, 40),
+    'tvd': (lambda r: jnp.abs(r - 1) / 2, 40),
+    'hellinger': (lambda r: jnp.square(jnp.sqrt(r) - 1) / 2, 40),
+    'pearson': (lambda r: jnp.square(r - 1), 10),       # Σ (p - q)² / q
+    'neyman': (lambda r: jnp.square(r - 1) / r, 10),    # Σ (p - q)² / p
+}
+
+
+def f_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, name: str,
+                 temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """Σ q f(p / q) of teacher p and student q, by the name of f: kl, reverse_kl, jsd, tvd,
+  hellinger, pearson or neyman (f-distill, Wen 2023, §3; Csiszár 1967).
+
+  hellinger is the squared distance, (Σ (√p - √q)²) / 2; pearson and neyman are the χ² with q and
+  with p below the line.
+  """
+  if name not in GENERATORS:
+    raise ValueError(f'name={name!r} is not one of {", ".join(GENERATORS)}')
+  return _f_divergence(*_logs(student, teacher, temperature), *GENERATORS[name])
+
+
+def alpha_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
+                     alpha: float,
+                     temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
+  """(Σ p^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)), of teacher p and student q (Cressie &
+  Read 1984; Amari 1985).
+
+  Its limits at 1 and 0 are KL(p || q) and KL(q || p); at 1/2 it is 4 times f_divergence's
+  hellinger, at 2 and -1 half its pearson and neyman.
+  """
+  if alpha in (0, 1) or not math.isfinite(alpha):
+    raise ValueError(f'alpha={alpha} must be finite and neither 0 nor 1, which are reverse_kl and '
+                     'logits.kl')
+  generator = lambda r: (r**alpha - alpha * r + alpha - 1) / (alpha * (alpha - 1))
+  bound = 40 if 0 < alpha < 1 else 10 / max(1, alpha - 1, -alpha)
+  return _f_divergence(*_logs(student, teacher, temperature), generator, bound)
+
+
+def _f_divergence(log_q, log_p, generator, bound):
+  r = jnp.exp(jnp.clip(log_p - log_q, -bound, bound))
+  f, slope = jax.jvp(generator, (r,), (jnp.ones_like(r),))
+  # q f(p / q) where the ratio is within the bound, and q (f(r) + slope · (p / q - r)) beyond.
+  return jnp.sum(jnp.exp(log_q) * (f - r * slope) + jnp.exp(log_p) * slope, axis=-1)

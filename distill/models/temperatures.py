@@ -1,0 +1,104 @@
+"""Temperatures that are learned, or set for each example: views for a term to read.
+
+A term takes one as `reads.temperature='projected/NAME'`.
+"""
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Learned(nnx.Module):
+  """One temperature, start + spread·σ(θ), trained against the student (CTKD, Li 2023, §3).
+
+  It reads λ from `schedule/…`, by which the gradient of θ is multiplied. The sign lives in the
+  schedule, which goes from 0 to -1: θ comes to climb what the student descends. That is the
+  authors' convention, whose reversal layer multiplies by +λ. θ starts at 1, as theirs does.
+  """
+
+  def __init__(self, *, inputs: int, start: float = 1.0, spread: float = 20.0):
+    if inputs != 1:
+      raise ValueError(f'it reads one number, λ of a schedule, and got a width of {inputs}')
+    _check(start=start, spread=spread)
+    self.theta, self.start, self.spread = nnx.Param(jnp.ones(())), start, spread
+
+  def __call__(self, reversal: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
+    """From λ to the temperature, both []."""
+    del valid, train
+    return self.start + self.spread * jax.nn.sigmoid(_reversed(self.theta[...], reversal))
+
+
+@jax.custom_vjp
+def _reversed(theta: jax.Array, by: jax.Array) -> jax.Array:
+  return theta
+
+
+_reversed.defvjp(lambda theta, by: (theta, by),
+                 lambda by, gradient: (by * gradient, jnp.zeros_like(by)))
+
+
+class FLSW(nnx.Module):
+  """A temperature for each example, lower where student and teacher differ: T + beta (mean w - w),
+  w = (1 - cos of their logits)^gamma (focal-loss-style weights, Wen 2019).
+
+  It reads the student's logits and the teacher's, [b c]; the mean is over the valid examples, and
+  no gradient goes through. A temperature never falls below `least`, where TextBrewer's may reach 0.
+  """
+
+  mixing = True
+
+  def __init__(self, *, inputs: tuple[int, int], temperature: float = 4.0, beta: float = 1.0,
+               gamma: float = 1.0, least: float = 1.0):
+    if not isinstance(inputs, tuple) or len(inputs) != 2 or inputs[0] != inputs[1]:
+      raise ValueError(f"it reads the student's and a teacher's logits, and got widths {inputs}")
+    _check(temperature=temperature, beta=beta, gamma=gamma, least=least)
+    self.temperature, self.beta, self.gamma, self.least = temperature, beta, gamma, least
+
+  def __call__(self, student: jax.Array, teacher: jax.Array, *, valid: jax.Array,
+               train: bool) -> jax.Array:
+    """From [b c] twice to [b]."""
+    del train
+    s, t = (z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-4)
+            for z in (_fixed(student), _fixed(teacher)))
+    w = jnp.maximum(1 - jnp.sum(s * t, axis=-1), 0) ** self.gamma
+    return _around(w, valid, self.temperature, self.beta, self.least)
+
+
+class CWSM(nnx.Module):
+  """A temperature for each example, lower where the student is unsure: T + beta (mean w - w),
+  w = 1 / (its largest probability + 1e-3) (confidence weights by student max, Wen 2019).
+
+  It reads the student's logits, [b c]; the rest is as for `FLSW`.
+  """
+
+  mixing = True
+
+  def __init__(self, *, temperature: float = 4.0, beta: float = 1.0, least: float = 1.0):
+    _check(temperature=temperature, beta=beta, least=least)
+    self.temperature, self.beta, self.least = temperature, beta, least
+
+  def __call__(self, student: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
+    """From [b c] to [b]."""
+    del train
+    w = 1 / (jnp.max(jax.nn.softmax(_fixed(student)), axis=-1) + 1e-3)
+    return _around(w, valid, self.temperature, self.beta, self.least)
+
+
+def _check(**hyper: float) -> None:
+  for name, value in hyper.items():
+    if not 0 < value < math.inf:
+      raise ValueError(f'{name}={value} is not a finite number above 0')
+
+
+def _fixed(logits: jax.Array) -> jax.Array:
+  return jax.lax.stop_gradient(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+
+
+def _around(w: jax.Array, valid: jax.Array, temperature: float, beta: float,
+            least: float) -> jax.Array:
+  if w.shape != valid.shape:
+    raise ValueError(f'logits must be one row for each example, {list(valid.shape)} of them')
+  w = jnp.where(valid > 0, w, 0)
+  mean = jnp.sum(w) / jnp.maximum(jnp.sum(valid > 0), 1)
+  return jnp.maximum(temperature + beta * (mean - w), least)

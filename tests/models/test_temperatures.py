@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill import schedules
+from distill.losses import logits
+from distill.models.pure import Pure
+from distill.models.temperatures import CWSM, FLSW, Learned
+from tests.losses.inputs import REFERENCE, STUDENT, TEACHER, assert_proven
+
+S, T = jnp.float32(STUDENT), jnp.float32(TEACHER)
+ALL = np.ones(4, np.float32)
+
+
+def heat(theta, reversal):
+  """From θ and λ to the learned temperature."""
+  return Pure(lambda rngs: Learned(inputs=1))(
+      {'theta': theta}, {}, reversal, valid=ALL, train=True)[0]
+
+
+class TestLearned:
+
+  def test_theta_is_trained_and_starts_at_one(self):
+    params, rest = Pure(lambda rngs: Learned(inputs=1)).init(0)
+    assert params == {'theta': 1} and not rest
+
+  def test_by_hand(self):
+    # 1 + 20 σ(1) = 1 + 20 · 0.7310586
+    for reversal in (0.0, -0.5, 1.0):
+      np.testing.assert_allclose(heat(jnp.ones(()), jnp.float32(reversal)), 15.621172, rtol=1e-6)
+
+  def test_the_gradient_is_multiplied_by_what_the_schedule_says(self):
+    # 20 σ(1) (1 - σ(1)) = 20 · 0.1966119
+    slope = jax.jit(jax.grad(heat, argnums=(0, 1)))
+    for reversal in (0.0, -0.5, -1.0, 1.0):
+      theta, own = slope(jnp.ones(()), jnp.float32(reversal))
+      np.testing.assert_allclose(theta, reversal * 3.932239, rtol=1e-6)
+      assert own == 0
+
+  def test_it_climbs_what_the_student_descends(self):
+    def loss(student, theta):
+      return jnp.mean(logits.kl(student, T, temperature=heat(theta, jnp.float32(-1))))
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    before, (student, theta) = both(S, jnp.ones(()))
+    assert both(S, 1 - theta)[0] > before               # a descent's step, in θ alone
+    assert both(S - 0.1 * student, jnp.ones(()))[0] < before
+
+  def test_the_schedule_is_a_cosine(self):
+    # The authors' is the same, of the epoch: it holds for an epoch, and they count from 1, so that
+    # λ never is 0. Ours moves with each step; ten epochs are `steps` = 10 · steps of an epoch.
+    cosine = schedules.cosine(start=0.0, stop=-1.0, steps=10)
+    assert_proven('ctkd_cosine_0_-1_10', [cosine(step) for step in (0, 2, 5, 8, 10, 20)])
+
+  @pytest.mark.parametrize('hyper', [
+      dict(start=0.0), dict(spread=-1.0), dict(inputs=10), dict(inputs=(1, 1))])
+  def test_out_of_range(self, hyper):
+    with pytest.raises(ValueError):
+      Learned(**dict(inputs=1) | hyper)
+
+
+def each(module, *arrays, valid=ALL):
+  return jax.jit(lambda *arrays: module(*arrays, valid=valid, train=True))(*arrays)
+
+
+class TestForEachExample:
+
+  def test_they_are_the_references(self):
+    with jax.enable_x64(True):
+      assert_proven('flsw_b1_g2_T4', each(FLSW(inputs=(5, 5), gamma=2.0), STUDENT, TEACHER))
+      assert_proven('cwsm_b1_T4', each(CWSM(), STUDENT))
+    np.testing.assert_allclose(each(FLSW(inputs=(5, 5), gamma=2.0), S, T),
+                               REFERENCE['flsw_b1_g2_T4']['value'], rtol=1e-5)
+    np.testing.assert_allclose(each(CWSM(), S), REFERENCE['cwsm_b1_T4']['value'], rtol=1e-5)
+
+  def test_flsw_by_hand(self):
+    # cos = 1 and -1: w = 0 and 2, mean 1. The 1e-4 beside the norms, 10, is below this.
+    student = jnp.array([[6., 8], [6, 8]])
+    np.testing.assert_allclose(each(FLSW(inputs=(2, 2)), student, student * jnp.array([[1], [-1]]),
+                                    valid=ALL[:2]), [5, 3], atol=1e-4)
+
+  def test_cwsm_by_hand(self):
+    # Largest probabilities 1/2 and 1: w = 1 / 0.501 and 1 / 1.001, 1.996008 and 0.999001
+    value = each(CWSM(beta=2.0), jnp.array([[0., 0], [99, 0]]), valid=ALL[:2])
+    np.testing.assert_allclose(value, [4 - 0.997007, 4 + 0.997007], atol=1e-5)
+
+  def test_rows_that_are_not_valid_do_not_matter(self):
+    valid = np.float32([1, 0, 1, 1])
+    for module, arrays in ((FLSW(inputs=(5, 5)), (S, T)), (CWSM(), (S,))):
+      holed = each(module, *(z.at[1].set(jnp.nan) for z in arrays), valid=valid)
+      kept = [z[valid > 0] for z in arrays]
+      np.testing.assert_allclose(holed[valid > 0], each(module, *kept, valid=ALL[:3]), rtol=1e-6)
+      assert np.all(np.isfinite(holed))
+
+  def test_none_falls_below_the_least(self):
+    heats = each(FLSW(inputs=(5, 5), beta=100.0, least=0.5), S, T)
+    assert np.min(heats) == 0.5 and np.max(heats) > 4
+    assert np.min(each(CWSM(beta=100.0), S)) == 1
+
+  def test_no_gradient_goes_through(self):
+    module = FLSW(inputs=(5, 5))
+    fixed = module(S, T, valid=ALL, train=True)
+    def total(student, heat=None):
+      heat = module(student, T, valid=ALL, train=True) if heat is None else heat
+      return jnp.sum(logits.kl(student, T, temperature=heat))
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(S), jax.jit(jax.grad(total))(S, fixed))
+
+  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+  def test_finite_for_confident_and_for_empty_models(self, dtype):
+    far = jnp.array([[1e4, -1e4], [0, 0], [-1e4, -1e4], [1e4, 1e4]], dtype)
+    for valid in (ALL, 0 * ALL):
+      for heats in (each(FLSW(inputs=(2, 2), gamma=0.5), far, far, valid=valid),
+                    each(CWSM(), far, valid=valid)):
+        assert heats.dtype == jnp.float32 and np.all(np.isfinite(heats))
+
+  def test_a_cosine_that_rounds_above_one_is_no_nan(self):
+    heats = each(FLSW(inputs=(5, 5), gamma=0.5), 1e6 * T, 1e6 * T)
+    np.testing.assert_allclose(heats, 4, atol=1e-3)
+
+  @pytest.mark.parametrize('make', [
+      lambda: FLSW(inputs=5), lambda: FLSW(inputs=(5, 6)), lambda: FLSW(inputs=(5, 5, 5)),
+      lambda: FLSW(inputs=(5, 5), gamma=0.0), lambda: CWSM(temperature=-1.0),
+      lambda: CWSM()(jnp.zeros((4, 3, 5)), valid=ALL, train=True)])
+  def test_out_of_range(self, make):
+    with pytest.raises(ValueError):
+      make()
