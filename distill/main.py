@@ -295,16 +295,20 @@ def listing() -> list[str]:
 
 
 def variants(tree: ast.Module) -> list[str]:
-  """The strings that `get_config` compares its argument to."""
+  """The strings that `get_config` compares its argument to: its own, or a table's of the file."""
   function = next((n for n in tree.body
                    if isinstance(n, ast.FunctionDef) and n.name == 'get_config'), None)
   if not function or not function.args.args:
     return []
+  tables = {n.targets[0].id: [k.arg for k in n.value.keywords] for n in tree.body
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+            and isinstance(n.value, ast.Call) and getattr(n.value.func, 'id', '') == 'dict'}
   argument = function.args.args[0].arg
-  return sorted({c.value for n in ast.walk(function) if isinstance(n, ast.Compare)
-                 and isinstance(n.left, ast.Name) and n.left.id == argument
-                 for x in n.comparators for c in ast.walk(x)
-                 if isinstance(c, ast.Constant) and isinstance(c.value, str)})
+  sides = [x for n in ast.walk(function) if isinstance(n, ast.Compare)
+           and isinstance(n.left, ast.Name) and n.left.id == argument for x in n.comparators]
+  return sorted({c.value for x in sides for c in ast.walk(x) if isinstance(c, ast.Constant)
+                 and isinstance(c.value, str)}.union(
+                     *(tables.get(x.id, ()) for x in sides if isinstance(x, ast.Name))))
 
 
 def name_of(path: str) -> str:

@@ -34,3 +34,10 @@ def test_its_commands_are_those_that_ci_and_the_tests_run():
   assert "pip install -e . && python -m distill.main --config=configs/bert.py\n" in README
   assert "pip install -e '.[test]' && python -m pytest\n" in README
   assert "pip install --quiet -e '.[test]'" in (ROOT / '.ci/run').read_text()
+
+
+def test_the_loss_and_the_test_in_contributing_are_real_ones():
+  blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'CONTRIBUTING.md').read_text(), re.DOTALL)
+  for block, file in zip(blocks, ('distill/losses/maps.py', 'tests/losses/test_maps.py'),
+                         strict=True):
+    assert block in (ROOT / file).read_text()

@@ -1,0 +1,260 @@
+"""Makes distill/losses/README.md of the losses themselves, and of the configs that use them.
+
+python -m experiments.losses             writes it
+python -m experiments.losses --check     exits 11 if it isn't what the code makes
+"""
+import dataclasses
+import inspect
+import pathlib
+import re
+import runpy
+import sys
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from distill import lookup, objective
+from distill.types import Status, Stop
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = ROOT / 'distill' / 'losses' / 'README.md'
+WIDTH = 100
+# Where a loss is shown: in the first of these that uses it.
+CONFIGS = {'configs/digits.py': (), 'configs/minilm.py': ('',), 'configs/mobilebert.py': ('',),
+           'configs/pkd.py': ('',), 'configs/distilbert.py': ('',), 'configs/bert.py': ('test',),
+           'configs/files.py': ('regression',)}
+
+WHERE = {'projector': 'student.projectors', 'carry': 'carry', 'schedule': 'schedules'}
+
+METHODS = """## By method
+
+Each is a variant of `configs/digits.py`, beside the cross-entropy, with the papers of its losses
+and of its parts; for text there are `configs/distilbert.py`, `tinybert.py`, `pkd.py`, `minilm.py`
+and `mobilebert.py`. Born-again networks (Furlanello 2018) are `logits.kl` with a teacher of the
+student's own shape.
+
+"""
+
+HEAD = """# Losses
+
+Made by `python -m experiments.losses` from the functions and from the configs that the tests run; a
+test fails where this page says anything else.
+
+A loss is a function of arrays. A term of a config's `objective` says which loss, where its
+arguments live (`reads`), its constants (`kwargs`) and its weight; terms add up, so any of these go
+together. Weights are the papers' where they give one, for their models. Trained parts are
+projectors of the student and stay behind when it is exported; memory is a carry; both are in
+every checkpoint.
+
+`mixes examples`: a value depends on the rest of the batch, so the term can't be accumulated over
+micro-batches, and reads as `where` the mask that it counts by.
+
+## Which loss when
+
+What our own comparisons show ([experiments](../../experiments/README.md)), and no more:
+
+* Few labels, much text (docstrings): plain `logits.kl` carries nearly all of the gain; nothing that
+  was added to it, nor a ramp of its weight, could be told from it with three seeds.
+* A student that starts from every second layer of its fine-tuned teacher: with 3,668 labelled pairs
+  (MRPC) `logits.kl` gains, with 60,748 labelled sentences (SST-2) nothing that one can tell from 0.
+* The others have not been compared yet: see their papers.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  try:
+    if set(arguments) - {'--check'}:
+      raise Stop(Status.CONFIG, 'say: python -m experiments.losses [--check]')
+    page = rendered()
+    if not arguments:
+      PAGE.write_text(page, 'utf-8')
+    elif not PAGE.exists() or PAGE.read_text('utf-8') != page:
+      raise Stop(Status.DATA, f"{PAGE} isn't what the code makes: python -m experiments.losses")
+  except Stop as stop:
+    print(f'experiments.losses: {stop}', file=sys.stderr)
+    return int(stop.status)
+  return int(Status.DONE)
+
+
+def rendered() -> str:
+  """The page."""
+  used = dict(uses())
+  about = {name: told(name, used) for name in lookup.names('losses')}
+  lines = ['| loss | what | paper | needs |', '|---|---|---|---|']
+  lines += [row(link(name), a.what, a.paper, ', '.join(a.needs)) for name, a in about.items()]
+  methods = ['| variant | paper | losses | with |', '|---|---|---|---|']
+  methods += [row(f'`{name}`', '; '.join(papers), ', '.join(map(link, losses)), ', '.join(parts))
+              for name, papers, losses, parts in composed()]
+  return '\n'.join([HEAD, '## All of them', '', *lines, '', METHODS, *methods, '',
+                    *(section(name, a) for name, a in about.items())])
+
+
+def row(*cells: str) -> str:
+  return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+
+
+def link(name: str) -> str:
+  return f'[`{name}`](#{name.replace(".", "")})'
+
+
+def composed() -> Iterator[tuple[str, list[str], list[str], list[str]]]:
+  """The methods of configs/digits.py: the papers, the losses and the parts of each."""
+  scope = runpy.run_path(str(ROOT / 'configs/digits.py'))
+  for method in scope['METHODS']:
+    config = Used(method, scope['get_config'](method).to_dict())
+    terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
+    parts = dict(part for where, _ in terms for part in config.parts(where))
+    if (model := config.at('student.model.name')) != 'resnet.ResNet':
+      parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
+    losses = {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}
+    found = [cited(x)[1] for x in (*parts.values(), *losses.values())]
+    yield method, [p for p in dict.fromkeys(found) if p], list(losses), list(parts)
+
+
+def cited(thing: Any) -> tuple[str, str]:
+  """The first sentence of a docstring, or more of them, and the papers that it names."""
+  first = ' '.join((inspect.getdoc(thing) or '').partition('\n\n')[0].split())
+  pattern = r'\s*\(([^()]*\b(?:19|20)\d\d\b(?:[^()]|\([^()]*\))*)\)'
+  return re.sub(pattern, '', first), '; '.join(re.findall(pattern, first))
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What the page says of a loss."""
+  what: str
+  paper: str
+  rest: str                     # of the docstring
+  reads: Mapping[str, str]      # argument -> shape
+  kwargs: Mapping[str, Any]     # keyword -> default
+  needs: tuple[str, ...]
+  config: str                   # that uses it
+  fragment: str
+
+
+def told(name: str, used: Mapping[str, tuple[str, Mapping, str]]) -> About:
+  """A loss by its name, its signature, its docstring and the first config that uses it."""
+  function = lookup.find('losses', name, 'losses')
+  what, papers = cited(function)
+  rest = inspect.getdoc(function).partition('\n\n')[2]
+  parameters = lookup.parameters(function)
+  shapes = {k: shape for k, p in parameters.items() if (shape := _shape(p.annotation)) is not None
+            and p.kind is not p.KEYWORD_ONLY}
+  config, term = used[name]
+  needs = list(dict(config.parts(term)))
+  if getattr(function, 'mixing', False):
+    needs.append('mixes examples')
+  return About(what, papers, rest, shapes,
+               {k: p.default for k, p in parameters.items() if k not in shapes}, tuple(needs),
+               config.place, config.fragment(term))
+
+
+def _shape(annotation: Any) -> str | None:
+  """The shape of an array's annotation, as jaxtyping writes it."""
+  if typing.get_args(annotation):
+    return None
+  return getattr(annotation, 'dim_str', None)
+
+
+def section(name: str, about: About) -> str:
+  """A loss in full."""
+  reads = ', '.join(f'`{k} [{shape}]`' for k, shape in about.reads.items())
+  kwargs = ', '.join(f'`{k}`' if v is inspect.Parameter.empty else f'`{k}={v!r}`'
+                     for k, v in about.kwargs.items())
+  lines = [f'### {name}', '', about.what + (f' — {about.paper}.' if about.paper else ''), '',
+           f'Reads {reads}.' + (f' Keywords {kwargs}.' if kwargs else '')
+           + (f' Needs {", ".join(about.needs)}.' if about.needs else '')]
+  if about.rest:
+    lines += ['', inspect.cleandoc(about.rest)]
+  return '\n'.join([*lines, '', f'`{about.config}`:', '', '```python', about.fragment, '```', ''])
+
+
+@dataclasses.dataclass(frozen=True)
+class Used:
+  """A config, and the terms of it that have a weight."""
+  place: str
+  node: Mapping[str, Any]
+
+  def terms(self) -> Iterator[tuple[str, str]]:
+    """Where a term is, and its loss."""
+    objectives = {'objective': self.node['objective'], **{
+        f'before.{stage}.objective': spec['objective']
+        for stage, spec in self.node.get('before', {}).items()}}
+    for where, terms in objectives.items():
+      for term, spec in terms.items():
+        if spec.get('weight', 1.0):
+          yield f'{where}.{term}', spec['loss']
+
+  def at(self, where: str) -> Any:
+    node = self.node
+    for key in where.split('.'):
+      node = node[key]
+    return node
+
+  def parts(self, term: str) -> Iterator[tuple[str, Any]]:
+    """The projectors, carries and schedules that a term needs: what they are called, and are."""
+    for kind, name in _parts(self, term):
+      node = self.at(f'{WHERE[kind]}.{name}')
+      called = node['module']['name'] if kind == 'projector' else node['name']
+      room = {'projector': 'models', 'carry': 'carry', 'schedule': 'schedules'}[kind]
+      yield f'{kind} `{called}`', lookup.find(room, called, name)
+
+  def fragment(self, term: str) -> str:
+    """The lines to paste: the term, and what else it reads that a config describes."""
+    lines = [assigned(f'c.{term}', self.at(term))]
+    for kind, name in _parts(self, term):
+      where = f'{WHERE[kind]}.{name}'
+      lines.append(assigned(f'c.{where}', self.at(where)))
+    return '\n'.join(lines)
+
+
+def _parts(config: Used, term: str) -> Iterator[tuple[str, str]]:
+  """The projectors, carries and schedules that a term needs, those of these included."""
+  node = config.at(term)
+  wanted = [*node['reads'].values(), node.get('scale', '')]
+  seen = set()
+  while wanted:
+    view, _, name = wanted.pop(0).partition('/')
+    name = name.split('/')[0]
+    kind = {'projected': 'projector', 'carry': 'carry', 'schedule': 'schedule'}.get(view)
+    if kind and (kind, name) not in seen:
+      seen.add((kind, name))
+      yield kind, name
+      if kind == 'projector':
+        wanted += objective.paths(config.at(f'student.projectors.{name}')['reads'])
+      elif kind == 'carry':
+        spec = config.at(f'carry.{name}')
+        wanted += [v for v in spec.values() if isinstance(v, str) and '/' in v]
+
+
+def uses() -> Iterator[tuple[str, tuple[Used, str]]]:
+  """For every loss, the config and the term that show it, the simplest variant first."""
+  found = {}
+  for path, variants in CONFIGS.items():
+    scope = runpy.run_path(str(ROOT / path))
+    for variant in (*variants, *scope.get('METHODS', ())):
+      node = scope['get_config'](*filter(None, (variant,))).to_dict()
+      config = Used(f'{path}:{variant}'.rstrip(':'), node)
+      for term, loss in config.terms():
+        found.setdefault(loss, (config, term))
+  yield from found.items()
+
+
+def assigned(target: str, value: Mapping[str, Any]) -> str:
+  """`target = value` in lines that fit, without the fields that are at their defaults."""
+  empty = {'kwargs': {}, 'mask': '', 'scale': '', 'group': '', 'schedule': {'name': 'constant'}}
+  said = spelled({k: v for k, v in value.items() if k not in empty or v != empty[k]})
+  return '\n'.join(textwrap.wrap(f'{target} = {said}', WIDTH, subsequent_indent=' ' * 4,
+                                 break_long_words=False, break_on_hyphens=False))
+
+
+def spelled(value: Any) -> str:
+  """A config's value as Python."""
+  if isinstance(value, Mapping):
+    return f'dict({", ".join(f"{k}={spelled(v)}" for k, v in value.items())})'
+  return repr(value)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""Every method of configs/digits.py trains; all of them in one sum, on devices and resumed."""
+import dataclasses
+import json
+import pathlib
+import runpy
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from distill import checkpoint, lookup, sharding, train
+from distill.logs import Log
+from distill.pipelines import setting
+from distill.pipelines.compare import scoring
+from experiments import losses
+
+ROOT = pathlib.Path(__file__).parent.parent
+SCOPE = runpy.run_path(str(ROOT / 'configs' / 'digits.py'))
+METHODS = SCOPE['METHODS']
+OTHERS = 'simkd', 'mutual'          # students of their own, which can't be in one sum with others
+STEPS = 300
+
+
+def terms(method):
+  weights = METHODS[method]
+  return weights if isinstance(weights, dict) else {method: weights}
+
+
+def config(method, steps=STEPS, **changes):
+  node = SCOPE['get_config'](method).to_dict()
+  node['train'].update(steps=steps, log_every=min(25, steps), save_every=0, eval_every=0)
+  for teacher in node['teachers'].values():
+    teacher['train'].update(steps=STEPS, log_every=100, save_every=0, eval_every=0)
+  return node | changes
+
+
+def ready(stage):
+  return train.prepared(stage, {name: jax.eval_shape(lambda w: w, w)
+                                for name, w in stage.weights.items()})
+
+
+def fitted(stage, place):
+  """Parameters and rest after a stage, and its rows of metrics.jsonl."""
+  log = Log(place)
+  params, rest, _ = train.fit(stage, ready(stage), train.Run('run', place, log))
+  log.close()
+  rows = [json.loads(line) for line in (place / 'metrics.jsonl').read_text().splitlines()]
+  return params, rest, rows
+
+
+def on(devices, stage):
+  return dataclasses.replace(stage, layout=sharding.layout(devices=jax.devices()[:devices]))
+
+
+@pytest.fixture(scope='module')
+def taught(tmp_path_factory):
+  """The weights of both teachers."""
+  found = {}
+  for trained in setting.setting(config('confidence')).trained:
+    if trained.role == 'teacher':
+      name = trained.stage.name
+      params, rest, _ = fitted(on(1, trained.stage), tmp_path_factory.mktemp(name))
+      found[name] = tuple({path.removeprefix('model/'): np.asarray(value)
+                           for path, value in part.items()} for part in (params, rest))
+  return found
+
+
+def student(node, taught, devices=1):
+  """The student's stage with its teachers' weights, and the setting."""
+  told = setting.setting(node)
+  told.weights.update({name: taught[name] for name in node['teachers']})
+  stage = next(t.stage for t in told.trained if t.role == 'student')
+  return on(devices, stage), dataclasses.replace(told, layout=on(1, stage).layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', METHODS)
+def test_it_lowers_its_own_terms_and_the_student_learns(method, taught, tmp_path):
+  stage, told = student(config(method), taught)
+  params, rest, rows = fitted(stage, tmp_path)
+  for term in terms(method):
+    assert rows[-1][term] < rows[0][term], (term, [row[term] for row in rows])
+  accuracy = scoring(stage.student.model, told)(params, rest)['test/accuracy']
+  assert accuracy > 0.2             # of ten classes; 450 images, so chance has a deviation of 0.014
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_its_parts_are_those_that_its_terms_read(method):
+  told = setting.setting(config(method))
+  stage = next(t.stage for t in told.trained if t.role == 'student')
+  assert {term.name for term in stage.terms} == {'hard', *terms(method)}
+  read = {path.split('/')[1] for term in stage.terms for path in term.paths
+          if path.startswith(('projected/', 'carry/'))}
+  assert read <= {*stage.student.projectors, *stage.carries}
+
+
+def test_every_loss_is_some_method_s_or_some_recipe_s():
+  assert set(dict(losses.uses())) == set(lookup.names('losses'))
+
+
+def one_sum(steps, **changes):
+  """The config of all methods' terms at once, but for those of other students.
+
+  Plain gradient descent: where a gradient is nearly 0, Adam's steps are its sign's.
+  """
+  node = config('confidence', steps)
+  for method in METHODS:
+    if method not in OTHERS:
+      for term, weight in terms(method).items():
+        node['objective'][term]['weight'] = weight
+  node['data']['batch_size'] = 16
+  node['optimizer'] = dict(name='sgd', rate=0.1, schedule='constant', warmup=0.0, clip=1.0)
+  node['train'].update(changes)
+  return node
+
+
+@pytest.mark.slow
+def test_one_device_is_eight_for_all_methods_in_one_sum(taught, tmp_path):
+  # Sums of the same float32 numbers in another order, also of whole Gram matrices.
+  (params, rest, rows), (others, left, eight) = (
+      fitted(student(one_sum(1), taught, n)[0], tmp_path / str(n)) for n in (1, 8))
+  for term in {*SCOPE['get_config']().objective} & {*rows[0]}:
+    np.testing.assert_allclose(eight[0][term], rows[0][term], rtol=1e-4, atol=1e-6, err_msg=term)
+  for ours, theirs in ((params, others), (rest, left)):
+    for path, value in ours.items():
+      np.testing.assert_allclose(theirs[path], value, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.slow
+def test_resumed_is_uninterrupted_for_all_methods_in_one_sum(taught, tmp_path):
+  stage = student(one_sum(4, save_every=2), taught)[0]
+  run = train.folder(stage, train.Run('run', tmp_path, None))
+  last = []
+  for _ in range(2):
+    fitted(stage, tmp_path)
+    last.append(checkpoint.restore(run, ready(stage).like)[1])
+    shutil.rmtree(max(run.iterdir(), key=lambda place: int(place.name)))
+  whole, resumed = map(jax.tree.leaves, last)
+  assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(whole, resumed, strict=True))
