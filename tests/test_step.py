@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from distill import carry, objective, step, student, teachers
+from distill import carry, lookup, objective, step, student, teachers
 from distill.models import norm
 from distill.models.pure import Pure
 from distill.types import Status, Stop
@@ -104,6 +104,23 @@ def test_accumulated_is_the_whole_batch(accumulate):
   b, theirs = trained()
   assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)
   assert_same(dict(ours), dict(theirs), rtol=1e-4)
+
+
+def test_every_loss_on_logits_that_mixes_no_examples_accumulates():
+  named = [(name, lookup.find('losses', name, '')) for name in lookup.names('losses')
+           if name.startswith(('logits.', 'divergences.', 'vocabulary.'))]
+  fixed = {'units': (0, 1), 'name': 'hellinger', 'alpha': 0.5, 't': 0.4, 'k': 2}
+  node = {}
+  for name, loss in named:
+    taken = lookup.parameters(loss)
+    paths = {'student': 'student/logits', 'teacher': 'big/logits', 'label': 'batch/label'}
+    node[name.replace('.', '_')] = dict(
+        loss=name, reads={a: p for a, p in paths.items() if a in taken}, mask='batch/labelled',
+        kwargs={k: fixed[k] for k, p in taken.items() if k in fixed and p.default is p.empty})
+  assert len(node) > 20
+  (a, ours), (b, theirs) = (trained(2, node=node, accumulate=n) for n in (2, 1))
+  assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)       # float32 in another order
+  assert_same(dict(ours), dict(theirs), rtol=1e-4, atol=1e-6)
 
 
 class Normalised(Tiny):

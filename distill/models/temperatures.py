@@ -60,7 +60,7 @@ class FLSW(nnx.Module):
     """From [b c] twice to [b]."""
     del train
     s, t = (z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-4)
-            for z in (_fixed(student), _fixed(teacher)))
+            for z in (_fixed(student, valid), _fixed(teacher, valid)))
     w = jnp.maximum(1 - jnp.sum(s * t, axis=-1), 0) ** self.gamma
     return _around(w, valid, self.temperature, self.beta, self.least)
 
@@ -81,7 +81,7 @@ class CWSM(nnx.Module):
   def __call__(self, student: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
     """From [b c] to [b]."""
     del train
-    w = 1 / (jnp.max(jax.nn.softmax(_fixed(student)), axis=-1) + 1e-3)
+    w = 1 / (jnp.max(jax.nn.softmax(_fixed(student, valid)), axis=-1) + 1e-3)
     return _around(w, valid, self.temperature, self.beta, self.least)
 
 
@@ -91,14 +91,14 @@ def _check(**hyper: float) -> None:
       raise ValueError(f'{name}={value} is not a finite number above 0')
 
 
-def _fixed(logits: jax.Array) -> jax.Array:
+def _fixed(logits: jax.Array, valid: jax.Array) -> jax.Array:
+  if logits.ndim != 2 or logits.shape[:1] != valid.shape:
+    raise ValueError(f'logits {list(logits.shape)} are not a row for each of {list(valid.shape)}')
   return jax.lax.stop_gradient(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
 def _around(w: jax.Array, valid: jax.Array, temperature: float, beta: float,
             least: float) -> jax.Array:
-  if w.shape != valid.shape:
-    raise ValueError(f'logits must be one row for each example, {list(valid.shape)} of them')
   w = jnp.where(valid > 0, w, 0)
   mean = jnp.sum(w) / jnp.maximum(jnp.sum(valid > 0), 1)
   return jnp.maximum(temperature + beta * (mean - w), least)

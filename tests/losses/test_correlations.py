@@ -124,7 +124,7 @@ class TestAll:
       assert not np.any(double(loss, STUDENT, TEACHER, where))
 
   @pytest.mark.parametrize('dtype, rows, classes', [
-      (jnp.float16, 5, 3), (jnp.bfloat16, 5, 3), (jnp.float16, 1, 2)])
+      (jnp.float16, 5, 3), (jnp.bfloat16, 1, 2)])
   def test_finite_for_confident_models(self, loss, dtype, rows, classes):
     student = np.array([[1e4, -1e4, 3], [1e4, -1e4, 3], [0, 0, 0], [1e4, -1e4, 0], [0, 0, 0]])
     teacher = np.array([[-1e4, 1e4, 3], [1e4, -1e4, 3], [1e4, -1e4, 0], [0, 0, 0],

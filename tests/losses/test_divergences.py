@@ -83,7 +83,8 @@ RECORDED = {
     **{name: (0, divergences.reverse_kl, part(jsd, beta=1.), part(jsd, beta=1., normalised=True))
        for name in ('rkl', 'gkd_jsd_beta1.0')},
     'tvd': (0, divergences.tvd),
-    **{f'gkd_jsd_beta{beta}': (0, part(jsd, beta=beta), trl_s(beta)) for beta in (.1, .5, .9)},
+    **{name: (0, part(jsd, beta=beta), trl_s(beta)) for name, beta in (
+        ('gkd_jsd_beta0.1', .1), ('gkd_jsd_beta0.5', .5), ('gkd_jsd_beta0.9', .9))},
     'gkd_jsd_beta0.5_T2': (0, part(jsd, temperature=2.)),             # no T² there, either
     'skew_fkl_lam0.1_true': (0, divergences.skew_kl),
     'skew_rkl_lam0.1_true': (0, divergences.skew_reverse_kl),

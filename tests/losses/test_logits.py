@@ -218,7 +218,7 @@ class TestStandardised:
     assert not np.any(gradient)
 
   @pytest.mark.parametrize('dtype, classes', [
-      (jnp.float16, 3), (jnp.bfloat16, 3), (jnp.float16, 2)])
+      (jnp.float16, 3), (jnp.bfloat16, 2)])
   def test_finite_for_confident_models(self, dtype, classes):
     student, teacher = (jnp.asarray(z[:, :classes], dtype) for z in (FAR, FAR_TEACHER))
     assert_finite(logits.kl, student, teacher, standardised=True)
@@ -380,10 +380,8 @@ class TestLwF:
     with pytest.raises(ValueError, match='units='):
       logits.lwf(jnp.zeros((2, 6)), jnp.zeros((2, 5)), units=units)
 
-  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
-  def test_finite_for_confident_models(self, dtype):
-    assert_finite(logits.lwf, jnp.asarray(FAR, dtype), jnp.asarray(FAR_TEACHER, dtype),
-                  units=(0, 1))
+  def test_finite_for_confident_models(self):
+    assert_finite(logits.lwf, jnp.float16(FAR), jnp.float16(FAR_TEACHER), units=(0, 1))
 
   def test_nothing_is_broadcast(self):
     for one in (jnp.zeros((1, 10)), jnp.zeros(10)):
@@ -445,24 +443,16 @@ class TestWithALabel:
     values = double(loss, STUDENT, TEACHER, np.array([0, 5, 4, 1]))
     assert np.array_equal(np.isnan(values), [False, True, False, False])
 
-  def test_leading_axes_are_examples(self, loss):
-    pairs = [STUDENT.reshape(2, 2, 5), TEACHER.reshape(2, 2, 5), LABEL.reshape(2, 2)]
-    np.testing.assert_allclose(double(loss, *pairs).reshape(4),
-                               double(loss, STUDENT, TEACHER, LABEL), rtol=1e-12)
+  def test_an_example_or_a_position_does_not_see_the_others(self, loss):
+    part = [z[None, :3] for z in (STUDENT, TEACHER, LABEL)]
+    np.testing.assert_allclose(double(loss, *part),
+                               double(loss, STUDENT, TEACHER, LABEL)[None, :3], rtol=1e-12)
 
-  def test_an_example_does_not_see_the_others(self, loss):
-    one = [z[1:2] for z in (STUDENT, TEACHER, LABEL)]
-    np.testing.assert_allclose(double(loss, *one),
-                               double(loss, STUDENT, TEACHER, LABEL)[1:2], rtol=1e-12)
-
-  @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
-  def test_finite_for_confident_models(self, loss, dtype):
-    student, teacher = jnp.asarray(FAR, dtype), jnp.asarray(FAR_TEACHER, dtype)
-    assert_finite(loss, student, teacher, FAR_LABEL)
-
-  def test_finite_for_one_example_of_two_classes(self, loss):
-    student, teacher = jnp.float16(FAR[:1, :2]), jnp.float16(FAR_TEACHER[:1, :2])
-    assert_finite(loss, student, teacher, np.array([1]))
+  @pytest.mark.parametrize('dtype, rows, classes', [
+      (jnp.float16, 5, 3), (jnp.bfloat16, 1, 2)])
+  def test_finite_for_confident_models(self, loss, dtype, rows, classes):
+    student, teacher = (jnp.asarray(z[:rows, :classes], dtype) for z in (FAR, FAR_TEACHER))
+    assert_finite(loss, student, teacher, FAR_LABEL[:rows])
 
 
 @pytest.mark.parametrize('loss', [logits.dkd, logits.nkd, logits.wsld])

@@ -63,6 +63,14 @@ def each(module, *arrays, valid=ALL):
   return jax.jit(lambda *arrays: module(*arrays, valid=valid, train=True))(*arrays)
 
 
+@jax.jit
+def both(student, teacher, valid):
+  """Of FLSW and of CWSM."""
+  flsw = FLSW(inputs=2 * student.shape[1:], gamma=0.5)
+  return (flsw(student, teacher, valid=valid, train=True),
+          CWSM()(student, valid=valid, train=True))
+
+
 class TestForEachExample:
 
   def test_they_are_the_references(self):
@@ -86,10 +94,10 @@ class TestForEachExample:
 
   def test_rows_that_are_not_valid_do_not_matter(self):
     valid = np.float32([1, 0, 1, 1])
-    for module, arrays in ((FLSW(inputs=(5, 5)), (S, T)), (CWSM(), (S,))):
-      holed = each(module, *(z.at[1].set(jnp.nan) for z in arrays), valid=valid)
-      kept = [z[valid > 0] for z in arrays]
-      np.testing.assert_allclose(holed[valid > 0], each(module, *kept, valid=ALL[:3]), rtol=1e-6)
+    holes = [np.where(valid[:, None] > 0, z, np.nan) for z in (S, T)]
+    kept = [z[valid > 0] for z in holes]
+    for holed, alone in zip(both(*holes, valid), both(*kept, ALL[:3]), strict=True):
+      np.testing.assert_allclose(holed[valid > 0], alone, rtol=1e-6)
       assert np.all(np.isfinite(holed))
 
   def test_none_falls_below_the_least(self):
@@ -98,24 +106,15 @@ class TestForEachExample:
     assert np.min(each(CWSM(beta=100.0), S)) == 1
 
   def test_no_gradient_goes_through(self):
-    module = FLSW(inputs=(5, 5))
-    fixed = module(S, T, valid=ALL, train=True)
-    def total(student, heat=None):
-      heat = module(student, T, valid=ALL, train=True) if heat is None else heat
-      return jnp.sum(logits.kl(student, T, temperature=heat))
-    np.testing.assert_array_equal(jax.jit(jax.grad(total))(S), jax.jit(jax.grad(total))(S, fixed))
+    total = lambda student: sum(jnp.sum(jnp.square(z)) for z in both(student, T, ALL))
+    assert not np.any(jax.grad(total)(S))
 
   @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
   def test_finite_for_confident_and_for_empty_models(self, dtype):
     far = jnp.array([[1e4, -1e4], [0, 0], [-1e4, -1e4], [1e4, 1e4]], dtype)
     for valid in (ALL, 0 * ALL):
-      for heats in (each(FLSW(inputs=(2, 2), gamma=0.5), far, far, valid=valid),
-                    each(CWSM(), far, valid=valid)):
+      for heats in both(far, far, valid):
         assert heats.dtype == jnp.float32 and np.all(np.isfinite(heats))
-
-  def test_a_cosine_that_rounds_above_one_is_no_nan(self):
-    heats = each(FLSW(inputs=(5, 5), gamma=0.5), 1e6 * T, 1e6 * T)
-    np.testing.assert_allclose(heats, 4, atol=1e-3)
 
   @pytest.mark.parametrize('make', [
       lambda: FLSW(inputs=5), lambda: FLSW(inputs=(5, 6)), lambda: FLSW(inputs=(5, 5, 5)),
