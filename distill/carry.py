@@ -50,8 +50,7 @@ class Mean:
 
 
 class Taid:
-  """TAID's t, from `start` to 1, at least linearly, and faster while the loss falls (Shing 2025,
-  §3.2).
+  """TAID's t, from `start` to 1, at least linearly, and faster while the loss falls (Shing 2025).
 
     δ = (last loss - loss) / (last loss + 1e-15)        momentum ← beta·momentum + (1 - beta)·δ
     t ← min(1, max(start + (1 - start)·step/steps, t + alpha·sigmoid(momentum)·(1 - t)))

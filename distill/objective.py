@@ -39,7 +39,8 @@ class Term:
 
   `mask` is the path of a 0/1 array of the batch that multiplies the values and is counted; its
   axes are the leading axes of the values. `scale` is the path of weights, one or one for each
-  example, that multiply and aren't counted. Terms of one `group` share a gradient; `group` is '' unless asked.
+  example, that multiply and aren't counted. Terms of one `group` share a gradient; `group` is ''
+  unless asked.
   """
   name: str
   where: str                              # its node in the config, for error lines

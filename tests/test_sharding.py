@@ -23,7 +23,7 @@ SIZES = dict(vocabulary=64, length=8, classes=3, depth=1, heads=4, dropout=0.1, 
 BIG, SMALL = (Pure(lambda rngs, width=width: Bert(width=width, rngs=rngs, **SIZES))
               for width in (64, 32))
 STUDENT = Student(SMALL, {'wide': Projector(
-    Pure(lambda rngs: Linear(inputs=32, outputs=64, rngs=rngs)), 'student/block00/hidden')})
+    Pure(lambda rngs: Linear(inputs=32, outputs=64, rngs=rngs)), ('student/block00/hidden',))})
 TERMS = objective.terms_from({
     'hard': dict(loss='supervised.cross_entropy', mask='batch/labelled',
                  reads=dict(student='student/logits', label='batch/label')),

@@ -67,7 +67,7 @@ def symmetric_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *
 
 def tvd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
         temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
-  """Total variation, half the sum of |p - q|: between 0 and 1 (f-distill, Wen 2023, §3)."""
+  """Total variation, half the sum of |p - q|: between 0 and 1 (f-distill, Wen 2023)."""
   log_q, log_p = _logs(student, teacher, temperature)
   return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
 
@@ -143,7 +143,7 @@ def taid(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
          t: float | Float[Array, ''],
          temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
   """KL(softmax((1 - t) z + t teacher) || student), where z are the student's logits without
-  their gradient (TAID, Shing 2025, §3.1).
+  their gradient (TAID, Shing 2025).
 
   t rises from a start to 1: by `carry.Taid`, read from `carry/NAME/t`, or by a `schedule/`. The
   authors' code gives the cross-entropy, larger by the mixture's entropy, of the same gradient.
@@ -194,7 +194,7 @@ GENERATORS = {
 def f_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, name: str,
                  temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
   """Σ q f(p / q) of teacher p and student q, by the name of f: kl, reverse_kl, jsd, tvd,
-  hellinger, pearson or neyman (f-distill, Wen 2023, §3; Csiszár 1967).
+  hellinger, pearson or neyman (f-distill, Wen 2023; Csiszár 1967).
 
   hellinger is the squared distance, (Σ (√p - √q)²) / 2; pearson and neyman are the χ² with q and
   with p below the line.

@@ -9,7 +9,7 @@ def mse(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Float[A
   """Mean over the width of the squared difference (TinyBERT 2020, eq. 8).
 
   FitNet's hint (Romero 2015, eq. 3) is this times d/2, summed over the positions of a map; its
-  later users, and SimKD (Chen 2022, §3), take the mean over everything, as it is here.
+  later users, and SimKD (Chen 2022), take the mean over everything, as it is here.
   """
   s, t = _pair(student, teacher)
   return jnp.mean(jnp.square(s - t), axis=-1)
@@ -22,7 +22,7 @@ def cosine(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Floa
 
 
 def pkd(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s d']) -> Float[Array, ' b']:
-  """Squared distance of the first positions, each at length 1 (PKD, Sun 2019, eq. 7).
+  """Squared distance of the first positions, each at length 1 (PKD, Sun 2019).
 
   The paper sums these over the layers it pairs: a term for each. Its authors' code takes the mean
   over layers and width instead, so their weight is ours times the one and the other. Computed as

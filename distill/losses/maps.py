@@ -30,7 +30,7 @@ def at(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d'], *,
 
 def ft(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d'], *,
        p1: float = 2.0, p2: float = 1.0) -> Float[Array, ' b']:
-  """Factor transfer, between a translator's and a paraphraser's factors (Kim 2018, §3.2).
+  """Factor transfer, between a translator's and a paraphraser's factors (Kim 2018).
 
   RepDistiller's: `at`'s maps with the power p1, and the mean over positions of |difference|^p2. The
   paper compares the factors themselves, at length 1 and without the mean over channels.
@@ -41,7 +41,7 @@ def ft(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d'], *,
 
 
 def nst(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d']) -> Float[Array, ' b']:
-  """Neuron selectivity transfer: MMD² of the channels' maps, kernel (x·y)² (Huang 2017, §4).
+  """Neuron selectivity transfer: MMD² of the channels' maps, kernel (x·y)² (Huang 2017).
 
   Every channel's map is at length 1; kernels are means over pairs of channels, of which there may
   be more on one side. At least 0, but for rounding.

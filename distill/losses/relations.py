@@ -76,7 +76,7 @@ def rkd_angle(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
 @mixing
 def pkt(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
         where: Shaped[Array, ' b']) -> Float[Array, ' b']:
-  """KL(teacher || student) of whom an example is near, by cosine (PKT, Passalis 2018, §3).
+  """KL(teacher || student) of whom an example is near, by cosine (PKT, Passalis 2018).
 
   The probabilities of an example are (cos + 1)/2 over their sum. As in the authors' code an example
   is its own neighbour, 1e-7 is added to both probabilities, and the loss is the mean over all n²
@@ -90,7 +90,7 @@ def pkt(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
 @mixing
 def sp(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
        where: Shaped[Array, ' b']) -> Float[Array, ' b']:
-  """Squared difference of the similarities A Aᵀ, each row at length 1 (SP, Tung 2019, §3).
+  """Squared difference of the similarities A Aᵀ, each row at length 1 (SP, Tung 2019).
 
   The loss is the mean over all n² pairs; the value of an example is the mean of its n.
   """
@@ -102,7 +102,7 @@ def sp(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
 @mixing
 def cc(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
        where: Shaped[Array, ' b'], *, gamma: float = 0.4, order: int = 2) -> Float[Array, ' b']:
-  """Squared difference of Gaussian kernels, as Taylor series (CC, Peng 2019, §3).
+  """Squared difference of Gaussian kernels, as Taylor series (CC, Peng 2019).
 
   exp(-γ|x - y|²) = exp(-2γ) Σ_p (2γ)^p/p! (x·y)^p for vectors at length 1, up to p = `order`. The
   loss is the mean over all n² pairs. What passes for this method's code elsewhere, and gave

@@ -18,7 +18,7 @@ HE = nnx.initializers.variance_scaling(2, 'fan_out', 'normal')
 
 
 class Linear(nnx.Module):
-  """A linear map of the last axis, to another width (FitNet 2015, §2.1; TinyBERT 2019, eq. 8).
+  """A linear map of the last axis, to another width (FitNet 2015, §2.2; TinyBERT 2020, eq. 8).
 
   The kernel starts from N(0, 1/inputs) cut at two deviations, as Flax's, and the bias at 0.
   """
@@ -42,7 +42,7 @@ class Embedding(nnx.Module):
 
 
 class Regressor(nnx.Module):
-  """A convolution to the teacher's shape, BatchNorm and ReLU (FitNet, Romero 2015, §2.1).
+  """A convolution to the teacher's shape, BatchNorm and ReLU (FitNet, Romero 2015, §2.2).
 
   `ratio` is the student's height over the teacher's: the convolution is 1×1 for 1, 3×3 with stride
   2 for 2, and a transposed 4×4 with stride 2 for 0.5, as in RepDistiller.
@@ -79,7 +79,7 @@ class Connector(nnx.Module):
 
 
 class Variational(nnx.Module):
-  """`mean` and `variance` [c] of the teacher's map given the student's (VID, Ahn 2019, §3).
+  """`mean` and `variance` [c] of the teacher's map given the student's (VID, Ahn 2019, eq. 5).
 
   Three 1×1 convolutions without bias, ReLU between them, and for each channel softplus(a) + 1e-5,
   which starts at 5. (mdistiller's optimizer is never given its a.)
@@ -98,7 +98,7 @@ class Variational(nnx.Module):
 
 
 class Paraphraser(nnx.Module):
-  """An autoencoder of the teacher's map: `factor`, `reconstruction` (FT, Kim 2018, §3.1).
+  """An autoencoder of the teacher's map: `factor`, `reconstruction` (FT, Kim 2018).
 
   `outputs` is the factor's width, half of `inputs` in RepDistiller. As there, it is three 3×3
   convolutions either way, a leaky ReLU of slope 0.1 after each, no BatchNorm. The factor is under
@@ -122,7 +122,7 @@ class Paraphraser(nnx.Module):
 
 
 class Translator(nnx.Module):
-  """The student's factor, as wide as the paraphraser's (FT, Kim 2018, §3.2).
+  """The student's factor, as wide as the paraphraser's (FT, Kim 2018).
 
   Three times a 3×3 convolution, BatchNorm and a leaky ReLU of slope 0.1: RepDistiller's.
   """
@@ -138,7 +138,7 @@ class Translator(nnx.Module):
 
 
 class Head(nnx.Module):
-  """A classifier on an early stage: `hidden` [b width] and `logits` (BYOT, Zhang 2019, §3).
+  """A classifier on an early stage: `hidden` [b width] and `logits` (BYOT, Zhang 2019).
 
   A 1×1 convolution to the width of the last stage, BatchNorm and ReLU; `hidden` is their mean over
   positions, to be compared with `self/pooled`. The authors' branch has a strided convolution and

@@ -13,7 +13,7 @@ class ResNet(nnx.Module):
 
   `depth` counts the layers: with three stages 6n + 2 is n blocks a stage. From the second stage on
   a stage halves height and width. ResNet-8×4 is depth 8 with widths (32, 64, 128, 256). Blocks and
-  initialisation are RepDistiller's (Tian 2019): a shortcut that changes shape is a 1×1 convolution
+  initialisation are RepDistiller's (Tian 2020): a shortcut that changes shape is a 1×1 convolution
   with BatchNorm, where He's has no parameters; convolutions start from N(0, 2/fan_out), the
   head, also its bias, from U(±1/√fan_in).
 

@@ -12,7 +12,7 @@ from distill.types import Batch, Outputs
 
 
 class SimKD(nnx.Module):
-  """An encoder, a projector to the teacher's width, and the teacher's head (SimKD, Chen 2022, §3).
+  """An encoder, a projector to the teacher's width, and the teacher's head (SimKD, Chen 2022).
 
   `encoder` is the node of a `resnet.ResNet`, `width` the teacher's. The head is the teacher's by
   `student.init='T'`, `student.fresh=('encoder/*', 'projector/*')` and

@@ -10,7 +10,7 @@ from flax import nnx
 
 
 class Learned(nnx.Module):
-  """One temperature, start + spread·σ(θ), trained against the student (CTKD, Li 2023, §3).
+  """One temperature, start + spread·σ(θ), trained against the student (CTKD, Li 2023).
 
   It reads λ from `schedule/…`, by which the gradient of θ is multiplied. The sign lives in the
   schedule, which goes from 0 to -1: θ comes to climb what the student descends. That is the

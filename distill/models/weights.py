@@ -12,7 +12,7 @@ LARGE = 1e9
 
 
 class Uncertainty(nnx.Module):
-  """Trained weights of losses, by the noise σ² that each is fitted with (Kendall 2018, eq. 7).
+  """Trained weights of losses, by the noise σ² that each is fitted with (Kendall 2018, eq. 10).
 
   Learns s = log σ² of every one of `terms`, from 0. Of a term T come T, exp(-s), its scale, and
   T/penalty, s/2, which `balance.penalty` adds. The paper's weight is this for a classification and
@@ -34,7 +34,7 @@ class Uncertainty(nnx.Module):
 
 
 class Confidence(nnx.Module):
-  """How right each teacher is about an example (CA-MKD, Zhang 2022, eq. 2).
+  """How right each teacher is about an example (CA-MKD, Zhang 2022).
 
   Reads the logits of K teachers and then the label; gives '0', '1', …, the teachers' weights [b]:
   (1 - softmax over teachers of their cross-entropies) / (K - 1), of sum 1. All are 1/K where the
