@@ -2,17 +2,17 @@
 
 1,797 images of 8 × 8 pixels that come with scikit-learn. The teacher (ResNet-8, 16 to 64 channels)
 trains on all labels; they are then gone. The student (the same, 4 to 16 channels) has a tenth of
-them, all the images, and the teacher. The weights are papers', for their models and data.
+them, all the images, and the teacher. Weights are the papers' where they give one, for theirs.
 
 python -m distill.main --config=configs/digits.py
 python -m distill.main --config=configs/digits.py:dkd       # or another of METHODS
 python -m distill.main --config=configs/digits.py:test      # what the tests run, five in one sum
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 METHODS = dict(     # method -> its terms' weights, beside `hard`; a number: of the one of its name
-    kd=1.0, standard=1.0, dkd=1.0, nkd=1.0, wsld=2.5, teacher_free=1.0, lwf=1.0, dist=1.0,
-    mlkd=dict(kd=1.0, mlkd_batch=1.0, mlkd_class=1.0), ctkd=1.0, flsw=1.0, cwsm=1.0,
+    kd=1.0, match=1.0, standard=9.0, dkd=1.0, nkd=1.0, wsld=2.5, teacher_free=1.0, lwf=1.0,
+    dist=2.0, mlkd=dict(kd=1.0, mlkd_batch=1.0, mlkd_class=1.0), ctkd=1.0, flsw=1.0, cwsm=1.0,
     reverse_kl=1.0, symmetric_kl=1.0, tvd=1.0, jsd=1.0, skew_kl=1.0, skew_reverse_kl=1.0, akl=1.0,
     f_divergence=1.0, alpha_divergence=1.0, taid=1.0, mft=1.0, top_k=1.0, mopd=1.0, uld=1.0,
     fitnet=100.0, at=dict(at1=1000.0, at2=1000.0, at3=1000.0), nst=50.0, fsp=50.0, svd=1.0,
@@ -20,8 +20,11 @@ METHODS = dict(     # method -> its terms' weights, beside `hard`; a number: of 
     review=dict(review1=1.0, review2=1.0, review3=1.0), pkt=30000.0, sp=3000.0, cc=0.02,
     rkd=dict(rkd_distance=25.0, rkd_angle=50.0), cc_neighbours=0.02, crd=0.8, infonce=0.8,
     uncertainty=dict(weighed=1.0, penalty=1.0), confidence=dict(first=1.0, second=1.0),
+    certainty=dict(third=1.0, fourth=1.0), ensemble=1.0, born_again=1.0,
     byot=dict(early=1.0, early_kd=0.3, early_hint=0.03), mutual=dict(b=1.0, a_b=1.0, b_a=1.0),
     hints=dict(kd=1.0, fitnet=10.0, at3=100.0, sp=100.0, dist=0.1))     # five in one sum
+SEVERAL = 'confidence', 'certainty', 'ensemble'       # of two teachers
+ALONE = 'mutual', 'byot', 'teacher_free'              # of none
 
 
 def get_config(method: str = 'kd') -> ConfigDict:
@@ -40,19 +43,22 @@ def get_config(method: str = 'kd') -> ConfigDict:
   c.teachers = {name: dict(
       model=resnet(16, 16, 32, 64), init='', seed=seed, train=dict(
           plan, objective=dict(hard=hard), optimizer=c.optimizer))
-      for seed, name in enumerate(('teacher', 'teacher2')[:1 + (method == 'confidence')])}
+      for seed, name in enumerate(('teacher', 'teacher2')[:1 + (method in SEVERAL)])}
   c.student = dict(model=resnet(4, 4, 8, 16), init='', layers=(), fresh=(), frozen=())
   if method == 'simkd':                       # the teacher's head on the student's projection
     c.student = dict(model=dict(name='simkd.SimKD', encoder=c.student.model, width=64), layers=(),
                      init='teacher', fresh=('encoder/*', 'projector/*'), frozen=('head/*',))
-  if method == 'mutual':                      # two students, and no teacher
-    c.student.model = dict(name='cohort.Cohort', members=dict(a=resnet(4, 4, 8, 16),
-                                                              b=resnet(4, 4, 8, 16)))
+  if method == 'mutual':                      # two students
+    c.student.model = dict(name='cohort.Cohort', members=dict(a=c.student.model,
+                                                              b=c.student.model))
+  if method == 'born_again':                  # a teacher of the student's own shape
+    c.teachers.teacher.model = c.student.model
+  if method in ALONE:
     c.teachers = dict()
   module = lambda name, *reads, **how: dict(
       module=dict(how, name=name), reads=reads if len(reads) > 1 else reads[0])
   stages = [f'student/stage{n}/features' for n in (1, 2, 3)]
-  pair = 'student/logits', 'teacher/logits'
+  pair, teachers = ('student/logits', 'teacher/logits'), ('teacher/logits', 'teacher2/logits')
   c.student.projectors = dict(
       temperature=module('temperatures.Learned', 'schedule/reversal'),
       flsw=module('temperatures.FLSW', *pair), cwsm=module('temperatures.CWSM', pair[0]),
@@ -68,11 +74,13 @@ def get_config(method: str = 'kd') -> ConfigDict:
       theirs=module('projectors.Embedding', 'teacher/pooled', outputs=32),
       early=module('projectors.Head', stages[1], width=16, classes=10),
       noise=module('weights.Uncertainty', 'batch/valid', terms=('kd',)),
-      sure=module('weights.Confidence', pair[1], 'teacher2/logits', 'batch/label'))
-  c.schedules = dict(reversal=dict(name='cosine', start=0.0, stop=-1.0, steps=100))
+      sure=module('weights.Confidence', *teachers, 'batch/label'),
+      certain=module('weights.Certainty', *teachers), mean=module('weights.Ensemble', *teachers))
+  steps = FieldReference(1000)
+  c.schedules = dict(reversal=dict(name='cosine', start=0.0, stop=-1.0, steps=steps // 5))
   c.carry = dict(bank=dict(name='Bank', negatives=256, reads=(
       'projected/mine', 'projected/theirs')),
-                 pace=dict(name='Taid', teacher='teacher/logits', steps=1000))
+                 pace=dict(name='Taid', teacher='teacher/logits', steps=steps))
   seen = dict(mask='batch/labelled', label='batch/label')
   every = dict(where='batch/valid')
   ours = dict(student='projected/mine', teacher='projected/theirs', **every)
@@ -82,6 +90,8 @@ def get_config(method: str = 'kd') -> ConfigDict:
   last = lambda loss, **how: term(loss, **both('stage3/features'), **how)
   c.objective = dict(
       hard=dict(hard, mask='batch/labelled'), kd=logits('logits.kl', kwargs=dict(temperature=4.0)),
+      match=logits('logits.mse'), born_again=logits('logits.kl'),
+      ensemble=term('logits.kl', student=pair[0], teacher='projected/mean'),
       standard=logits('logits.kl', kwargs=dict(temperature=2.0, standardised=True)),
       dkd=logits('logits.dkd', **seen), nkd=logits('logits.nkd', **seen),
       wsld=logits('logits.wsld', **seen), mft=logits('divergences.mft', **seen),
@@ -122,9 +132,10 @@ def get_config(method: str = 'kd') -> ConfigDict:
           part: f'carry/bank/{part}' for part in ('bank', 'places', 'draws', 'z', 'temperature')}),
       weighed=dict(logits('logits.kl'), scale='projected/noise/kd'),
       penalty=term('balance.penalty', value='projected/noise/kd/penalty', like='teacher/logits'),
-      **{name: dict(term('logits.kl', student=pair[0], teacher=f'{who}/logits', kwargs=dict(
-          temperature=4.0)), scale=f'projected/sure/{k}') for k, (name, who) in enumerate((
-              ('first', 'teacher'), ('second', 'teacher2')))},
+      **{name: dict(term('logits.kl', student=pair[0], teacher=teachers[k], kwargs=dict(
+          temperature=4.0)), scale=f'projected/{weights}/{k}') for name, weights, k in (
+              ('first', 'sure', 0), ('second', 'sure', 1), ('third', 'certain', 0),
+              ('fourth', 'certain', 1))},
       early=term('supervised.cross_entropy', student='projected/early/logits', **seen),
       early_kd=term('logits.kl', student='projected/early/logits', teacher='self/logits'),
       early_hint=term('features.mse', student='projected/early/hidden', teacher='self/pooled'),
@@ -135,7 +146,9 @@ def get_config(method: str = 'kd') -> ConfigDict:
     weights = METHODS['hints' if method == 'test' else method]
     for name, weight in (weights if isinstance(weights, dict) else {method: weights}).items():
       c.objective[name].weight = weight
-  c.train = dict(steps=1000, log_every=50, save_every=500, eval_every=200, accumulate=1,
+  if method == 'simkd':                       # its one term; without labels there is no baseline
+    c.objective.hard.weight = 0.0
+  c.train = dict(steps=steps, log_every=50, save_every=500, eval_every=200, accumulate=1,
                  dtype='float32')
   c.evaluate = dict(split='test', batch_size=64)
   if method == 'test':

@@ -4,6 +4,7 @@ A carry is the view `carry/NAME`, or, if its value is a dict, the views `carry/N
 `init(key, shapes)` gives its first value from the shapes of the views, `update(value, views, step)`
 the next one, after the student's update. `reads` are the paths of the views that it uses.
 """
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from distill.losses import _positive, _share, _unit, _wide
 from distill.losses.contrastive import _log_mean, _scores
-from distill.losses.divergences import taid
+from distill.losses.divergences import _between
 from distill.objective import Views, at
 
 
@@ -55,9 +56,11 @@ class Taid:
     δ = (last loss - loss) / (last loss + 1e-15)        momentum ← beta·momentum + (1 - beta)·δ
     t ← min(1, max(start + (1 - start)·step/steps, t + alpha·sigmoid(momentum)·(1 - t)))
 
-  The loss is `divergences.taid` of the step, at the t that the step had: give this the teacher, the
-  mask and the temperature of that term. A batch where nothing counts changes nothing. The authors'
-  code has the cross-entropy for the loss, of which the relative changes are smaller.
+  The loss is that of the step's `divergences.taid`, at the t that the step had: give this the
+  teacher, the mask and the temperature of that term. As in the authors' code it is the
+  cross-entropy, larger by the mixture's entropy: the KL is 0 at t = 0, and what comes after a 0
+  would have δ = -10^15. For the same reason δ is never below -1 here, which a loss that more than
+  doubles would have. A batch where nothing counts changes nothing.
   """
 
   def __init__(self, *, teacher: str, student: str = 'student/logits', mask: str = '', steps: int,
@@ -81,14 +84,16 @@ class Taid:
   def update(self, value: dict[str, jax.Array], views: Views,
              step: jax.Array) -> dict[str, jax.Array]:
     student, teacher, *masks = (at(views, path, 'carry: reads') for path in self.reads)
-    losses = taid(student, teacher, t=value['t'], temperature=self.temperature)
+    between, log_q = _between(student, teacher, value['t'], self.temperature)
+    losses = -jnp.sum(jnp.exp(between) * log_q, axis=-1)
     counted = jnp.ones(losses.shape)
     for mask in (views['batch']['valid'], *masks):
       counted *= mask.reshape(mask.shape + (1,) * (losses.ndim - mask.ndim))
     count = jnp.sum(counted)
     loss = jnp.sum(jnp.where(counted > 0, losses * counted, 0)) / jnp.maximum(count, 1)
     loss, last = jnp.maximum(loss, 0).astype(jnp.float32), value['loss']
-    momentum = self.beta * value['momentum'] + (1 - self.beta) * (last - loss) / (last + 1e-15)
+    fall = jnp.maximum((last - loss) / (last + 1e-15), -1)
+    momentum = self.beta * value['momentum'] + (1 - self.beta) * fall
     linear = self.start + (1 - self.start) * step / self.steps
     t = value['t'] + self.alpha * jax.nn.sigmoid(momentum) * (1 - value['t'])
     counts, moves = count > 0, (count > 0) & (last >= 0)
@@ -113,16 +118,18 @@ class Bank:
     key          uint32 [k]       of the draws, which are a function of it and the step alone
 
   An example whose label the run may not see is a class of its own: all others are its negatives.
+  `mask` is the path of the term's mask, if it has one: z is of the examples that the loss counts.
+  The rows of all valid examples move, for they are others' negatives.
   """
 
   def __init__(self, *, reads: Sequence[str], labels: np.ndarray, negatives: int = 16384,
-               momentum: float = 0.5, temperature: float = 0.07):
+               momentum: float = 0.5, temperature: float = 0.07, mask: str = ''):
     if len(reads) != 2:
       raise ValueError(f"reads={reads!r} must name the student's and the teacher's vectors")
-    if negatives < 1 or not 0 <= momentum < 1 or temperature <= 0:
-      raise ValueError(f'negatives={negatives} must be at least 1, momentum={momentum} in [0, 1) '
-                       f'and temperature={temperature} above 0')
-    self.reads = (*reads, 'batch/valid', 'batch/id')
+    if negatives < 1 or not 0 <= momentum < 1:
+      raise ValueError(f'negatives={negatives} must be at least 1, momentum={momentum} in [0, 1)')
+    _positive(temperature=temperature)
+    self.reads = (*reads, 'batch/valid', 'batch/id', *filter(None, (mask,)))
     self.places = _places(np.asarray(labels))
     self.negatives, self.momentum, self.temperature = negatives, momentum, temperature
 
@@ -138,17 +145,18 @@ class Bank:
 
   def update(self, value: dict[str, jax.Array], views: Views,
              step: jax.Array) -> dict[str, jax.Array]:
-    *sides, valid, id = (at(views, path, 'carry: reads') for path in self.reads)
+    student, teacher, valid, id, *masks = (at(views, path, 'carry: reads') for path in self.reads)
     bank, places, n = value['bank'], value['places'], len(self.places)
-    first = lambda: _log_mean(_scores(*sides, valid, id, bank, places, value['draws'])
-                              / self.temperature, valid) + np.log(n)
+    counted = math.prod(masks, start=valid)
+    scores = lambda: _scores(student, teacher, counted, id, bank, places, value['draws'])
+    first = lambda: _log_mean(scores() / self.temperature, counted) + np.log(n)
     z = jax.lax.cond(jnp.isfinite(value['z'][0]), lambda: value['z'], first)
     order = jnp.arange(len(id))
     again = (id[:, None] == id) & (order[:, None] < order) & (valid > 0)
     kept = (valid > 0) & ~again.any(axis=1)
     row = places[id, 0]
     moved = _unit(self.momentum * bank[:, row]
-                  + (1 - self.momentum) * _unit(_wide(jnp.stack(sides))))
+                  + (1 - self.momentum) * _unit(_wide(jnp.stack([student, teacher]))))
     return value | {'bank': bank.at[:, jnp.where(kept, row, n)].set(moved, mode='drop'), 'z': z,
                     'draws': self._draws(value['key'], step + 1, len(id))}
 

@@ -154,7 +154,11 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
     after = lambda weights, ndim=values.ndim: weights.reshape(
         weights.shape + (1,) * (ndim - weights.ndim))
     if term.scale:
-      values = values * after(at(views, term.scale, f'{where}.scale'))
+      scale = at(views, term.scale, f'{where}.scale')
+      if scale.shape != values.shape[:scale.ndim]:
+        raise Stop(Status.MISFIT, f'{where}: its scale {list(scale.shape)} does not lead what the '
+                   f'loss gives, {list(values.shape)}')
+      values = values * after(scale)
     # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
     kept = jnp.where(after(mask) > 0, values * after(mask), 0.0)
     summed = jnp.sum(kept, dtype=jnp.promote_types(jnp.float32, kept.dtype))

@@ -46,6 +46,8 @@ def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: st
   makers = {'adamw': optax.adamw, 'adam': optax.adam, 'sgd': optax.sgd, 'lamb': optax.lamb}
   if name not in makers:
     raise ValueError(f'name={name!r} is not one of {", ".join(makers)}')
+  if name == 'adam' and decay:
+    raise ValueError(f'decay={decay} is for adamw: adam has none')
   if decay is None:
     decay = 0.0 if name == 'sgd' else 0.01
   if rate <= 0 or decay < 0 or clip < 0 or not 0 <= warmup <= 1:

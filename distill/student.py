@@ -66,9 +66,15 @@ class Student:
     projected = {}
     for name, projector in self.projectors.items():
       prefix = f'projectors/{name}/'
-      read = [at(views, path, f'student.projectors.{name}.reads') for path in projector.reads]
-      result, kept = projector.model(under(params, prefix), under(rest, prefix), *read,
-                                     valid=batch['valid'], train=train)
+      where = f'student.projectors.{name}'
+      read = [at(views, path, f'{where}.reads') for path in projector.reads]
+      try:
+        result, kept = projector.model(under(params, prefix), under(rest, prefix), *read,
+                                       valid=batch['valid'], train=train)
+      except (ValueError, TypeError) as error:      # shapes, found while tracing
+        shapes = ', '.join(f'{path} {list(x.shape)}'
+                           for path, x in zip(projector.reads, read, strict=True))
+        raise Stop(Status.MISFIT, f'{where} ({shapes}): {str(error).splitlines()[0]}') from error
       projected |= ({f'{name}/{part}': value for part, value in result.items()}
                     if isinstance(result, Mapping) else {name: result})
       rest = rest | {prefix + path: value for path, value in kept.items()}
@@ -98,6 +104,11 @@ def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
     read = paths(spec['reads'])
     widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
     inputs = widths[0] if isinstance(spec['reads'], str) else widths
+    function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
+    taken = lookup.parameters(function).get('inputs')
+    if taken and taken.annotation is int and not isinstance(inputs, int):
+      raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: {function.__name__} reads one '
+                 'view alone')
     make = lambda rngs, spec=spec, where=where, inputs=inputs: lookup.build(
         'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)
     projectors[name] = Projector(Pure(make), read)

@@ -143,9 +143,9 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
         params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
 
   shapes = jax.eval_shape(views, params, rest, weights, batch) if stage.carries else {}
-  carry = {name: carry.init(jax.random.key(stage.seed), shapes)
-           for name, carry in stage.carries.items()}
-  init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, carry)
+  init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, {
+      name: carry.init(jax.random.key(stage.seed), shapes)
+      for name, carry in stage.carries.items()})
   like = jax.eval_shape(init, params, rest)
   like = sharding.shapes(like, step.shardings(like, stage.layout))
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))

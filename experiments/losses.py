@@ -47,6 +47,11 @@ together. Weights are the papers' where they give one, for their models. Trained
 projectors of the student and stay behind when it is exported; memory is a carry; both are in
 every checkpoint.
 
+Shapes: b examples, s positions, h heads, d width, c classes, v words; on maps [b h w c] h and w are
+height and width, c channels; `*b` is any number of leading axes. `c` in the lines to paste is a
+config; where it has no `c.carry`, `c.schedules` or `c.student.projectors` yet, give it an empty
+`dict()` first.
+
 `mixes examples`: a value depends on the rest of the batch, so the term can't be accumulated over
 micro-batches, and reads as `where` the mask that it counts by.
 
@@ -56,8 +61,9 @@ What our own comparisons show ([experiments](../../experiments/README.md)), and 
 
 * Few labels, much text (docstrings): plain `logits.kl` carries nearly all of the gain; nothing that
   was added to it, nor a ramp of its weight, could be told from it with three seeds.
-* A student that starts from every second layer of its fine-tuned teacher: with 3,668 labelled pairs
-  (MRPC) `logits.kl` gains, with 60,748 labelled sentences (SST-2) nothing that one can tell from 0.
+* A student that starts from every second layer of its fine-tuned teacher: with 60,748 labelled
+  sentences (SST-2) `logits.kl` brings nothing that one can tell from 0; with 3,668 labelled pairs
+  (MRPC) 2.5 points (1.3 to 3.7) of F1 over a baseline at one learning rate.
 * The others have not been compared yet: see their papers.
 """
 
@@ -85,10 +91,31 @@ def rendered() -> str:
   lines = ['| loss | what | paper | needs |', '|---|---|---|---|']
   lines += [row(link(name), a.what, a.paper, ', '.join(a.needs)) for name, a in about.items()]
   methods = ['| variant | paper | losses | with |', '|---|---|---|---|']
-  methods += [row(f'`{name}`', '; '.join(papers), ', '.join(map(link, losses)), ', '.join(parts))
-              for name, papers, losses, parts in composed()]
-  return '\n'.join([HEAD, '## All of them', '', *lines, '', METHODS, *methods, '',
-                    *(section(name, a) for name, a in about.items())])
+  methods += [row(f'[`{name}`](#{name})', '; '.join(papers), ', '.join(map(link, losses)),
+                  ', '.join(parts)) for name, papers, losses, parts in composed()]
+  parts = {part: thing for *_, parts in composed() for part, thing in parts.items()}
+  return '\n'.join([
+      HEAD, '## All of them', '', *lines, '', METHODS, *methods, '', '## Each loss', '',
+      *(section(name, a) for name, a in about.items()), '## The lines of each method', '',
+      *(pasted(method) for method in scope()['METHODS']), '## Projectors, carries, models', '',
+      *(f'### {part.replace("`", "")}\n\n{inspect.getdoc(thing)}\n'
+        for part, thing in sorted(parts.items()) if not part.startswith('schedule'))])
+
+
+def scope() -> dict[str, Any]:
+  """What configs/digits.py defines."""
+  return runpy.run_path(str(ROOT / 'configs/digits.py'))
+
+
+def pasted(method: str) -> str:
+  """What a variant of configs/digits.py has beside the cross-entropy and a usual student."""
+  config = Used(method, scope()['get_config'](method).to_dict())
+  lines = [line for where, _ in config.terms() if where != 'objective.hard'
+           for line in config.fragment(where)]
+  if config.at('student.model.name') != 'resnet.ResNet':
+    lines.insert(0, assigned('c.student', {
+        k: v for k, v in config.at('student').items() if v and k != 'projectors'}))
+  return '\n'.join([f'### {method}', '', '```python', *dict.fromkeys(lines), '```', ''])
 
 
 def row(*cells: str) -> str:
@@ -99,18 +126,17 @@ def link(name: str) -> str:
   return f'[`{name}`](#{name.replace(".", "")})'
 
 
-def composed() -> Iterator[tuple[str, list[str], list[str], list[str]]]:
+def composed() -> Iterator[tuple[str, list[str], list[str], dict[str, Any]]]:
   """The methods of configs/digits.py: the papers, the losses and the parts of each."""
-  scope = runpy.run_path(str(ROOT / 'configs/digits.py'))
-  for method in scope['METHODS']:
-    config = Used(method, scope['get_config'](method).to_dict())
+  for method in scope()['METHODS']:
+    config = Used(method, scope()['get_config'](method).to_dict())
     terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
     parts = dict(part for where, _ in terms for part in config.parts(where))
     if (model := config.at('student.model.name')) != 'resnet.ResNet':
       parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
     losses = {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}
     found = [cited(x)[1] for x in (*parts.values(), *losses.values())]
-    yield method, [p for p in dict.fromkeys(found) if p], list(losses), list(parts)
+    yield method, [p for p in dict.fromkeys(found) if p], list(losses), parts
 
 
 def cited(thing: Any) -> tuple[str, str]:
@@ -147,7 +173,7 @@ def told(name: str, used: Mapping[str, tuple[str, Mapping, str]]) -> About:
     needs.append('mixes examples')
   return About(what, papers, rest, shapes,
                {k: p.default for k, p in parameters.items() if k not in shapes}, tuple(needs),
-               config.place, config.fragment(term))
+               config.place, '\n'.join(config.fragment(term)))
 
 
 def _shape(annotation: Any) -> str | None:
@@ -200,13 +226,13 @@ class Used:
       room = {'projector': 'models', 'carry': 'carry', 'schedule': 'schedules'}[kind]
       yield f'{kind} `{called}`', lookup.find(room, called, name)
 
-  def fragment(self, term: str) -> str:
+  def fragment(self, term: str) -> list[str]:
     """The lines to paste: the term, and what else it reads that a config describes."""
     lines = [assigned(f'c.{term}', self.at(term))]
     for kind, name in _parts(self, term):
       where = f'{WHERE[kind]}.{name}'
       lines.append(assigned(f'c.{where}', self.at(where)))
-    return '\n'.join(lines)
+    return lines
 
 
 def _parts(config: Used, term: str) -> Iterator[tuple[str, str]]:
@@ -225,16 +251,17 @@ def _parts(config: Used, term: str) -> Iterator[tuple[str, str]]:
         wanted += objective.paths(config.at(f'student.projectors.{name}')['reads'])
       elif kind == 'carry':
         spec = config.at(f'carry.{name}')
-        wanted += [v for v in spec.values() if isinstance(v, str) and '/' in v]
+        wanted += [path for value in spec.values() if isinstance(value, str | tuple)
+                   for path in objective.paths(value) if '/' in path]
 
 
 def uses() -> Iterator[tuple[str, tuple[Used, str]]]:
   """For every loss, the config and the term that show it, the simplest variant first."""
   found = {}
   for path, variants in CONFIGS.items():
-    scope = runpy.run_path(str(ROOT / path))
-    for variant in (*variants, *scope.get('METHODS', ())):
-      node = scope['get_config'](*filter(None, (variant,))).to_dict()
+    file = runpy.run_path(str(ROOT / path))
+    for variant in (*variants, *file.get('METHODS', ())):
+      node = file['get_config'](*filter(None, (variant,))).to_dict()
       config = Used(f'{path}:{variant}'.rstrip(':'), node)
       for term, loss in config.terms():
         found.setdefault(loss, (config, term))

@@ -102,6 +102,20 @@ def test_the_constants_are_those_that_the_first_loss_used_and_stay():
   np.testing.assert_array_equal(update(after, views(1), jnp.int32(1))['z'], after['z'])
 
 
+def test_with_the_term_s_mask_the_constants_are_those_of_what_it_counts():
+  masked = Bank(reads=READS, labels=LABELS, negatives=3, temperature=0.3, mask='batch/labelled')
+  told = views(0, valid=[1., 1, 0, 1])
+  told['batch']['labelled'] = jnp.array([1., 0, 0, 1])
+  after, plain = (jax.jit(bank.update)(START, told, jnp.int32(0)) for bank in (masked, BANK))
+  loss = jax.jit(lambda z: crd(
+      *told['projected'].values(), told['batch']['labelled'], told['batch']['id'], START['bank'],
+      START['places'], START['draws'], z, temperature=START['temperature']))
+  np.testing.assert_allclose(loss(after['z']), loss(START['z']), rtol=1e-6)
+  assert not np.allclose(after['z'], plain['z'])
+  np.testing.assert_array_equal(after['bank'], plain['bank'])
+  assert masked.reads == (*BANK.reads, 'batch/labelled')
+
+
 def test_draws_depend_on_the_key_and_the_step_alone():
   after = update(START, views(0), jnp.int32(4))
   np.testing.assert_array_equal(update(after, views(1), jnp.int32(4))['draws'], after['draws'])
@@ -145,7 +159,8 @@ def test_it_says_what_it_reads():
 
 @pytest.mark.parametrize('wrong, words', [
     (dict(negatives=0), 'negatives=0'), (dict(momentum=1.0), 'momentum=1.0'),
-    (dict(temperature=0.0), 'temperature=0.0'), (dict(reads=('a/b',)), 'must name'),
+    *((dict(temperature=t), f'temperature={t}') for t in (0.0, np.nan, np.inf)),
+    (dict(reads=('a/b',)), 'must name'),
     (dict(labels=np.zeros(5, int)), 'one class')])
 def test_out_of_range(wrong, words):
   with pytest.raises(ValueError, match=words):

@@ -36,11 +36,14 @@ class TestMean:
 
 
 class TestTaid:
-  # Half of the logits (2 ln 3, 0) is (ln 3, 0), those of (3/4, 1/4). To (1/2, 1/2): KL 0.130812.
-  FAR, NEAR = jnp.array([[2 * np.log(3), 0]] * 2), jnp.zeros((2, 2))
+  # The student's are those of (3/4, 1/4), and so is NEAR: whatever t is, the cross-entropy with
+  # itself is 0.562335. Between them and FAR, at t = 1/2, is (1/2, 1/2): 0.836988.
+  NEAR = jnp.array([[np.log(3), 0]] * 2)
+  FAR = -NEAR
 
   def views(self, teacher, valid=(1, 1), **batch):
-    return {'student': {'logits': jnp.zeros(teacher.shape)}, 'teacher': {'logits': teacher},
+    student = jnp.broadcast_to(self.NEAR[0], teacher.shape)
+    return {'student': {'logits': student}, 'teacher': {'logits': teacher},
             'batch': {'valid': jnp.array(valid, jnp.float32), **batch}}
 
   def run(self, carry, teachers, value=None, first=0):
@@ -53,15 +56,28 @@ class TestTaid:
   def test_by_hand(self):
     carry = Taid(teacher='teacher/logits', steps=10**6, start=.5, alpha=.4, beta=.5)
     first = self.run(carry, [self.FAR])                   # the first loss is only remembered
-    np.testing.assert_allclose([first['t'], first['loss'], first['momentum']], [.5, .130812, 0],
+    np.testing.assert_allclose([first['t'], first['loss'], first['momentum']], [.5, .836988, 0],
                                atol=1e-6)
     second = self.run(carry, [self.FAR], first, 1)        # the same: .5 + .4 · σ(0) · .5
     np.testing.assert_allclose([second['t'], second['loss'], second['momentum']],
-                               [.6, .130812, 0], atol=1e-6)
-    # The loss falls to 0: δ = 1, momentum 1/2, σ = .622459; .6 + .4 · .622459 · .4
+                               [.6, .836988, 0], atol=1e-6)
+    # δ = 1 - .562335/.836988 = .328145, momentum half, σ = .540929; .6 + .4 · .540929 · .4
     third = self.run(carry, [self.NEAR], second, 2)
     np.testing.assert_allclose([third['t'], third['loss'], third['momentum']],
-                               [.699593, 0, .5], atol=1e-5)
+                               [.686549, .562335, .164072], atol=1e-5)
+
+  def test_it_moves_on_after_a_loss_of_nothing(self):
+    carry = Taid(teacher='teacher/logits', steps=10**6, start=0.0, alpha=.4, beta=.5)
+    # At t = 0 the mixture is the student, and its KL 0; later, a student and a teacher both sure.
+    sure = {'student': {'logits': 1e4 * self.NEAR}, 'teacher': {'logits': 1e4 * self.NEAR},
+            'batch': {'valid': jnp.ones(2)}}
+    value, ts = self.run(carry, [self.FAR]), [0.0]
+    assert value['t'] == 0
+    for step, views in enumerate([self.views(self.FAR)] * 3 + [sure] + 3 * [self.views(self.FAR)]):
+      value = jax.jit(carry.update)(value, views, jnp.int32(step + 1))
+      ts.append(float(value['t']))
+    # δ is at least -1, and the momentum then, too: each step is .4 · σ(-1) of what is left or more.
+    assert (np.diff(ts) >= .4 * .268941 * (1 - np.array(ts[:-1])) - 1e-6).all() and ts[-1] < 1
 
   def test_at_least_linear_and_at_most_1(self):
     carry = Taid(teacher='teacher/logits', steps=4, start=.5)

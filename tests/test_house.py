@@ -124,7 +124,7 @@ def test_configs_import_only_ml_collections():
   for path in (ROOT / 'configs').glob('*.py'):
     modules = {n.module for n in ast.walk(ast.parse(path.read_text()))
                if isinstance(n, ast.ImportFrom)}
-    most = 160 if path.name == 'digits.py' else 100         # that one has every method
+    most = 170 if path.name == 'digits.py' else 100         # that one has every method
     assert modules <= {'ml_collections'} and len(path.read_text().splitlines()) <= most, path
 
 

@@ -89,6 +89,7 @@ def test_changed_texts_are_refused(whole, tmp_path):
   assert code == Status.DATA and 'begun with other texts' in err and 'Traceback' not in err
 
 
+@pytest.mark.slow
 def test_killed_while_saving_evaluating_and_reporting_it_resumes_bitwise(whole, tmp_path):
   workdir = tmp_path / 'run'
   # One run that dies five times: in the middle of a stage, after its last save, at the next
@@ -113,6 +114,7 @@ def test_one_device_is_eight(whole, tmp_path):
       np.testing.assert_allclose(eight[path], value, atol=2e-4, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_loaded_teacher_teaches(whole, tmp_path):
   code, out, err = finished(command(
       tmp_path / 'run', f'--config.teachers.teacher.init={whole[0] / "export/teacher"}',

@@ -21,6 +21,9 @@ SCOPE = runpy.run_path(str(ROOT / 'configs' / 'digits.py'))
 METHODS = SCOPE['METHODS']
 OTHERS = 'simkd', 'mutual'          # students of their own, which can't be in one sum with others
 STEPS = 300
+# An untrained student is nearly uniform, which is where these have little to say.
+RISING = {'teacher_free': 'it holds the cross-entropy back',
+          'early_kd': 'its teacher is the student', 'early_hint': 'so is this one'}
 
 
 def terms(method):
@@ -29,8 +32,9 @@ def terms(method):
 
 
 def config(method, steps=STEPS, **changes):
-  node = SCOPE['get_config'](method).to_dict()
-  node['train'].update(steps=steps, log_every=min(25, steps), save_every=0, eval_every=0)
+  node = SCOPE['get_config'](method)
+  node.train.update(steps=steps, log_every=min(25, steps), save_every=0, eval_every=0)
+  node = node.to_dict()
   for teacher in node['teachers'].values():
     teacher['train'].update(steps=STEPS, log_every=100, save_every=0, eval_every=0)
   return node | changes
@@ -80,10 +84,9 @@ def student(node, taught, devices=1):
 def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
   stage, told = student(config(method), taught)
   params, rest, rows = fitted(stage, tmp_path)
-  # Tf-KD_reg holds the cross-entropy back, so alone it rises from an untrained, uniform student.
-  weights = terms(method) | ({'hard': 1.0} if method == 'teacher_free' else {})
-  values = [sum(weight * row[term] for term, weight in weights.items()) for row in rows]
-  assert values[-1] < values[0], values
+  for term in {*terms(method)} - RISING.keys():
+    assert rows[-1][term] < rows[0][term], (term, [row[term] for row in rows])
+  assert rows[-1]['loss'] < rows[0]['loss']
   accuracy = scoring(stage.student.model, told)(params, rest)['test/accuracy']
   assert accuracy > 0.2             # of ten classes; 450 images, so chance has a deviation of 0.014
 
@@ -92,10 +95,13 @@ def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
 def test_its_parts_are_those_that_its_terms_read(method):
   told = setting.setting(config(method))
   stage = next(t.stage for t in told.trained if t.role == 'student')
-  assert {term.name for term in stage.terms} == {'hard', *terms(method)}
+  assert {term.name for term in stage.terms} - {'hard'} == {*terms(method)}
   read = {path.split('/')[1] for term in stage.terms for path in term.paths
           if path.startswith(('projected/', 'carry/'))}
-  assert read <= {*stage.student.projectors, *stage.carries}
+  assert read == {*stage.student.projectors, *stage.carries}
+  for baseline in (t.stage for t in told.trained if t.role == 'baseline'):
+    assert [term.name for term in baseline.terms] == ['hard']
+    assert not baseline.student.projectors and not baseline.carries and not baseline.teachers
 
 
 def test_every_loss_is_some_method_s_or_some_recipe_s():
@@ -113,18 +119,22 @@ def one_sum(steps, **changes):
       for term, weight in terms(method).items():
         node['objective'][term]['weight'] = weight
   node['data']['batch_size'] = 16
-  node['optimizer'] = dict(name='sgd', rate=0.1, schedule='constant', warmup=0.0, clip=1.0)
+  node['optimizer'] = dict(name='sgd', rate=0.01, schedule='constant', warmup=0.0, clip=1.0)
   node['train'].update(changes)
   return node
 
 
 @pytest.mark.slow
 def test_one_device_is_eight_for_all_methods_in_one_sum(taught, tmp_path):
-  # Sums of the same float32 numbers in another order, also of whole Gram matrices.
+  # Sums of the same float32 numbers in another order, also of whole Gram matrices. A small term's
+  # gradient hides behind a large one's here: tests/losses/test_devices.py has each alone.
   (params, rest, rows), (others, left, eight) = (
-      fitted(student(one_sum(1), taught, n)[0], tmp_path / str(n)) for n in (1, 8))
-  for term in {*SCOPE['get_config']().objective} & {*rows[0]}:
-    np.testing.assert_allclose(eight[0][term], rows[0][term], rtol=1e-4, atol=1e-6, err_msg=term)
+      fitted(student(one_sum(5, log_every=1), taught, n)[0], tmp_path / str(n)) for n in (1, 8))
+  told = {name for name in rows[0] if name.partition('/')[0] in (
+      'loss', 'grad_norm', *SCOPE['get_config']().objective)}
+  assert len(told) > len(METHODS)
+  for name in told:
+    np.testing.assert_allclose(eight[0][name], rows[0][name], rtol=1e-4, atol=1e-6, err_msg=name)
   for ours, theirs in ((params, others), (rest, left)):
     for path, value in ours.items():
       np.testing.assert_allclose(theirs[path], value, atol=1e-5, err_msg=path)
@@ -132,7 +142,7 @@ def test_one_device_is_eight_for_all_methods_in_one_sum(taught, tmp_path):
 
 @pytest.mark.slow
 def test_resumed_is_uninterrupted_for_all_methods_in_one_sum(taught, tmp_path):
-  stage = student(one_sum(4, save_every=2), taught)[0]
+  stage = student(one_sum(6, save_every=3), taught)[0]
   run = train.folder(stage, train.Run('run', tmp_path, None))
   last = []
   for _ in range(2):

@@ -77,6 +77,16 @@ def test_a_scale_may_be_one_number():
   assert sums['hard'][1] == 4
 
 
+@pytest.mark.parametrize('shape', [(4, 3), (3,), (1,), (4, 1)])
+def test_a_scale_that_does_not_lead_the_values_is_refused(shape):
+  v = views()
+  v['projected'] = {'wide': jnp.ones(shape)}
+  line = f'objective.hard: its scale {list(shape)} does not lead what the loss gives, [4]'
+  with pytest.raises(Stop) as stop:
+    total({'hard': dict(HARD, scale='projected/wide')}, v)
+  assert line in str(stop.value) and stop.value.status == Status.MISFIT
+
+
 def test_a_loss_that_mixes_examples_must_know_those_that_count():
   node = dict(loss='relations.sp', reads=dict(
       student='student/logits', teacher='big/logits', where='batch/valid'))

@@ -114,8 +114,9 @@ def test_three_steps_of_sgd_are_those_of_torch():
 
 @pytest.mark.parametrize('wrong', [
     dict(name='adamx'), dict(rate=0.0), dict(schedule='step'), dict(warmup=1.5), dict(clip=-1.0),
-    dict(decay=-0.1), dict(name='sgd', momentum=1.0), dict(name='sgd', momentum=-0.1),
-    dict(drop=0.0), dict(drop=1.5), dict(drops=(0.5, 1.0)), dict(drops=(0.0,)),
+    dict(decay=-0.1), dict(name='adam', decay=0.1), dict(name='sgd', momentum=1.0),
+    dict(name='sgd', momentum=-0.1), dict(drop=0.0), dict(drop=1.5), dict(drops=(0.5, 1.0)),
+    dict(drops=(0.0,)),
     *(dict(name=name, momentum=0.9) for name in ('adamw', 'adam', 'lamb'))],
     ids=lambda wrong: ' '.join(itertools.chain(*((k, str(v)) for k, v in wrong.items()))))
 def test_what_it_cannot_be_is_refused(wrong):

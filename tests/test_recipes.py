@@ -57,12 +57,16 @@ def weights(folder):
 @pytest.mark.parametrize(('name', 'stages', 'metric'), [
     ('distilbert', {'teacher': {'words'}, 'student': {'soft', 'words', 'cosine'},
                     'baseline': {'words'}}, 'cross_entropy'),
-    ('tinybert', {'teacher': {'hard'}, 'student': {'soft'}, 'student-layers': {
-        'embedding', 'hidden0', 'hidden1', 'attention0', 'attention1'}}, 'accuracy'),
-    ('pkd', {'teacher': {'hard'}, 'student': {'hard', 'soft', 'patience0'},
-             'baseline': {'hard'}}, 'accuracy'),
-    ('minilm', {'teacher': {'words'}, 'student': {'attention', 'value', 'words'},
-                'baseline': {'words'}}, 'cross_entropy'),
+    *(pytest.param(*of, marks=pytest.mark.slow) for of in (
+        ('tinybert', {'teacher': {'hard'}, 'student': {'soft'}, 'student-layers': {
+            'embedding', 'hidden0', 'hidden1', 'attention0', 'attention1'}}, 'accuracy'),
+        ('pkd', {'teacher': {'hard'}, 'student': {'hard', 'soft', 'patience0'},
+                 'baseline': {'hard'}}, 'accuracy'),
+        ('minilm', {'teacher': {'words'}, 'student': {'attention', 'value', 'words'},
+                    'baseline': {'words'}}, 'cross_entropy'),
+        ('mobilebert', {'teacher': {'words'}, 'baseline': {'words'}, 'student': {
+            'words', *(f'block{i:02}_{part}' for i in (0, 1)
+                       for part in ('map', 'moments', 'attention'))}}, 'cross_entropy'))),
 ])
 def test_a_recipe_trains_with_every_term(recipe, name, stages, metric):
   workdir, report = recipe(name)

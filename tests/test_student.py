@@ -69,6 +69,24 @@ def test_a_projector_may_read_several_views_and_give_several(monkeypatch):
   assert rest['projectors/gauge/seen'] == 2
 
 
+def test_a_projector_that_reads_two_views_where_it_takes_one_is_refused():
+  node = {'wider': dict(WIDER['wider'], reads=('student/block01/hidden',) * 2)}
+  with pytest.raises(Stop, match='wider.reads=.*: Linear reads one view alone') as stop:
+    with_projectors(model(), node, (), SHAPES)
+  assert stop.value.status == Status.CONFIG
+
+
+def test_a_view_that_a_projector_cannot_take_is_one_line_with_its_shape():
+  node = {'map': dict(module=dict(name='projectors.Head', width=4, classes=3),
+                      reads='student/block01/hidden')}
+  student = with_projectors(model(), node, (), SHAPES)
+  line = r'projectors.map \(student/block01/hidden \[2, 6, 8\]\): '
+  with pytest.raises(Stop, match=line) as stop:
+    jax.eval_shape(lambda params, rest: student(
+        params, rest, BATCH, {'batch': BATCH}, train=False, key=None)[0], *student.shapes())
+  assert stop.value.status == Status.MISFIT and '\n' not in str(stop.value)
+
+
 def test_adding_a_projector_changes_no_other_parameter():
   _, more, _ = projecting(WIDER)
   assert all((more[f'model/{path}'] == value).all() for path, value in params(seed=3).items())

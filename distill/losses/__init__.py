@@ -42,18 +42,40 @@ def _agree(**shapes: Sequence[int]) -> None:
     raise ValueError(f'shapes must be equal: {named}')
 
 
+def _scalar(**hyper: float | jax.Array) -> None:
+  """ValueError unless each is one number: as many as classes would broadcast over these."""
+  for name, value in hyper.items():
+    if jnp.ndim(value):
+      raise ValueError(f'{name} must be one number, not {list(jnp.shape(value))}')
+
+
 def _positive(**hyper: float | jax.Array) -> None:
-  """ValueError unless the numbers among these are finite and above 0."""
+  """ValueError unless each is one number, which is finite and above 0 where it isn't traced."""
+  _scalar(**hyper)
   for name, value in hyper.items():
     if not isinstance(value, jax.Array) and not 0 < value < math.inf:
       raise ValueError(f'{name}={value} is not a finite number above 0')
 
 
+def _weight(**hyper: float | jax.Array) -> None:
+  """ValueError unless each is one number, finite and at least 0."""
+  _scalar(**hyper)
+  for name, value in hyper.items():
+    if not 0 <= value < math.inf:
+      raise ValueError(f'{name}={value} is not a finite number of at least 0')
+
+
 def _share(**hyper: float | jax.Array) -> None:
-  """ValueError unless the numbers among these are in [0, 1]."""
+  """ValueError unless each is one number, which is in [0, 1] where it isn't traced."""
+  _scalar(**hyper)
   for name, value in hyper.items():
     if not isinstance(value, jax.Array) and not 0 <= value <= 1:
       raise ValueError(f'{name}={value} is not in [0, 1]')
+
+
+def _times(subscripts: str, *arrays: jax.Array) -> jax.Array:
+  """The einsum in full precision: TF32 is too coarse for the difference of two of them."""
+  return jnp.einsum(subscripts, *arrays, precision='highest')
 
 
 def _unit(vectors: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:

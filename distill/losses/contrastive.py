@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped, UInt32
 
-from distill.losses import _agree, _pair, _positive, _unit, mixing
+from distill.losses import _agree, _pair, _positive, _times, _unit, mixing
 
 EPS = 1e-7          # of CRD's authors, beside K/n
 
@@ -55,7 +55,7 @@ def _scores(student, teacher, where, id, bank, places, draws) -> jax.Array:
   # The rows of a class are side by side: an example's negatives are all others, counted around.
   negatives = (first + size + (draws % (n - size).astype(jnp.uint32)).astype(jnp.int32)) % n
   chosen = jnp.concatenate([row, negatives], axis=1)
-  cosines = jnp.einsum('vbd,vnd->vbn', vectors, jax.lax.stop_gradient(bank[::-1]))
+  cosines = _times('vbd,vnd->vbn', vectors, jax.lax.stop_gradient(bank[::-1]))
   return jnp.take_along_axis(cosines, jnp.broadcast_to(chosen, (2, *chosen.shape)), axis=-1)
 
 
@@ -82,7 +82,7 @@ def infonce(student: Float[Array, 'b d'], teacher: Float[Array, 'b d'],
   _agree(examples=s.shape[:1], where=where.shape)
   counted = where > 0
   s, t = (_unit(jnp.where(counted[:, None], x, 0)) for x in (s, t))
-  scores = s @ t.T / temperature
+  scores = _times('id,jd->ij', s, t) / temperature
   # A finite stand-in for -inf: the rows of examples that don't count have no NaN either.
   scores = jnp.where(counted[:, None] & counted, scores, -1e9)
   sides = [jnp.diagonal(jax.nn.log_softmax(scores, axis=axis)) for axis in (0, 1)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from distill.losses import _agree, _pair, _positive, mixing
+from distill.losses import _agree, _pair, _positive, _times, _weight, mixing
 
 
 @mixing
@@ -21,6 +21,7 @@ def dist(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'], where: Shap
   beside the lengths is the authors': in it, classes that no example is near have ρ = 0, too. Their
   CIFAR runs take beta = gamma = 2 at temperature 4.
   """
+  _weight(beta=beta, gamma=gamma)
   q, p, counted = _probabilities(student, teacher, where, temperature)
   own = 1 - _pearson(q, p, jnp.ones_like(counted), axis=1)
   shared = jnp.where(jnp.sum(counted) > 1, 1 - jnp.mean(_pearson(q, p, counted, axis=0)), 0)
@@ -42,7 +43,7 @@ def mlkd_batch(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
   views' own correlations are computed and left out of the sum.
   """
   q, p, counted = _probabilities(student, teacher, where, temperature)
-  gap = _times(q, q.T) - _times(p, p.T)
+  gap = _times('ic,jc->ij', q, q) - _times('ic,jc->ij', p, p)
   return jnp.where(counted[:, 0], jnp.sum(jnp.square(gap), axis=1), 0)
 
 
@@ -57,7 +58,7 @@ def mlkd_class(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
   square. `mlkd_batch` says what the whole of MLKD is.
   """
   q, p, counted = _probabilities(student, teacher, where, temperature)
-  gap = _times(q.T, q) - _times(p.T, p)
+  gap = _times('bi,bj->ij', q, q) - _times('bi,bj->ij', p, p)
   return jnp.where(counted[:, 0], jnp.sum(jnp.square(gap)) / student.shape[1], 0)
 
 
@@ -70,10 +71,6 @@ def _probabilities(student, teacher, where, temperature):
   q, p = (jnp.where(counted, jax.nn.softmax(jnp.where(counted, z, 0) / temperature), 0)
           for z in _pair(student, teacher))
   return q, p, counted
-
-
-def _times(left, right):
-  return jnp.matmul(left, right, precision='highest')     # a difference of two such: not in TF32
 
 
 def _pearson(x, y, counted, axis):

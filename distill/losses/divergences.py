@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill.losses import _agree, _pair, _positive, _share, _wide
+from distill.losses import _agree, _pair, _positive, _scalar, _share, _wide
 
 LEAST = math.log(1e-30)
 
 
-def _log(logits: Float[Array, '*b v'], temperature: float | Float[Array, '']
-         ) -> Float[Array, '*b v']:
+def _log(logits, temperature):
   """Log-probabilities, all of them finite."""
   _positive(temperature=temperature)
   log = jax.nn.log_softmax(_wide(logits) / temperature)
@@ -148,10 +147,14 @@ def taid(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
   t rises from a start to 1: by `carry.Taid`, read from `carry/NAME/t`, or by a `schedule/`. The
   authors' code gives the cross-entropy, larger by the mixture's entropy, of the same gradient.
   """
+  return _kl(*_between(student, teacher, t, temperature))
+
+
+def _between(student, teacher, t, temperature):
+  """The logarithms of the mixture at t, and the student's."""
   _share(t=t)
   log_q, log_p = _logs(student, teacher, temperature)
-  between = jax.nn.log_softmax((1 - t) * jax.lax.stop_gradient(log_q) + t * log_p)
-  return _kl(between, log_q)
+  return jax.nn.log_softmax((1 - t) * jax.lax.stop_gradient(log_q) + t * log_p), log_q
 
 
 def mft(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], label: Int[Array, '*b'], *,
@@ -167,27 +170,27 @@ def mft(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], label: Int
   _agree(student=student.shape[:-1], label=label.shape)
   log_q, log_p = _logs(student, teacher, temperature)
   p = jnp.exp(log_p)
-  own = jnp.take_along_axis(p, label[..., None], axis=-1)
+  word = jnp.maximum(label, 0)[..., None]       # of a hidden one any, but in range: else NaN
+  own = jnp.take_along_axis(p, word, axis=-1)
   lead = jnp.max(p, axis=-1, keepdims=True) - own
-  chosen = jnp.argmax(p, axis=-1)[..., None] == label[..., None]
+  chosen = jnp.argmax(p, axis=-1, keepdims=True) == word
   wanting = jnp.maximum(1 - own, jnp.finfo(p.dtype).tiny)
   move = jnp.where(chosen, jnp.minimum(tau / wanting, 1), (lead + tau) / (1 + lead))
-  target = (1 - move) * p + move * jax.nn.one_hot(label, p.shape[-1], dtype=p.dtype)
+  target = (1 - move) * p + move * (word == jnp.arange(p.shape[-1]))
   log_target = jnp.log(jnp.where(target > 0, target, 1))
   return jnp.where(label < 0, 0, jnp.sum(target * (log_target - log_q), axis=-1))
 
 
-# f(r) of a ratio r = p / q, teacher over student, and how far from 1 it is followed, in logs.
-# Beyond, its tangent goes on: still convex, so still an f-divergence, and finite. 40 keeps r² in
-# float32's range; where f grows like a power, 10 keeps the gradient in float16's.
+# f(r) of a ratio r = p / q, teacher over student, given u = log r; and the power of r it is of.
 GENERATORS = {
-    'kl': (lambda r: r * jnp.log(r), 40),
-    'reverse_kl': (lambda r: -jnp.log(r), 40),
-    'jsd': (lambda r: (r * jnp.log(2 * r / (1 + r)) + jnp.log(2 / (1 + r))) / 2, 40),
-    'tvd': (lambda r: jnp.abs(r - 1) / 2, 40),
-    'hellinger': (lambda r: jnp.square(jnp.sqrt(r) - 1) / 2, 40),
-    'pearson': (lambda r: jnp.square(r - 1), 10),       # Σ (p - q)² / q
-    'neyman': (lambda r: jnp.square(r - 1) / r, 10),    # Σ (p - q)² / p
+    'kl': (lambda u: jnp.exp(u) * u, 1),
+    'reverse_kl': (lambda u: -u, 0),
+    'jsd': (lambda u: (jnp.exp(u) * (math.log(2) - jax.nn.softplus(-u))
+                       + math.log(2) - jax.nn.softplus(u)) / 2, 1),
+    'tvd': (lambda u: jnp.abs(jnp.expm1(u)) / 2, 1),
+    'hellinger': (lambda u: jnp.square(jnp.expm1(u / 2)) / 2, 1),
+    'pearson': (lambda u: jnp.square(jnp.expm1(u)), 2),         # Σ (p - q)² / q
+    'neyman': (lambda u: jnp.square(2 * jnp.sinh(u / 2)), -1),  # Σ (p - q)² / p
 }
 
 
@@ -197,11 +200,12 @@ def f_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *
   hellinger, pearson or neyman (f-distill, Wen 2023; Csiszár 1967).
 
   hellinger is the squared distance, (Σ (√p - √q)²) / 2; pearson and neyman are the χ² with q and
-  with p below the line.
+  with p below the line. Where p / q is beyond e^±40, f goes on as its tangent: still convex, and
+  finite. Of float16 logits, whose gradient reaches no farther, pearson and neyman do so at e^±10.
   """
   if name not in GENERATORS:
     raise ValueError(f'name={name!r} is not one of {", ".join(GENERATORS)}')
-  return _f_divergence(*_logs(student, teacher, temperature), *GENERATORS[name])
+  return _f_divergence(student, teacher, temperature, *GENERATORS[name])
 
 
 def alpha_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
@@ -211,18 +215,25 @@ def alpha_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'
   Read 1984; Amari 1985).
 
   Its limits at 1 and 0 are KL(p || q) and KL(q || p); at 1/2 it is 4 times f_divergence's
-  hellinger, at 2 and -1 half its pearson and neyman.
+  hellinger, at 2 and -1 half its pearson and neyman. A power of p / q goes on as its tangent beyond
+  e^±(80 / max(2, |alpha|, |1 - alpha|)), at which it is still finite in float32; of float16 logits
+  and an alpha outside [0, 1] beyond e^±(10 / max(1, alpha - 1, -alpha)).
   """
+  _scalar(alpha=alpha)
   if alpha in (0, 1) or not math.isfinite(alpha):
     raise ValueError(f'alpha={alpha} must be finite and neither 0 nor 1, which are reverse_kl and '
                      'logits.kl')
-  generator = lambda r: (r**alpha - alpha * r + alpha - 1) / (alpha * (alpha - 1))
-  bound = 40 if 0 < alpha < 1 else 10 / max(1, alpha - 1, -alpha)
-  return _f_divergence(*_logs(student, teacher, temperature), generator, bound)
+  generator = lambda u: (
+      jnp.exp(alpha * u) - alpha * jnp.exp(u) + alpha - 1) / (alpha * (alpha - 1))
+  return _f_divergence(student, teacher, temperature, generator, alpha)
 
 
-def _f_divergence(log_q, log_p, generator, bound):
-  r = jnp.exp(jnp.clip(log_p - log_q, -bound, bound))
-  f, slope = jax.jvp(generator, (r,), (jnp.ones_like(r),))
-  # q f(p / q) where the ratio is within the bound, and q (f(r) + slope · (p / q - r)) beyond.
-  return jnp.sum(jnp.exp(log_q) * (f - r * slope) + jnp.exp(log_p) * slope, axis=-1)
+def _f_divergence(student, teacher, temperature, generator, power):
+  log_q, log_p = _logs(student, teacher, temperature)
+  bound = 80 / max(2, abs(power), abs(1 - power))
+  if jnp.float16 in (student.dtype, teacher.dtype) and not 0 <= power <= 1:
+    bound = min(bound, 10 / max(1, power - 1, -power))
+  u = jnp.clip(log_p - log_q, -bound, bound)
+  f, slope = jax.jvp(generator, (u,), (jnp.ones_like(u),))      # in u: times r what it is in r
+  # q f(p / q) where the ratio is within the bound, and q (f(r) + slope/r · (p / q - r)) beyond.
+  return jnp.sum(jnp.exp(log_q) * (f - slope) + jnp.exp(log_p) * slope * jnp.exp(-u), axis=-1)

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from distill.losses import _pair, _unit
+from distill.losses import _pair, _unit, _weight
 
 
 def mse(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Float[Array, '*b']:
@@ -50,6 +50,7 @@ def moments(student: Float[Array, '*b d'], teacher: Float[Array, '*b d'], *, bet
 
   What `standardised` leaves out, as the authors' code weighs it: one squared, the other not.
   """
+  _weight(beta=beta, gamma=gamma)
   s, t = _pair(student, teacher)
   means = jnp.mean(s, axis=-1) - jnp.mean(t, axis=-1)
   variances = jnp.var(s, axis=-1) - jnp.var(t, axis=-1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill.losses import _agree, _pair, _positive, _share, _wide
+from distill.losses import _agree, _pair, _positive, _share, _weight, _wide
 from distill.losses.supervised import cross_entropy
 
 
@@ -57,6 +57,7 @@ def dkd(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: Int
   The authors ramp the weight up over 20 epochs, and set the target aside by subtracting 1000,
   which larger logits overcome.
   """
+  _weight(alpha=alpha, beta=beta)
   _agree(student=student.shape[:-1], label=label.shape)
   s, t, square = _softened(student, teacher, temperature, standardised)
   (s_binary, s_rest), (t_binary, t_rest) = _decoupled(s, label), _decoupled(t, label)
@@ -72,6 +73,7 @@ def nkd(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: Int
   The others are normalised among themselves at the temperature, the target's p and q are at 1.
   Both parts are cross-entropies, so the least value isn't 0.
   """
+  _weight(gamma=gamma)
   _agree(student=student.shape[:-1], label=label.shape)
   s, t, square = _softened(student, teacher, temperature)
   p = jnp.exp(-cross_entropy(teacher, label))
@@ -103,6 +105,7 @@ def lwf(student: Float[Array, '*b c'], teacher: Float[Array, '*b e'], *, units: 
   outputs than the student. The paper and its public codes have no T²: their weight is ours times
   temperature².
   """
+  _positive(temperature=temperature)
   _agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
   least = min(student.shape[-1], teacher.shape[-1])
   if len(set(units)) < max(len(units), 2) or not all(0 <= unit < least for unit in units):
@@ -133,11 +136,11 @@ def teacher_free(student: Float[Array, '*b c'], label: Int[Array, '*b'], *, corr
 
 def _softened(student, teacher, temperature, standardised=False):
   """The logits of both at a temperature, or at one for each example; and its square."""
-  _positive(temperature=temperature)
   s, t = _pair(student, teacher)
   if standardised:
     s, t = _standardised(s), _standardised(t)
   if not jnp.ndim(temperature):
+    _positive(temperature=temperature)
     return s / temperature, t / temperature, temperature**2
   _agree(logits=s.shape[:-1], temperature=temperature.shape)
   each = _wide(temperature)

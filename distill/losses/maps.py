@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from distill.losses import _agree, _pair, _positive, _unit, _wide
+from distill.losses import _agree, _pair, _positive, _scalar, _times, _unit, _wide
 
 SHARE = 0.001       # of its values below 0: a channel with less has a margin of three deviations
 GAP = 1e-4          # eigenvalues, as shares of their sum, that are nearer than this count as equal
@@ -73,6 +73,7 @@ def ab(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b h w c'], *,
   """
   _positive(margin=margin)
   s, t = _pair(student, teacher)
+  _ranked(s)
   short = jax.nn.relu(margin - jnp.where(t > 0, s, -s))
   return jnp.sum(jnp.square(short), axis=(1, 2, 3))
 
@@ -103,6 +104,7 @@ def hcl(student: Float[Array, 'b h w c'],
   each. Sizes that 4 or 2 does not divide are pooled as the file says.
   """
   s, t = _pair(student, teacher)
+  _ranked(s)
   h, w = s.shape[1:3]
   sizes = [(h, w), *((n, n) for n in (4, 2, 1) if n < min(h, w))]
   levels = [jnp.mean(jnp.square(_pooled(s - t, *size)), axis=(1, 2, 3)) for size in sizes]
@@ -145,15 +147,24 @@ def svd(student_first: Float[Array, 'b h w c'], student_last: Float[Array, 'b i 
   return jnp.sum(jnp.square(s - t), axis=(1, 2, 3))
 
 
-def _powers(**hyper: float) -> None:
+def _powers(**hyper: float | jax.Array) -> None:
   """ValueError unless all are 1 or more: below it, the gradient at 0 is infinite."""
+  _scalar(**hyper)
   for name, value in hyper.items():
     if not 1 <= value < float('inf'):
       raise ValueError(f'{name}={value} is not a finite number of at least 1')
 
 
+def _ranked(*arrays: jax.Array) -> None:
+  """ValueError unless all are maps."""
+  for array in arrays:
+    if array.ndim != 4:
+      raise ValueError(f'maps must be [b h w c], not {list(array.shape)}')
+
+
 def _aligned(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Both maps at the smaller height and width, wide enough to compute with."""
+  _ranked(student, teacher)
   _agree(student=student.shape[:1], teacher=teacher.shape[:1])
   h, w = (min(sizes) for sizes in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
   return _pooled(_wide(student), h, w), _pooled(_wide(teacher), h, w)
@@ -161,13 +172,13 @@ def _aligned(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Arr
 
 def _pooled(maps: Float[Array, 'b h w c'], h: int, w: int) -> Float[Array, 'b {h} {w} c']:
   """Adaptive average pooling."""
-  for axis, count in ((1, h), (2, w)):
+  for axis, count, along in ((1, h, 'bhwc,nh->bnwc'), (2, w, 'bhwc,nw->bhnc')):
     size = maps.shape[axis]
     if size != count:
       out, of = np.arange(count)[:, None], np.arange(size)
       inside = (of >= out * size // count) & (of < -(-(out + 1) * size // count))
       means = jnp.asarray(inside / inside.sum(axis=1, keepdims=True), maps.dtype)
-      maps = jnp.moveaxis(jnp.tensordot(maps, means, (axis, 1), precision='highest'), -1, axis)
+      maps = _times(along, maps, means)
   return maps
 
 
@@ -177,7 +188,7 @@ def _rows(maps: Float[Array, 'b h w c']) -> Float[Array, 'b hw c']:
 
 def _between(x: Float[Array, 'b p c'], y: Float[Array, 'b p d']) -> Float[Array, 'b c d']:
   """Products of channels, summed over positions."""
-  return jnp.einsum('bpc,bpd->bcd', x, y, precision='highest')
+  return _times('bpc,bpd->bcd', x, y)
 
 
 def _energy(maps: Float[Array, 'b h w c'], p: float) -> Float[Array, 'b hw']:
@@ -203,6 +214,7 @@ def _margin(scale: Float[Array, ' c'], bias: Float[Array, ' c']) -> Float[Array,
 
 def _vectors(student: jax.Array, teacher: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """The teacher's k main vectors [b c k] and the student's nearest, weighed by their values."""
+  _ranked(student, teacher)
   _agree(student=student.shape[::3], teacher=teacher.shape[::3])
   if not 1 <= k <= student.shape[-1]:
     raise ValueError(f'k={k} is not between 1 and the width {student.shape[-1]}')
@@ -228,7 +240,6 @@ def _decomposed(maps: Float[Array, 'b h w c'],
   # An eigenvector's first-order change, whose own value is 0: it is there for its gradient. The
   # quotient is 1/gap, but bounded, and 0 for equal eigenvalues, and for a vector with itself.
   gap = values[:, None, :] - values[:, :, None]
-  change = jnp.einsum('bci,bcd,bdj->bij', vectors, gram - still, vectors, precision='highest')
-  moved = vectors + jnp.einsum('bci,bij->bcj', vectors, change * gap / (gap**2 + GAP**2),
-                               precision='highest')
+  change = _times('bci,bcd,bdj->bij', vectors, gram - still, vectors)
+  moved = vectors + _times('bci,bij->bcj', vectors, change * gap / (gap**2 + GAP**2))
   return jnp.sqrt(jnp.maximum(values[:, :count], 0)), moved[..., :count]

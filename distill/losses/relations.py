@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from distill.losses import _agree, _pair, _positive, _unit, _wide, mixing
+from distill.losses import _agree, _pair, _positive, _times, _unit, _wide, mixing
 from distill.losses.logits import kl
 
 NOTHING = 1e-7      # PKT adds it to the probabilities whose logarithms it takes
@@ -33,7 +33,7 @@ def _scores(vectors: Float[Array, 'b s d'], counted: Bool[Array, 'b s'],
   if heads < 1 or width % heads:
     raise ValueError(f'heads={heads} does not divide a width of {width}')
   a = jnp.where(counted[..., None], _wide(vectors), 0).reshape(b, s, heads, width // heads)
-  scores = jnp.einsum('bqhd,bkhd->bhqk', a, a) / math.sqrt(width // heads)
+  scores = _times('bqhd,bkhd->bhqk', a, a) / math.sqrt(width // heads)
   # A counted position scores itself at 0 or more, so -1e9 is nothing to it. And -inf would be NaN
   # on the way where nothing is counted, which stops a search with `jax_debug_nans` too early.
   return jnp.where(counted[:, None, None, :], scores, -1e9)
@@ -67,7 +67,7 @@ def rkd_angle(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   """
   counted, *sides = _examples(student, teacher, where)
   rays = [_unit(x[None] - x[:, None]) for x in sides]                   # [b b d], from i to j
-  s, t = (jnp.einsum('ijd,ikd->ijk', x, x) for x in rays)
+  s, t = (_times('ijd,ikd->ijk', x, x) for x in rays)
   pairs = counted[None, :, None] & counted[None, None, :]
   angles = jnp.sum(jnp.where(pairs, _huber(s - t), 0), axis=-1)         # over k
   return _mean_of_pairs(angles, counted) / _number(counted, angles.dtype)
@@ -95,7 +95,7 @@ def sp(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   The loss is the mean over all n² pairs; the value of an example is the mean of its n.
   """
   counted, *sides = _examples(student, teacher, where)
-  s, t = (_unit(x @ x.T) for x in sides)
+  s, t = (_unit(_times('id,jd->ij', x, x)) for x in sides)
   return _mean_of_pairs(jnp.square(s - t), counted)
 
 
@@ -112,7 +112,7 @@ def cc(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   counted, *sides = _examples(student, teacher, where)
   series = lambda cosine: math.exp(-2 * gamma) * sum(
       (2 * gamma)**p / math.factorial(p) * cosine**p for p in range(order + 1))
-  s, t = (series(unit @ unit.T) for unit in map(_unit, sides))
+  s, t = (series(_times('id,jd->ij', unit, unit)) for unit in map(_unit, sides))
   return _mean_of_pairs(jnp.square(s - t), counted)
 
 
@@ -164,7 +164,7 @@ def _distances(rows: jax.Array, counted: jax.Array) -> jax.Array:
 
 def _neighbours(rows: jax.Array, counted: jax.Array) -> jax.Array:
   unit = _unit(rows)
-  near = jnp.where(counted, jnp.maximum((unit @ unit.T + 1) / 2, 0), 0)
+  near = jnp.where(counted, jnp.maximum((_times('id,jd->ij', unit, unit) + 1) / 2, 0), 0)
   total = jnp.sum(near, axis=-1, keepdims=True)         # of a counted row at least 1/2: its own
   return near / jnp.where(total > 0, total, 1)
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill.losses import _agree, _wide
+from distill.losses import _agree, _scalar, _wide
 
 
 def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
@@ -16,11 +16,12 @@ def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
   A negative label is one that the run may not see: value and gradient are 0, and the term's mask
   keeps it out of the count. A label beyond the classes gives NaN: wrong data must not train.
   """
+  _scalar(smoothing=smoothing)
   if not 0 <= smoothing < 1:
     raise ValueError(f'smoothing={smoothing} is not in [0, 1)')
   _agree(student=student.shape[:-1], label=label.shape)
   log_q = jax.nn.log_softmax(_wide(student))
-  value = -jnp.take_along_axis(log_q, label[..., None], axis=-1)[..., 0]
+  value = -jnp.take_along_axis(log_q, jnp.maximum(label, 0)[..., None], axis=-1)[..., 0]
   if smoothing:       # left out at 0, where a class of logit -inf would make it 0 times infinity
     value = (1 - smoothing) * value - smoothing * jnp.mean(log_q, axis=-1)
   return jnp.where(label < 0, 0, value)

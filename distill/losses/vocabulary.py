@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 from distill.losses import _agree
 from distill.losses.divergences import _kl, _log, _logs
 
+RESTS = 'tail', 'renormalised', 'truncated'
+
 
 def top_k(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: int,
           rest: str = 'tail', temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
@@ -21,6 +23,8 @@ def top_k(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: in
   be negative, and its best student would put everything on the k words. verl clamps that at 0 for
   each token, where the gradient ends; this doesn't. With k = v all three are the whole KL.
   """
+  if rest not in RESTS:
+    raise ValueError(f'rest={rest!r} is not one of {", ".join(RESTS)}')
   log_q, log_p = _logs(student, teacher, temperature)
   words, chosen = _likeliest(log_p, k)
   at = lambda log: jnp.take_along_axis(log, words, axis=-1)
@@ -29,9 +33,7 @@ def top_k(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: in
     return _kl(at(log_p), at(log_q))
   if rest == 'renormalised':
     return _kl(jax.nn.log_softmax(at(log_p)), jax.nn.log_softmax(at(log_q)))
-  if rest == 'tail':
-    return _kl(*(jnp.concatenate([at(log), others(log)], axis=-1) for log in (log_p, log_q)))
-  raise ValueError(f'rest={rest!r} is not one of tail, renormalised, truncated')
+  return _kl(*(jnp.concatenate([at(log), others(log)], axis=-1) for log in (log_p, log_q)))
 
 
 def mopd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: int,

@@ -15,7 +15,7 @@ class Cohort(nnx.Module):
   `members` are the nodes of models, as `student.model` is one. Each has a seed and a key of its
   own, by its name: a further member changes no other.
 
-  Outputs: those of the first member under their own names, which is the one that is judged; and
+  Outputs: those of the member whose name comes first, which is the one that is judged; and
   MEMBER/NAME, as 'b/logits', of all. Those without a batch axis are called weights/MEMBER/….
   """
 
@@ -25,8 +25,8 @@ class Cohort(nnx.Module):
                        'names, and none called weights')
     seed = rngs.params()
     self.members = nnx.Dict({
-        name: lookup.build('models', node, f'members.{name}', rngs=nnx.Rngs(_own(seed, name)))
-        for name, node in members.items()})
+        name: lookup.build('models', members[name], f'members.{name}',
+                           rngs=nnx.Rngs(_own(seed, name))) for name in sorted(members)})
 
   def __call__(self, batch: Batch, *, train: bool = False,
                key: jax.Array | None = None) -> Outputs:

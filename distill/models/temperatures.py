@@ -2,11 +2,11 @@
 
 A term takes one as `reads.temperature='projected/NAME'`.
 """
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from distill.losses import _positive, _wide
 
 
 class Learned(nnx.Module):
@@ -20,13 +20,13 @@ class Learned(nnx.Module):
   def __init__(self, *, inputs: int, start: float = 1.0, spread: float = 20.0):
     if inputs != 1:
       raise ValueError(f'it reads one number, λ of a schedule, and got a width of {inputs}')
-    _check(start=start, spread=spread)
+    _positive(start=start, spread=spread)
     self.theta, self.start, self.spread = nnx.Param(jnp.ones(())), start, spread
 
   def __call__(self, reversal: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
     """From λ to the temperature, both []."""
     del valid, train
-    return self.start + self.spread * jax.nn.sigmoid(_reversed(self.theta[...], reversal))
+    return self.start + self.spread * jax.nn.sigmoid(_reversed(_wide(self.theta[...]), reversal))
 
 
 @jax.custom_vjp
@@ -42,23 +42,26 @@ class FLSW(nnx.Module):
   """A temperature for each example, lower where student and teacher differ: T + beta (mean w - w),
   w = (1 - cos of their logits)^gamma (focal-loss-style weights, Wen 2019).
 
-  It reads the student's logits and the teacher's, [b c]; the mean is over the valid examples, and
-  no gradient goes through. A temperature never falls below `least`, where TextBrewer's may reach 0.
+  It reads the student's logits and the teacher's, [b c], and the term's mask [b] if it has one
+  (`reads=('student/logits', 'TEACHER/logits', 'batch/labelled')`); the mean is over the examples
+  that count, and no gradient goes through. A temperature never falls below `least`, where
+  TextBrewer's may reach 0.
   """
 
   mixing = True
 
-  def __init__(self, *, inputs: tuple[int, int], temperature: float = 4.0, beta: float = 1.0,
+  def __init__(self, *, inputs: tuple[int, ...], temperature: float = 4.0, beta: float = 1.0,
                gamma: float = 1.0, least: float = 1.0):
-    if not isinstance(inputs, tuple) or len(inputs) != 2 or inputs[0] != inputs[1]:
+    if not isinstance(inputs, tuple) or len(inputs) not in (2, 3) or inputs[0] != inputs[1]:
       raise ValueError(f"it reads the student's and a teacher's logits, and got widths {inputs}")
-    _check(temperature=temperature, beta=beta, gamma=gamma, least=least)
+    _positive(temperature=temperature, beta=beta, gamma=gamma, least=least)
     self.temperature, self.beta, self.gamma, self.least = temperature, beta, gamma, least
 
-  def __call__(self, student: jax.Array, teacher: jax.Array, *, valid: jax.Array,
+  def __call__(self, student: jax.Array, teacher: jax.Array, *mask: jax.Array, valid: jax.Array,
                train: bool) -> jax.Array:
-    """From [b c] twice to [b]."""
+    """From [b c] twice, and a mask [b], to [b]."""
     del train
+    valid = _counted(valid, *mask)
     s, t = (z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-4)
             for z in (_fixed(student, valid), _fixed(teacher, valid)))
     w = jnp.maximum(1 - jnp.sum(s * t, axis=-1), 0) ** self.gamma
@@ -69,32 +72,37 @@ class CWSM(nnx.Module):
   """A temperature for each example, lower where the student is unsure: T + beta (mean w - w),
   w = 1 / (its largest probability + 1e-3) (confidence weights by student max, Wen 2019).
 
-  It reads the student's logits, [b c]; the rest is as for `FLSW`.
+  It reads the student's logits, [b c], and the term's mask if it has one; the rest is as for
+  `FLSW`.
   """
 
   mixing = True
 
   def __init__(self, *, temperature: float = 4.0, beta: float = 1.0, least: float = 1.0):
-    _check(temperature=temperature, beta=beta, least=least)
+    _positive(temperature=temperature, beta=beta, least=least)
     self.temperature, self.beta, self.least = temperature, beta, least
 
-  def __call__(self, student: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
-    """From [b c] to [b]."""
+  def __call__(self, student: jax.Array, *mask: jax.Array, valid: jax.Array,
+               train: bool) -> jax.Array:
+    """From [b c], and a mask [b], to [b]."""
     del train
+    valid = _counted(valid, *mask)
     w = 1 / (jnp.max(jax.nn.softmax(_fixed(student, valid)), axis=-1) + 1e-3)
     return _around(w, valid, self.temperature, self.beta, self.least)
 
 
-def _check(**hyper: float) -> None:
-  for name, value in hyper.items():
-    if not 0 < value < math.inf:
-      raise ValueError(f'{name}={value} is not a finite number above 0')
+def _counted(valid: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+  if mask is None:
+    return valid
+  if mask.shape != valid.shape:
+    raise ValueError(f'a mask of shape {list(mask.shape)} is not one for {list(valid.shape)}')
+  return valid * mask
 
 
 def _fixed(logits: jax.Array, valid: jax.Array) -> jax.Array:
   if logits.ndim != 2 or logits.shape[:1] != valid.shape:
     raise ValueError(f'logits {list(logits.shape)} are not a row for each of {list(valid.shape)}')
-  return jax.lax.stop_gradient(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+  return jax.lax.stop_gradient(_wide(logits))
 
 
 def _around(w: jax.Array, valid: jax.Array, temperature: float, beta: float,

@@ -10,17 +10,19 @@ def without(stage: Stage, teachers: set[str]) -> Stage | None:
 
   Nothing if no term is left, or if there was no teacher.
   """
-  taught = lambda path: path.partition('/')[0] in teachers
-  gone = [(view, name) for view, parts in (('carry', stage.carries),
-                                           ('projected', stage.student.projectors))
-          for name, part in parts.items() if any(map(taught, objective.paths(part.reads)))]
-  kept = [term for term in stage.terms if not any(map(taught, term.paths))
-          and not any(objective.among(view, name, term.paths) for view, name in gone)]
+  gone = {f'{teacher}/' for teacher in teachers}
+  taught = lambda paths: any(f'{path}/'.startswith(tuple(gone)) for path in paths)
+  for view, parts in (('projected', stage.student.projectors), ('carry', stage.carries)):
+    gone |= {f'{view}/{name}/' for name, part in parts.items()
+             if taught(objective.paths(part.reads))}
+  kept = [term for term in stage.terms if not taught(term.paths)]
   if not kept or not teachers:
     return None
   read = {path for term in kept for path in term.paths}
   left = lambda view, parts: {name: part for name, part in parts.items()
                               if objective.among(view, name, read)}
+  carries = left('carry', stage.carries)
+  read |= {path for carry in carries.values() for path in objective.paths(carry.reads)}
   student = dataclasses.replace(stage.student,
                                 projectors=left('projected', stage.student.projectors))
   shapes = student.shapes()
@@ -28,5 +30,5 @@ def without(stage: Stage, teachers: set[str]) -> Stage | None:
                         for part, wanted in zip(stage.start(), shapes, strict=True))
   return dataclasses.replace(
       stage, name=stage.name.replace('student', 'baseline', 1), student=student, start=start,
-      teachers=(), weights={}, carries=left('carry', stage.carries),
+      teachers=(), weights={}, carries=carries,
       terms=tuple(dataclasses.replace(term, weight=lambda step: 1.0) for term in kept))

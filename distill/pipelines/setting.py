@@ -191,6 +191,8 @@ class _Builder:
       terms = objective.terms_from(step.objective, f'{where}.objective'.lstrip('.'))
       _check_labels(terms, saw)
       read = {path for term in terms for path in term.paths}
+      carries = {} if where else self.carries(read)
+      read |= {path for carry in carries.values() for path in objective.paths(carry.reads)}
       views = views or self.views(model, teachers, data, schedules)
       projectors = {name: spec for name, spec in node.projectors.items()
                     if objective.among('projected', name, read)}
@@ -199,8 +201,7 @@ class _Builder:
       stages.append(Stage(
           name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
           start=functools.partial(start, student), teachers=teachers, weights=weights,
-          optimizer=step.optimizer, schedules=schedules, where=where or 'config',
-          carries={} if where else self.carries(read),
+          optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
           augment=self.augment(step.augment, where or 'config'), layout=self.layout))
     for view in ('student', *(teacher.name for teacher in teachers)):
       for output in self.task.reads:
@@ -229,7 +230,7 @@ class _Builder:
     """What the terms that are there read of `carry`."""
     columns, labelled = self.dataset.splits['train'].columns, self.labelled
     labels = np.where(columns['draw'] < labelled, columns['label'], -1)
-    return {name: lookup.build('carry', spec, f'carry.{name}', examples=len(labels), labels=labels)
+    return {name: lookup.build('carry', spec, f'carry.{name}', labels=labels)
             for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
 
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):

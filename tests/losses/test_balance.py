@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -32,3 +34,5 @@ def test_what_it_is_like_does_not_matter():
 def test_it_is_one_number():
   with pytest.raises(jaxtyping.TypeCheckError):
     balance.penalty(jnp.zeros(3), jnp.zeros((3, 2)))
+  with pytest.raises(ValueError, match=r'value must be one number, not \[3\]'):
+    inspect.unwrap(balance.penalty)(jnp.zeros(3), jnp.zeros((3, 2)))

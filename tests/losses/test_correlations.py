@@ -135,9 +135,12 @@ class TestAll:
   def test_it_says_that_it_mixes_examples(self, loss):
     assert loss.mixing
 
-  def test_temperature_out_of_range(self, loss):
-    with pytest.raises(ValueError, match='temperature='):
-      loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(2), temperature=0.0)
+  def test_hyper_parameters_out_of_range(self, loss):
+    weights = ('beta', 'gamma') if loss is correlations.dist else ()
+    for name, values in (('temperature', (0.0,)), *((w, (-1.0, np.nan)) for w in weights)):
+      for value in values:
+        with pytest.raises(ValueError, match=f'{name}='):
+          loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(2), **{name: value})
 
   def test_nothing_is_broadcast(self, loss):
     eight = jnp.zeros((8, 10))

@@ -293,11 +293,50 @@ class TestFDivergence:
 
   @pytest.mark.parametrize('name', ['pearson', 'neyman', 'alpha_3.0'])
   def test_beyond_the_bound_it_still_grows(self, name):
-    # Ratios from e^8 to e^16 on either side of the bound: a convex function of the student.
+    # Ratios from e^20 to e^50 on either side of the bound: a convex function of the student.
     teacher = np.zeros((5, 2))
-    student = np.stack([np.array([8., 10, 12, 14, 16]), np.zeros(5)], axis=-1)
+    student = np.stack([np.array([20., 25, 30, 40, 50]), np.zeros(5)], axis=-1)
     values = double(ALL[name], *((student, teacher) if name != 'neyman' else (teacher, student)))
     assert (np.diff(values) > 0).all()
+
+  @pytest.mark.parametrize('name, alpha', [
+      ('pearson', 2.), ('neyman', -1.), ('alpha', 3.), ('alpha', -3.), ('alpha', 20.)])
+  def test_up_to_the_bound_it_is_the_formula_and_beyond_its_tangent_in_single_precision(
+      self, name, alpha):
+    # Of three classes two are even on both sides; the first's ratio is e^gap, but for 2/3.
+    bound, way = 80 / max(2, abs(alpha), abs(1 - alpha)), 1 if alpha > 0 else -1
+    loss = part(divergences.f_divergence, name=name) if name != 'alpha' else part(
+        divergences.alpha_divergence, alpha=alpha)
+    factor = alpha * (alpha - 1) if name == 'alpha' else 1
+    gaps = way * bound * np.array([.5, .99, 1.5, 3.])
+    sides = [np.stack([np.where(side * gaps > 0, 0, -np.abs(gaps)), 0 * gaps, 0 * gaps], -1)
+             for side in (-1, 1)]                       # the student's and the teacher's logits
+    values, gradient = map(np.float64, value_and_gradient(loss, *map(jnp.float32, sides)))
+    assert np.isfinite(values).all() and np.isfinite(gradient).all()
+    assert (np.diff(values[:3]) > 0).all()              # the last is where single precision is flat
+    log_q, log_p = (np.log(softmax(z)) for z in sides)
+    exact = np.sum(np.exp(alpha * log_p + (1 - alpha) * log_q), axis=-1) - 1
+    np.testing.assert_allclose(values[:2] * factor, exact[:2], rtol=1e-3)
+    assert (values[2:] * factor < exact[2:] / 100).all()
+
+  def test_a_modest_ratio_by_hand(self):
+    # p = (1e-2, .99), q = (1e-8, 1 - 1e-8): Σ p²/q - 1 = 1e4 + .9801 - 1 and Σ p³/q² - 1, over 6
+    q, p = np.log([[1e-8, 1 - 1e-8]]), np.log([[1e-2, .99]])
+    np.testing.assert_allclose(double(divergences.f_divergence, q, p, name='pearson'), [9999.9801])
+    np.testing.assert_allclose(double(divergences.f_divergence, p, q, name='neyman'), [9999.9801])
+    np.testing.assert_allclose(double(divergences.alpha_divergence, q, p, alpha=3.), [1e10 / 6],
+                               rtol=1e-8)
+
+  @pytest.mark.parametrize('name', ['pearson', 'neyman'])
+  def test_in_half_precision_the_tangent_begins_where_the_gradient_would_end(self, name):
+    apart = [jnp.array([[far, 0.]], jnp.float16) for far in (9., 12.)]
+    zeros = jnp.zeros((1, 2), jnp.float16)
+    for far, same in zip(apart, (True, False), strict=True):
+      sides = (far, zeros) if name == 'pearson' else (zeros, far)
+      value, gradient = value_and_gradient(ALL[name], *sides)
+      assert np.isfinite(gradient).all() and gradient.dtype == jnp.float16
+      wide = ALL[name](*(x.astype(jnp.bfloat16) for x in sides))
+      assert np.allclose(value, wide, rtol=1e-4) == same
 
   def test_unknown_names_and_alphas(self):
     with pytest.raises(ValueError, match="name='chi' is not one of kl, reverse_kl"):
@@ -325,10 +364,11 @@ class TestMFT:
     assert_gradient(divergences.mft, STUDENT, TEACHER, LABEL)
 
   def test_a_hidden_label_has_no_gradient_and_a_wrong_one_does_not_train(self):
-    label = jnp.array([-1, 5, 4, 1])
-    values, gradient = value_and_gradient(divergences.mft, STUDENT, TEACHER, label)
-    assert values[0] == 0 and (gradient[0] == 0).all() and np.isnan(values[1])
-    assert np.isfinite(values[2:]).all()
+    for hidden in (-1, -100):
+      label = jnp.array([hidden, 5, 4, 1])
+      values, gradient = value_and_gradient(divergences.mft, STUDENT, TEACHER, label)
+      assert values[0] == 0 and (gradient[0] == 0).all() and np.isnan(values[1])
+      assert np.isfinite(values[2:]).all() and np.isfinite(gradient[2:]).all()
 
   @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
   def test_finite_for_confident_models(self, dtype):

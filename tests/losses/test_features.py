@@ -173,6 +173,12 @@ class TestMoments:
     np.testing.assert_allclose(double(features.moments, student, teacher, beta=2.0, gamma=0.5),
                                [19.5])
 
+  @pytest.mark.parametrize('name', ['beta', 'gamma'])
+  def test_weights_out_of_range(self, name):
+    for value in (-1.0, np.nan, np.inf):
+      with pytest.raises(ValueError, match=f'{name}='):
+        features.moments(jnp.zeros((1, 2)), jnp.zeros((1, 2)), **{name: value})
+
   def test_gradient(self):
     assert_gradient(features.moments, STUDENT_HIDDEN[0], TEACHER_HIDDEN[0, :, :6], gamma=0.3)
 

@@ -430,7 +430,7 @@ def teacher_free(student, teacher, label, **hyper):
 class TestWithALabel:
 
   def test_a_label_that_may_not_be_seen_gives_nothing(self, loss):
-    hidden = np.where([True, False, False, True], -1, LABEL)
+    hidden = np.where([True, False, False, True], [-1, 0, 0, -100], LABEL)
     with jax.enable_x64(True):
       values, gradient, seen, its_gradient = (np.asarray(z) for label in (hidden, LABEL) for z in
                                               value_and_gradient(loss, STUDENT, TEACHER, label))
@@ -468,9 +468,12 @@ class TestWithALabelAndATeacher:
     np.testing.assert_allclose(
         value[2], double(loss, STUDENT, TEACHER, LABEL, temperature=3.0)[2], rtol=1e-12)
 
-  def test_temperature_out_of_range(self, loss):
-    with pytest.raises(ValueError, match='temperature='):
-      loss(jnp.zeros((1, 3)), jnp.zeros((1, 3)), jnp.zeros(1, int), temperature=0.0)
+  def test_hyper_parameters_out_of_range(self, loss):
+    weights = {logits.dkd: ('alpha', 'beta'), logits.nkd: ('gamma',), logits.wsld: ()}[loss]
+    for name, values in (('temperature', (0.0, np.nan)), *((w, (-1.0, np.nan)) for w in weights)):
+      for value in values:
+        with pytest.raises(ValueError, match=f'{name}='):
+          loss(jnp.zeros((1, 3)), jnp.zeros((1, 3)), jnp.zeros(1, int), **{name: value})
 
   def test_nothing_is_broadcast(self, loss):
     eight, label = jnp.zeros((8, 10)), jnp.zeros(8, int)

@@ -1,4 +1,5 @@
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -310,6 +311,17 @@ class TestVID:
     x = jnp.zeros((2, 4, 4, 6))
     for arrays in ((x, jnp.ones(6), x[..., :1]), (x, jnp.ones(1), x), (x[:1], jnp.ones(6), x)):
       assert_shapes_refused(maps.vid, *arrays)
+
+
+@pytest.mark.parametrize('loss', [
+    *map(inspect.unwrap, (maps.at, maps.ft, maps.nst, maps.hcl, maps.ab)),
+    alone(inspect.unwrap(maps.fsp)), alone(inspect.unwrap(maps.svd)),
+    lambda s, t: inspect.unwrap(maps.ofd)(s, t, s[0], s[0]),
+    lambda s, t: inspect.unwrap(maps.vid)(s, s[0], t)])
+def test_what_is_no_map_is_refused(loss):
+  flat = jnp.ones((4, 5))
+  with pytest.raises(ValueError, match=r'maps must be \[b h w c\], not \[4, 5\]'):
+    loss(flat, flat)
 
 
 class TestSVD:

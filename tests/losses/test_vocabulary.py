@@ -185,6 +185,8 @@ def test_k_is_between_1_and_the_number_of_classes(k):
 def test_the_rest_has_three_names():
   with pytest.raises(ValueError, match="rest='tails' is not one of tail, renormalised, truncated"):
     vocabulary.top_k(jnp.asarray(Q), jnp.asarray(P), k=2, rest='tails')
+  with pytest.raises(ValueError, match="rest='tails'"):         # where there is no rest, too
+    vocabulary.top_k(jnp.asarray(Q), jnp.asarray(P), k=3, rest='tails')
 
 
 @pytest.mark.parametrize('loss, hyper', [

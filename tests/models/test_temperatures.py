@@ -38,6 +38,12 @@ class TestLearned:
       np.testing.assert_allclose(theta, reversal * 3.932239, rtol=1e-6)
       assert own == 0
 
+  def test_it_is_float32_though_theta_is_not(self):
+    value, slope = jax.value_and_grad(heat)(jnp.ones((), jnp.bfloat16), jnp.float32(1))
+    assert value.dtype == jnp.float32 and slope.dtype == jnp.bfloat16
+    np.testing.assert_allclose(value, 15.621172, rtol=1e-6)
+    np.testing.assert_allclose(np.float32(slope), 3.932239, rtol=1e-2)
+
   def test_it_climbs_what_the_student_descends(self):
     def loss(student, theta):
       return jnp.mean(logits.kl(student, T, temperature=heat(theta, jnp.float32(-1))))
@@ -100,6 +106,20 @@ class TestForEachExample:
       np.testing.assert_allclose(holed[valid > 0], alone, rtol=1e-6)
       assert np.all(np.isfinite(holed))
 
+  def test_the_term_s_mask_says_whose_mean_it_is(self):
+    valid, mask = np.float32([1, 1, 0, 1]), np.float32([1, 0, 1, 1])
+    flsw, cwsm = FLSW(inputs=(5, 5, 4)), CWSM()
+    only = np.float32([1, 0, 0, 1])
+    rows = only > 0
+    np.testing.assert_allclose(each(flsw, S, T, mask, valid=valid)[rows],
+                               each(flsw, S[rows], T[rows], valid=ALL[:2]), rtol=1e-6)
+    np.testing.assert_allclose(each(cwsm, S, mask, valid=valid)[rows],
+                               each(cwsm, S[rows], valid=ALL[:2]), rtol=1e-6)
+    assert not np.allclose(each(cwsm, S, mask, valid=valid), each(cwsm, S, valid=valid))
+    for module, logits_ in ((flsw, (S, T)), (cwsm, (S,))):
+      with pytest.raises(ValueError, match=r'a mask of shape \[3\]'):
+        module(*logits_, mask[:3], valid=valid, train=True)
+
   def test_none_falls_below_the_least(self):
     heats = each(FLSW(inputs=(5, 5), beta=100.0, least=0.5), S, T)
     assert np.min(heats) == 0.5 and np.max(heats) > 4
@@ -117,7 +137,7 @@ class TestForEachExample:
         assert heats.dtype == jnp.float32 and np.all(np.isfinite(heats))
 
   @pytest.mark.parametrize('make', [
-      lambda: FLSW(inputs=5), lambda: FLSW(inputs=(5, 6)), lambda: FLSW(inputs=(5, 5, 5)),
+      lambda: FLSW(inputs=5), lambda: FLSW(inputs=(5, 6)), lambda: FLSW(inputs=(5, 5, 5, 5)),
       lambda: FLSW(inputs=(5, 5), gamma=0.0), lambda: CWSM(temperature=-1.0),
       lambda: CWSM()(jnp.zeros((4, 3, 5)), valid=ALL, train=True)])
   def test_out_of_range(self, make):

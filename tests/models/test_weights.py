@@ -53,6 +53,13 @@ class TestUncertainty:
     np.testing.assert_allclose(jax.tree.leaves(jax.grad(total)(best))[0], 0, atol=1e-6)
     assert total(best) < total(params)
 
+  def test_its_weights_are_float32_though_its_parameters_are_not(self):
+    module = weights.Uncertainty(terms=('a',))
+    module.log_variance.set_value(jnp.full(1, 0.3, jnp.bfloat16))
+    result = module(**HOW)
+    assert all(x.dtype == jnp.float32 for x in result.values())
+    np.testing.assert_allclose(result['a'], np.exp(-np.float32(jnp.bfloat16(0.3))), rtol=1e-6)
+
   def test_terms_must_be_named_once(self):
     for wrong in ((), ('a', 'a')):
       with pytest.raises(ValueError, match='must name terms, each once'):
