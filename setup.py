@@ -37,6 +37,7 @@ setup(
         # What speed and weights are held against. The CPU build of torch is meant: the plain one
         # brings gigabytes of CUDA.
         'peers': ['torch>=2.13', 'transformers>=5'],
-        'test': ['beartype>=0.20', 'hypothesis>=6', 'pytest>=8', 'ruff>=0.9'],
+        'test': ['beartype>=0.20', 'hypothesis>=6', 'pytest>=8',
+                 'pytest-xdist>=3.6', 'ruff>=0.9'],
     },
 )

@@ -1,4 +1,9 @@
-"""Eight simulated devices; compilations kept; checked signatures of the losses."""
+"""Eight simulated devices; compilations kept; checked signatures of the losses.
+
+Says at the end how many reference values the losses were held against.
+"""
+import collections
+import json
 import os
 import pathlib
 
@@ -14,3 +19,18 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # The numeric tower: an int is a float here too, as it is for a config (`lookup.check`).
 jaxtyping.install_import_hook(
     'distill.losses', 'beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))')
+
+REFERENCE = json.loads((pathlib.Path(__file__).parent / 'losses' / 'reference.json').read_text())
+proven = set()
+
+
+def pytest_runtest_logreport(report):
+  proven.update(name for key, names in report.user_properties if key == 'proven' for name in names)
+
+
+def pytest_terminal_summary(terminalreporter):
+  if proven:
+    how = collections.Counter(REFERENCE[name]['source'] for name in proven)
+    terminalreporter.write_line(
+        f'{len(proven)} of {len(REFERENCE)} reference values proven: '
+        + ', '.join(f'{n} {source}' for source, n in sorted(how.items())))

@@ -77,6 +77,7 @@ def arrays(folder):
   return huggingface.read(folder).params
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_fine_tuned_and_starts_the_student(door, tmp_path, capsys):
   place = pretrained(tmp_path / 'minilm', ('no', 'perhaps', 'yes'))
   code, err = door(data__tokenizer=place, teachers__teacher__init=place, student__init='teacher',

@@ -54,19 +54,19 @@ def weights(folder):
   return safetensors.numpy.load_file(folder / 'model.safetensors')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'stages', 'metric'), [
     ('distilbert', {'teacher': {'words'}, 'student': {'soft', 'words', 'cosine'},
                     'baseline': {'words'}}, 'cross_entropy'),
-    *(pytest.param(*of, marks=pytest.mark.slow) for of in (
-        ('tinybert', {'teacher': {'hard'}, 'student': {'soft'}, 'student-layers': {
-            'embedding', 'hidden0', 'hidden1', 'attention0', 'attention1'}}, 'accuracy'),
-        ('pkd', {'teacher': {'hard'}, 'student': {'hard', 'soft', 'patience0'},
-                 'baseline': {'hard'}}, 'accuracy'),
-        ('minilm', {'teacher': {'words'}, 'student': {'attention', 'value', 'words'},
-                    'baseline': {'words'}}, 'cross_entropy'),
-        ('mobilebert', {'teacher': {'words'}, 'baseline': {'words'}, 'student': {
-            'words', *(f'block{i:02}_{part}' for i in (0, 1)
-                       for part in ('map', 'moments', 'attention'))}}, 'cross_entropy'))),
+    ('tinybert', {'teacher': {'hard'}, 'student': {'soft'}, 'student-layers': {
+        'embedding', 'hidden0', 'hidden1', 'attention0', 'attention1'}}, 'accuracy'),
+    ('pkd', {'teacher': {'hard'}, 'student': {'hard', 'soft', 'patience0'},
+             'baseline': {'hard'}}, 'accuracy'),
+    ('minilm', {'teacher': {'words'}, 'student': {'attention', 'value', 'words'},
+                'baseline': {'words'}}, 'cross_entropy'),
+    ('mobilebert', {'teacher': {'words'}, 'baseline': {'words'}, 'student': {
+        'words', *(f'block{i:02}_{part}' for i in (0, 1)
+                   for part in ('map', 'moments', 'attention'))}}, 'cross_entropy'),
 ])
 def test_a_recipe_trains_with_every_term(recipe, name, stages, metric):
   workdir, report = recipe(name)
@@ -82,6 +82,7 @@ def test_a_recipe_trains_with_every_term(recipe, name, stages, metric):
   assert all(np.isfinite(m['quality'][metric]['value']) for m in report['models'])
 
 
+@pytest.mark.slow
 def test_masked_words_are_judged_alike_and_near_chance_when_untrained(recipe):
   workdir, report = recipe('distilbert')
   for model in report['models']:
@@ -91,6 +92,7 @@ def test_masked_words_are_judged_alike_and_near_chance_when_untrained(recipe):
   assert records[0]['label'].min() >= 1 and (records[0]['nll'] > 0).all()
 
 
+@pytest.mark.slow
 def test_an_export_of_masked_words_has_no_head_and_starts_a_task(recipe, tmp_path):
   workdir, _ = recipe('distilbert')
   folder = workdir / 'export/student'

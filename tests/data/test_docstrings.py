@@ -300,6 +300,7 @@ def test_a_config_can_name_it(world):
     lookup.build('data', {**node, 'minimun': 1}, 'data')
 
 
+@pytest.mark.slow
 def test_the_declared_dependencies_are_a_corpus():
   try:
     data = docstrings.Docstrings()
