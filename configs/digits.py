@@ -16,13 +16,13 @@ METHODS = dict(     # method -> its terms' weights, beside `hard`; a number: of 
     reverse_kl=1.0, symmetric_kl=1.0, tvd=1.0, jsd=1.0, skew_kl=1.0, skew_reverse_kl=1.0, akl=1.0,
     f_divergence=1.0, alpha_divergence=1.0, taid=1.0, mft=1.0, top_k=1.0, mopd=1.0, uld=1.0,
     fitnet=100.0, at=dict(at1=1000.0, at2=1000.0, at3=1000.0), nst=50.0, fsp=50.0, svd=1.0,
-    vid=1.0, ft=dict(ft=200.0, paraphrase=1.0), ab=0.003, ofd=0.001, simkd=1.0,
+    vid=1.0, ft=dict(ft=200.0, paraphrase=1.0), ab=0.003, ofd=0.001, simkd=1.0, dwa=dict(kd=1.0),
     review=dict(review1=1.0, review2=1.0, review3=1.0), pkt=30000.0, sp=3000.0, cc=0.02,
     rkd=dict(rkd_distance=25.0, rkd_angle=50.0), cc_neighbours=0.02, crd=0.8, infonce=0.8,
     uncertainty=dict(weighed=1.0, penalty=1.0), confidence=dict(first=1.0, second=1.0),
-    certainty=dict(third=1.0, fourth=1.0), ensemble=1.0, born_again=1.0,
+    certainty=dict(third=1.0, fourth=1.0), ensemble=1.0, born_again=1.0, gradnorm=dict(kd=1.0),
     byot=dict(early=1.0, early_kd=0.3, early_hint=0.03), mutual=dict(b=1.0, a_b=1.0, b_a=1.0),
-    hints=dict(kd=1.0, fitnet=10.0, at3=100.0, sp=100.0, dist=0.1))     # five in one sum
+    dot=dict(kd=1.0), hints=dict(kd=1.0, fitnet=10.0, at3=100.0, sp=100.0, dist=0.1))
 SEVERAL = 'confidence', 'certainty', 'ensemble'       # of two teachers
 ALONE = 'mutual', 'byot', 'teacher_free'              # of none
 
@@ -78,9 +78,11 @@ def get_config(method: str = 'kd') -> ConfigDict:
       certain=module('weights.Certainty', *teachers), mean=module('weights.Ensemble', *teachers))
   steps = FieldReference(1000)
   c.schedules = dict(reversal=dict(name='cosine', start=0.0, stop=-1.0, steps=steps // 5))
-  c.carry = dict(bank=dict(name='Bank', negatives=256, reads=(
-      'projected/mine', 'projected/theirs')),
-                 pace=dict(name='Taid', teacher='teacher/logits', steps=steps))
+  c.carry = dict(
+      bank=dict(name='Bank', negatives=256, reads=('projected/mine', 'projected/theirs')),
+      pace=dict(name='Taid', teacher='teacher/logits', steps=steps),
+      dwa=dict(name='DWA', window=42, terms=('hard', 'kd')),
+      gradnorm=dict(name='GradNorm', terms=('hard', 'kd')))
   seen = dict(mask='batch/labelled', label='batch/label')
   every = dict(where='batch/valid')
   ours = dict(student='projected/mine', teacher='projected/theirs', **every)
@@ -146,11 +148,14 @@ def get_config(method: str = 'kd') -> ConfigDict:
     weights = METHODS['hints' if method == 'test' else method]
     for name, weight in (weights if isinstance(weights, dict) else {method: weights}).items():
       c.objective[name].weight = weight
+  for name in ('hard', 'kd') if method in ('dwa', 'gradnorm', 'dot') else ():
+    c.objective[name].update(group=name, scale='' if method == 'dot' else f'carry/{method}/{name}')
+  c.optimizer = dict(name='dot', task='hard', rate=0.05) if method == 'dot' else c.optimizer
   if method == 'simkd':                       # its one term; without labels there is no baseline
     c.objective.hard.weight = 0.0
   c.train = dict(steps=steps, log_every=50, save_every=500, eval_every=200, accumulate=1,
-                 dtype='float32')
-  c.evaluate = dict(split='test', batch_size=64)
+                 dtype='float32', shares=False)
+  c.evaluate = dict(split='test', batch_size=64, cost=False)    # all have the same two networks
   if method == 'test':
     c.data.update(batch_size=8)
     c.teachers.teacher.train.update(steps=6, log_every=2, save_every=3, eval_every=0)
@@ -159,7 +164,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
 
 
 def sweep():
-  """What is the teacher worth, and the baseline at its best rate?"""
-  yield {}
-  yield {'optimizer.rate': 1e-3}
-  yield {'optimizer.rate': 1e-2}
+  """What is each method worth, and the baseline at its best rate?"""
+  yield from METHODS
+  yield {'variant': 'kd', 'optimizer.rate': 1e-3}
+  yield {'variant': 'kd', 'optimizer.rate': 1e-2}

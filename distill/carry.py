@@ -2,7 +2,9 @@
 
 A carry is the view `carry/NAME`, or, if its value is a dict, the views `carry/NAME/PART`.
 `init(key, shapes)` gives its first value from the shapes of the views, `update(value, views, step)`
-the next one, after the student's update. `reads` are the paths of the views that it uses.
+the next one, after the student's update. `reads` are the paths of the views that it uses; it alone
+can read `terms/TERM`, the mean of what a term's loss gave, NaN if nothing counted, and
+`gradients/GROUP`, the norm of the gradient of a group of terms, weights and scales included.
 """
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,9 @@ from distill.losses import _positive, _share, _unit, _wide
 from distill.losses.contrastive import _log_mean, _scores
 from distill.losses.divergences import _between
 from distill.objective import Views, at
+
+LARGE = 1e9
+LEAST = 1e-3
 
 
 class Carry(Protocol):
@@ -100,6 +105,104 @@ class Taid:
     return {'t': jnp.where(moves, jnp.clip(t, linear, 1), value['t']),
             'loss': jnp.where(counts, loss, last),
             'momentum': jnp.where(moves, momentum, value['momentum'])}
+
+
+class DWA:
+  """Weights of terms, larger for those that fall slower (Dynamic Weight Average, Liu 2019).
+
+  After each `window` of steps, the paper's epoch, w = K·softmax(r / temperature) over K `terms`,
+  with r a term's mean over that window by its mean over the one before. Until two windows are over
+  w = 1. A term T has the weight `carry/NAME/T` as its `scale`. r is 1 for a term that counted
+  nothing in a window, or whose mean was 0 or less in the one before.
+
+  T/sum and T/count are of the window that is open, T/last is the mean over the one before.
+  """
+
+  def __init__(self, *, terms: Sequence[str], window: int, temperature: float = 2.0):
+    if window < 1:
+      raise ValueError(f'window={window} must be at least 1')
+    _positive(temperature=temperature)
+    self.terms, self.reads = _weighed(terms), tuple(f'terms/{name}' for name in terms)
+    self.window, self.temperature = window, temperature
+
+  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+    del key
+    for path in self.reads:
+      at(shapes, path, 'carry: reads')
+    return _parts(self.terms, {'': jnp.ones(len(self.terms)), **{
+        part: jnp.zeros(len(self.terms)) for part in ('/sum', '/count', '/last')}})
+
+  def update(self, value: dict[str, jax.Array], views: Views,
+             step: jax.Array) -> dict[str, jax.Array]:
+    of = lambda part: jnp.stack([value[f'{name}{part}'] for name in self.terms])
+    losses = jnp.stack([at(views, path, 'carry: reads') for path in self.reads])
+    counts = jnp.isfinite(losses)
+    total, count = of('/sum') + jnp.where(counts, losses, 0), of('/count') + counts
+    last, mean = of('/last'), total / jnp.maximum(count, 1)
+    ratio = jnp.where((count > 0) & (last > 0), mean / jnp.where(last > 0, last, 1), 1)
+    weights = len(self.terms) * jax.nn.softmax(jnp.clip(ratio / self.temperature, -LARGE, LARGE))
+    over = (step + 1) % self.window == 0
+    return _parts(self.terms, {
+        '': jnp.where(over, weights, of('')), '/sum': jnp.where(over, 0, total),
+        '/count': jnp.where(over, 0, count),
+        '/last': jnp.where(over & (count > 0), mean, last)})
+
+
+class GradNorm:
+  """Weights of terms that bring their gradients to one norm (GradNorm, Chen 2018, eq. 2).
+
+  Of K `terms`, each in a `group` of its own name, with means L and gradient norms G = w·|∇L|, in
+  which |∇L| has the term's constant weight:
+
+    r = (L / L(0)) / mean of L / L(0)           the relative inverse training rate
+    w ← w - rate · sign(G - mean(G)·r^alpha) · |∇L|,    then w ← K·w / sum of w
+
+  which descends Σ|G - mean(G)·r^alpha| with the target held constant, as the paper holds it. A
+  term T has the weight `carry/NAME/T` as its `scale`; T/first is its L(0). Norms are of all trained
+  parameters, where the paper takes the last layer that all share. A weight that would fall below
+  1e-3 is that before they are made to sum to K; the paper's may become negative. A step where a
+  term counted nothing, or isn't positive, changes nothing.
+  """
+
+  def __init__(self, *, terms: Sequence[str], alpha: float = 1.5, rate: float = 0.025):
+    if not 0 <= alpha < math.inf:
+      raise ValueError(f'alpha={alpha} must be 0 or more')
+    _positive(rate=rate)
+    self.terms, self.alpha, self.rate = _weighed(terms), alpha, rate
+    self.reads = tuple(f'{view}/{name}' for view in ('terms', 'gradients') for name in terms)
+
+  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+    del key
+    for path in self.reads:
+      at(shapes, path, 'carry: reads')
+    return _parts(self.terms, {'': jnp.ones(len(self.terms)), '/first': jnp.zeros(len(self.terms))})
+
+  def update(self, value: dict[str, jax.Array], views: Views,
+             step: jax.Array) -> dict[str, jax.Array]:
+    del step
+    read = jnp.stack([at(views, path, 'carry: reads') for path in self.reads])
+    losses, norms = read.reshape(2, len(self.terms))
+    of = lambda part: jnp.stack([value[f'{name}{part}'] for name in self.terms])
+    moves, weights = (losses > 0).all(), of('')             # NaN is not
+    first = jnp.where(moves & (of('/first') == 0), losses, of('/first'))
+    progress = losses / jnp.where(first > 0, first, 1)
+    target = jnp.mean(norms) * (progress / jnp.mean(progress))**self.alpha
+    moved = weights - self.rate * jnp.sign(norms - target) * norms / weights
+    moved = jnp.maximum(moved, LEAST)
+    moved *= len(self.terms) / jnp.sum(moved)
+    return _parts(self.terms, {'': jnp.where(moves, moved, weights), '/first': first})
+
+
+def _weighed(terms: Sequence[str]) -> tuple[str, ...]:
+  if isinstance(terms, str) or len(set(terms)) < max(len(terms), 2):
+    raise ValueError(f'terms={terms!r} must name at least two terms, each once')
+  return tuple(terms)
+
+
+def _parts(terms: Sequence[str], arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """The parts of a carry, a number each, from arrays over terms by what follows the term's name."""
+  return {f'{name}{part}': array[i].astype(jnp.float32) for part, array in arrays.items()
+          for i, name in enumerate(terms)}
 
 
 class Bank:

@@ -17,7 +17,8 @@ from distill import lookup
 from distill.types import Batch, Schedule, Status, Stop
 
 Views = Mapping[str, Mapping[str, jax.Array]]
-OWN_VIEWS = ('student', 'self', 'batch', 'projected', 'schedule', 'carry')
+OWN_VIEWS = ('student', 'self', 'batch', 'projected', 'schedule', 'carry',
+             'terms', 'gradients')         # the last two only for carries, after the step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +138,13 @@ def _mask(term: Term, batch: Batch) -> jax.Array:
 
 
 def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Array],
-              step: jax.Array) -> tuple[dict[str, jax.Array], dict[str, tuple]]:
-  """The groups' totals, and every term's (sum, count) before weighting, in float32.
+              step: jax.Array) -> tuple[dict[str, jax.Array], dict[str, tuple], dict]:
+  """The groups' totals; every term's (sum, count) before weighting; its mean without its scale.
 
   `counts` may cover more than these views do: a micro-batch's share of the total is what its
-  own sums give. A term whose count is 0 adds 0.
+  own sums give. A term whose count is 0 adds 0; its mean is NaN. All is in float32.
   """
-  totals, sums = {}, {}
+  totals, sums, means = {}, {}, {}
   for term in terms:
     where = term.where
     values = _call(term, {a: at(views, p, f'{where}.reads.{a}') for a, p in term.reads.items()})
@@ -153,20 +154,24 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
                  f'{list(mask.shape)} does not lead')
     after = lambda weights, ndim=values.ndim: weights.reshape(
         weights.shape + (1,) * (ndim - weights.ndim))
+    # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
+    total = lambda values, mask=after(mask): jnp.sum(
+        kept := jnp.where(mask > 0, values * mask, 0.0),
+        dtype=jnp.promote_types(jnp.float32, kept.dtype))
+    count = counts[term.name] * (values.size // max(mask.size, 1))
+    plain = total(values)
     if term.scale:
       scale = at(views, term.scale, f'{where}.scale')
       if scale.shape != values.shape[:scale.ndim]:
         raise Stop(Status.MISFIT, f'{where}: its scale {list(scale.shape)} does not lead what the '
                    f'loss gives, {list(values.shape)}')
       values = values * after(scale)
-    # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
-    kept = jnp.where(after(mask) > 0, values * after(mask), 0.0)
-    summed = jnp.sum(kept, dtype=jnp.promote_types(jnp.float32, kept.dtype))
-    count = counts[term.name] * (values.size // max(mask.size, 1))
+    summed = total(values) if term.scale else plain
     share = term.weight(step) * summed / jnp.maximum(count, 1.0)
     totals[term.group] = totals.get(term.group, 0.0) + share
     sums[term.name] = (summed, count)
-  return totals, sums
+    means[term.name] = jnp.where(count > 0, plain / count, jnp.nan)
+  return totals, sums, means
 
 
 def _call(term: Term, arguments: Mapping[str, jax.Array]) -> jax.Array:

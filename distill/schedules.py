@@ -1,7 +1,7 @@
 """Shapes over steps. Each maker returns a function of the step, usually into [0, 1].
 
 A term's weight is its peak times its schedule; `schedules.S` in a config is the view
-`schedule/S`, for temperatures and other constants that move.
+`schedule/S`, for temperatures and other constants that move. A config may say `epochs` for `steps`.
 """
 import jax.numpy as jnp
 

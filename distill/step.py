@@ -1,4 +1,5 @@
 """One step: teachers, student, terms, update — one pure jitted program, its state donated."""
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,8 +31,9 @@ class State:
 
 def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: str = 'cosine',
                    warmup: float = 0.1, decay: float | None = None, clip: float = 1.0,
-                   momentum: float = 0.0, drops: Sequence[float] = (0.625, 0.75, 0.875),
-                   drop: float = 0.1) -> optax.GradientTransformation:
+                   momentum: float | None = None, drops: Sequence[float] = (0.625, 0.75, 0.875),
+                   drop: float = 0.1, task: str = '',
+                   delta: float | None = None) -> optax.GradientTransformationExtraArgs:
   """An optax optimizer at a scheduled rate.
 
   `warmup` is the share of `steps` over which the rate rises from 0 to `rate`; afterwards it
@@ -41,21 +43,27 @@ def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: st
 
   `decay` of 'adamw' and 'lamb' is decoupled, acts on matrices, not on biases and norms, and is
   0.01 unless given; 'adam' has none. That of 'sgd' is PyTorch's and 0 unless given: it is added
-  to the clipped gradient of every parameter, before `momentum`, which 'sgd' alone has.
+  to the clipped gradient of every parameter, before `momentum`, 0 unless given. 'dot' is `dot`,
+  with the decay of 'sgd', momentum 0.9 and delta 0.075 unless given. No other has these.
   """
-  makers = {'adamw': optax.adamw, 'adam': optax.adam, 'sgd': optax.sgd, 'lamb': optax.lamb}
+  makers = {'adamw': optax.adamw, 'adam': optax.adam, 'sgd': optax.sgd, 'lamb': optax.lamb,
+            'dot': dot}
   if name not in makers:
     raise ValueError(f'name={name!r} is not one of {", ".join(makers)}')
   if name == 'adam' and decay:
     raise ValueError(f'decay={decay} is for adamw: adam has none')
+  if momentum and name not in ('sgd', 'dot'):
+    raise ValueError(f'momentum={momentum} is for sgd and dot: {name} has its own')
+  if name != 'dot' and (task or delta is not None):
+    raise ValueError(f'task={task!r} and delta={delta} are for dot, not for {name}')
   if decay is None:
-    decay = 0.0 if name == 'sgd' else 0.01
+    decay = 0.0 if name in ('sgd', 'dot') else 0.01
+  if momentum is None:
+    momentum = 0.9 if name == 'dot' else 0.0
   if rate <= 0 or decay < 0 or clip < 0 or not 0 <= warmup <= 1:
     raise ValueError('rate must be above 0, decay and clip 0 or more, warmup in [0, 1]')
   if not 0 <= momentum < 1 or not 0 < drop <= 1 or not all(0 < share < 1 for share in drops):
     raise ValueError('momentum must be in [0, 1), drop in (0, 1], drops between 0 and 1')
-  if momentum and name != 'sgd':
-    raise ValueError(f'momentum={momentum} is for sgd: {name} has its own')
   rise = round(warmup * steps)
   fall = max(steps - rise, 1)
   falls = [round(share * steps) - rise for share in drops]
@@ -68,6 +76,9 @@ def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: st
   rates = optax.join_schedules([optax.linear_schedule(0.0, rate, max(rise, 1)),
                                 shapes[schedule]], [rise])
   matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+  if name == 'dot':
+    return dot(rates, task=task, momentum=momentum, delta=0.075 if delta is None else delta,
+               decay=decay, clip=clip)
   own = {'sgd': {'momentum': momentum or None}, 'adam': {}}.get(
       name, {'weight_decay': decay, 'mask': matrices})
   parts = [makers[name](rates, **own)]
@@ -76,6 +87,38 @@ def make_optimizer(*, name: str = 'adamw', rate: float, steps: int, schedule: st
   if clip:
     parts.insert(0, optax.clip_by_global_norm(clip))
   return optax.chain(*parts)
+
+
+def dot(rates: Schedule, *, task: str, momentum: float, delta: float, decay: float,
+        clip: float) -> optax.GradientTransformationExtraArgs:
+  """SGD with two momenta: less for the task than for what is distilled (DOT, Zhao 2023).
+
+  Terms of the group `task` have the momentum `momentum` - `delta`, all others `momentum` + `delta`;
+  the two updates are added. Decay is the task's, as in the authors' code. Both gradients are
+  clipped as their sum is. A baseline has the task's terms alone: then its momentum is `momentum`,
+  which the authors give to parameters that only one of the losses reaches.
+  """
+  if not 0 <= momentum - delta <= momentum + delta < 1:
+    raise ValueError(f'momentum={momentum} ± delta={delta} must be in [0, 1)')
+  less, more = optax.trace(momentum - delta), optax.trace(momentum + delta)
+
+  def init(params):
+    return {'task': less.init(params), 'others': more.init(params)}
+
+  def update(updates, state, params=None, *, groups):
+    if task not in groups:
+      raise Stop(Status.CONFIG, f'optimizer.task={task!r} is the group of no term: there is '
+                 + ', '.join(map(repr, groups)))
+    norm = optax.tree.norm(updates)
+    scale = jnp.where(norm < clip, 1, clip / norm) if clip else 1.0
+    own = jax.tree.map(lambda g, p: scale * g + decay * p, groups[task], params)
+    others = [g for name, g in groups.items() if name != task]
+    rest = jax.tree.map(lambda x, *g: scale * sum(g, jnp.zeros_like(x)), updates, *others)
+    own, task_state = (less if others else optax.trace(momentum)).update(own, state['task'])
+    rest, others_state = more.update(rest, state['others'])
+    return jax.tree.map(jnp.add, own, rest), {'task': task_state, 'others': others_state}
+  return optax.chain(optax.GradientTransformationExtraArgs(init, update),
+                     optax.scale_by_learning_rate(rates))
 
 
 def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dict) -> State:
@@ -111,37 +154,33 @@ def _parts(carry: Mapping[str, Any]) -> dict[str, jax.Array]:
   return whole
 
 
-def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
-                    terms: tuple[objective.Term, ...], optimizer: optax.GradientTransformation, *,
-                    schedules: Mapping[str, Schedule] | None = None,
-                    carries: Mapping[str, Carry] | None = None,
-                    augment: tuple[Callable, ...] = (), accumulate: int = 1,
-                    dtype: str = 'float32', layout: Layout | None = None) -> Callable:
-  """`(state, teacher_weights, batch, seed) -> (state, {name: (sum, count)})`, jitted.
+def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
+                   terms: tuple[objective.Term, ...], *,
+                   schedules: Mapping[str, Schedule] | None = None,
+                   augment: tuple[Callable, ...] = (), accumulate: int = 1,
+                   dtype: str = 'float32', layout: Layout | None = None) -> Callable:
+  """`(state, teacher_weights, batch, seed) -> (totals, gradients, sums, rest, views)`.
 
-  `accumulate` micro-batches give the gradient of the whole batch. Parameters, their gradients
-  and the optimizer stay float32; `dtype` is what the student computes in. With a `layout` a
-  state leaves the step as it came, and each layer's parameters are gathered for it alone.
+  Totals and gradients are by group of terms, sums {name: (sum, count)}; the views are those of the
+  last micro-batch, with what a step knows only after them: of every term its mean, without weight
+  and scale and NaN if nothing counted, and of every group the norm of its gradient.
   """
-  carries = carries or {}
   views_of = make_views(student, schedules or {})
-  if accumulate > 1:
-    _check_accumulated(accumulate, student, terms, carries)
 
-  def gradients(trained, state, outputs, batch, counts, key):
-    """Per group of terms: the gradient; and the sums, the rest and the views."""
+  def part(trained, state, outputs, batch, counts, key):
+    """Of a micro-batch."""
     def totals(trained):
       params = teachers.cast({**state.params, **trained}, dtype)
       params = layout.gathered(params) if layout else params
       views, rest = views_of(params, state.rest, outputs, state.carry, batch, state.step,
                              train=True, key=key)
-      groups, sums = objective.objective(terms, views, counts, state.step)
-      return groups, (sums, rest, views)
+      groups, sums, means = objective.objective(terms, views, counts, state.step)
+      return groups, (sums, rest, {**views, 'terms': means})
     groups, pullback, aux = jax.vjp(totals, trained, has_aux=True)
     one_of = lambda chosen: {g: jnp.asarray(g == chosen, v.dtype) for g, v in groups.items()}
     return groups, {g: pullback(one_of(g))[0] for g in groups}, aux
 
-  def train_step(state: State, teacher_weights, batch: Batch, seed: jax.Array):
+  def gradients(state: State, teacher_weights, batch: Batch, seed: jax.Array):
     key = jax.random.fold_in(seed, state.step)
     for i, change in enumerate(augment):
       batch = change(batch, jax.random.fold_in(key, i))
@@ -157,32 +196,71 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
 
     parts, inner = [], state
     for i in range(accumulate):
-      groups, grads, (sums, rest, views) = gradients(
+      groups, grads, (sums, rest, views) = part(
           trained, inner, teachers.part(outputs, i, accumulate),
           teachers.part(batch, i, accumulate), counts, jax.random.fold_in(key, i))
       inner = inner.replace(rest=rest)
       parts.append((groups, grads, {name: s for name, (s, _) in sums.items()}))
     groups, grads, summed = jax.tree.map(lambda *x: sum(x), *parts)
-    metrics = {name: (summed[name], count) for name, (_, count) in sums.items()}
+    views |= {'gradients': {g: optax.tree.norm(v) for g, v in grads.items()}}
+    sums = {name: (summed[name], count) for name, (_, count) in sums.items()}
+    return groups, grads, sums, inner.rest, views
+  return gradients
 
+
+def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
+                    terms: tuple[objective.Term, ...], optimizer: optax.GradientTransformation, *,
+                    carries: Mapping[str, Carry] | None = None, accumulate: int = 1,
+                    layout: Layout | None = None, **how) -> Callable:
+  """`(state, teacher_weights, batch, seed) -> (state, {name: (sum, count)})`, jitted.
+
+  `accumulate` micro-batches give the gradient of the whole batch. Parameters, their gradients
+  and the optimizer stay float32; `dtype` is what the student computes in. With a `layout` a
+  state leaves the step as it came, and each layer's parameters are gathered for it alone. The
+  other keywords are those of `make_gradients`.
+  """
+  carries, optimizer = carries or {}, optax.with_extra_args_support(optimizer)
+  if accumulate > 1:
+    _check_accumulated(accumulate, student, terms, carries)
+  gradients = make_gradients(student, frozen_teachers, terms, accumulate=accumulate,
+                             layout=layout, **how)
+
+  def train_step(state: State, teacher_weights, batch: Batch, seed: jax.Array):
+    groups, grads, metrics, rest, views = gradients(state, teacher_weights, batch, seed)
+    trained, _ = student.trained(state.params)
     whole = jax.tree.map(lambda *g: sum(g), *grads.values())
-    updates, opt_state = optimizer.update(whole, state.opt_state, trained)
+    updates, opt_state = optimizer.update(whole, state.opt_state, trained, groups=grads)
     loss, norm = sum(groups.values()), optax.tree.norm(whole)
     sound = jnp.isfinite(jnp.stack([loss, norm, optax.tree.norm(updates)])).all()
     finite = sound & (state.first_bad < 0)
     new = state.replace(
-        params={**state.params, **optax.apply_updates(trained, updates)}, rest=inner.rest,
+        params={**state.params, **optax.apply_updates(trained, updates)}, rest=rest,
         opt_state=opt_state, carry={name: carry.update(state.carry[name], views, state.step)
                                     for name, carry in carries.items()})
     kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     bad = jnp.where(finite | (state.first_bad >= 0), state.first_bad, state.step)
     metrics |= {'loss': (loss, 1.0), 'grad_norm': (norm, 1.0)}
     if len(groups) > 1:
-      metrics |= {f'grad_norm/{g}': (optax.tree.norm(v), 1.0) for g, v in grads.items()}
+      metrics |= {f'grad_norm/{g}': (norm, 1.0) for g, norm in views['gradients'].items()}
     kept = kept.replace(step=state.step + 1, first_bad=bad)
     return layout.kept(kept, shardings(kept, layout)) if layout else kept, metrics
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def make_norms(student: Student, frozen_teachers: tuple[Teacher, ...],
+               terms: tuple[objective.Term, ...], **how) -> Callable:
+  """`(state, teacher_weights, batch, seed) -> {term: norm of its gradient}`, weighted; jitted.
+
+  The keywords are those of `make_gradients`.
+  """
+  alone = tuple(dataclasses.replace(term, group=term.name) for term in terms)
+  gradients = make_gradients(student, frozen_teachers, alone, **how)
+
+  def norms(state: State, teacher_weights, batch: Batch, seed: jax.Array):
+    *_, views = gradients(state, teacher_weights, batch, seed)
+    return views['gradients']
+  return jax.jit(norms)
 
 
 def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term],

@@ -80,6 +80,7 @@ class Plan:
   """The `train` node of a config.
 
   `log_every`, `save_every` and `eval_every` are in steps; 0 means never, beside the last step.
+  `shares`: say and log each term's part of the sum of the terms' gradient norms before step 0.
   """
   steps: int
   accumulate: int = 1
@@ -87,6 +88,7 @@ class Plan:
   log_every: int = 50
   save_every: int = 500
   eval_every: int = 0
+  shares: bool = False
 
   def __post_init__(self):
     if self.steps < 1 or self.accumulate < 1:
@@ -108,6 +110,7 @@ class Prepared:
   """A stage as a program: traced, not compiled, nothing allocated."""
   plan: Plan
   train_step: Callable
+  norms: Callable | None              # of every term's gradient, if the plan wants their shares
   init: Callable[[Flat, Flat], State]
   like: State                         # shapes, and where they live
   batch: Mapping[str, Any]            # the shapes of the first batch, whole
@@ -126,10 +129,11 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
   optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.where}.optimizer',
                           steps=plan.steps)
-  train_step = step.make_train_step(
-      stage.student, stage.teachers, stage.terms, optimizer, schedules=stage.schedules,
-      carries=stage.carries, augment=stage.augment, accumulate=plan.accumulate, dtype=plan.dtype,
-      layout=stage.layout)
+  what = stage.student, stage.teachers, stage.terms
+  how = dict(schedules=stage.schedules, augment=stage.augment, accumulate=plan.accumulate,
+             dtype=plan.dtype, layout=stage.layout)
+  train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
+  norms = step.make_norms(*what, **how) if plan.shares else None
   # With the layouts of the run, so that the first step needn't be traced again.
   batch = stage.layout.batch(stage.data[0])
   weights = {name: sharding.shapes(w, stage.layout.weights(w)) for name, w in weights.items()}
@@ -143,13 +147,16 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
         params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
 
   shapes = jax.eval_shape(views, params, rest, weights, batch) if stage.carries else {}
+  number = jax.ShapeDtypeStruct((), jnp.float32)
+  shapes |= {'terms': {term.name: number for term in stage.terms},
+             'gradients': {term.group: number for term in stage.terms}}
   init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, {
       name: carry.init(jax.random.key(stage.seed), shapes)
       for name, carry in stage.carries.items()})
   like = jax.eval_shape(init, params, rest)
   like = sharding.shapes(like, step.shardings(like, stage.layout))
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
-  return Prepared(plan, train_step, init, like, batch, traced)
+  return Prepared(plan, train_step, norms, init, like, batch, traced)
 
 
 def folder(stage: Stage, run: Run) -> pathlib.Path:
@@ -184,7 +191,7 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
                    f'began with: take another --workdir, or restore the teacher')
   state = sharding.placed(state, homes)
   done = saved = int(state.step)
-  run.log.rewind(stage.name, done)
+  run.log.rewind(stage.name, done if found else -1)
   window = {name: list(pair) for name, pair in facts['window'].items()}
   seed, pending, before = jax.random.key(stage.seed), [], time.monotonic()
   alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
@@ -210,6 +217,9 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
     checkpoint.save(place, done, state, {**facts, 'window': window})
     saved = done
 
+  if ready.norms and not found:
+    norms = ready.norms(state, weights, layout.fed(stage.data[0]), seed)
+    _tell_shares(jax.device_get(norms), stage.name, run)
   while done < plan.steps and not stop:
     state, sums = ready.train_step(state, weights, layout.fed(stage.data[done]), seed)
     done += 1
@@ -236,3 +246,14 @@ def _fit(stage: Stage, ready: Prepared, run: Run):
   examples = plan.steps * ready.batch['valid'].shape[0]
   return state.params, state.rest, {
       'seconds': facts['seconds'], 'steps': plan.steps, 'examples': examples}
+
+
+def _tell_shares(norms: Mapping[str, Any], stage: str, run: Run) -> None:
+  """Says and logs what part of the sum of all gradient norms each term's is."""
+  shares = {name: float(norm) / (sum(norms.values()) or 1.0) for name, norm in norms.items()}
+  ordered = sorted(shares, key=shares.get, reverse=True)
+  line = ', '.join(f'{name} {100 * shares[name]:.0f} %' for name in ordered)
+  if still := [name for name in ordered if not norms[name]]:
+    line += f'; nothing from {", ".join(still)}'
+  run.log.say(f'{stage}: gradient at step 0: {line}')
+  run.log.row(stage, run.seed, 0, {f'share/{name}': share for name, share in shares.items()})

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distill import lookup, objective
+from distill import lookup, objective, step
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -97,7 +97,8 @@ def rendered() -> str:
   return '\n'.join([
       HEAD, '## All of them', '', *lines, '', METHODS, *methods, '', '## Each loss', '',
       *(section(name, a) for name, a in about.items()), '## The lines of each method', '',
-      *(pasted(method) for method in scope()['METHODS']), '## Projectors, carries, models', '',
+      *(pasted(method) for method in scope()['METHODS']),
+      '## Projectors, carries, models, optimizers', '',
       *(f'### {part.replace("`", "")}\n\n{inspect.getdoc(thing)}\n'
         for part, thing in sorted(parts.items()) if not part.startswith('schedule'))])
 
@@ -110,8 +111,11 @@ def scope() -> dict[str, Any]:
 def pasted(method: str) -> str:
   """What a variant of configs/digits.py has beside the cross-entropy and a usual student."""
   config = Used(method, scope()['get_config'](method).to_dict())
-  lines = [line for where, _ in config.terms() if where != 'objective.hard'
+  balanced = config.at('objective.hard.scale') or 'group' in config.at('objective.hard')
+  lines = [line for where, _ in config.terms() if where != 'objective.hard' or balanced
            for line in config.fragment(where)]
+  if config.at('optimizer.name') != 'adamw':
+    lines.insert(0, assigned('c.optimizer', config.at('optimizer')))
   if config.at('student.model.name') != 'resnet.ResNet':
     lines.insert(0, assigned('c.student', {
         k: v for k, v in config.at('student').items() if v and k != 'projectors'}))
@@ -132,6 +136,8 @@ def composed() -> Iterator[tuple[str, list[str], list[str], dict[str, Any]]]:
     config = Used(method, scope()['get_config'](method).to_dict())
     terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
     parts = dict(part for where, _ in terms for part in config.parts(where))
+    if (optimizer := config.at('optimizer.name')) != 'adamw':
+      parts[f'optimizer `{optimizer}`'] = getattr(step, optimizer)
     if (model := config.at('student.model.name')) != 'resnet.ResNet':
       parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
     losses = {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
-Arm = Mapping[str, Any]         # overrides of a config by dotted path
+Arm = Mapping[str, Any]         # overrides of a config by dotted path; and VARIANT, if it is of one
+VARIANT = 'variant'
 
+SCHEMA = 1
 FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256', 'commit', 'seconds'}
 FINISHED = {'metric', 'models', 'training', 'data', 'hardware', 'versions'}
 BENCH = {'schema', 'bench', 'time', 'commit', 'seconds', 'rounds', 'sizes', 'numbers', 'hardware',
@@ -23,7 +25,8 @@ TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throu
 
 def words(arm: Arm) -> str:
   """An arm's name."""
-  return ', '.join(f'{path}={value}' for path, value in arm.items()) or 'as it stands'
+  said = (value if path == VARIANT else f'{path}={value}' for path, value in arm.items())
+  return ', '.join(said) or 'as it stands'
 
 
 def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
@@ -37,7 +40,8 @@ def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
       'metric': {'name': task['primary'], **{key: about[key] for key in (
           'unit', 'higher_is_better')}, **({'split': task['split']} if 'split' in task else {})},
       'models': {m['name']: {
-          **{key: m[key] for key in TAKEN}, 'latency_ms': m['latency_ms']['p50'], **judged(m),
+          **{key: m[key] for key in TAKEN}, **judged(m),
+          'latency_ms': m['latency_ms'] and m['latency_ms']['p50'],
           **({'also': {split: judged(of) for split, of in m['also'].items()}}
              if 'also' in m else {})}
           for m in report['models']},
@@ -84,8 +88,10 @@ def read(path: pathlib.Path) -> tuple[list[Row], list[str]]:
 
 
 def _checked(row: Any) -> Row:
-  if not isinstance(row, dict) or row.get('schema') != 1:
-    raise ValueError('it is no row of schema 1')
+  if not isinstance(row, dict):
+    raise ValueError('it is no row')
+  if row.get('schema') != SCHEMA:
+    raise ValueError(f'its schema is {row.get("schema")}, where this code has {SCHEMA}')
   of_a_run = FIELDS if 'error' in row else FIELDS | FINISHED
   if missing := (BENCH if 'bench' in row else of_a_run) - row.keys():
     raise ValueError(f'it lacks {", ".join(sorted(missing))}')

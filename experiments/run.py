@@ -2,17 +2,21 @@
 
 python -m experiments.run configs/NAME.py[:VARIANT] --out=experiments/PAPER [--seeds=3] [--only=ARM]
 
-An arm is what the config's `sweep()` yields: overrides by dotted path; {} is the config as it
-stands, and the only arm of a config without a sweep. `--only` takes the arms whose name holds it.
+  --dry_run    what would run, what is there, and about how long the rest takes
+  --jobs=N     N processes, each with its share of the cores
+
+An arm is what the config's `sweep()` yields: the name of a variant, or overrides by dotted path,
+for which 'variant' is one more; {} is the config as it stands, and the only arm of a config
+without a sweep. `--only` takes the arm of that name, or else those whose name holds it.
 
 A seed sets both `seed` and `data.seed`: the arms of a seed see the same batches in the same order
 and are compared in pairs. Runs go seed by seed, so that what is there at any time is paired.
 Stages that are equal (a teacher, a baseline) are trained once: runs leave them in runs/shared.
 
 The same command goes on where it was stopped. A finished run isn't run again; one that failed is
-a row with its error, and is tried again. Two runners share the work: one that finds a run taken
-goes on with the next seed, then comes back, and waits for what is still taken. Nothing is
-committed.
+a row with its error, and is tried again by the next command. Runners share the work, the processes
+of `--jobs` as well as commands: one that finds a run taken goes on with the next seed, then comes
+back, and waits for what is still taken. Nothing is committed.
 """
 import contextlib
 import dataclasses
@@ -23,6 +27,7 @@ import os
 import pathlib
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -34,10 +39,11 @@ from absl import flags
 from distill import main as distill
 from distill.disk import replace
 from distill.types import Status, Stop
-from experiments import rows
-from experiments.rows import Arm, words
+from experiments import forecast, rows
+from experiments.rows import VARIANT, Arm, words
 
 SHARED = pathlib.Path('runs/shared')
+WORKER = sys.executable, '-m', 'experiments.run'
 WAIT = 10           # seconds between looks at runs that others hold
 
 
@@ -70,11 +76,15 @@ def main(arguments: Sequence[str]) -> int:
     return int(Status.DONE)
   try:
     file, values = _parsed(arguments)
-    planned = [p for p in plan(file, values.seeds) if values.only in words(p.arm)]
-    if not planned:
-      raise Stop(Status.CONFIG, f'--only={values.only} is in the name of no arm of {file}: '
-                 + '; '.join(map(words, arms(file))))
-    return carried_out(planned, pathlib.Path(values.out))
+    planned = _only(values.only, plan(file, values.seeds), file)
+    if values.dry_run:
+      print('\n'.join(forecast.lines(planned, _there(values.out), values.jobs)))
+      return int(Status.DONE)
+    path = _writable(pathlib.Path(values.out))
+    if values.jobs > 1:
+      return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
+          f'--{name}={values[name].value}' for name in ('out', 'seeds', 'only'))], values.jobs)
+    return carried_out(planned, path, values.before)
   except Stop as stop:
     _say(str(stop))
     return int(stop.status)
@@ -88,13 +98,16 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
   flags.DEFINE_string('out', '', 'the folder of the experiment', flag_values=values)
   flags.DEFINE_integer('seeds', 3, 'how many', lower_bound=1, flag_values=values)
   flags.DEFINE_string('only', '', 'part of the names of the arms to run', flag_values=values)
+  flags.DEFINE_integer('jobs', 1, 'processes', lower_bound=1, flag_values=values)
+  flags.DEFINE_integer('before', None, "how many rows there were: by --jobs", flag_values=values)
+  flags.DEFINE_bool('dry_run', False, 'say what would be run', flag_values=values)
   try:
     left = values(['experiments.run', *arguments])[1:]
   except flags.Error as error:
     raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
-  if len(left) != 1 or not values.out:
+  if len(left) != 1 or not (values.out or values.dry_run):
     raise Stop(Status.CONFIG, 'say: python -m experiments.run configs/NAME.py[:VARIANT] '
-               '--out=experiments/PAPER [--seeds=3] [--only=ARM]')
+               '--out=experiments/PAPER [--seeds=3] [--only=ARM] [--jobs=1] [--dry_run]')
   return os.path.normpath(left[0]), values
 
 
@@ -109,24 +122,33 @@ def arms(file: str) -> list[Arm]:
     raise Stop(Status.CONFIG, f'{path}: sweep: {type(error).__name__}: {error}') from error
   if not found:
     raise Stop(Status.CONFIG, f'{path}: sweep yields nothing: {{}} is the config as it stands')
+  found = [{VARIANT: arm} if isinstance(arm, str) else arm for arm in found]
   for arm in found:
     if not isinstance(arm, Mapping):
-      raise Stop(Status.CONFIG, f'{path}: sweep yields {arm!r}, not overrides by dotted path')
+      raise Stop(Status.CONFIG, f'{path}: sweep yields {arm!r}, neither a variant nor overrides by '
+                 'dotted path')
     if {'seed', 'data.seed'} & arm.keys():
       raise Stop(Status.CONFIG, f'{path}: sweep sets a seed ({words(arm)}): --seeds does that')
+    if variant and VARIANT in arm:
+      raise Stop(Status.CONFIG, f'{path}: sweep yields the variant {arm[VARIANT]}: run {path} '
+                 f'without :{variant}')
   return found
 
 
 def plan(file: str, seeds: int) -> list[Planned]:
   """Every arm of every seed, seed by seed, resolved: a wrong override stops before any run."""
-  def resolved(overrides: Arm) -> dict[str, Any]:
-    return distill.parsed([f'--config={file}', *(
-        f'--config.{path}={value}' for path, value in overrides.items())]).config.to_dict()
+  def resolved(arm: Arm):
+    variant = f':{arm[VARIANT]}' if VARIANT in arm else ''
+    return distill.parsed([f'--config={file}{variant}', *(
+        f'--config.{path}={value}' for path, value in arm.items() if path != VARIANT)]).config
 
-  base, found = distill.sha256(resolved({}))[:8], {}
+  base = distill.sha256(resolved({}).to_dict())[:8]
+  told = [(arm, resolved({**arm, 'seed': 0, 'data.seed': 0})) for arm in arms(file)]
+  found = {}
   for seed in range(seeds):
-    for arm in arms(file):
-      each = Planned(file, arm, seed, resolved({**arm, 'seed': seed, 'data.seed': seed}), base)
+    for arm, config in told:
+      config.seed = config.data.seed = seed
+      each = Planned(file, arm, seed, config.to_dict(), base)
       same = found.setdefault(each.sha256, each)
       if same is not each:
         raise Stop(Status.CONFIG, f'{file}: these are one config: {words(same.arm)} (seed '
@@ -134,16 +156,75 @@ def plan(file: str, seeds: int) -> list[Planned]:
   return list(found.values())
 
 
-def carried_out(planned: Sequence[Planned], out: pathlib.Path) -> int:
-  """Runs what has no row yet; 0, or the status of the first run that failed."""
-  path, status, again = out / 'results.jsonl', 0, False
+def _only(part: str, planned: Sequence[Planned], file: str) -> list[Planned]:
+  """The runs of the arm that is named so; without one, of the arms whose name holds it."""
+  named = [p for p in planned if words(p.arm) == part]
+  if found := named or [p for p in planned if part in words(p.arm)]:
+    return found
+  raise Stop(Status.CONFIG, f'--only={part} is in the name of no arm of {file}: '
+             + '; '.join(dict.fromkeys(words(p.arm) for p in planned)))
+
+
+def _there(out: str) -> list[rows.Row]:
+  """The rows of an experiment; without one, of all in the folder that is meant for them."""
+  paths = [pathlib.Path(out)] if out else sorted(pathlib.Path('experiments').glob('*/'))
+  read = [rows.read(path) for folder in paths if (path := folder / 'results.jsonl').exists()]
+  for fault in (fault for _, faults in read for fault in faults):
+    _say(fault)
+  return [row for found, _ in read for row in found if 'config' in row]
+
+
+def shared_out(arguments: Sequence[str], jobs: int) -> int:
+  """The command in several processes, each on its share of the cores; the first bad status."""
+  bound = hasattr(os, 'sched_setaffinity')
+  cores, workers = sorted(os.sched_getaffinity(0)) if bound else [], []
+  try:
+    for i in range(jobs):
+      if bound:
+        os.sched_setaffinity(0, cores[i::jobs] or cores)      # which the process inherits
+      # A session each: a terminal's Ctrl-C reaches this process alone, which passes it on once.
+      workers.append(subprocess.Popen([*WORKER, *arguments], start_new_session=True))
+    if bound:
+      os.sched_setaffinity(0, cores)
+    statuses = [worker.wait() for worker in workers]
+  except KeyboardInterrupt:
+    try:
+      for worker in workers:
+        worker.terminate()
+      for worker in workers:
+        worker.wait()
+    except KeyboardInterrupt:
+      for worker in workers:
+        worker.kill()
+    raise
+  for status in statuses:
+    if status < 0:
+      _say(f'a process was ended by signal {-status}: the same command goes on')
+  return next((abs(status) for status in statuses if status), 0)
+
+
+def _writable(out: pathlib.Path) -> pathlib.Path:
+  """The file of an experiment's rows."""
+  path = out / 'results.jsonl'
   try:
     out.mkdir(parents=True, exist_ok=True)
     path.open('a').close()
   except OSError as error:
     raise Stop(Status.DISK, f'cannot write {path}: {error.strerror}: take another --out') from error
-  for fault in rows.read(path)[1]:
+  return path
+
+
+def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | None) -> int:
+  """Runs what has no row yet; 0, or the status of the first run that failed.
+
+  `before` is how many rows there were when the command began: those that failed are tried again.
+  """
+  status, again, (found, faults) = 0, False, rows.read(path)
+  before = len(found) if before is None else before
+  for fault in faults:
     _say(fault)
+  done = {row['config_sha256'] for row in found if 'bench' not in row and 'error' not in row}
+  planned = [each for each in planned if each.sha256 not in done]
   while planned:
     taken = []
     for each in planned:
@@ -151,7 +232,7 @@ def carried_out(planned: Sequence[Planned], out: pathlib.Path) -> int:
         taken.append(each)              # its teacher is being trained by another runner
         continue
       try:
-        row = _added(each, path)
+        row = _added(each, path, before)
       except Stop as stop:
         if stop.status != Status.LOCKED:
           raise
@@ -167,11 +248,11 @@ def carried_out(planned: Sequence[Planned], out: pathlib.Path) -> int:
   return status
 
 
-def _added(planned: Planned, path: pathlib.Path) -> dict[str, Any] | None:
-  """The row of a run that has just been added; None if it was there."""
+def _added(planned: Planned, path: pathlib.Path, before: int) -> dict[str, Any] | None:
+  """The row of a run that has just been added; None if another runner added one, failed or not,
+  after the `before` rows that there were."""
   with distill.locked(planned.workdir):
-    if any(row['config_sha256'] == planned.sha256 and 'error' not in row
-           for row in rows.read(path)[0]):
+    if any(row['config_sha256'] == planned.sha256 for row in rows.read(path)[0][before:]):
       return None
     _say(f'{words(planned.arm)}, seed {planned.seed}')
     row = finished(planned, path.absolute().parent.name)
@@ -196,7 +277,7 @@ def finished(planned: Planned, experiment: str) -> dict[str, Any]:
       told = {'error': {'status': 1, 'line': line}}
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
   return rows.rounded({
-      'schema': 1, 'experiment': experiment, 'config': planned.file, 'base': planned.base,
+      'schema': rows.SCHEMA, 'experiment': experiment, 'config': planned.file, 'base': planned.base,
       'arm': planned.arm, 'seed': planned.seed, 'data_seed': planned.seed,
       'config_sha256': planned.sha256, 'time': now, **spent, **told})
 

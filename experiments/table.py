@@ -9,19 +9,17 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from scipy import stats
-
 from distill.evaluate.report import spelled
 from distill.types import Status, Stop
 from experiments import bench, rows
 from experiments.rows import Row, words
+from experiments.statistics import Values, differences, t_interval
 
 ROOT = pathlib.Path(__file__).parent
 STANDS = words({})
 RATE = 'optimizer.rate'
 UNITS = {'fraction': '%', 'correlation': '× 100'}       # told in hundredths, as GLUE's are
 Seeds = Mapping[int, Row]               # the rows of an arm by seed
-Values = Mapping[int, float]            # a number of each of them
 
 HEAD = """# Experiments
 
@@ -84,10 +82,10 @@ def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
       yield from (_table(summary(mine, split)) for split in next(iter(arms.values())).also)
       if any(arm.gain for arm in arms.values()):
         yield from _rates(arms) or [NO_RATES]
-    yield from [f'Failed: {_cell(row)}, seed {row["seed"]}, with exit status '
+    yield from [f'Failed: {cell(row)}, seed {row["seed"]}, with exit status '
                 f'{row["error"]["status"]}: {row["error"]["line"]}\n'
                 for row in mine if 'error' in row]
-    yield _circumstances(mine)
+    yield circumstances(mine)
 
 
 def _benches(name: str, found: Sequence[Row]) -> Iterator[str]:
@@ -97,7 +95,7 @@ def _benches(name: str, found: Sequence[Row]) -> Iterator[str]:
     yield (f'`python -m experiments.bench {row["bench"]} --rounds={row["rounds"]} '
            f'--out=experiments/{name}`:\n')
     yield bench.table(row)
-    yield _circumstances([row])
+    yield circumstances([row])
 
 
 class Arm:
@@ -152,7 +150,7 @@ class Arm:
     """By how much the student is better than `role` of another arm, at the seeds of both."""
     ours, theirs = self.quality('student'), other.quality(role)
     sign = 1 if self.metric['higher_is_better'] else -1
-    return {seed: sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs}
+    return {seed: sign * value for seed, value in differences(ours, theirs).items()}
 
 
 def summary(found: Iterable[Row], split: str = '') -> dict[str, Arm]:
@@ -166,34 +164,39 @@ def summary(found: Iterable[Row], split: str = '') -> dict[str, Arm]:
 
 def interval(values: Values) -> tuple[float, float] | None:
   """The 95 % t interval of the mean."""
-  n = len(values)
-  if n < 2:
+  if len(values) < 2:
     return None
-  half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values.values()) / n**0.5
-  mean = statistics.fmean(values.values())
-  return mean - half, mean + half
+  low, high = t_interval(list(values.values()))
+  return float(low), float(high)
 
 
-def _spread(values: Values, percent: bool = True) -> str:
+def spread(values: Values, percent: bool = True) -> str:
   """Mean ± standard deviation."""
   if not values:
     return '–'
-  mean = _number(statistics.fmean(values.values()), percent)
+  mean = number(statistics.fmean(values.values()), percent)
   if len(values) < 2:
     return mean
-  return f'{mean} ± {_number(statistics.stdev(values.values()), percent)}'
+  return f'{mean} ± {number(statistics.stdev(values.values()), percent)}'
 
 
-def _difference(values: Values, percent: bool) -> str:
+def difference(values: Values, percent: bool) -> str:
   """Mean ± standard deviation, and the interval."""
   ends = interval(values)
-  bracket = ends and f' ({" to ".join(_number(end, percent) for end in ends)})'
-  return _spread(values, percent) + (bracket or '')
+  bracket = ends and f' ({" to ".join(number(end, percent) for end in ends)})'
+  return spread(values, percent) + (bracket or '')
 
 
-def _number(value: float, percent: bool) -> str:
+def number(value: float, percent: bool) -> str:
   said = f'{value:.1f}' if percent else f'{value:.4g}'
   return said.replace('-', '' if float(said) == 0 else '−')
+
+
+def judged(arm: Arm) -> str:
+  """By what, and on which examples, its numbers are."""
+  name = spelled(arm.metric['name'])
+  return f'{name[0].upper()}{name[1:]} on {arm.n:,} ' + (
+      f'examples of `{arm.split}`' if arm.split else 'held-out examples')
 
 
 def _table(arms: Mapping[str, Arm]) -> str:
@@ -206,46 +209,53 @@ def _table(arms: Mapping[str, Arm]) -> str:
            ['---', *['--:'] * 8]]
   for name, arm in arms.items():
     over = arm.better(stands) if stands and name != STANDS else {}
-    fewer = f', {_seeds(len(over))}' if 0 < len(over) < len(arm.seeds) else ''
+    fewer = f', {counted(len(over))}' if 0 < len(over) < len(arm.seeds) else ''
     lines.append([
-        _cell(arm.row), *(_spread(arm.quality(role), arm.percent)
+        cell(arm.row), *(spread(arm.quality(role), arm.percent)
                           for role in ('teacher', 'student', 'baseline')),
-        _spread(arm.kept), _difference(arm.gain, arm.percent),
-        _difference(over, arm.percent) + fewer, str(len(arm.seeds)),
+        spread(arm.kept), difference(arm.gain, arm.percent),
+        difference(over, arm.percent) + fewer, str(len(arm.seeds)),
         f'{sum(row["seconds"] for row in arm.seeds.values()) / 60:.1f}'])
-  name = spelled(first.metric['name'])
-  about = f'{name[0].upper()}{name[1:]} on {first.n:,} ' + (
-      f'examples of `{first.split}`' if first.split else 'held-out examples')
-  return '\n'.join([about, '', *(f'| {" | ".join(line)} |' for line in lines), ''])
+  return '\n'.join([judged(first), '', *(f'| {" | ".join(line)} |' for line in lines), ''])
 
 
 def _rates(arms: Mapping[str, Arm]) -> list[str]:
   """A sentence for every set of arms that differ in the learning rate alone."""
+  return [_best(group) for group in by_rate(arms).values() if len(group) > 1]
+
+
+def by_rate(arms: Mapping[str, Arm]) -> dict[str, list[Arm]]:
+  """Arms that differ in the learning rate alone, by what they have in common."""
   groups: dict[str, list[Arm]] = {}
   for arm in arms.values():
     rest = {path: value for path, value in arm.row['arm'].items() if path != RATE}
     groups.setdefault(words(rest), []).append(arm)
-  return [_best(group) for group in groups.values() if len(group) > 1]
+  return groups
+
+
+def best(group: Sequence[Arm]) -> Arm | None:
+  """Of arms that differ in the learning rate the one whose baseline is best, at common seeds."""
+  common = set.intersection(*(set(arm.quality('baseline')) for arm in group))
+  arms = [Arm({seed: arm.seeds[seed] for seed in common}) for arm in group if common]
+  return max(arms, default=None, key=lambda arm: (
+      1 if arm.metric['higher_is_better'] else -1) * statistics.fmean(
+          arm.quality('baseline').values()))
 
 
 def _best(group: Sequence[Arm]) -> str:
   """The baseline at its best rate, and the student beside it."""
-  names = ', '.join(_cell(arm.row) for arm in group)
-  common = set.intersection(*(set(arm.quality('baseline')) for arm in group))
-  if not common:
+  names, found = ', '.join(cell(arm.row) for arm in group), best(group)
+  if not found:
     return f'The rates {names} have no baselines at the same seed: no gain may be claimed yet.\n'
-  arms = [Arm({seed: arm.seeds[seed] for seed in common}) for arm in group]
-  student = next((arm for arm in arms if RATE not in arm.row['arm']), arms[0])
-  sign = 1 if student.metric['higher_is_better'] else -1
-  best = max(arms, key=lambda arm: sign * statistics.fmean(arm.quality('baseline').values()))
-  unit, points = (f' {word}' if word else '' for word in (best.unit, best.points))
-  return (f'**The baseline at its best of {len(arms)} learning rates** ({names}), '
-          f'{_seeds(len(common))}: {_spread(best.quality("baseline"), best.percent)}{unit}, '
-          f'{_cell(best.row)}. The student, {_cell(student.row)}, is better by '
-          f'{_difference(student.better(best, "baseline"), best.percent)}{points}.\n')
+  student = next((arm for arm in group if RATE not in arm.row['arm']), group[0])
+  unit, points = (f' {word}' if word else '' for word in (found.unit, found.points))
+  return (f'**The baseline at its best of {len(group)} learning rates** ({names}), '
+          f'{counted(len(found.seeds))}: {spread(found.quality("baseline"), found.percent)}{unit}, '
+          f'{cell(found.row)}. The student, {cell(student.row)}, is better by '
+          f'{difference(student.better(found, "baseline"), found.percent)}{points}.\n')
 
 
-def _circumstances(found: Sequence[Row]) -> str:
+def circumstances(found: Sequence[Row]) -> str:
   """Data, machine, commits and versions; where runs differ, all that there were."""
   done = [row for row in found if 'error' not in row]
   each = lambda values: ' and '.join(dict.fromkeys(values))
@@ -264,11 +274,11 @@ def _circumstances(found: Sequence[Row]) -> str:
       versions and f'Versions: {versions}'])) + '.\n'
 
 
-def _seeds(n: int) -> str:
+def counted(n: int) -> str:
   return '1 seed' if n == 1 else f'{n} seeds'
 
 
-def _cell(row: Row) -> str:
+def cell(row: Row) -> str:
   """The arm's name for a table."""
   return f'`{words(row["arm"])}`'.replace('|', '\\|') if row['arm'] else STANDS
 

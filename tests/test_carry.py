@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill.carry import Mean, Taid
+from distill.carry import DWA, GradNorm, Mean, Taid
 from distill.types import Stop
 
 KEY = jax.random.key(0)
@@ -126,3 +126,131 @@ class TestTaid:
   def test_out_of_range(self, wrong):
     with pytest.raises(ValueError, match=f'{next(iter(wrong))}='):
       Taid(**{'teacher': 'teacher/logits', 'steps': 10} | wrong)
+
+
+def moved(carry, told, value=None, first=0):
+  """A carry over terms after steps of which these are the views, and each step's weights."""
+  told = [{view: {n: jnp.float32(x) for n, x in zip(carry.terms, numbers, strict=True)}
+           for view, numbers in zip(('terms', 'gradients'), step, strict=False)} for step in told]
+  value, update, weights = value or carry.init(KEY, shapes(told[0])), jax.jit(carry.update), []
+  for step, views in enumerate(told, first):
+    value = update(value, views, jnp.int32(step))
+    weights.append([float(value[name]) for name in carry.terms])
+  return value, weights
+
+
+class TestDWA:
+  TOLD = [[(4, 1)], [(2, 3)], [(1, 2)], [(2, 2)], [(9, 9)]]
+
+  def test_by_hand(self):
+    # Windows of two steps: means 3 and 2, then 1.5 and 2: r = 1/2 and 1, halved in the softmax:
+    # 2 e^¼ / (e^¼ + e^½) = 0.875647. Two windows long all are 1.
+    _, weights = moved(DWA(terms=('a', 'b'), window=2), self.TOLD)
+    np.testing.assert_allclose(weights[:3], 1, rtol=1e-6)
+    np.testing.assert_allclose(weights[3:], [[.875647, 1.124353]] * 2, rtol=1e-6)
+
+  def test_weights_are_as_many_and_the_slower_is_the_heavier(self):
+    _, (*_, (a, b, c)) = moved(DWA(terms=('a', 'b', 'c'), window=1), [[(1, 1, 1)], [(.9, .5, 1.1)]])
+    np.testing.assert_allclose(a + b + c, 3, rtol=1e-6)
+    assert b < a < c
+
+  def test_a_hot_softmax_weighs_all_alike(self):
+    _, weights = moved(DWA(terms=('a', 'b'), window=2, temperature=1e6), self.TOLD)
+    np.testing.assert_allclose(weights, 1, rtol=1e-5)
+
+  def test_resumed_is_uninterrupted(self):
+    carry = DWA(terms=('a', 'b'), window=2)
+    whole = moved(carry, self.TOLD)
+    for stop in range(1, len(self.TOLD)):
+      value = jax.tree.map(lambda x: jnp.array(np.asarray(x)), moved(carry, self.TOLD[:stop])[0])
+      assert_same(moved(carry, self.TOLD[stop:], value, stop)[0], whole[0])
+
+  def test_steps_that_count_nothing_are_left_out(self):
+    # Of a the first window is (4), the second has nothing: r = 1, and the third is over the first.
+    nan, carry = np.nan, DWA(terms=('a', 'b'), window=2)
+    _, weights = moved(carry, [[x] for x in (
+        (4, 1), (nan, 1), (nan, 1), (nan, 1), (2, 1), (nan, 1))])
+    np.testing.assert_allclose(weights[3], 1, rtol=1e-6)
+    np.testing.assert_allclose(weights[5], [.875647, 1.124353], rtol=1e-6)      # r = 1/2 and 1
+
+  @pytest.mark.parametrize('told', [(0, 0), (1e30, 1e-30), (-1, 1), (1e-30, 1)])
+  def test_finite_whatever_the_losses(self, told):
+    _, weights = moved(DWA(terms=('a', 'b'), window=1), [[told], [told[::-1]], [told], [(1, 1)]])
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(np.sum(weights, axis=1), 2, rtol=1e-6)
+
+
+class TestGradNorm:
+  TOLD = [[(2, 4), (6, 2)], [(1, 4), (1.5, 4.5)]]
+
+  def test_by_hand(self):
+    # First the targets are the mean, 4: w = 1 - 0.1·6 and 1 + 0.1·2, to the sum 2: 1/2 and 3/2.
+    # Then L/L(0) = 1/2 and 1, r = 2/3 and 4/3, the mean of (1.5, 4.5) is 3, targets are 2 and 4,
+    # |∇L| = G/w = 3 and 3: w = 1/2 + 0.3 and 3/2 - 0.3, whose sum is 2.
+    value, weights = moved(GradNorm(terms=('a', 'b'), alpha=1.0, rate=0.1), self.TOLD)
+    np.testing.assert_allclose(weights, [[.5, 1.5], [.8, 1.2]], rtol=1e-6)
+    assert (value['a/first'], value['b/first']) == (2, 4)
+
+  def test_it_follows_the_gradient_of_the_papers_loss(self):
+    rng, carry = np.random.default_rng(0), GradNorm(terms=tuple('abc'), alpha=1.5, rate=1e-3)
+    first, losses, slopes = rng.uniform(1, 2, (3, 3)).astype(np.float32)
+    value = moved(carry, [[first, slopes]])[0]
+    weights = np.array([value[name] for name in 'abc'])
+
+    def loss(w):                                          # eq. 2, the target held constant
+      norms, progress = w * slopes, losses / first
+      target = np.mean(weights * slopes) * (progress / progress.mean())**1.5
+      return jnp.sum(jnp.abs(norms - target))
+    stepped = weights - 1e-3 * jax.grad(loss)(jnp.array(weights))
+    _, (found,) = moved(carry, [[losses, weights * slopes]], value, 1)
+    np.testing.assert_allclose(found, stepped * 3 / stepped.sum(), rtol=1e-5)
+    assert np.abs(np.array(found) - weights).max() > 1e-4
+
+  def test_gradients_come_to_one_norm(self):
+    carry, slopes = GradNorm(terms=('a', 'b'), alpha=0.0, rate=0.01), np.array([3., 1.])
+    value, weights = None, np.ones(2)
+    for step in range(100):
+      value, (weights,) = moved(carry, [[(1, 1), weights * slopes]], value, step)
+    np.testing.assert_allclose(weights, [.5, 1.5], atol=.03)          # 3·½ = 1·3/2
+
+  def test_resumed_is_uninterrupted(self):
+    carry = GradNorm(terms=('a', 'b'))
+    saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), moved(carry, self.TOLD[:1])[0])
+    assert_same(moved(carry, self.TOLD[1:], saved, 1)[0], moved(carry, self.TOLD)[0])
+
+  def test_a_step_that_counted_nothing_changes_nothing(self):
+    carry = GradNorm(terms=('a', 'b'))
+    value = moved(carry, self.TOLD)[0]
+    for losses in (np.nan, 1), (0, 1), (1, -1):
+      assert_same(moved(carry, [[losses, (1, 0)]], value, 2)[0], value)
+    fresh, _ = moved(carry, [[(np.nan, 1), (0, 1)]])
+    assert (fresh['a'], fresh['b'], fresh['a/first'], fresh['b/first']) == (1, 1, 0, 0)
+
+  @pytest.mark.parametrize('norms', [(1e6, 1), (0, 0), (0, 1e6), (1e-30, 1e30)])
+  def test_weights_stay_positive_and_finite_whatever_the_gradients(self, norms):
+    _, weights = moved(GradNorm(terms=('a', 'b'), rate=1.0), [[(1, 1), norms]] * 3)
+    assert np.isfinite(weights).all() and (np.array(weights) > 0).all()
+    np.testing.assert_allclose(np.sum(weights, axis=1), 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('make', [DWA, GradNorm])
+def test_weights_are_of_terms_that_there_are(make):
+  how = {'window': 2} if make is DWA else {}
+  with pytest.raises(Stop, match="'terms/b' names no output of terms, which has a"):
+    make(terms=('a', 'b'), **how).init(KEY, {'terms': {'a': 0}, 'gradients': {'a': 0}})
+  for wrong in ((), ('a',), ('a', 'a'), 'ab'):
+    with pytest.raises(ValueError, match='must name at least two terms, each once'):
+      make(terms=wrong, **how)
+
+
+def test_each_balanced_term_is_a_group_of_its_name():
+  with pytest.raises(Stop, match="'gradients/b' names no output of gradients, which has a"):
+    GradNorm(terms=('a', 'b')).init(KEY, {'terms': {'a': 0, 'b': 0}, 'gradients': {'a': 0}})
+
+
+@pytest.mark.parametrize(('make', 'wrong'), [
+    (DWA, {'window': 0}), (DWA, {'window': 1, 'temperature': 0.0}),
+    (GradNorm, {'alpha': -1.0}), (GradNorm, {'rate': 0.0})])
+def test_balances_out_of_range(make, wrong):
+  with pytest.raises(ValueError, match=f'{[*wrong][-1]}='):
+    make(terms=('a', 'b'), **wrong)

@@ -211,6 +211,15 @@ class TestStarting:
       setting(config(data={'widths': (8,)}))
     assert stop.value.status == Status.CONFIG
 
+  def test_without_costs_no_call_is_timed_and_the_rest_is_the_same(self, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / 'run')
+    (tmp_path / 'run/report.json').unlink()
+    found = run(tmp_path / 'run', {**config(), 'evaluate': {'cost': False}})
+    for model, before in zip(found['models'], whole[1]['models'], strict=True):
+      assert (model['latency_ms'], model['throughput_per_s'], model['flops']) == (None,) * 3
+      assert before['latency_ms'] and before['throughput_per_s'] and before['flops']
+      assert all(model[key] == before[key] for key in ('quality', 'gain', 'params', 'bytes'))
+
   def test_other_pixels_are_another_run(self, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / 'run')
     (tmp_path / 'run/report.json').unlink()

@@ -20,7 +20,7 @@ def views(b=4, c=3):
 
 def total(node, views, step=0):
   terms = objective.terms_from(node)
-  totals, sums = objective.objective(terms, views, objective.counts(terms, views['batch']), step)
+  totals, sums, _ = objective.objective(terms, views, objective.counts(terms, views['batch']), step)
   return sum(totals.values()), sums
 
 
@@ -146,7 +146,7 @@ def test_a_term_of_weight_0_is_checked_and_left_out():
 def test_groups_keep_their_totals_apart():
   terms = objective.terms_from({'hard': dict(HARD, group='task'), 'soft': dict(SOFT, group='kd')})
   v = views()
-  totals, _ = objective.objective(terms, v, objective.counts(terms, v['batch']), 0)
+  totals, *_ = objective.objective(terms, v, objective.counts(terms, v['batch']), 0)
   assert set(totals) == {'task', 'kd'}
   np.testing.assert_allclose(sum(totals.values()), total({'hard': HARD, 'soft': SOFT}, v)[0],
                              rtol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distill import step
+from distill.types import Status, Stop
 
 FLAT = dict(rate=1.0, steps=2, schedule='constant', warmup=0.0, clip=0.0)
 
@@ -92,6 +93,68 @@ def test_decay_of_adamw_acts_on_matrices_alone_and_is_a_hundredth_unless_given()
     assert (found['bias'] == 1).all()
 
 
+class TestDOT:
+
+  @staticmethod
+  def walked(groups, start, **options):
+    """Parameters after each of these steps' gradients by group."""
+    tx = step.make_optimizer(**{**FLAT, 'name': 'dot', 'task': 'task', **options})
+    params, state, found = start, tx.init(start), []
+    for grads in groups:
+      whole = jax.tree.map(lambda *g: sum(g), *grads.values())
+      updates, state = tx.update(whole, state, params, groups=grads)
+      params = jax.tree.map(jnp.add, params, updates)
+      found.append(params)
+    return found
+
+  def test_two_recursions_by_hand(self):
+    # Task gradient 1, momentum ½ - ¼: buf = 1, 1.25, 1.3125; the others' are 2, momentum ¾:
+    # buf = 2, 3.5, 4.625. Each step takes both.
+    groups = [{'task': jnp.array(1.), 'kd': jnp.array(1.5), '': jnp.array(.5)}] * 3
+    found = self.walked(groups, jnp.array(0.), momentum=.5, delta=.25)
+    np.testing.assert_allclose(found, [-3, -7.75, -13.6875])
+
+  def test_clipped_as_the_sum_is_and_decay_is_the_tasks(self):
+    # The sum 10 is clipped to 1: 0.6 and 0.4. p = 2, decay ½: buf = 1.6 and 0.4, p = 0; then
+    # buf = ¼·1.6 + 0.6 = 1 and ¾·0.4 + 0.4 = 0.7.
+    groups = [{'task': jnp.array(6.), 'kd': jnp.array(4.)}] * 2
+    found = self.walked(groups, jnp.array(2.), momentum=.5, delta=.25, decay=.5, clip=1.0)
+    np.testing.assert_allclose(found, [0, -1.7], atol=1e-6)
+
+  def test_gradients_that_cancel_are_not_clipped(self):
+    groups = [{'task': jnp.array(3.), 'kd': jnp.array(-3.)}] * 2
+    found = self.walked(groups, jnp.array(0.), momentum=.5, delta=.25, clip=1.0)
+    np.testing.assert_allclose(found, [0, 1.5])         # bufs 3.75 and -5.25
+
+  def random(self):
+    rng = np.random.default_rng(0)
+    start = {'a': jnp.array(rng.normal(size=3)), 'b': jnp.array(rng.normal(size=(2, 2)))}
+    like = lambda: jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape)), start)
+    return start, [{'task': like(), 'kd': like(), 'hint': like()} for _ in range(5)]
+
+  def test_without_a_difference_it_is_sgd(self):
+    start, groups = self.random()
+    how = dict(momentum=.9, decay=.01, clip=1.0, rate=.1)
+    sums = [jax.tree.map(lambda *g: sum(g), *grads.values()) for grads in groups]
+    for ours, theirs in zip(self.walked(groups, start, delta=0.0, **how),
+                            walked(sums, start, name='sgd', **how), strict=True):
+      jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours,
+                   theirs)
+
+  def test_the_task_alone_has_the_momentum_of_sgd(self):
+    start, groups = self.random()
+    alone = [{'task': grads['task']} for grads in groups]
+    for ours, theirs in zip(self.walked(alone, start), walked(
+        [grads['task'] for grads in groups], start, name='sgd', momentum=.9), strict=True):
+      jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), ours, theirs)
+
+  def test_a_task_that_no_term_is_of(self):
+    with pytest.raises(Stop, match="optimizer.task='task' is the group of no term: there is '', 'kd"
+                       ) as stop:
+      self.walked([{'': jnp.array(1.), 'kd': jnp.array(1.)}], jnp.array(0.))
+    assert stop.value.status == Status.CONFIG
+
+
 @pytest.mark.parametrize('name', ['adamw', 'adam', 'sgd', 'lamb'])
 def test_every_optimizer_moves_against_the_gradient(name):
   found, = walked([{'kernel': jnp.ones((2, 2))}], {'kernel': jnp.ones((2, 2))}, name=name)
@@ -116,7 +179,8 @@ def test_three_steps_of_sgd_are_those_of_torch():
     dict(name='adamx'), dict(rate=0.0), dict(schedule='step'), dict(warmup=1.5), dict(clip=-1.0),
     dict(decay=-0.1), dict(name='adam', decay=0.1), dict(name='sgd', momentum=1.0),
     dict(name='sgd', momentum=-0.1), dict(drop=0.0), dict(drop=1.5), dict(drops=(0.5, 1.0)),
-    dict(drops=(0.0,)),
+    dict(drops=(0.0,)), dict(task='task'), dict(name='sgd', delta=0.1),
+    dict(name='dot', momentum=0.95), dict(name='dot', momentum=0.05), dict(name='dot', delta=-0.1),
     *(dict(name=name, momentum=0.9) for name in ('adamw', 'adam', 'lamb'))],
     ids=lambda wrong: ' '.join(itertools.chain(*((k, str(v)) for k, v in wrong.items()))))
 def test_what_it_cannot_be_is_refused(wrong):

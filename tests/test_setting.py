@@ -4,6 +4,7 @@ import pytest
 
 from distill import main
 from distill.pipelines.setting import setting
+from distill.types import Status, Stop
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +58,34 @@ def test_every_judged_split_has_its_batches():
   assert list(rows) == ['test', 'train']
   ids = np.concatenate([rows['train'][i]['id'] for i in range(len(rows['train']))])
   assert sorted(ids[ids >= 0].tolist()) == list(range(int(ids.max()) + 1))
+
+
+def scheduled(**schedule):
+  """The stages of a run on digits whose terms and constants move so."""
+  node = main.parsed(['--config=configs/digits.py:ctkd']).config.to_dict()
+  node['objective']['ctkd']['schedule'] = node['schedules']['reversal'] = schedule
+  node['teachers']['teacher']['train']['objective']['hard']['schedule'] = schedule
+  return {t.stage.name: t.stage for t in setting(node).trained}
+
+
+def test_epochs_of_a_schedule_are_those_of_its_stage():
+  # 1,327 images: in batches of 64 the teacher's epoch is 21 steps; half of each of the student's is
+  # drawn from the labelled ones, so its is 42.
+  found = scheduled(name='ramp', epochs=2)
+  assert [found['teacher'].terms[0].weight(step) for step in (0, 21, 42)] == [0, 0.5, 1]
+  weight = next(term for term in found['student'].terms if term.name == 'ctkd').weight
+  assert [weight(step) for step in (0, 42, 84)] == [0, 0.5, 1]
+  assert found['student'].schedules['reversal'](42) == 0.5
+  part = scheduled(name='ramp', epochs=0.4)['student'].schedules['reversal']
+  assert part(16) < 1 and part(17) == 1                 # 16.8, rounded
+
+
+@pytest.mark.parametrize(('schedule', 'line'), [
+    (dict(epochs=0), 'schedule.epochs=0 must be a number above 0'),
+    (dict(epochs=True), 'schedule.epochs=True must be a number above 0'),
+    (dict(epochs='2'), "schedule.epochs='2' must be a number above 0"),
+    (dict(epochs=2, steps=3), 'schedule has both epochs=2 and steps=3')])
+def test_epochs_that_cannot_be(schedule, line):
+  with pytest.raises(Stop, match=f'teachers.teacher.train.objective.hard.{line}') as stop:
+    scheduled(name='ramp', **schedule)
+  assert stop.value.status == Status.CONFIG

@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from distill import carry, lookup, objective, step, student, teachers
+from distill import carry, lookup, objective, sharding, step, student, teachers
 from distill.models import norm
 from distill.models.pure import Pure
 from distill.types import Status, Stop
@@ -56,7 +56,10 @@ def machine(node=None, *, model=MODEL, frozen=(), optimizer=None, microbatch=0, 
   terms = objective.terms_from(node or {'hard': HARD, 'soft': SOFT})
   run = step.make_train_step(who, (big,), terms, optimizer, **options)
   carries = options.get('carries', {})
-  shapes = {'big': {'logits': jax.ShapeDtypeStruct((8, 3), jnp.float32)}}
+  number = jax.ShapeDtypeStruct((), jnp.float32)
+  shapes = {'big': {'logits': jax.ShapeDtypeStruct((8, 3), jnp.float32)},
+            'terms': {term.name: number for term in terms},
+            'gradients': {term.group: number for term in terms}}
   start = step.init_state(who, *who.init(0), optimizer,
                           {n: c.init(jax.random.key(0), shapes) for n, c in carries.items()})
   return run, start
@@ -268,3 +271,123 @@ class TestCarry:
     with pytest.raises(Stop, match='carry.centre') as stop:
       machine(carries=self.MEAN, accumulate=2)
     assert stop.value.status == Status.CONFIG
+
+
+def balanced(kind):
+  """What is trained with weights from a carry, or with DOT: terms, carries and the optimizer."""
+  weighed = lambda node, name: dict(
+      node, group=name, scale='' if kind == 'dot' else f'carry/{kind}/{name}')
+  soft = {k: v for k, v in SOFT.items() if k != 'schedule'}
+  carries = {'dwa': lambda: carry.DWA(terms=('hard', 'soft'), window=2),
+             'gradnorm': lambda: carry.GradNorm(terms=('hard', 'soft'))}
+  optimizer = dict(name='dot', task='hard') if kind == 'dot' else dict(name='sgd')
+  return dict(
+      node={'hard': weighed(HARD, 'hard'), 'soft': weighed(soft, 'soft')},
+      carries={kind: carries[kind]()} if kind in carries else {},
+      optimizer=step.make_optimizer(
+          rate=0.1, steps=9, schedule='constant', warmup=0.0, **optimizer))
+
+
+class TestWhatATermSaysOfItself:
+
+  class Seen:
+    """Remembers what a carry sees."""
+    reads = 'terms/soft', 'gradients/kd'
+
+    def init(self, key, shapes):
+      return {'mean': jnp.zeros(()), 'norm': jnp.zeros(())}
+
+    def update(self, value, views, step):
+      assert set(views['terms']) == {'hard', 'soft'} and set(views['gradients']) == {'', 'kd'}
+      return {'mean': views['terms']['soft'], 'norm': views['gradients']['kd']}
+
+  def seen(self, **change):
+    node = {'hard': HARD, 'soft': dict(
+        loss='logits.mse', reads=SOFT['reads'], group='kd', **change)}
+    return trained(1, node=node, carries={'seen': self.Seen()},
+                   schedules={'third': lambda step: jnp.float32(1 / 3)})
+
+  def test_its_mean_is_before_and_its_gradient_after_weight_and_scale(self):
+    (one, metrics), (half, _) = self.seen(), self.seen(weight=0.5)
+    mean, norm = one.carry['seen']['mean'], one.carry['seen']['norm']
+    start = student.under(student.Student(MODEL, {}, ()).init(0)[0], 'model/')
+    logits = [MODEL(*weights, batch())[0]['logits'] for weights in ((start, {}), BIG)]
+    gap = np.asarray(logits[0] - logits[1])
+    np.testing.assert_allclose(mean, np.mean(gap[:7]**2), rtol=1e-5)         # over valid rows
+    np.testing.assert_allclose(norm, metrics['grad_norm/kd'][0], rtol=1e-6)
+    np.testing.assert_allclose([half.carry['seen']['mean'], half.carry['seen']['norm']],
+                               [mean, norm / 2], rtol=1e-6)
+    scaled, _ = self.seen(scale='schedule/third')
+    np.testing.assert_allclose([scaled.carry['seen']['mean'], scaled.carry['seen']['norm']],
+                               [mean, norm / 3], rtol=1e-6)
+
+  def test_it_is_nan_where_nothing_counts(self):
+    nothing = {'soft': dict(SOFT, mask='batch/nothing'), 'hard': HARD}
+    terms = objective.terms_from(nothing)
+    views = {'batch': batch() | {'nothing': jnp.zeros(8)}, 'big': {'logits': jnp.ones((8, 3))},
+             'student': {'logits': jnp.ones((8, 3))}}
+    *_, means = objective.objective(terms, views, objective.counts(terms, views['batch']), 1)
+    assert np.isnan(means['soft']) and np.isfinite(means['hard'])
+
+  @pytest.mark.parametrize('path', ['terms/hard', 'gradients/'])
+  def test_a_term_cannot_read_it(self, path):
+    node = {'hard': HARD, 'soft': dict(
+        SOFT, reads=dict(SOFT['reads'], temperature=path), kwargs={})}
+    with pytest.raises(Stop, match=f'objective.soft.reads.temperature: {path!r} names no view'):
+      trained(1, node=node)
+
+
+class TestBalance:
+
+  @pytest.mark.parametrize('kind', ['dwa', 'gradnorm', 'dot'])
+  def test_it_resumes_bitwise(self, kind):
+    whole, _ = trained(6, **balanced(kind))
+    saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), trained(3, **balanced(kind))[0])
+    assert_same(trained(6, first=3, state=saved, **balanced(kind))[0], whole)
+    if kind != 'dot':
+      weights = [float(whole.carry[kind][name]) for name in ('hard', 'soft')]
+      assert weights[0] != weights[1]
+      np.testing.assert_allclose(sum(weights), 2, rtol=1e-6)
+
+  @pytest.mark.parametrize('kind', ['dwa', 'gradnorm', 'dot'])
+  def test_one_device_is_eight(self, kind):
+    def on(devices):
+      layout = sharding.layout(devices=jax.devices()[:devices])
+      run, state = machine(layout=layout, **balanced(kind))
+      state = sharding.placed(state, step.shardings(state, layout))
+      weights = {'big': sharding.placed(BIG, layout.weights(BIG))}
+      for i in range(5):
+        state, _ = run(state, weights, layout.fed(batch(i)), jax.random.key(1))
+      return jax.device_get(state)
+    eight, one = on(8), on(1)
+    for part in 'params', 'carry', 'opt_state':
+      assert_same(getattr(eight, part), getattr(one, part), rtol=1e-5, atol=1e-6)
+    assert one.first_bad == -1
+
+  def test_a_weight_from_a_carry_weighs(self):
+    # GradNorm's weights after a step, given as constants to the next.
+    how = balanced('gradnorm')
+    first, _ = trained(1, **how)
+    weights = {name: float(first.carry['gradnorm'][name]) for name in ('hard', 'soft')}
+    second, metrics = trained(2, **how)
+    node = {name: dict({k: v for k, v in term.items() if k != 'scale'},
+                       weight=term.get('weight', 1.0) * weights[name])
+            for name, term in how['node'].items()}
+    start = jax.tree.map(lambda x: jnp.array(np.asarray(x)), trained(1, **how)[0])
+    plain, same = trained(2, first=1, state=start.replace(carry={}),
+                          node=node, optimizer=how['optimizer'])
+    assert weights['hard'] != 1
+    np.testing.assert_allclose(same['grad_norm'][0], metrics['grad_norm'][0], rtol=1e-5)
+    assert_same(plain.params, second.params, rtol=1e-5, atol=1e-7)
+
+
+def test_norms_are_those_of_each_term_alone():
+  terms = objective.terms_from(dict(balanced('dot')['node'], hint=dict(
+      loss='logits.mse', weight=2.0, reads=SOFT['reads'], schedule=dict(name='ramp', steps=3))))
+  who, big = student.Student(MODEL, {}, ()), teachers.Teacher('big', MODEL, microbatch=0)
+  start = step.init_state(who, *who.init(0), optax.sgd(0.1), {})
+  found = step.make_norms(who, (big,), terms)(start, {'big': BIG}, batch(), jax.random.key(1))
+  for name in 'hard', 'soft':
+    alone, metrics = trained(1, node={name: balanced('dot')['node'][name]})
+    np.testing.assert_allclose(found[name], metrics['grad_norm'][0], rtol=1e-5)
+  assert found.keys() == {'hard', 'soft', 'hint'} and found['hint'] == 0

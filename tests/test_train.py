@@ -1,6 +1,16 @@
-import pytest
+import json
+import shutil
 
-from distill import train
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from distill import objective, sharding, train
+from distill.logs import Log
+from distill.models.pure import Pure
+from distill.student import Student
 from distill.types import Status, Stop
 
 
@@ -33,3 +43,80 @@ class TestRun:
       run.preempt()
       reached.append('saved')
     assert reached == ['saved']
+
+
+class Dense(nnx.Module):
+
+  def __init__(self, *, rngs):
+    self.dense = nnx.Linear(4, 3, rngs=rngs)
+
+  def __call__(self, batch, *, train=False, key=None):
+    return {'logits': self.dense(batch['x'])}
+
+
+class Batches:
+
+  def __getitem__(self, i):
+    x = np.random.default_rng(i).normal(size=(8, 4)).astype(np.float32)
+    return {'id': np.arange(8), 'x': x, 'label': np.arange(8) % 3, 'valid': np.ones(8, np.float32)}
+
+
+class TestShares:
+  """Each term's part of the gradient before the first step."""
+  LINE = 'student: gradient at step 0: twice 75 %, once 25 %, later 0 %; nothing from later\n'
+
+  def fitted(self, place, names=('once', 'twice', 'later'), preempted=False, **plan):
+    # Terms of one loss: their gradients are as their weights, 1 and 3 and a ramp's first, 0.
+    hard = dict(loss='supervised.cross_entropy',
+                reads=dict(student='student/logits', label='batch/label'))
+    node = {'once': hard, 'twice': dict(hard, weight=3.0),
+            'later': dict(hard, schedule=dict(name='ramp', steps=9))}
+    student = Student(Pure(lambda rngs: Dense(rngs=rngs)))
+    stage = train.Stage(
+        name='student', student=student, start=lambda: student.init(0), data=Batches(), seed=5,
+        terms=objective.terms_from({name: node[name] for name in names}),
+        layout=sharding.layout(devices=jax.devices()[:1]),
+        optimizer=dict(name='sgd', rate=0.1), train=dict(
+            dict(steps=2, log_every=1, save_every=1, shares=True), **plan))
+    log = Log(place, quiet=True)
+    run = train.Run('run', place, log, seed=5)
+    run.preempted = preempted
+    try:
+      return train.fit(stage, train.prepared(stage, {}), run)[0]
+    finally:
+      log.close()
+
+  @staticmethod
+  def rows(place):
+    rows = [json.loads(line) for line in (place / 'metrics.jsonl').read_text().splitlines()]
+    assert all(row.pop('time') for row in rows)
+    return rows
+
+  def test_they_are_said_and_logged_once_whatever_happens_to_the_run(self, tmp_path, capsys):
+    with pytest.raises(Stop, match='everything saved'):
+      self.fitted(tmp_path, preempted=True)             # before anything is saved
+    for _ in range(2):
+      assert [row['step'] for row in self.rows(tmp_path)[:1]] == [0]
+      whole = self.fitted(tmp_path)
+      rows = self.rows(tmp_path)
+      assert [row['step'] for row in rows] == [0, 1, 2]
+      assert rows[0].keys() == {'stage', 'seed', 'step', 'share/once', 'share/twice', 'share/later'}
+      np.testing.assert_allclose([rows[0][f'share/{n}'] for n in ('once', 'twice', 'later')],
+                                 [.25, .75, 0], rtol=1e-6)
+      assert (rows[0]['stage'], rows[0]['seed']) == ('student', 5)
+      shutil.rmtree(tmp_path / 'checkpoints/student/2')         # the next begins at step 1
+    assert capsys.readouterr().err == 2 * self.LINE             # of the two that began at 0
+    plain = self.fitted(tmp_path / 'plain', shares=False)
+    assert all(jnp.array_equal(whole[path], plain[path]) for path in whole)
+
+  def test_a_term_alone_has_all(self, tmp_path, capsys):
+    self.fitted(tmp_path, names=('once',))
+    assert capsys.readouterr().err == 'student: gradient at step 0: once 100 %\n'
+
+  def test_they_are_not_measured_unless_asked(self, tmp_path, capsys):
+    self.fitted(tmp_path, shares=False)
+    assert [row['step'] for row in self.rows(tmp_path)] == [1, 2] and not capsys.readouterr().err
+
+  def test_accumulated_they_are_the_same(self, tmp_path, capsys):
+    self.fitted(tmp_path, accumulate=4)
+    assert capsys.readouterr().err == self.LINE

@@ -57,7 +57,7 @@ def lines(rows: Rows) -> dict[str, dict[str, tuple[list, list]]]:
   found: dict[str, dict[str, tuple[list, list]]] = {}
   for row in rows:
     for name, value in row.items():
-      if name not in UNDRAWN and value is not None:
+      if name not in UNDRAWN and value is not None and not name.startswith('share/'):
         steps, values = found.setdefault(name, {}).setdefault(row['stage'], ([], []))
         steps.append(row['step'])
         values.append(value)

@@ -1,7 +1,8 @@
 """The report of a run: report.json for scripts, report.html for people, a table and a verdict.
 
 `CONTRACT` is what report.json promises; page, table and verdict say nothing that isn't in it.
-`flops` and `peak_memory_bytes` are those of the call that `latency_ms` times; `saw` is null for a
+`flops` and `peak_memory_bytes` are those of the call that `latency_ms` times; they and
+`throughput_per_s` are null where calls weren't measured (`evaluate.cost`). `saw` is null for a
 model that was loaded. `task.split` names the examples of `quality`, and a model's `also` holds the
 same of further splits; a report may be without the two.
 """
@@ -37,8 +38,8 @@ MODEL = {
     'name': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
     'saw': (*({what: int, 'labels': int} for what in ('texts', 'images')), None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
-    'latency_ms': {'p50': float, 'p95': float, 'batch': int, 'threads': int},
-    'throughput_per_s': float, 'flops': (float, None), 'peak_memory_bytes': (int, None),
+    'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),
+    'throughput_per_s': (float, None), 'flops': (float, None), 'peak_memory_bytes': (int, None),
     'energy_j_per_example': ({'value': float, 'method': str}, None),
     'faithfulness': {...: float}, 'tier': (TIER, None)}
 CONTRACT = {
@@ -112,7 +113,9 @@ def _sentence(who: str, student: Model, models: Mapping[str, Model], metric: str
     said = (f"{who} keeps {_percent(kept[metric])} of the {teacher['name']}'s {spelled(metric)}"
             if quality['higher_is_better'] else
             f'{said}, where the {teacher["name"]} has {theirs},')
-    said += f' with {_size(student, teacher)}, {_pace(student, teacher)}'
+    timed = student['latency_ms'] and teacher['latency_ms']
+    said += f' with {_size(student, teacher)}' + (
+        f', {_pace(student, teacher)}' if timed else '')
   if not gain:
     return f'{said}; without a baseline, nothing shows what the teacher brought.'
   of = models[gain['of']]
@@ -195,10 +198,13 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
 
 def _costs(models: Sequence[Model]) -> list[Rows]:
   row = lambda label, say: (label, [(say(model), '') for model in models])
+  sizes = [row('parameters', lambda m: _short(m['params'])),
+           row('outside embeddings', lambda m: _short(m['params_outside_embeddings'])),
+           row('weights', lambda m: _short(m['bytes'], 'B'))]
+  if not all(model['latency_ms'] for model in models):
+    return [sizes]
   return [
-      [row('parameters', lambda m: _short(m['params'])),
-       row('outside embeddings', lambda m: _short(m['params_outside_embeddings'])),
-       row('weights', lambda m: _short(m['bytes'], 'B'))],
+      sizes,
       [row(f'time at batch {models[0]["latency_ms"]["batch"]}',
            lambda m: f'{m["latency_ms"]["p50"]:,.2f} ms'),
        row('95th percentile', lambda m: f'{m["latency_ms"]["p95"]:,.2f} ms'),

@@ -8,14 +8,24 @@ from distill.train import Stage
 def without(stage: Stage, teachers: set[str]) -> Stage | None:
   """The baseline: the same student with the terms that read no teacher, each at weight 1.
 
-  Nothing if no term is left, or if there was no teacher.
+  That is without the weights, too, that a carry makes of terms. Nothing if no term is left, or if
+  there was no teacher.
   """
-  gone = {f'{teacher}/' for teacher in teachers}
+  parts = {'projected': stage.student.projectors, 'carry': stage.carries}
+  weights = tuple(f'carry/{name}/' for name, carry in stage.carries.items()
+                  if any(path.startswith('terms/') for path in objective.paths(carry.reads)))
+  terms = [dataclasses.replace(term, weight=lambda step: 1.0,
+                               scale='' if term.scale.startswith(weights) else term.scale)
+           for term in stage.terms]
+  gone, before = {f'{teacher}/' for teacher in teachers}, None
   taught = lambda paths: any(f'{path}/'.startswith(tuple(gone)) for path in paths)
-  for view, parts in (('projected', stage.student.projectors), ('carry', stage.carries)):
-    gone |= {f'{view}/{name}/' for name, part in parts.items()
-             if taught(objective.paths(part.reads))}
-  kept = [term for term in stage.terms if not taught(term.paths)]
+  while gone != before:             # parts read each other, terms, and terms them
+    before, gone = gone, gone | {
+        f'{view}/{name}/' for view, of in parts.items() for name, part in of.items()
+        if taught(objective.paths(part.reads))} | {
+        path for term in terms if taught(term.paths)
+        for path in (f'terms/{term.name}/', f'gradients/{term.group}/')}
+  kept = [term for term in terms if not taught(term.paths)]
   if not kept or not teachers:
     return None
   read = {path for term in kept for path in term.paths}
@@ -30,5 +40,4 @@ def without(stage: Stage, teachers: set[str]) -> Stage | None:
                         for part, wanted in zip(stage.start(), shapes, strict=True))
   return dataclasses.replace(
       stage, name=stage.name.replace('student', 'baseline', 1), student=student, start=start,
-      teachers=(), weights={}, carries=carries,
-      terms=tuple(dataclasses.replace(term, weight=lambda step: 1.0) for term in kept))
+      teachers=(), weights={}, carries=carries, terms=tuple(kept))

@@ -186,7 +186,16 @@ def _keep(path: pathlib.Path, records: Records, name: str) -> None:
 
 
 def costs_of(models: Sequence[Model], told: Setting) -> dict[str, dict[str, Any]]:
-  """Size, latency at batch 1 and throughput at the evaluation's batch, at the longest width."""
+  """Size, and unless `evaluate.cost` is off what calls at the longest width take: latency at batch
+  1 and throughput at the evaluation's batch.
+  """
+  sizes = {m.name: {
+      'params': cost.params(m.weights[0]),
+      'params_outside_embeddings': cost.params(m.weights[0], embeddings=False),
+      'bytes': cost.nbytes(m.weights)} for m in models}
+  if not told.evaluate.cost:
+    unmeasured = dict.fromkeys(('latency_ms', 'throughput_per_s', 'flops', 'peak_memory_bytes'))
+    return {name: of | unmeasured for name, of in sizes.items()}
   size = told.evaluate.batch_size
 
   def compiled(model: Model, batch: int):
@@ -200,8 +209,6 @@ def costs_of(models: Sequence[Model], told: Setting) -> dict[str, dict[str, Any]
   latency = cost.latency({name: call for name, (_, call) in one.items()})
   throughput = cost.throughput(many, batch=size)
   return {m.name: {
-      'params': cost.params(m.weights[0]),
-      'params_outside_embeddings': cost.params(m.weights[0], embeddings=False),
-      'bytes': cost.nbytes(m.weights), 'latency_ms': latency[m.name],
-      'throughput_per_s': throughput[m.name], 'flops': cost.flops(one[m.name][0]),
+      **sizes[m.name], 'latency_ms': latency[m.name], 'throughput_per_s': throughput[m.name],
+      'flops': cost.flops(one[m.name][0]),
       'peak_memory_bytes': cost.peak_memory(one[m.name][0])} for m in models}

@@ -79,11 +79,14 @@ class StudentNode:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """`evaluate`. `resamples` are those of the bootstrap."""
+  """`evaluate`. `resamples` are those of the bootstrap; `cost` says whether calls are timed, too:
+  a sweep that asks for quality alone is done sooner without.
+  """
   split: str = 'test'
   also: Sequence[str] = ()          # further splits to judge by
   batch_size: int = 64
   resamples: int = 1000
+  cost: bool = True
 
   def __post_init__(self):
     if self.batch_size < 1 or self.resamples < 1:

@@ -21,15 +21,9 @@ from distill.data.images import told
 from distill.data.sets import Dataset
 from distill.data.stored import source_sha256
 from distill.models.pure import Flat, Pure
+from distill.pipelines import nodes
 from distill.pipelines.baseline import without
-from distill.pipelines.nodes import (
-  Config,
-  Evaluate,
-  StepNode,
-  StudentNode,
-  TeacherNode,
-  TeacherTrain,
-)
+from distill.pipelines.epochs import in_steps
 from distill.student import Student, started_from, with_projectors
 from distill.teachers import Teacher, Weights
 from distill.train import Stage
@@ -66,7 +60,7 @@ class Setting:
   """
   dataset: Dataset
   task: Any
-  evaluate: Evaluate
+  evaluate: nodes.Evaluate
   widths: tuple[int, ...]           # that texts are padded to; () for images
   rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
@@ -82,11 +76,11 @@ class Setting:
 
 def setting(node: Mapping[str, Any]) -> Setting:
   """Reads a resolved config, loads its data and builds its stages; nothing is compiled."""
-  config = lookup.call(Config, node, 'config')
+  config = lookup.call(nodes.Config, node, 'config')
   layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
   source = {key: value for key, value in config.data.items() if key not in BATCHING}
   dataset = lookup.build('data', source, 'data')
-  evaluate = lookup.call(Evaluate, config.evaluate, 'evaluate')
+  evaluate = lookup.call(nodes.Evaluate, config.evaluate, 'evaluate')
   judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
   for name, where in {'train': 'data', **judged}.items():
     if name not in dataset.splits or not len(dataset.splits[name]):
@@ -102,7 +96,7 @@ def setting(node: Mapping[str, Any]) -> Setting:
   trained, loaded, weights, teachers = [], {}, {}, []
   for name, spec in config.teachers.items():
     where = f'teachers.{name}'
-    spec = lookup.call(TeacherNode, spec, where)
+    spec = lookup.call(nodes.TeacherNode, spec, where)
     if name in TAKEN or name.startswith(('student-', 'baseline-')):
       raise Stop(Status.CONFIG, f'{where}: {name!r} is taken; call the teacher something else')
     if spec.train:
@@ -133,7 +127,7 @@ def setting(node: Mapping[str, Any]) -> Setting:
 class _Builder:
   """Stages over one data set."""
 
-  def __init__(self, config: Config, dataset: Dataset, layout: sharding.Layout, task: Any):
+  def __init__(self, config: nodes.Config, dataset: Dataset, layout: sharding.Layout, task: Any):
     self.config, self.dataset, self.layout, self.task = config, dataset, layout, task
     self.batching = {key: config.data[key] for key in BATCHING if key in config.data}
     self.labelled = self.batching.pop('labelled', 1.0)
@@ -144,12 +138,13 @@ class _Builder:
     self.widths = tuple(map(int, widths))
     self.nodes = {}                   # of models, by where they are described
 
-  def teacher(self, name: str, spec: TeacherNode) -> Trained:
+  def teacher(self, name: str, spec: nodes.TeacherNode) -> Trained:
     """The stage that trains a teacher, from its seed or from `init`."""
     where = f'teachers.{name}'
-    own = {key: spec.train[key] for key in lookup.parameters(TeacherTrain) if key in spec.train}
+    own = {key: spec.train[key] for key in lookup.parameters(nodes.TeacherTrain)
+           if key in spec.train}
     plan = {key: value for key, value in spec.train.items() if key not in own}
-    own = lookup.call(TeacherTrain, own, f'{where}.train')
+    own = lookup.call(nodes.TeacherTrain, own, f'{where}.train')
     seed = spec.seed + (0 if spec.shared else self.config.seed)
     order = {'seed': spec.seed} if spec.shared else {}
     if spec.init:
@@ -159,8 +154,9 @@ class _Builder:
     else:
       model, node = self.model(spec.model, f'{where}.model')
       start = lambda: Student(model).init(seed)
-    data, saw = self.data(plan, own.labelled, own.drawn, where, **order)
-    terms = objective.terms_from(own.objective, f'{where}.train.objective')
+    data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, **order)
+    there = f'{where}.train.objective'
+    terms = objective.terms_from(in_steps(own.objective, epoch, there), there)
     _check_labels(terms, saw)
     stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
                   where=where, seed=seed, terms=terms,
@@ -176,19 +172,20 @@ class _Builder:
 
     The baseline goes through the same stages, as far as they have terms that read no teacher.
     """
-    config, node = self.config, lookup.call(StudentNode, self.config.student, 'student')
+    config, node = self.config, lookup.call(nodes.StudentNode, self.config.student, 'student')
     model, spelled = self.model(node.model, 'student.model')
     start = self.start(node, model, teachers, weights)
     steps = {f'student-{name}': (f'before.{name}', lookup.call(
-        StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
-    steps['student'] = '', StepNode(config.objective, config.optimizer, config.train,
-                                    config.augment)
-    schedules = {name: lookup.build('schedules', spec, f'schedules.{name}')
-                 for name, spec in config.schedules.items()}
+        nodes.StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
+    steps['student'] = '', nodes.StepNode(config.objective, config.optimizer, config.train,
+                                          config.augment)
     stages, views = [], None
     for name, (where, step) in steps.items():
-      data, saw = self.data(step.train, self.labelled, self.drawn, where or 'config')
-      terms = objective.terms_from(step.objective, f'{where}.objective'.lstrip('.'))
+      data, saw, epoch = self.data(step.train, self.labelled, self.drawn, where or 'config')
+      schedules = {name: lookup.build('schedules', spec, f'schedules.{name}') for name, spec in
+                   in_steps(config.schedules, epoch, 'schedules').items()}
+      there = f'{where}.objective'.lstrip('.')
+      terms = objective.terms_from(in_steps(step.objective, epoch, there), there)
       _check_labels(terms, saw)
       read = {path for term in terms for path in term.paths}
       carries = {} if where else self.carries(read)
@@ -234,7 +231,7 @@ class _Builder:
             for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
 
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
-    """A stage's batches, and how many examples and labels they show."""
+    """A stage's batches, how many examples and labels they show, and the steps of an epoch."""
     split, steps = self.dataset.splits['train'], plan.get('steps')
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
@@ -243,7 +240,8 @@ class _Builder:
     rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
                        rows=self.layout.rows(size) if isinstance(size, int) else None)
     labels = int(((split.columns['draw'] < labelled) & split.known).sum())
-    return rows, {self.dataset.what: labels if drawn == 1 else len(split), 'labels': labels}
+    saw = {self.dataset.what: labels if drawn == 1 else len(split), 'labels': labels}
+    return rows, saw, batches.epoch_steps(split, **{k: v for k, v in how.items() if k != 'seed'})
 
   def model(self, node: Mapping[str, Any], where: str) -> tuple[Pure, dict[str, Any]]:
     """A model that fits the data, and its node with every size spelled out."""
@@ -261,7 +259,7 @@ class _Builder:
     return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes,
                               special=self.dataset.special) for i, node in enumerate(nodes))
 
-  def exported(self, spec: TeacherNode, where: str):
+  def exported(self, spec: nodes.TeacherNode, where: str):
     """The model, weights and card of `init`, which must be what `model` says, if it says it."""
     free = {key: spec.model[key] for key in ('dropout', 'words') if key in spec.model}
     model, weights, card = predict.exported(
@@ -341,7 +339,7 @@ class _Builder:
     return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
             **{t.name: shapes(t.model) for t in teachers}}
 
-  def start(self, node: StudentNode, model: Pure, teachers: Sequence[Teacher],
+  def start(self, node: nodes.StudentNode, model: Pure, teachers: Sequence[Teacher],
             weights: Mapping[str, Weights]) -> Callable[[Student], tuple[Flat, Flat]]:
     """Parameters before step 0: by the seed, or from a teacher's or an exported model's."""
     seed = self.config.seed

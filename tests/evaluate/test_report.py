@@ -69,6 +69,13 @@ def further(found):
   return found
 
 
+def untimed(found):
+  """The same report of a run without `evaluate.cost`."""
+  for each in found['models']:
+    each |= dict.fromkeys(('latency_ms', 'throughput_per_s', 'flops', 'peak_memory_bytes'))
+  return found
+
+
 ROWS = [{'stage': stage, 'seed': 0, 'step': step, 'time': 1., 'loss': height / step,
          'grad_norm': 9., 'hard': 1.}
         for stage, height in (('teacher', 10.), ('student', 40.), ('baseline', 20.))
@@ -120,6 +127,10 @@ class TestVerdict:
     found['models'][1]['params'] = 2_000_000
     found['models'][1]['params_outside_embeddings'] = outside
     assert f'with {said} parameters outside the embeddings' in report.verdict(found)
+
+  def test_speaks_of_no_time_where_none_was_taken(self, found):
+    said = report.verdict(untimed(found))
+    assert 'with 1/9 of its parameters outside the embeddings, and beats' in said
 
   def test_names_no_embeddings_where_there_are_none(self, found):
     for each in found['models']:
@@ -268,6 +279,13 @@ class TestWrite:
     assert 'minmax(300px, 1fr)' in page
     assert drawn and min(map(float, drawn)) * 300 / charts.WIDTH >= 11
     assert len(sheet) > 5 and min(map(float, sheet)) >= 11
+
+  def test_without_times_there_is_none_on_the_page_nor_in_the_table(self, found, tmp_path):
+    report.write(tmp_path, untimed(found), ROWS)
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    said = page + report.table(report.read(tmp_path))
+    assert not re.search('time at batch|percentile|a second|threads|medians|None', said)
+    assert said.count('outside embeddings') == 2 and 'cpu, Xeon, 2 cores' in page
 
   def test_a_loaded_teacher_is_called_so(self, found, tmp_path):
     found['models'][0]['saw'] = None

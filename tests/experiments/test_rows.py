@@ -35,6 +35,13 @@ def test_a_row_has_the_quality_of_every_split_and_on_which_it_is_judged(report, 
   assert held_out['gain']['spearman']['value'] == .2 and held_out['retention'] is None
 
 
+def test_a_row_of_a_run_that_timed_nothing_has_no_times(report, tmp_path):
+  report['models'][0] |= {'latency_ms': None, 'throughput_per_s': None}
+  student = rows.told(report, tmp_path)['models']['student']
+  assert student['latency_ms'] is None and student['throughput_per_s'] is None
+  assert student['params'] == 7
+
+
 def test_a_row_of_a_report_that_names_no_split_names_none(report, tmp_path):
   del report['task']['split'], report['models'][0]['also']
   row = rows.told(report, tmp_path)

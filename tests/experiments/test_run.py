@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 
 def get_config(size='full'):
   c = ConfigDict(dict(seed=0, pipeline='compare.run', data=dict(seed=0), rate=0.1, steps=5,
-                      on=False, name='a', pair=(1, 2)))
+                      on=False, name='a', pair=(1, 2), train=dict(steps=5)))
   if size == 'test':
     c.steps = 1
   return c
@@ -31,6 +32,12 @@ SWEEP = '''
 def sweep():
   yield {}
   yield {'rate': 0.2}
+'''
+VARIANTS = '''
+
+def sweep():
+  yield 'full'
+  yield {'variant': 'test', 'rate': 0.2}
 '''
 
 
@@ -95,6 +102,33 @@ def found(out='out'):
   return rows.read(pathlib.Path(out, 'results.jsonl'))[0]
 
 
+def found_in(out):
+  return [json.loads(json.dumps(row)) for row in found(out)]
+
+
+def worker(monkeypatch, does):
+  """What the processes of `--jobs` are: runs that take no time, beside what they do."""
+  pathlib.Path('worker.py').write_text(f'''
+import os, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from experiments import rows, run
+run.WAIT = 0.05
+rows.commit = lambda: 'c'
+def fake(name, config, workdir, stopping, shared):
+  time.sleep(0.05)
+  {does}
+run.distill.run = fake
+rows.told = lambda report, workdir: dict.fromkeys(rows.FINISHED, '')
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sys.exit(run.main(sys.argv[1:]))
+''')
+  monkeypatch.setattr(run, 'WORKER', (sys.executable, 'worker.py'))
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))
+
+
+# As TOY, but `get_config` knows its variants by name.
+VARIED = TOY.replace("  if size == 'test':\n    c.steps = 1", "  if size in ('full', 'test'):\n"
+                     "    c.steps = dict(full=5, test=1)[size]")
 ALL = [(0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1)]
 
 
@@ -111,7 +145,15 @@ class TestArms:
     pathlib.Path('toy.py').write_text(TOY + SWEEP)
     assert run.arms('toy.py:test') == [{}, {'rate': 0.2}]
 
-  @pytest.mark.parametrize('body', ['yield 3', "yield 'rate=3'", 'yield 1 / 0', 'yield from ()',
+  def test_an_arm_may_be_a_variant(self, toy):
+    pathlib.Path('toy.py').write_text(VARIED + VARIANTS)
+    assert run.arms('toy.py') == [{'variant': 'full'}, {'variant': 'test', 'rate': 0.2}]
+    assert [rows.words(arm) for arm in run.arms('toy.py')] == ['full', 'test, rate=0.2']
+    with pytest.raises(Stop, match='run toy.py without :test') as stop:
+      run.arms('toy.py:test')
+    assert stop.value.status == Status.CONFIG
+
+  @pytest.mark.parametrize('body', ['yield 3', 'yield 1 / 0', 'yield from ()',
                                     "yield {'data.seed': 3}"])
   def test_a_broken_sweep_is_one_line(self, toy, body):
     pathlib.Path('toy.py').write_text(TOY + f'def sweep():\n  {body}\n')
@@ -139,6 +181,28 @@ class TestPlan:
     pathlib.Path('toy.py').write_text(TOY + SWEEP + f'  yield {arm}\n')
     assert run.main(['toy.py', '--out=out']) == Status.CONFIG
     assert line in capsys.readouterr().err and not toy and not pathlib.Path('out').exists()
+
+  def test_variants_are_resolved_and_are_of_one_base(self, toy):
+    pathlib.Path('toy.py').write_text(VARIED + VARIANTS)
+    planned = run.plan('toy.py', 2)
+    assert [(p.config['steps'], p.config['rate'], p.seed, p.config['data']['seed'])
+            for p in planned] == [(5, 0.1, 0, 0), (1, 0.2, 0, 0), (5, 0.1, 1, 1), (1, 0.2, 1, 1)]
+    base = run.distill.sha256(run.distill.parsed(['--config=toy.py']).config.to_dict())[:8]
+    assert {(p.file, p.base) for p in planned} == {('toy.py', base)}
+
+  @pytest.mark.parametrize('arm', ['ful', {'variant': 'test', 'rte': 1}, {'variant': 'ful'}])
+  def test_a_variant_that_is_not_there_stops_before_the_first_run(self, toy, capsys, arm):
+    pathlib.Path('toy.py').write_text(VARIED + VARIANTS + f'  yield {arm!r}\n')
+    assert run.main(['toy.py', '--out=out']) == Status.CONFIG
+    said = capsys.readouterr().err
+    assert ('ful' in said or 'rte' in said) and said.count('\n') == 1
+    assert not toy and not pathlib.Path('out').exists()
+
+  @pytest.mark.parametrize('arm', ['full', {'variant': 'test', 'rate': 0.2}, {}])
+  def test_two_variants_that_are_one_config_are_refused(self, toy, arm):
+    pathlib.Path('toy.py').write_text(VARIED + VARIANTS + f'  yield {arm!r}\n')
+    with pytest.raises(Stop, match='one config'):
+      run.plan('toy.py', 2)
 
   @pytest.mark.parametrize('arm', [{'rate': 0.1}, {'rate': 0.2}, {'on': False}])
   def test_two_arms_that_are_one_config_are_refused(self, toy, arm):
@@ -177,13 +241,17 @@ class TestMain:
   def test_only_takes_the_arms_whose_name_holds_it(self, toy, capsys):
     assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=stands']) == 0
     assert toy == [(0.1, 0)]
+    pathlib.Path('toy.py').write_text(TOY + SWEEP + "  yield {'rate': 0.25}\n")
+    assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=rate=0.2']) == 0
+    assert toy[1:] == [(0.2, 0)]                # and not 0.25, whose name holds this one's
     assert run.main(['toy.py', '--out=out', '--only=nothing']) == Status.CONFIG
     assert 'as it stands; rate=0.2' in capsys.readouterr().err
 
   @pytest.mark.parametrize('arguments', [
       [], ['toy.py'], ['--out=out'], ['toy.py', 'toy.py', '--out=out'], ['no.py', '--out=out'],
       ['toy.py', '--out=out', '--seeds=0'], ['toy.py', '--out=out', '--seeds=x'],
-      ['toy.py', '--out=out', '--sedes=1'], ['toy.py:no', '--out=out']])
+      ['toy.py', '--out=out', '--sedes=1'], ['toy.py:no', '--out=out'],
+      ['toy.py', '--out=out', '--jobs=0'], ['--dry_run'], ['no.py', '--dry_run']])
   def test_a_wrong_command_is_one_line(self, toy, capsys, arguments):
     pathlib.Path('toy.py').write_text(TOY + SWEEP)
     assert run.main(arguments) == Status.CONFIG
@@ -223,6 +291,7 @@ class TestMain:
     assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
     said = capsys.readouterr().err
     assert all(f'results.jsonl:{n} is left out' in said for n in (2, 3, 6))
+    assert 'results.jsonl:2 is left out: its schema is 2, where this code has 1' in said
     assert not any(f'results.jsonl:{n} is' in said for n in (1, 4, 5))
     assert toy == [*ALL, ALL[3]] and len(found()) == 4      # the torn one again, on its own line
 
@@ -246,6 +315,98 @@ class TestMain:
     monkeypatch.setattr(rows, 'commit', lambda: 'b')
     assert run.main(['toy.py', '--out=out', '--seeds=1']) == 0
     assert [r['commit'] for r in found()] == ['unknown'] * 2
+
+
+class TestDryRun:
+
+  def test_says_what_would_run_and_runs_nothing(self, toy, capsys):
+    assert run.main(['toy.py', '--out=out', '--seeds=3', '--dry_run']) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'as it stands  0 there  3 to run  15 steps',
+        'rate=0.2      0 there  3 to run  15 steps',
+        'toy.py: 6 runs, 0 there, 6 to run, 30 steps of students; no row of toy.py to tell how long'
+    ]
+    assert not toy and not pathlib.Path('out').exists() and not pathlib.Path('runs').exists()
+
+  def test_tells_how_long_by_the_rows_that_are_there(self, toy, capsys):
+    # Seed 0: the arm as it stands took 600 s, 300 of them the teacher's; rate=0.2 took 60 s. To run
+    # are two seeds of each, 2 × 300 and 2 × 60 s, and two teachers, 2 × 300 s: 22 minutes.
+    assert run.main(['toy.py', '--out=out', '--seeds=1']) == 0
+    path, found = pathlib.Path('out/results.jsonl'), found_in('out')
+    for row, seconds, teacher in zip(found, (600.0, 60.0), (300.0, 300.0), strict=True):
+      row['seconds'], row['training']['teacher'] = seconds, {
+          'seconds': teacher, 'steps': 5, 'shared': seconds == 60.0}
+    path.write_text(''.join(json.dumps(row) + '\n' for row in found))
+    del toy[:]
+    assert run.main(['toy.py', '--out=out', '--seeds=3', '--dry_run']) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        'as it stands  1 there  2 to run  10 steps  about 10.0 minutes',
+        'rate=0.2      1 there  2 to run  10 steps  about 2.0 minutes',
+        'toy.py: 6 runs, 2 there, 4 to run, 20 steps of students; about 22 minutes, by 2 rows of '
+        'toy.py']
+    more = '--jobs=2', '--only=0.2', '--dry_run'
+    assert run.main(['toy.py', '--out=out', '--seeds=3', *more]) == 0
+    assert 'about 6 minutes with --jobs=2' in capsys.readouterr().out and not toy
+
+  def test_an_arm_without_rows_is_told_by_those_of_the_others_and_its_steps(self, toy, capsys):
+    # 600 s of which 300 are the teacher's, for 5 steps: 60 s a step. 10 steps are 10 minutes.
+    assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=stands']) == 0
+    found = found_in('out')
+    found[0]['seconds'] = 600.0
+    found[0]['training']['teacher'] = {'seconds': 300.0, 'steps': 5, 'shared': False}
+    pathlib.Path('out/results.jsonl').write_text(json.dumps(found[0]) + '\n')
+    pathlib.Path('toy.py').write_text(TOY + "def sweep():\n  yield {}\n"
+                                      "  yield {'train.steps': 10}\n")
+    assert run.main(['toy.py', '--out=out', '--seeds=1', '--dry_run']) == 0
+    said = capsys.readouterr().out
+    assert 'train.steps=10  0 there  1 to run  10 steps  about 10.0 minutes' in said
+    assert 'about 10 minutes, by 1 rows' in said          # seed 0 has its teacher
+
+  def test_without_a_place_it_looks_at_all_experiments_and_names_failures(
+      self, toy, capsys, monkeypatch):
+    failing(monkeypatch, ZeroDivisionError('x'), lambda config: config['rate'] == 0.2)
+    assert run.main(['toy.py', '--out=experiments/paper', '--seeds=2']) == 1
+    capsys.readouterr()
+    assert run.main(['toy.py', '--seeds=2', '--dry_run']) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith('as it stands  2 there  0 to run') and 'minutes' not in said[0]
+    assert '0 there  2 to run' in said[1] and said[1].endswith('2 failed before')
+
+
+class TestJobs:
+
+  def test_share_the_work_and_the_cores(self, toy, monkeypatch):
+    worker(monkeypatch, "(workdir / 'cores').write_text(str(os.sched_getaffinity(0)))")
+    before = os.sched_getaffinity(0)
+    assert run.main(['toy.py', '--out=out', '--seeds=6', '--jobs=2']) == 0
+    assert os.sched_getaffinity(0) == before
+    kept, faults = rows.read(pathlib.Path('out/results.jsonl'))
+    assert not faults and len(kept) == len({r['config_sha256'] for r in kept}) == 12
+    shares = [eval(path.read_text()) for path in pathlib.Path('runs').glob('*/cores')]
+    assert len(shares) == 12 and set().union(*shares) == before
+    assert len(before) < 2 or all(len(share) < len(before) for share in shares)
+
+  def test_what_failed_in_one_is_not_tried_by_the_other_and_is_told(self, toy, monkeypatch):
+    worker(monkeypatch, "if config['rate'] == 0.2: raise ValueError('bad')")
+    assert run.main(['toy.py', '--out=out', '--seeds=4', '--jobs=2']) == 1
+    kept = found_in('out')
+    assert len(kept) == len({r['config_sha256'] for r in kept}) == 8
+    assert sum('error' in r for r in kept) == 4
+
+  def test_a_signal_reaches_all_and_the_same_command_goes_on(self, toy, monkeypatch, tmp_path):
+    worker(monkeypatch, 'time.sleep(0.3)')
+    script = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); from experiments import run; '
+              f'import signal; signal.signal(signal.SIGTERM, signal.default_int_handler); '
+              f"run.WORKER = {run.WORKER!r}; sys.exit(run.main(sys.argv[1:]))")
+    command = ['toy.py', '--out=out', '--seeds=4', '--jobs=2']
+    whole = subprocess.Popen([sys.executable, '-c', script, *command], stderr=subprocess.DEVNULL)
+    while not pathlib.Path('out/results.jsonl').exists() or not found_in('out'):
+      assert whole.poll() is None
+      time.sleep(0.05)
+    whole.terminate()
+    assert whole.wait(60) == Status.PREEMPTED
+    assert 0 < len(found_in('out')) < 8
+    assert run.main(command) == 0 and len(found_in('out')) == 8
 
 
 class TestTwoAtOnce:
