@@ -27,7 +27,7 @@ setup(
         # The digits are in it. With a marker it's no part of the corpus of docstrings, which
         # would not be that of the recorded runs.
         "scikit-learn>=1.5; python_version >= '3.11'",
-        'scipy>=1.13',
+        'scipy>=1.15',
         'tensorboardX>=2.6',
         'tensorflow-datasets>=4.9.8',
         'tokenizers>=0.21',

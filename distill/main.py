@@ -164,7 +164,7 @@ def keep_memory() -> None:
   """Has glibc keep freed memory for the next allocation, instead of giving it back.
 
   XLA on a CPU allocates the buffers of every step anew. Large ones would be mapped, and the kernel
-  would clear their pages each time: `experiments.bench peers` shows what that costs.
+  would clear their pages each time: rows of `experiments.bench peers` are from before and after.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
   if mallopt:

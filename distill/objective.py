@@ -152,26 +152,32 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
     if values.ndim < 1 or values.shape[:mask.ndim] != mask.shape:
       raise Stop(Status.MISFIT, f'{where}: the loss gives {list(values.shape)}, which its mask '
                  f'{list(mask.shape)} does not lead')
-    after = lambda weights, ndim=values.ndim: weights.reshape(
-        weights.shape + (1,) * (ndim - weights.ndim))
-    # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
-    total = lambda values, mask=after(mask): jnp.sum(
-        kept := jnp.where(mask > 0, values * mask, 0.0),
-        dtype=jnp.promote_types(jnp.float32, kept.dtype))
     count = counts[term.name] * (values.size // max(mask.size, 1))
-    plain = total(values)
+    summed = plain = _total(values, mask)
     if term.scale:
       scale = at(views, term.scale, f'{where}.scale')
       if scale.shape != values.shape[:scale.ndim]:
         raise Stop(Status.MISFIT, f'{where}: its scale {list(scale.shape)} does not lead what the '
                    f'loss gives, {list(values.shape)}')
-      values = values * after(scale)
-    summed = total(values) if term.scale else plain
+      summed = _total(values * _led(scale, values.ndim), mask)
     share = term.weight(step) * summed / jnp.maximum(count, 1.0)
     totals[term.group] = totals.get(term.group, 0.0) + share
     sums[term.name] = (summed, count)
     means[term.name] = jnp.where(count > 0, plain / count, jnp.nan)
   return totals, sums, means
+
+
+def _total(values: jax.Array, mask: jax.Array) -> jax.Array:
+  """The sum of what a mask counts, in float32 or better."""
+  mask = _led(mask, values.ndim)
+  # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
+  kept = jnp.where(mask > 0, values * mask, 0.0)
+  return jnp.sum(kept, dtype=jnp.promote_types(jnp.float32, kept.dtype))
+
+
+def _led(weights: jax.Array, ndim: int) -> jax.Array:
+  """Weights of the leading axes, with axes of 1 for the others."""
+  return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
 
 
 def _call(term: Term, arguments: Mapping[str, jax.Array]) -> jax.Array:

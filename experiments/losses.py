@@ -25,7 +25,9 @@ CONFIGS = {'configs/digits.py': (), 'configs/minilm.py': ('',), 'configs/mobileb
            'configs/pkd.py': ('',), 'configs/distilbert.py': ('',), 'configs/bert.py': ('test',),
            'configs/files.py': ('regression',)}
 
-WHERE = {'projector': 'student.projectors', 'carry': 'carry', 'schedule': 'schedules'}
+# Views that a config describes: what an entry is, its node, and the room of what it names.
+KINDS = {'projected': ('projector', 'student.projectors', 'models'),
+         'carry': ('carry', 'carry', 'carry'), 'schedule': ('schedule', 'schedules', 'schedules')}
 
 METHODS = """## By method
 
@@ -87,30 +89,34 @@ def main(arguments: Sequence[str]) -> int:
 def rendered() -> str:
   """The page."""
   used = dict(uses())
-  about = {name: told(name, used) for name in lookup.names('losses')}
+  about = {name: told(name, *used[name]) for name in lookup.names('losses')}
   lines = ['| loss | what | paper | needs |', '|---|---|---|---|']
   lines += [row(link(name), a.what, a.paper, ', '.join(a.needs)) for name, a in about.items()]
-  methods = ['| variant | paper | losses | with |', '|---|---|---|---|']
-  methods += [row(f'[`{name}`](#{name})', '; '.join(papers), ', '.join(map(link, losses)),
-                  ', '.join(parts)) for name, papers, losses, parts in composed()]
-  parts = {part: thing for *_, parts in composed() for part, thing in parts.items()}
+  variants = of_methods()
+  methods, parts = ['| variant | paper | losses | with |', '|---|---|---|---|'], {}
+  for name, config in variants.items():
+    losses, own = composed(config)
+    found = [cited(x)[1] for x in (*own.values(), *losses.values())]
+    methods.append(row(f'[`{name}`](#{name})', '; '.join(filter(None, dict.fromkeys(found))),
+                       ', '.join(map(link, losses)), ', '.join(own)))
+    parts |= own
   return '\n'.join([
       HEAD, '## All of them', '', *lines, '', METHODS, *methods, '', '## Each loss', '',
       *(section(name, a) for name, a in about.items()), '## The lines of each method', '',
-      *(pasted(method) for method in scope()['METHODS']),
+      *(pasted(config) for config in variants.values()),
       '## Projectors, carries, models, optimizers', '',
       *(f'### {part.replace("`", "")}\n\n{inspect.getdoc(thing)}\n'
         for part, thing in sorted(parts.items()) if not part.startswith('schedule'))])
 
 
-def scope() -> dict[str, Any]:
-  """What configs/digits.py defines."""
-  return runpy.run_path(str(ROOT / 'configs/digits.py'))
+def of_methods() -> dict[str, 'Used']:
+  """The variants of configs/digits.py."""
+  file = runpy.run_path(str(ROOT / 'configs/digits.py'))
+  return {method: Used(method, file['get_config'](method).to_dict()) for method in file['METHODS']}
 
 
-def pasted(method: str) -> str:
+def pasted(config: 'Used') -> str:
   """What a variant of configs/digits.py has beside the cross-entropy and a usual student."""
-  config = Used(method, scope()['get_config'](method).to_dict())
   balanced = config.at('objective.hard.scale') or 'group' in config.at('objective.hard')
   lines = [line for where, _ in config.terms() if where != 'objective.hard' or balanced
            for line in config.fragment(where)]
@@ -119,7 +125,7 @@ def pasted(method: str) -> str:
   if config.at('student.model.name') != 'resnet.ResNet':
     lines.insert(0, assigned('c.student', {
         k: v for k, v in config.at('student').items() if v and k != 'projectors'}))
-  return '\n'.join([f'### {method}', '', '```python', *dict.fromkeys(lines), '```', ''])
+  return '\n'.join([f'### {config.place}', '', '```python', *dict.fromkeys(lines), '```', ''])
 
 
 def row(*cells: str) -> str:
@@ -130,19 +136,15 @@ def link(name: str) -> str:
   return f'[`{name}`](#{name.replace(".", "")})'
 
 
-def composed() -> Iterator[tuple[str, list[str], list[str], dict[str, Any]]]:
-  """The methods of configs/digits.py: the papers, the losses and the parts of each."""
-  for method in scope()['METHODS']:
-    config = Used(method, scope()['get_config'](method).to_dict())
-    terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
-    parts = dict(part for where, _ in terms for part in config.parts(where))
-    if (optimizer := config.at('optimizer.name')) != 'adamw':
-      parts[f'optimizer `{optimizer}`'] = getattr(step, optimizer)
-    if (model := config.at('student.model.name')) != 'resnet.ResNet':
-      parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
-    losses = {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}
-    found = [cited(x)[1] for x in (*parts.values(), *losses.values())]
-    yield method, [p for p in dict.fromkeys(found) if p], list(losses), parts
+def composed(config: 'Used') -> tuple[dict[str, Any], dict[str, Any]]:
+  """The losses of a variant of configs/digits.py, and its parts, by their names."""
+  terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
+  parts = {said: thing for where, _ in terms for _, said, thing in config.parts(where)}
+  if (optimizer := config.at('optimizer.name')) != 'adamw':
+    parts[f'optimizer `{optimizer}`'] = getattr(step, optimizer)
+  if (model := config.at('student.model.name')) != 'resnet.ResNet':
+    parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
+  return {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}, parts
 
 
 def cited(thing: Any) -> tuple[str, str]:
@@ -165,16 +167,15 @@ class About:
   fragment: str
 
 
-def told(name: str, used: Mapping[str, tuple[str, Mapping, str]]) -> About:
-  """A loss by its name, its signature, its docstring and the first config that uses it."""
+def told(name: str, config: 'Used', term: str) -> About:
+  """A loss by its name, its signature, its docstring and a term of a config that uses it."""
   function = lookup.find('losses', name, 'losses')
   what, papers = cited(function)
   rest = inspect.getdoc(function).partition('\n\n')[2]
   parameters = lookup.parameters(function)
   shapes = {k: shape for k, p in parameters.items() if (shape := _shape(p.annotation)) is not None
             and p.kind is not p.KEYWORD_ONLY}
-  config, term = used[name]
-  needs = list(dict(config.parts(term)))
+  needs = list(dict.fromkeys(said for _, said, _ in config.parts(term)))
   if getattr(function, 'mixing', False):
     needs.append('mixes examples')
   return About(what, papers, rest, shapes,
@@ -224,41 +225,28 @@ class Used:
       node = node[key]
     return node
 
-  def parts(self, term: str) -> Iterator[tuple[str, Any]]:
-    """The projectors, carries and schedules that a term needs: what they are called, and are."""
-    for kind, name in _parts(self, term):
-      node = self.at(f'{WHERE[kind]}.{name}')
-      called = node['module']['name'] if kind == 'projector' else node['name']
-      room = {'projector': 'models', 'carry': 'carry', 'schedule': 'schedules'}[kind]
-      yield f'{kind} `{called}`', lookup.find(room, called, name)
+  def parts(self, term: str) -> Iterator[tuple[str, str, Any]]:
+    """The projectors, carries and schedules that a term needs, and these: node, name, thing."""
+    node = self.at(term)
+    wanted, seen = [*node['reads'].values(), node.get('scale', '')], set()
+    while wanted:
+      view, _, name = wanted.pop(0).partition('/')
+      if view not in KINDS:
+        continue
+      kind, place, room = KINDS[view]
+      where = f'{place}.{name.split("/")[0]}'
+      if where not in seen:
+        seen.add(where)
+        spec = self.at(where)
+        called = spec['module']['name'] if kind == 'projector' else spec['name']
+        yield where, f'{kind} `{called}`', lookup.find(room, called, where)
+        wanted += [path for value in spec.values() if isinstance(value, str | tuple)
+                   for path in objective.paths(value) if '/' in str(path)]
 
   def fragment(self, term: str) -> list[str]:
     """The lines to paste: the term, and what else it reads that a config describes."""
-    lines = [assigned(f'c.{term}', self.at(term))]
-    for kind, name in _parts(self, term):
-      where = f'{WHERE[kind]}.{name}'
-      lines.append(assigned(f'c.{where}', self.at(where)))
-    return lines
-
-
-def _parts(config: Used, term: str) -> Iterator[tuple[str, str]]:
-  """The projectors, carries and schedules that a term needs, those of these included."""
-  node = config.at(term)
-  wanted = [*node['reads'].values(), node.get('scale', '')]
-  seen = set()
-  while wanted:
-    view, _, name = wanted.pop(0).partition('/')
-    name = name.split('/')[0]
-    kind = {'projected': 'projector', 'carry': 'carry', 'schedule': 'schedule'}.get(view)
-    if kind and (kind, name) not in seen:
-      seen.add((kind, name))
-      yield kind, name
-      if kind == 'projector':
-        wanted += objective.paths(config.at(f'student.projectors.{name}')['reads'])
-      elif kind == 'carry':
-        spec = config.at(f'carry.{name}')
-        wanted += [path for value in spec.values() if isinstance(value, str | tuple)
-                   for path in objective.paths(value) if '/' in path]
+    return [assigned(f'c.{where}', self.at(where))
+            for where in (term, *(where for where, *_ in self.parts(term)))]
 
 
 def uses() -> Iterator[tuple[str, tuple[Used, str]]]:

@@ -4,6 +4,7 @@ A difference is one of a seed: both sides had the same initialisation, batches a
 seed brings to both is gone from it. The interval to judge by is the t interval; `bootstrap` asks
 the same without the normal distribution.
 """
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,10 +23,8 @@ def differences(ours: Values, theirs: Values) -> dict[int, float]:
 
 def t_interval(found: ArrayLike, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
   """The t interval of the mean over the last axis (Student 1908), which has at least two values."""
-  found = _several(found)
-  mean, error = found.mean(-1), stats.sem(found, axis=-1)
-  half = stats.t.ppf((1 + level) / 2, found.shape[-1] - 1) * error
-  return mean - half, mean + half
+  ends = _t(found).confidence_interval(level)
+  return ends.low, ends.high
 
 
 def t_test(found: ArrayLike) -> np.ndarray:
@@ -33,11 +32,13 @@ def t_test(found: ArrayLike) -> np.ndarray:
 
   Differences that are all the same are 0 by their formula where they aren't 0, else 1.
   """
-  found = _several(found)
-  mean, error = np.abs(found.mean(-1)), stats.sem(found, axis=-1)
-  spread = np.ptp(found, axis=-1) > 0           # the error of equal values is not quite 0
-  ratio = mean / np.where(spread, error, 1.0)
-  return np.where(spread, 2 * stats.t.sf(ratio, found.shape[-1] - 1), np.where(mean > 0, 0.0, 1.0))
+  return np.nan_to_num(_t(found).pvalue, nan=1.0)       # 0 / 0
+
+
+def _t(found: ArrayLike):
+  with warnings.catch_warnings():                       # of values that are all the same
+    warnings.simplefilter('ignore', RuntimeWarning)
+    return stats.ttest_1samp(_several(found), 0.0, axis=-1)
 
 
 def bootstrap(found: ArrayLike, level: float = LEVEL, *, seed: int = 0) -> tuple[float, float]:
@@ -48,19 +49,11 @@ def bootstrap(found: ArrayLike, level: float = LEVEL, *, seed: int = 0) -> tuple
   √(1 − 1/n) less than samples do, and know no tails: the t interval is the one to judge by there.
   """
   found = _several(found)
-  n, mean = found.shape[-1], found.mean()
-  if np.ptp(found) == 0:
-    return float(mean), float(mean)
-  draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-  means = np.sort(found[draws].mean(-1))
-  less, same = (means < mean).mean(), (means == mean).mean()
-  bias = stats.norm.ppf(less + same / 2)        # of the median, ties by halves
-  left = (found.sum() - found) / (n - 1)        # the mean without each of them
-  off = left.mean() - left
-  skew = (off**3).sum() / (6 * (off**2).sum()**1.5)
-  z = bias + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
-  low, high = np.quantile(means, stats.norm.cdf(bias + z / (1 - skew * z)))
-  return float(low), float(high)
+  if np.ptp(found) == 0:                                # which scipy calls degenerate
+    return float(found[0]), float(found[0])
+  ends = stats.bootstrap((found,), np.mean, confidence_level=level, n_resamples=RESAMPLES,
+                         method='BCa', rng=np.random.default_rng(seed)).confidence_interval
+  return float(ends.low), float(ends.high)
 
 
 def holm(found: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,9 @@ import pathlib
 import jaxtyping
 
 # Before anything imports JAX. Commands that tests start inherit the cache.
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+# Code that isn't optimised: compiling is most of what the tests do.
+os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=8 '
+                           '--xla_backend_optimization_level=0')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'))

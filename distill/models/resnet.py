@@ -15,7 +15,7 @@ class ResNet(nnx.Module):
   a stage halves height and width. ResNet-8×4 is depth 8 with widths (32, 64, 128, 256). Blocks and
   initialisation are RepDistiller's (Tian 2020): a shortcut that changes shape is a 1×1 convolution
   with BatchNorm, where He's has no parameters; convolutions start from N(0, 2/fan_out), the
-  head, also its bias, from U(±1/√fan_in).
+  head, also its bias, from U(±1/√fan_in). With 0 classes there is no head, and are no logits.
 
   The batch has `image` [b h w channels], of any height and width, and `valid` [b].
 
@@ -32,13 +32,15 @@ class ResNet(nnx.Module):
   def __init__(self, *, depth: int, widths: Sequence[int] = (16, 16, 32, 64), channels: int = 3,
                classes: int, rngs: nnx.Rngs):
     stages = len(widths) - 1
-    if stages < 1 or min(*widths, channels, classes) < 1:
+    if stages < 1 or min(*widths, channels) < 1 or classes < 0:
       raise ValueError(f'widths={tuple(widths)} must name the stem and at least one stage, and '
-                       f'they, channels={channels} and classes={classes} must be at least 1')
+                       f'they and channels={channels} must be at least 1, classes={classes} 0 or '
+                       'more')
     count, left = divmod(depth - 2, 2 * stages)
     if left or count < 1:
       raise ValueError(f'depth={depth} is not {2 * stages}n + 2 with n at least 1, as {stages} '
                        'stages need')
+    self.width = widths[-1]
     self.stem = _conv(channels, widths[0], size=3, stride=1, rngs=rngs)
     self.stem_norm = BatchNorm(widths[0])
     # Named by a string, so that parameters are called as outputs are: the first stage is 1.
@@ -48,7 +50,8 @@ class ResNet(nnx.Module):
         for n in range(1, stages + 1)})
     start = lambda key, shape, dtype, out_sharding=None, bound=widths[-1]**-0.5: jax.random.uniform(
         key, shape, dtype, -bound, bound)
-    self.head = nnx.Linear(widths[-1], classes, kernel_init=start, bias_init=start, rngs=rngs)
+    self.head = nnx.Linear(widths[-1], classes, kernel_init=start, bias_init=start,
+                           rngs=rngs) if classes else None
 
   def __call__(self, batch: Batch, *, train: bool = False,
                key: jax.Array | None = None) -> Outputs:
@@ -64,8 +67,10 @@ class ResNet(nnx.Module):
       outputs |= {f'stage{n}/features': x, f'stage{n}/preactivation': before,
                   f'weights/stage{n}/scale': last.scale[...],
                   f'weights/stage{n}/bias': last.bias[...]}
-    pooled = x.mean(axis=(1, 2))
-    return outputs | {'pooled': pooled, 'logits': self.head(pooled),
+    outputs['pooled'] = pooled = x.mean(axis=(1, 2))
+    if self.head is None:
+      return outputs
+    return outputs | {'logits': self.head(pooled),
                       'weights/head/kernel': self.head.kernel[...],
                       'weights/head/bias': self.head.bias[...]}
 

@@ -17,7 +17,7 @@ class SimKD(nnx.Module):
   `encoder` is the node of a `resnet.ResNet`, `width` the teacher's. The head is the teacher's by
   `student.init='T'`, `student.fresh=('encoder/*', 'projector/*')` and
   `student.frozen=('head/*',)`. The one term is `features.mse` between `projected` and the teacher's
-  last features, of the same resolution. The encoder's own head, of one output, is never used.
+  last features, of the same resolution.
 
   Outputs: `projected` [b h w width], `pooled`, its mean over positions, `logits`, `weights/head/…`;
   the encoder's `stem`, `stageN/…` and `weights/stageN/…`.
@@ -28,11 +28,10 @@ class SimKD(nnx.Module):
     if not 1 <= factor <= width:
       raise ValueError(f'factor={factor} is not between 1 and the width {width}')
     self.encoder = lookup.build('models', encoder, 'student.model.encoder', channels=channels,
-                                classes=1, rngs=rngs)
+                                classes=0, rngs=rngs)
     if not isinstance(self.encoder, ResNet):
       raise ValueError(f'encoder={encoder["name"]!r} is not resnet.ResNet')
-    self.projector = Projector(inputs=self.encoder.head.in_features, width=width, factor=factor,
-                               rngs=rngs)
+    self.projector = Projector(inputs=self.encoder.width, width=width, factor=factor, rngs=rngs)
     self.head = _dense(width, classes, rngs=rngs)
 
   def __call__(self, batch: Batch, *, train: bool = False,

@@ -1,12 +1,12 @@
 """Schedules by epochs: a config's `epochs` are `steps` before anything is built."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distill.types import Status, Stop
 
 
-def in_steps(node: Any, epoch: int, where: str) -> Any:
-  """A node of a config in which every `epochs`, at any depth, is `steps`: `epoch` for each."""
+def in_steps(node: Any, epoch: Callable[[], int], where: str) -> Any:
+  """A node of a config in which every `epochs`, at any depth, is `steps`: `epoch()` for each."""
   if not isinstance(node, Mapping):
     return node
   node = {key: in_steps(value, epoch, f'{where}.{key}') for key, value in node.items()}
@@ -17,4 +17,4 @@ def in_steps(node: Any, epoch: int, where: str) -> Any:
     raise Stop(Status.CONFIG, f'{where}.epochs={epochs!r} must be a number above 0')
   if 'steps' in node:
     raise Stop(Status.CONFIG, f'{where} has both epochs={epochs} and steps={node["steps"]}')
-  return node | {'steps': max(1, round(epochs * epoch))}
+  return node | {'steps': max(1, round(epochs * epoch()))}

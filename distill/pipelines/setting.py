@@ -231,7 +231,7 @@ class _Builder:
             for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
 
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
-    """A stage's batches, how many examples and labels they show, and the steps of an epoch."""
+    """A stage's batches, how many examples and labels they show, a call for an epoch's steps."""
     split, steps = self.dataset.splits['train'], plan.get('steps')
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
@@ -241,7 +241,8 @@ class _Builder:
                        rows=self.layout.rows(size) if isinstance(size, int) else None)
     labels = int(((split.columns['draw'] < labelled) & split.known).sum())
     saw = {self.dataset.what: labels if drawn == 1 else len(split), 'labels': labels}
-    return rows, saw, batches.epoch_steps(split, **{k: v for k, v in how.items() if k != 'seed'})
+    return rows, saw, functools.partial(batches.epoch_steps, split, **{
+        key: value for key, value in how.items() if key != 'seed'})
 
   def model(self, node: Mapping[str, Any], where: str) -> tuple[Pure, dict[str, Any]]:
     """A model that fits the data, and its node with every size spelled out."""

@@ -3,6 +3,7 @@
 `reference.json` holds a value for each name, the file it comes from, and how: *executed* (the
 function of that file was run in float64), *partly executed*, or a *definition* (the formula alone).
 """
+import functools
 import inspect
 import json
 import pathlib
@@ -39,7 +40,7 @@ WORD_MASK = np.array([[1., 1, 0], [1, 1, 1]])
 
 def assert_proven(name, ours, *, rtol=1e-6):
   """Ours, which should be float64, equals the reference value of that name."""
-  np.testing.assert_allclose(ours, REFERENCE[name]['value'], rtol=rtol)
+  np.testing.assert_allclose(np.ravel(ours), np.ravel(REFERENCE[name]['value']), rtol=rtol)
   PROVEN.add(name)
 
 
@@ -60,6 +61,24 @@ def value_and_gradient(loss, student, *others, **hyper):
     return jnp.sum(values), values
   gradient, values = jax.jit(jax.grad(total, has_aux=True))(student, *others)
   return values, gradient
+
+
+def all_at_once(losses):
+  """Values of many losses of student and teacher, and gradients of their sums: one compilation."""
+  def one(loss, student, teacher):
+    total = lambda s: (jnp.sum(values := loss(s, teacher)), values)
+    gradient, values = jax.grad(total, has_aux=True)(student)
+    return values, gradient
+  return jax.jit(lambda student, teacher: {
+      name: one(loss, student, teacher) for name, loss in losses.items()})
+
+
+def assert_agrees(name, loss, *arrays, mask=1.0, **hyper):
+  """The mean over the mask is the reference's in float64, and in float32."""
+  mean = lambda values: masked_mean(values, np.broadcast_to(mask, values.shape))
+  assert_proven(name, mean(double(loss, *arrays, **hyper)))
+  narrow = jax.jit(functools.partial(loss, **hyper))(*(np.float32(x) for x in arrays))
+  assert_proven(name, mean(narrow), rtol=1e-5)
 
 
 def assert_gradient(loss, student, *others, **hyper):

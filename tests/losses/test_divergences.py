@@ -18,6 +18,7 @@ from .inputs import (
   TEACHER,
   TEACHER_WORDS,
   WORD_MASK,
+  all_at_once,
   assert_finite,
   assert_gradient,
   assert_proven,
@@ -53,16 +54,7 @@ entropy = lambda p: -np.sum(p * np.log(p), axis=-1)
 P, Q = np.log([[3., 1.]]), np.zeros((1, 2))       # the logits of (3/4, 1/4) and of (1/2, 1/2)
 PAIR = jnp.zeros((1, 2)), jnp.ones((1, 2))
 UNLIKELY = [[1e4, -1e4], [1e4, -1e4], [0, 0], [1e4, -1e4]]
-
-
-@jax.jit
-def everything(student, teacher):
-  """The values of every divergence, and the gradients of their sums: one compilation for all."""
-  def one(loss):
-    total = lambda s: (jnp.sum(values := loss(s, teacher)), values)
-    gradient, values = jax.grad(total, has_aux=True)(student)
-    return values, gradient
-  return {name: one(loss) for name, loss in ALL.items()}
+everything = all_at_once(ALL)
 
 
 @functools.cache

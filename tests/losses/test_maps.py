@@ -12,9 +12,9 @@ from distill.losses import maps
 from .inputs import (
   STUDENT_MAPS,
   TEACHER_MAPS,
+  assert_agrees,
   assert_finite,
   assert_gradient,
-  assert_proven,
   assert_shapes_refused,
   double,
   value_and_gradient,
@@ -95,13 +95,6 @@ class TestEvery:
       wide = arrays[n].shape[-1]
       for one in ((1, 4, 4, wide), (8, 4, 4, 1)):
         assert_shapes_refused(loss, *arrays[:n], jnp.zeros(one), *arrays[n + 1:])
-
-
-def assert_agrees(name, loss, *arrays, **hyper):
-  """With the reference in float64, and in float32."""
-  assert_proven(name, [np.mean(double(loss, *arrays, **hyper))])
-  narrow = jax.jit(functools.partial(loss, **hyper))(*(np.float32(x) for x in arrays))
-  assert_proven(name, [np.mean(narrow)], rtol=1e-5)
 
 
 class TestAT:

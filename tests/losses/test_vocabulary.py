@@ -17,6 +17,7 @@ from .inputs import (
   TEACHER,
   TEACHER_WORDS,
   WORD_MASK,
+  all_at_once,
   assert_gradient,
   assert_proven,
   assert_shapes_refused,
@@ -34,16 +35,7 @@ ALL = {
 }
 DIVERGENCES = ('tail', 'renormalised', 'mopd')    # of what they see
 P, Q = np.log([[.5, .3, .2]]), np.log([[.2, .3, .5]])
-
-
-@jax.jit
-def everything(student, teacher):
-  """The values of every loss, and the gradients of their sums: one compilation for all."""
-  def one(loss):
-    total = lambda s: (jnp.sum(values := loss(s, teacher)), values)
-    gradient, values = jax.grad(total, has_aux=True)(student)
-    return values, gradient
-  return {name: one(loss) for name, loss in (ALL | {'kl': logits.kl}).items()}
+everything = all_at_once(ALL | {'kl': logits.kl})
 
 
 @pytest.mark.parametrize('name, loss', [

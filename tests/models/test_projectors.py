@@ -183,6 +183,7 @@ class TestSimKD:
     for name in ('head/kernel', 'head/bias'):       # what `student.init` takes, by path and shape
       assert params[name].shape == teacher[name].shape
     assert {path.split('/')[0] for path in params} == {'encoder', 'projector', 'head'}
+    assert not [path for path in params if path.startswith('encoder/head')]
     outputs, kept = jax.jit(lambda p, r, b: pure(p, r, b, train=True, key=None))(
         params, rest, self.BATCH)
     projected = np.asarray(outputs['projected'])

@@ -368,7 +368,7 @@ def test_bfloat16_computes_in_bfloat16_but_for_the_statistics():
 @pytest.mark.parametrize('wrong', [
     dict(depth=9), dict(depth=2), dict(depth=-4), dict(depth=10, widths=(4, 4, 4, 4)),
     dict(widths=(4,)), dict(widths=()), dict(widths=(4, 0, 4, 4)), dict(channels=0),
-    dict(classes=0)], ids=str)
+    dict(classes=-1)], ids=str)
 def test_what_it_cannot_be_is_refused(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))) as error:
     sized(**wrong)
