@@ -76,7 +76,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
       noise=module('weights.Uncertainty', 'batch/valid', terms=('kd',)),
       sure=module('weights.Confidence', *teachers, 'batch/label'),
       certain=module('weights.Certainty', *teachers), mean=module('weights.Ensemble', *teachers))
-  steps = FieldReference(1000)
+  steps = FieldReference(600)
   c.schedules = dict(reversal=dict(name='cosine', start=0.0, stop=-1.0, steps=steps // 5))
   c.carry = dict(
       bank=dict(name='Bank', negatives=256, reads=('projected/mine', 'projected/theirs')),
@@ -153,7 +153,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
   c.optimizer = dict(name='dot', task='hard', rate=0.05) if method == 'dot' else c.optimizer
   if method == 'simkd':                       # its one term; without labels there is no baseline
     c.objective.hard.weight = 0.0
-  c.train = dict(steps=steps, log_every=50, save_every=500, eval_every=200, accumulate=1,
+  c.train = dict(steps=steps, log_every=50, save_every=300, eval_every=200, accumulate=1,
                  dtype='float32', shares=False)
   c.evaluate = dict(split='test', batch_size=64, cost=False)    # all have the same two networks
   if method == 'test':
