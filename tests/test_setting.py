@@ -44,6 +44,22 @@ def test_a_teacher_of_its_own_differs_from_seed_to_seed():
   assert first['teacher'].stage.seed != other['teacher'].stage.seed
 
 
+def sized(size, **train):
+  """The stages of a run on digits in batches of `size`, with more in the teacher's `train`."""
+  node = main.parsed(['--config=configs/digits.py:kd', f'--config.data.batch_size={size}'])
+  node = node.config.to_dict()
+  node['teachers']['teacher']['train'] |= train
+  return {t.stage.name: t for t in setting(node).trained}
+
+
+def test_a_teacher_may_have_batches_of_its_own_size():
+  own = [sized(size, batch_size=8) for size in (16, 24)]
+  assert sized(16)['teacher'].identity != sized(24)['teacher'].identity
+  assert own[0]['teacher'].identity == own[1]['teacher'].identity
+  seen = [{name: len(t.stage.data[0]['id']) for name, t in stages.items()} for stages in own]
+  assert seen == [{'teacher': 8, 'student': size, 'baseline': size} for size in (16, 24)]
+
+
 def test_where_a_run_lives_is_no_part_of_what_it_is():
   here, there = stages(), stages('mesh.fsdp=True')
   assert {name: t.identity for name, t in here.items()} == {

@@ -47,6 +47,7 @@ class TeacherTrain:
   optimizer: Mapping
   labelled: float = 1.0
   drawn: float = 0.0
+  batch_size: int = 0               # the data's, which is the student's
   augment: Sequence = ()
 
 

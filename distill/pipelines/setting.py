@@ -146,7 +146,8 @@ class _Builder:
     plan = {key: value for key, value in spec.train.items() if key not in own}
     own = lookup.call(nodes.TeacherTrain, own, f'{where}.train')
     seed = spec.seed + (0 if spec.shared else self.config.seed)
-    order = {'seed': spec.seed} if spec.shared else {}
+    order = ({'seed': spec.seed} if spec.shared else {}) | (
+        {'batch_size': own.batch_size} if own.batch_size else {})
     if spec.init:
       model, weights, card = self.exported(spec, where)
       inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
@@ -164,8 +165,8 @@ class _Builder:
                   layout=self.layout)
     return Trained(stage, 'teacher', self.card(node), saw,
                    self.identity(teacher=dataclasses.asdict(spec), init=self.content(spec.init),
-                                 **({'batching': self.batching | order, 'seed': 0}
-                                    if spec.shared else {})))
+                                 batching=self.batching | order,
+                                 **({'seed': 0} if spec.shared else {})))
 
   def students(self, teachers: tuple[Teacher, ...], weights: dict[str, Weights]) -> list[Trained]:
     """The stages of the student and, where any term reads no teacher, of the baseline.
