@@ -32,9 +32,9 @@ KINDS = {'projected': ('projector', 'student.projectors', 'models'),
 METHODS = """## By method
 
 Each is a variant of `configs/digits.py`, beside the cross-entropy, with the papers of its losses
-and of its parts; for text there are `configs/distilbert.py`, `tinybert.py`, `pkd.py`, `minilm.py`
-and `mobilebert.py`. Born-again networks (Furlanello 2018) are `logits.kl` with a teacher of the
-student's own shape.
+and of its parts. Methods for text are variants of `configs/docstrings.py`, and as in their papers
+`configs/distilbert.py`, `tinybert.py`, `pkd.py`, `minilm.py` and `mobilebert.py`. Born-again
+networks (Furlanello 2018) are `logits.kl` with a teacher of the student's own shape.
 
 """
 

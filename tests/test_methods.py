@@ -1,5 +1,6 @@
 """Every method of configs/digits.py trains; all of them in one sum, on devices and resumed."""
 import dataclasses
+import functools
 import json
 import pathlib
 import runpy
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from distill import checkpoint, lookup, sharding, train
+from distill.data import docstrings
 from distill.logs import Log
 from distill.pipelines import setting
 from distill.pipelines.compare import scoring
@@ -93,9 +95,25 @@ def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_its_parts_are_those_that_its_terms_read(method):
-  told = setting.setting(config(method))
+  assert_parts(setting.setting(config(method)), terms(method))
+
+
+def test_a_method_for_text_has_the_parts_that_its_terms_read(monkeypatch):
+  scope = runpy.run_path(str(ROOT / 'configs' / 'docstrings.py'))
+  small = scope['get_config']('test').to_dict()['data']
+  source = {key: value for key, value in small.items() if key not in setting.BATCHING}
+  found = lookup.build('data', source, 'data')              # once, for it takes seconds
+  monkeypatch.setattr(docstrings, 'Docstrings',
+                      functools.wraps(docstrings.Docstrings)(lambda **_: found))
+  for method, weights in scope['METHODS'].items():
+    node = scope['get_config'](method).to_dict()
+    node['data'] = dict(node['data'], widths=small['widths'])
+    assert_parts(setting.setting(node), weights if isinstance(weights, dict) else {method: weights})
+
+
+def assert_parts(told, weights):
   stage = next(t.stage for t in told.trained if t.role == 'student')
-  assert {term.name for term in stage.terms} - {'hard'} == {*terms(method)}
+  assert {t.name: t.weight(0) for t in stage.terms if t.name != 'hard'} == pytest.approx(weights)
   read = {path.split('/')[1] for term in stage.terms for path in term.paths
           if path.startswith(('projected/', 'carry/'))}
   assert read == {*stage.student.projectors, *stage.carries}
