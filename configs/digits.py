@@ -37,12 +37,12 @@ def get_config(method: str = 'kd') -> ConfigDict:
   term = lambda loss, mask='', weight=0.0, kwargs=dict(), **reads: dict(
       loss=loss, weight=weight, mask=mask, scale='', kwargs=kwargs, reads=reads)
   hard = term('supervised.cross_entropy', student='student/logits', label='batch/label', weight=1.0)
-  c.optimizer = dict(name='adamw', rate=3e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
+  adamw = dict(name='adamw', rate=3e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
   resnet = lambda *widths: dict(name='resnet.ResNet', depth=8, widths=widths)
   plan = dict(steps=600, log_every=50, save_every=300, eval_every=200)
   c.teachers = {name: dict(
       model=resnet(16, 16, 32, 64), init='', seed=seed, train=dict(
-          plan, objective=dict(hard=hard), optimizer=c.optimizer))
+          plan, objective=dict(hard=hard), optimizer=adamw))
       for seed, name in enumerate(('teacher', 'teacher2')[:1 + (method in SEVERAL)])}
   c.student = dict(model=resnet(4, 4, 8, 16), init='', layers=(), fresh=(), frozen=())
   if method == 'simkd':                       # the teacher's head on the student's projection
@@ -150,7 +150,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
       c.objective[name].weight = weight
   for name in ('hard', 'kd') if method in ('dwa', 'gradnorm', 'dot') else ():
     c.objective[name].update(group=name, scale='' if method == 'dot' else f'carry/{method}/{name}')
-  c.optimizer = dict(name='dot', task='hard', rate=0.05) if method == 'dot' else c.optimizer
+  c.optimizer = dict(name='dot', task='hard', rate=0.05) if method == 'dot' else adamw
   if method == 'simkd':                       # its one term; without labels there is no baseline
     c.objective.hard.weight = 0.0
   c.train = dict(steps=steps, log_every=50, save_every=300, eval_every=200, accumulate=1,
@@ -168,3 +168,4 @@ def sweep():
   yield from METHODS
   yield {'variant': 'kd', 'optimizer.rate': 1e-3}
   yield {'variant': 'kd', 'optimizer.rate': 1e-2}
+  yield {'variant': 'kd', 'optimizer.rate': 3e-2}
