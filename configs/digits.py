@@ -166,6 +166,5 @@ def get_config(method: str = 'kd') -> ConfigDict:
 def sweep():
   """What is each method worth, and the baseline at its best rate?"""
   yield from METHODS
-  yield {'variant': 'kd', 'optimizer.rate': 1e-3}
-  yield {'variant': 'kd', 'optimizer.rate': 1e-2}
-  yield {'variant': 'kd', 'optimizer.rate': 3e-2}
+  for rate in 1e-3, 1e-2, 3e-2:
+    yield {'variant': 'kd', 'optimizer.rate': rate}
