@@ -10,8 +10,8 @@ python -m distill.main --config=configs/docstrings.py:test          # what the t
 from ml_collections import ConfigDict, FieldReference
 
 METHODS = dict(     # method -> its terms' weights, beside `hard`; a number: of the one of its name
-    kd=1.0, match=1.0, dkd=1.0, dist=2.0, reverse_kl=1.0, jsd=1.0, skew_kl=1.0, akl=1.0, taid=1.0,
-    ctkd=1.0, hidden=dict(first=1.0, last=1.0), attention=dict(scores=1.0),
+    kd=1.0, match=1.0, dkd=1.0, dist=2.0, reverse_kl=1.0, jsd=1.0, taid=1.0, ctkd=1.0,
+    hidden=dict(first=1.0, last=1.0), attention=dict(scores=1.0),
     relations=dict(maps=1.0, values=1.0), rkd=dict(rkd_distance=25.0, rkd_angle=50.0), infonce=0.8,
     distilbert=dict(kd=5.0, cosine=1.0), pkd=dict(kd=1.0, patience=0.8),
     tinybert=dict(kd=1.0, embedding=1.0, first=1.0, last=1.0, scores=1.0),
@@ -47,7 +47,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
           mine=module('projectors.Embedding', 'student/pooled', outputs=32),
           theirs=module('projectors.Embedding', 'teacher/pooled', outputs=32),
           temperature=module('temperatures.Learned', 'schedule/reversal')))
-  steps = FieldReference(1500)
+  steps = FieldReference(1250)
   c.schedules = dict(reversal=dict(name='cosine', start=0.0, stop=-1.0, steps=steps // 5))
   c.carry = dict(pace=dict(name='Taid', teacher='teacher/logits', steps=steps),
                  dwa=dict(name='DWA', window=100, terms=('hard', 'kd')),
@@ -62,7 +62,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
       kd=logits('logits.kl', kwargs=dict(temperature=2.0)),
       dkd=logits('logits.dkd', mask='batch/labelled', label='batch/label'),
       dist=logits('correlations.dist', kwargs=dict(temperature=2.0), where='batch/valid'),
-      **{name: logits(f'divergences.{name}') for name in ('reverse_kl', 'jsd', 'skew_kl', 'akl')},
+      **{name: logits(f'divergences.{name}') for name in ('reverse_kl', 'jsd')},
       taid=logits('divergences.taid', t='carry/pace/t'),
       ctkd=logits('logits.kl', temperature='projected/temperature'),
       **{name: layer('features.mse', name) for name in layers},
