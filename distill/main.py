@@ -296,13 +296,18 @@ def listing() -> list[str]:
 
 def variants(tree: ast.Module) -> list[str]:
   """The strings that `get_config` compares its argument to: its own, or a table's of the file."""
+  def keys(table: ast.expr) -> list[str]:
+    if isinstance(table, ast.Dict):
+      return [k.value for k in table.keys if isinstance(getattr(k, 'value', None), str)]
+    made = isinstance(table, ast.Call) and getattr(table.func, 'id', '') == 'dict'
+    return [k.arg for k in table.keywords] if made else []
+
   function = next((n for n in tree.body
                    if isinstance(n, ast.FunctionDef) and n.name == 'get_config'), None)
   if not function or not function.args.args:
     return []
-  tables = {n.targets[0].id: [k.arg for k in n.value.keywords] for n in tree.body
-            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
-            and isinstance(n.value, ast.Call) and getattr(n.value.func, 'id', '') == 'dict'}
+  tables = {n.targets[0].id: keys(n.value) for n in tree.body
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
   argument = function.args.args[0].arg
   sides = [x for n in ast.walk(function) if isinstance(n, ast.Compare)
            and isinstance(n.left, ast.Name) and n.left.id == argument for x in n.comparators]

@@ -7,25 +7,23 @@ Of a drawing `--check` compares the numbers, which it holds as its description, 
 these differ with the version of matplotlib.
 """
 import dataclasses
-import html
-import io
 import pathlib
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from distill.evaluate import charts
 from distill.types import Status, Stop
-from experiments import rows, table
+from experiments import pages, rows, table
 from experiments.rows import Row, words
 from experiments.statistics import Values, bootstrap, holm, t_test
-from experiments.table import Arm, best, by_rate, cell, circumstances, counted, interval, number
+from experiments.table import Arm, cell, circumstances, interval
 
 FOLDER = pathlib.Path(__file__).parent / 'methods'
-ONE = 'kd'              # the method that the others are held against; without it the config's own
+PLAIN = 'kd', table.STANDS              # the first that is there: the others are held against it
 SURE = 0.05             # the share of pages that may make a false claim, by column
-WIDTH, LINE, EDGES = 290, 13.5, 78          # of a drawing, in points
+LINE, EDGES = 13.5, 78          # of a drawing, in points
 
 HEAD = """# What each method is worth
 
@@ -61,22 +59,7 @@ class Method:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    if set(arguments) - {'--check'}:
-      raise Stop(Status.CONFIG, 'say: python -m experiments.methods [--check]')
-    files, faults = rendered(FOLDER)
-    for fault in faults:
-      print(f'experiments.methods: {fault}', file=sys.stderr)
-    for name, text in files.items():
-      path = FOLDER / name
-      if not arguments:
-        path.write_text(text, 'utf-8')
-      elif not path.exists() or _told(path.read_text('utf-8')) != _told(text):
-        raise Stop(Status.DATA, f"{path} isn't what the rows make: python -m experiments.methods")
-  except Stop as stop:
-    print(f'experiments.methods: {stop}', file=sys.stderr)
-    return int(stop.status)
-  return int(Status.DONE)
+  return pages.command('experiments.methods', FOLDER, rendered, arguments)
 
 
 def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
@@ -86,18 +69,13 @@ def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
   if not found:
     raise Stop(Status.DATA, f'{path} has no rows: python -m experiments.run configs/digits.py '
                f'--out={folder}')
-  states = {}                   # of a config: the last one that was run is shown
-  for row in found:
-    states.setdefault(row['config'], {}).setdefault(row['base'], []).append(row)
   files, parts = {}, [HEAD]
-  for config, bases in states.items():
-    *_, last = (row['base'] for row in found if row['config'] == config)
+  for config, (mine, others) in table.last_states(found).items():
     name = re.sub(r'\W+', '-', pathlib.Path(config).name.replace('.py', '')) + '.svg'
-    mine = list({row['config_sha256']: row for row in bases[last]}.values())
-    compared, others = methods(mine), sum(map(len, bases.values())) - len(bases[last])
+    compared = methods(mine)
     if drawn := [m for m in compared if len(m.gain) > 1]:
       files[name] = drawing(drawn)
-    parts += _section(config, last, mine, compared, name if drawn else '')
+    parts += _section(config, mine, compared, name if drawn else '')
     parts += [f'{others} rows of other states of {config} are left out.\n'] if others else []
   return {'README.md': '\n'.join(parts), **files}, faults
 
@@ -105,7 +83,7 @@ def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
 def methods(found: Sequence[Row]) -> list[Method]:
   """The methods among the arms, the best gain first; a rate of the baseline's is none."""
   arms = table.summary(found)
-  plain, baseline = reference(arms)
+  plain, baseline = table.reference(arms, PLAIN)
   compared = []
   for name, arm in arms.items():
     if table.RATE not in arm.row['arm']:
@@ -119,12 +97,6 @@ def methods(found: Sequence[Row]) -> list[Method]:
   return sorted(compared, key=lambda m: -_mean(m.gain, float('-inf')))
 
 
-def reference(arms: Mapping[str, Arm]) -> tuple[str, Arm | None]:
-  """The name of plain KD among the arms, and the arm whose baseline is the best of its rates."""
-  plain = next((name for name in (ONE, table.STANDS) if name in arms), '')
-  return plain, best(by_rate(arms)[plain]) if plain else None
-
-
 def verdict(values: Values, p: float | None) -> str:
   """What the test allows to say."""
   if p is None or p >= SURE:
@@ -136,13 +108,13 @@ def _mean(values: Values, none: float = 0.0) -> float:
   return statistics.fmean(values.values()) if values else none
 
 
-def _section(config: str, base: str, found: Sequence[Row], compared: Sequence[Method],
+def _section(config: str, found: Sequence[Row], compared: Sequence[Method],
              image: str) -> Iterator[str]:
   yield f'## {config}\n'
-  yield (f'As of {base}, run by `python -m experiments.run {config} '
+  yield (f'As of {found[0]["base"]}, run by `python -m experiments.run {config} '
          f'--out=experiments/methods`.\n')
   if compared:
-    yield from _baseline(table.summary(found))
+    yield table.held_against(table.summary(found), PLAIN)
     if image:
       yield f'![Gains over the baseline with their intervals]({image})\n'
     yield from _verdicts(compared)
@@ -151,21 +123,6 @@ def _section(config: str, base: str, found: Sequence[Row], compared: Sequence[Me
               f'{row["error"]["status"]}: {row["error"]["line"]}\n'
               for row in found if 'error' in row]
   yield circumstances(found)
-
-
-def _baseline(arms: Mapping[str, Arm]) -> Iterator[str]:
-  """What the methods are held against."""
-  plain, baseline = reference(arms)
-  if not baseline:
-    yield f'Neither `{ONE}` nor the config as it stands has a baseline: there are no gains.\n'
-    return
-  rates = by_rate(arms)[plain]
-  unit = f' {baseline.unit}' if baseline.unit else ''
-  said = table.spread(baseline.quality('baseline'), baseline.percent)
-  yield f'The baseline has {said}{unit} ({counted(len(baseline.seeds))})' + (
-      f', at the best of {len(rates)} learning rates: {", ".join(cell(a.row) for a in rates)}; '
-      f'that is {cell(baseline.row)}. It was chosen by the held-out examples, in its favour.\n'
-      if len(rates) > 1 else f'. {table.NO_RATES}')
 
 
 def _verdicts(compared: Sequence[Method]) -> Iterator[str]:
@@ -201,20 +158,10 @@ def _table(compared: Sequence[Method]) -> str:
   for m in compared:
     percent, minutes = m.arm.percent, sum(row['seconds'] for row in m.arm.seeds.values()) / 60
     lines.append([
-        cell(m.arm.row), table.spread(m.arm.quality('student'), percent), _gain(m.gain, percent),
-        _p(m.p_gain), _gain(m.over, percent), _p(m.p_over), str(len(m.arm.seeds)),
-        f'{minutes:.1f}'])
+        cell(m.arm.row), table.spread(m.arm.quality('student'), percent),
+        table.gain(m.gain, percent), table.chance(m.p_gain), table.gain(m.over, percent),
+        table.chance(m.p_over), str(len(m.arm.seeds)), f'{minutes:.1f}'])
   return '\n'.join([table.judged(first), '', *(f'| {" | ".join(line)} |' for line in lines), ''])
-
-
-def _gain(values: Values, percent: bool) -> str:
-  ends = interval(values)
-  return (number(_mean(values), percent) if values else '–') + (
-      f' ({" to ".join(number(end, percent) for end in ends)})' if ends else '')
-
-
-def _p(value: float | None) -> str:
-  return '–' if value is None else '< 0.001' if value < 0.001 else f'{value:.3f}'
 
 
 # How a method stands to plain KD: what the legend says, its mark and its colour.
@@ -224,22 +171,17 @@ MARKS = {'better': ('better than plain KD', '^', charts.COLOURS[0]),
 
 
 def drawing(compared: Sequence[Method]) -> str:
-  """Gains and their intervals as SVG, a line a method: readable where a telephone shows it whole.
-
-  The same numbers make the same bytes.
-  """
+  """Gains and their intervals as SVG, a line a method."""
   import matplotlib
   from matplotlib import figure, ticker
-  style = charts.STYLE | {'font.size': 9, 'axes.grid.axis': 'x', 'ytick.major.size': 0,
-                          'ytick.color': '#1b1f24', 'axes.spines.left': False}
   ends = [interval(m.gain) for m in compared]
-  with matplotlib.rc_context(style):
+  with matplotlib.rc_context(pages.FOREST):
     height = LINE * len(compared) + EDGES
-    whole = figure.Figure(figsize=(WIDTH / 72, height / 72))
+    whole = figure.Figure(figsize=(pages.WIDTH / 72, height / 72))
     axes = whole.subplots()
     axes.axvline(0, color='#9aa3ad', linewidth=1)
     for m in compared:
-      if m.name in (ONE, table.STANDS):
+      if m.name in PLAIN:
         axes.axvline(_mean(m.gain), color=charts.COLOURS[3], linewidth=1, linestyle=(0, (4, 2)),
                      label='plain KD')
     for says, (label, mark, colour) in MARKS.items():
@@ -255,19 +197,8 @@ def drawing(compared: Sequence[Method]) -> str:
     axes.set_xlabel('gain over the baseline' + f', {points}' * bool(points))
     whole.legend(loc='outside lower left', ncols=2, frameon=False, fontsize=8, handlelength=1.5,
                  columnspacing=1)
-    buffer = io.StringIO()
-    whole.savefig(buffer, format='svg', facecolor='white')
-  svg = buffer.getvalue()
-  svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.DOTALL)
-  told = '; '.join(f'{m.name} {_gain(m.gain, m.arm.percent)}' for m in compared)
-  about = f'<title>Gains over the baseline</title><desc>{html.escape(told)}</desc>'
-  return svg.replace('>', f' role="img">{about}', 1)
-
-
-def _told(text: str) -> str:
-  """The numbers of a drawing; of anything else all."""
-  found = re.search(r'^<svg.*?<desc>(.*?)</desc>', text, flags=re.DOTALL)
-  return found[1] if found else text
+    told = '; '.join(f'{m.name} {table.gain(m.gain, m.arm.percent)}' for m in compared)
+    return pages.svg(whole, 'Gains over the baseline', told)
 
 
 if __name__ == '__main__':

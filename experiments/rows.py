@@ -30,9 +30,14 @@ def words(arm: Arm) -> str:
 
 
 def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-  """What a row has of a report; a stage is `shared` if another run trained it."""
+  """What a row has of a report; a stage is `shared` if another run trained it.
+
+  One that was evaluated on the way has its `curve`: what it is judged by, by step. A shared one has
+  none here: it is in the row of the run that trained it.
+  """
   task = report['task']
   about = report['models'][0]['quality'][task['primary']]
+  curves = _curves(workdir, f'{task["split"]}/{task["primary"]}') if 'split' in task else {}
   judged = lambda of: {
       'n': of['quality'][task['primary']]['n'], 'retention': of['retention'], 'gain': of['gain'],
       'quality': {metric: q['value'] for metric, q in of['quality'].items()}}
@@ -47,10 +52,23 @@ def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
           for m in report['models']},
       'training': {stage: {
           'seconds': cost['seconds'], 'steps': cost['steps'],
-          'shared': not (workdir / 'checkpoints' / stage / str(cost['steps'])).exists()}
+          'shared': not (workdir / 'checkpoints' / stage / str(cost['steps'])).exists(),
+          **({'curve': curves[stage]} if stage in curves else {})}
           for stage, cost in report['training'].items()},
       'data': {key: report['data'][key] for key in ('name', 'fingerprint')},
       'hardware': report['hardware'], 'versions': report['versions']}
+
+
+def _curves(workdir: pathlib.Path, metric: str) -> dict[str, list[list[float]]]:
+  """By stage: the steps at which its log has the metric, each with its value to five digits."""
+  found: dict[str, list[list[float]]] = {}
+  path = workdir / 'metrics.jsonl'
+  for line in path.read_bytes().splitlines() if path.exists() else ():
+    logged = json.loads(line)
+    if logged.get(metric) is not None:
+      found.setdefault(logged['stage'], []).append([
+          logged['step'], float(f'{logged[metric]:.5g}')])
+  return found
 
 
 def rounded(value: Any) -> Any:

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distill.evaluate.report import spelled
-from distill.types import Status, Stop
-from experiments import bench, rows
+from experiments import bench, pages, rows
 from experiments.rows import Row, words
 from experiments.statistics import Values, differences, t_interval
 
@@ -36,21 +35,11 @@ NO_RATES = (f'No arms differ in `{RATE}` alone: nothing shows that the baseline 
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    if set(arguments) - {'--check'}:
-      raise Stop(Status.CONFIG, 'say: python -m experiments.table [--check]')
-    page, faults = rendered(ROOT)
-    for fault in faults:
-      print(f'experiments.table: {fault}', file=sys.stderr)
-    path = ROOT / 'README.md'
-    if not arguments:
-      path.write_text(page, 'utf-8')
-    elif not path.exists() or path.read_text('utf-8') != page:
-      raise Stop(Status.DATA, f'{path} isn\'t what the rows make: run python -m experiments.table')
-  except Stop as stop:
-    print(f'experiments.table: {stop}', file=sys.stderr)
-    return int(stop.status)
-  return int(Status.DONE)
+  def files(root: pathlib.Path) -> tuple[pages.Files, list[str]]:
+    page, faults = rendered(root)
+    return {'README.md': page}, faults
+
+  return pages.command('experiments.table', ROOT, files, arguments)
 
 
 def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
@@ -67,6 +56,17 @@ def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
       parts += _experiment(name, [row for row in found if 'bench' not in row])
       parts += _benches(name, [row for row in found if 'bench' in row])
   return '\n'.join([HEAD, *(parts or [NOTHING])]), faults
+
+
+def last_states(found: Sequence[Row]) -> dict[str, tuple[list[Row], int]]:
+  """By config: the rows of the state that was run last, of a run the last; how many others have."""
+  states: dict[str, tuple[list[Row], int]] = {}
+  for config in dict.fromkeys(row['config'] for row in found):
+    rest = [row for row in found if row['config'] == config]
+    mine = [row for row in rest if row['base'] == rest[-1]['base']]
+    states[config] = (list({row['config_sha256']: row for row in mine}.values()),
+                      len(rest) - len(mine))
+  return states
 
 
 def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
@@ -187,6 +187,18 @@ def difference(values: Values, percent: bool) -> str:
   return spread(values, percent) + (bracket or '')
 
 
+def gain(values: Values, percent: bool) -> str:
+  """Mean, and the interval."""
+  ends = interval(values)
+  return (number(statistics.fmean(values.values()), percent) if values else '–') + (
+      f' ({" to ".join(number(end, percent) for end in ends)})' if ends else '')
+
+
+def chance(p: float | None) -> str:
+  """A p-value."""
+  return '–' if p is None else '< 0.001' if p < 0.001 else f'{p:.3f}'
+
+
 def number(value: float, percent: bool) -> str:
   said = f'{value:.1f}' if percent else f'{value:.4g}'
   return said.replace('-', '' if float(said) == 0 else '−')
@@ -231,6 +243,26 @@ def by_rate(arms: Mapping[str, Arm]) -> dict[str, list[Arm]]:
     rest = {path: value for path, value in arm.row['arm'].items() if path != RATE}
     groups.setdefault(words(rest), []).append(arm)
   return groups
+
+
+def reference(arms: Mapping[str, Arm], names: Sequence[str]) -> tuple[str, Arm | None]:
+  """The first of the names that is there, and of it the arm whose baseline has the best rate."""
+  plain = next((name for name in names if name in arms), '')
+  return plain, best(by_rate(arms)[plain]) if plain else None
+
+
+def held_against(arms: Mapping[str, Arm], names: Sequence[str]) -> str:
+  """What the baseline reaches, and at which of its rates."""
+  plain, baseline = reference(arms, names)
+  if not baseline:
+    return f'None of {", ".join(f"`{name}`" for name in names)} has a baseline: no gains.\n'
+  rates = by_rate(arms)[plain]
+  unit = f' {baseline.unit}' if baseline.unit else ''
+  said = spread(baseline.quality('baseline'), baseline.percent)
+  return f'The baseline has {said}{unit} ({counted(len(baseline.seeds))})' + (
+      f', at the best of {len(rates)} learning rates: {", ".join(cell(a.row) for a in rates)}; '
+      f'that is {cell(baseline.row)}. It was chosen by the held-out examples, in its favour.\n'
+      if len(rates) > 1 else f'. {NO_RATES}')
 
 
 def best(group: Sequence[Arm]) -> Arm | None:

@@ -1,4 +1,5 @@
 """The front door: every config's `:test` through the real command, stopped, killed and resumed."""
+import ast
 import json
 import os
 import pathlib
@@ -288,10 +289,20 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
-  import ast
   tree = ast.parse(path.read_text())
   assert 'test' in main.variants(tree)
   assert run.plan(f'configs/{path.name}', 1)
+
+
+def test_variants_are_what_get_config_compares_its_argument_to_and_the_keys_of_its_tables():
+  tree = ast.parse('''
+T = dict(d=1)
+U = {'e-0.5': 2, 3: 4, **T}
+V = {'unseen': 1}
+def get_config(name='f'):
+  return V[name] if name in T or name in U or name == 'f' or name in ('g', 'h') else name
+''')
+  assert main.variants(tree) == ['d', 'e-0.5', 'f', 'g', 'h']
 
 
 @pytest.mark.slow

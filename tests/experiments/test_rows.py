@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from experiments import rows
@@ -46,3 +48,19 @@ def test_a_row_of_a_report_that_names_no_split_names_none(report, tmp_path):
   del report['task']['split'], report['models'][0]['also']
   row = rows.told(report, tmp_path)
   assert 'split' not in row['metric'] and 'also' not in row['models']['student']
+
+
+def test_a_row_has_the_curve_of_a_stage_that_was_evaluated_on_the_way(report, tmp_path):
+  logged = [('student', 5, .123456789), ('student', 7, None), ('student', 10, .8),
+            ('teacher', 10, .9), ('student-first', 3, .2)]
+  lines = [{'stage': stage, 'seed': 0, 'step': step, 'loss': 1.} | (
+      {} if value is None else {'validation/spearman': value, 'validation/pearson': 0.})
+           for stage, step, value in logged]
+  lines.append({'stage': 'student', 'seed': 0, 'step': 9, 'validation/spearman': None})
+  assert 'curve' not in rows.told(report, tmp_path)['training']['student']
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  training = rows.told(report, tmp_path)['training']
+  assert list(training) == ['student']
+  assert training['student']['curve'] == [[5, .12346], [10, .8]]
+  del report['task']['split'], report['models'][0]['also']
+  assert 'curve' not in rows.told(report, tmp_path)['training']['student']

@@ -1,0 +1,396 @@
+"""Makes experiments/article/README.md and its drawings of the rows there, and of nothing else.
+
+python -m experiments.article             writes them
+python -m experiments.article --check     exits 11 if they aren't what the rows make
+
+What is claimed, and how a verdict is reached, is in claims.py.
+"""
+import dataclasses
+import math
+import pathlib
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+from distill.evaluate import charts
+from distill.types import Status, Stop
+from experiments import claims, pages, rows, table
+from experiments.claims import BASELINE, FASTER, MARGIN, PARTS, PLAIN, SURE, Claim, Part, T
+from experiments.rows import VARIANT, Row
+from experiments.statistics import Values, differences, holm, t_test
+from experiments.table import Arm, counted, gain, interval, number
+
+FOLDER = pathlib.Path(__file__).parent / 'article'
+CONFIG = 'configs/article.py'
+EDGES, LINE = 84, 13.5          # of the drawing of gains, in points
+
+Curve = Sequence[Sequence[float]]       # (step, value)
+
+HEAD = """# The article's claims, tested
+
+Made by `python -m experiments.article` from the rows of `results.jsonl`, one for every run; a test
+fails where this page says anything else.
+
+The article that this system follows recommends a distillation loss whose weight moves, and gives
+figures for what it and its other advice bring, without a source or a protocol. Here each is a
+hypothesis, put to a small test that anyone can repeat: a residual network teaches a narrow one to
+read digits, which has a tenth of the labels. What holds here needn't hold elsewhere.
+
+The article's loss *as printed*, probabilities given to a KL that wants their logarithms, is no
+divergence: its minimum isn't the teacher, and a test pins that (`tests/losses/test_logits.py`).
+What is tested is what was meant: (1 − w(t)) · cross-entropy + w(t) · T² · KL(teacher‖student).
+
+## Verdicts
+"""
+RULES = f"""Differences are the first arm's less the second's, paired by seed: both have the same
+initialisation, batches and order. In brackets is the 95 % t interval of their mean; p is of the
+paired t test, two-sided, corrected by Holm for all tests of this table. A claim **holds** if its
+interval is above 0 and p < {SURE}. It **doesn't** if the interval is below 0, or within
+±{MARGIN} points: no difference that matters. Else it **can't be told**. That of speed is a ratio of
+steps: it holds if the interval ends at {FASTER} or below and p, of the test against {FASTER}, is
+below {SURE}; it doesn't if it begins above. All of this was written before any row. Minutes and
+steps are of the two students' training, the first arm's first.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """The student of an arm, or the baseline: what it reached by seed and on the way, its cost."""
+  quality: Values
+  curves: Mapping[int, Curve]
+  seconds: float
+  steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """What the rows say to a claim: by seed the difference in points, or the log ratio of steps."""
+  claim: Claim
+  values: Values
+  p: float | None = None
+
+  @property
+  def verdict(self) -> str:
+    if self.p is None:
+      return claims.NOT_RUN
+    if self.claim.sooner:
+      return claims.verdict_of_ratio(_ratios(self.values)[1:], self.p)
+    return claims.verdict(interval(self.values), self.p)
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  return pages.command('experiments.article', FOLDER, rendered, arguments)
+
+
+def rendered(folder: pathlib.Path) -> tuple[pages.Files, list[str]]:
+  """The page and its drawings by name, and a sentence about each line that is no row."""
+  path = folder / 'results.jsonl'
+  found, faults = rows.read(path) if path.exists() else ([], [])
+  states = table.last_states([row for row in found if row.get('config') == CONFIG])
+  mine, others = states.get(CONFIG, ([], 0))
+  arms = table.summary(mine)
+  if not arms:
+    raise Stop(Status.DATA, f'{path} has no finished run of {CONFIG}: python -m experiments.run '
+               f'{CONFIG} --out={folder} --seeds=8')
+  there = sides(arms, mine)
+  told = findings(there)
+  files = dict(_drawings(there, arms))
+  parts = [HEAD, *_verdicts(told, there, arms, files)]
+  for part in PARTS:
+    parts += _part(part, told, there, arms, files)
+  parts += _missing(there, mine)
+  parts += [f'{others} rows of other states of {CONFIG} are left out.\n'] if others else []
+  return {'README.md': '\n'.join([*parts, table.circumstances(mine)]), **files}, faults
+
+
+def sides(arms: Mapping[str, Arm], found: Sequence[Row]) -> dict[str, Side]:
+  """The students of the arms by name, and the baseline at its best rate."""
+  there = {name: _side(arm, 'student', found) for name, arm in arms.items()}
+  _, baseline = table.reference(arms, [PLAIN])
+  return there | ({BASELINE: _side(baseline, 'baseline', found)} if baseline else {})
+
+
+def _side(arm: Arm, role: str, found: Sequence[Row]) -> Side:
+  """A baseline's curve is in the row of any arm that trains alike: the one that came first."""
+  alike = lambda row: {path: value for path, value in row['arm'].items()
+                       if path != VARIANT and not path.startswith('objective.')}
+  curves, own = {}, arm.seeds.values()
+  for row in own if role == 'student' else found:
+    stage = row['training'].get(role, {}) if 'error' not in row else {}
+    if row['seed'] in arm.seeds and 'curve' in stage and alike(row) == alike(arm.row):
+      curves.setdefault(row['seed'], [
+          (step, value * (100 if arm.percent else 1)) for step, value in stage['curve']])
+  costs = [row['training'][role] for row in own]
+  return Side(arm.quality(role), curves, statistics.fmean(cost['seconds'] for cost in costs),
+              costs[0]['steps'])
+
+
+def findings(there: Mapping[str, Side]) -> list[Finding]:
+  """What the rows say to every claim; p-values are corrected for all that two seeds tell of."""
+  found = {claim: _values(claim, there) for part in PARTS for claim in part.claims}
+  # Against FASTER, not against 1: that is the claim.
+  shift = lambda claim: math.log(FASTER) if claim.sooner else 0.0
+  chances = holm({claim: float(t_test([x - shift(claim) for x in values.values()]))
+                  for claim, values in found.items() if len(values) > 1})
+  return [Finding(claim, values, chances.get(claim)) for claim, values in found.items()]
+
+
+def _values(claim: Claim, there: Mapping[str, Side]) -> Values:
+  if not {claim.ours, claim.theirs} <= there.keys():
+    return {}
+  ours, theirs = there[claim.ours], there[claim.theirs]
+  if claim.sooner:
+    return {seed: math.log(ratio) for seed, (ratio, _) in speeds(ours, theirs).items()}
+  return differences(ours.quality, theirs.quality)
+
+
+def speeds(ours: Side, theirs: Side) -> dict[int, tuple[float, bool]]:
+  """By seed: steps to what theirs ends with as a share of their own, and whether ours got there.
+
+  One that never does counts as if its last step did: that favours the claim.
+  """
+  found = {}
+  for seed in sorted(ours.curves.keys() & theirs.curves.keys()):
+    level, curve = theirs.curves[seed][-1][1], ours.curves[seed]
+    first = reached(curve, level)
+    found[seed] = (first or curve[-1][0]) / reached(theirs.curves[seed], level), first is not None
+  return found
+
+
+def reached(curve: Curve, level: float) -> float | None:
+  """The first step at which a curve is at a level or above it."""
+  return next((step for step, value in curve if value >= level), None)
+
+
+def _ratios(values: Values) -> tuple[float, ...]:
+  """The geometric mean of ratios, and its interval, of their logarithms."""
+  return tuple(math.exp(x) for x in (statistics.fmean(values.values()), *interval(values)))
+
+
+def _said(f: Finding, percent: bool) -> str:
+  """The difference or ratio, with its interval."""
+  if f.claim.sooner and len(f.values) > 1:
+    mean, *ends = _ratios(f.values)
+    return f'{mean:.2f} × ({" to ".join(f"{end:.2f}" for end in ends)})'
+  return '–' if f.claim.sooner else gain(f.values, percent)
+
+
+def _verdicts(told: Sequence[Finding], there: Mapping[str, Side], arms: Mapping[str, Arm],
+              files: pages.Files) -> Iterator[str]:
+  first = next(iter(arms.values()))
+  yield f'{_tally(told)}.\n'
+  for part in PARTS:
+    anchor = re.sub(r'[^\w-]', '', part.title.lower().replace(' ', '-'))
+    yield f'- [{part.title}](#{anchor}): {_tally([f for f in told if f.claim in part.claims])}'
+  yield ''
+  teacher = table.spread(first.quality('teacher'), first.percent)
+  yield (f'{table.judged(first)}. The teacher has {teacher} {first.unit}: students that come near '
+         f"it can't differ by much. {table.held_against(arms, [PLAIN])}")
+  lines = [['claim', 'first arm', 'second', f'difference, {first.points}', 'p', 'verdict',
+            'minutes', 'steps'], ['---'] * 3 + ['--:'] * 2 + ['---'] + ['--:'] * 2]
+  for f in told:
+    pair = [there[name] for name in (f.claim.ours, f.claim.theirs) if name in there]
+    whole = len(pair) == 2
+    lines.append([
+        f.claim.says, spoken(f.claim.ours), spoken(f.claim.theirs), _said(f, first.percent),
+        table.chance(f.p), f'**{f.verdict}**',
+        ' / '.join(f'{side.seconds / 60:.2f}' for side in pair) if whole else '–',
+        ' / '.join(str(side.steps) for side in pair) if whole else '–'])
+  yield _lines(lines)
+  yield RULES
+  if 'gains.svg' in files:
+    yield '![The gains of all arms over the baseline, with their intervals](gains.svg)\n'
+
+
+def _tally(told: Sequence[Finding]) -> str:
+  several = {claims.HOLDS: 'hold', claims.FAILS: "don't"}
+  counts = [(sum(f.verdict == word for f in told), word) for word in claims.VERDICTS]
+  return f'{len(told)} hypotheses: ' + ', '.join(
+      f'{n} {several.get(word, word) if n > 1 else word}' for n, word in counts if n)
+
+
+def spoken(name: str) -> str:
+  """An arm's name as the page has it."""
+  for path, short in ((T, 'T'), ('data.batch_size', 'batch'), ('train.steps', 'steps')):
+    name = name.replace(f'{path}=', f'{short} = ')
+  return 'the baseline' if name == BASELINE else f'`{name.removesuffix(".0")}`'
+
+
+def _part(part: Part, told: Sequence[Finding], there: Mapping[str, Side], arms: Mapping[str, Arm],
+          files: pages.Files) -> Iterator[str]:
+  first = next(iter(arms.values()))
+  yield f'## {part.title}\n\n{part.text}\n'
+  yield '\n'.join(f'- {_sentence(f, first)}' for f in told if f.claim in part.claims) + '\n'
+  lines = [['', *(f'{what}{", " * bool(column)}{column}' for column in part.columns for what in (
+      f'student, {first.unit}', 'over the baseline', f'over `{PLAIN}`')), 'steps', 'minutes']]
+  lines.append(['---', *['--:'] * (len(lines[0]) - 1)])
+  for label, names in part.shown.items():
+    cells = [cell for i, name in enumerate(names) for cell in _cells(
+        there, name, (BASELINE, part.against(i)), first.percent)]
+    last = there.get(names[-1])
+    lines.append([label, *cells, *((str(last.steps), f'{last.seconds / 60:.2f}') if last
+                                   else ('–', '–'))])
+  yield _lines(lines)
+  if any(claim.sooner for claim in part.claims):
+    yield _lines(list(_speeds(part, there)))
+    if 'curves.svg' in files:
+      yield '![Accuracy on the held-out examples by step: mean and ± sd over seeds](curves.svg)\n'
+
+
+def _cells(there: Mapping[str, Side], name: str, against: Sequence[str], percent: bool
+           ) -> Iterator[str]:
+  """What an arm reached, and by how much that is more than others; '–' for what isn't there."""
+  quality = lambda which: there[which].quality if which in there else {}
+  yield table.spread(quality(name), percent)
+  for other in against:
+    yield '–' if other == name else gain(differences(quality(name), quality(other)), percent)
+
+
+def _speeds(part: Part, there: Mapping[str, Side]) -> Iterator[list[str]]:
+  """How soon the arms of a part are where the baseline ends."""
+  yield ["steps to the baseline's last accuracy", 'steps', "as a share of the baseline's",
+         'seeds that get there']
+  yield ['---', *['--:'] * 3]
+  theirs = there.get(BASELINE)
+  for label, (name,) in part.shown.items():
+    found = speeds(there[name], theirs) if theirs and name in there else {}
+    steps = {seed: ratio * reached(theirs.curves[seed], theirs.curves[seed][-1][1])
+             for seed, (ratio, _) in found.items()}
+    f = Finding(Claim('', name, BASELINE, sooner=True),
+                {seed: math.log(ratio) for seed, (ratio, _) in found.items()})
+    yield [label, table.spread({seed: round(x) for seed, x in steps.items()}, percent=True),
+           '–' if name == BASELINE else _said(f, percent=True),
+           f'{sum(there_now for _, there_now in found.values())} of {len(found)}']
+
+
+def _sentence(f: Finding, first: Arm) -> str:
+  """What was found of a claim, in words."""
+  ours, theirs = spoken(f.claim.ours), spoken(f.claim.theirs)
+  head = f'*{f.claim.says[0].upper()}{f.claim.says[1:]}*: **{f.verdict}**'
+  if f.p is None:
+    return f'{head}. {ours} and {theirs} need two seeds in common.'
+  said, p = _said(f, first.percent), table.chance(f.p)
+  p = f'p {p}' if '<' in p else f'p = {p}'
+  if f.claim.sooner:
+    return f'{head}. {ours} takes {said.replace(" ×", " of the steps", 1)}, {p}.'
+  mean = statistics.fmean(f.values.values())
+  size = number(abs(mean), first.percent)
+  _, _, ends = said.partition(' ')
+  way = 'level with' if float(size) == 0 else 'above' if mean > 0 else 'below'
+  return (f'{head}. {ours} is {f"{size} {first.points} " * (way != "level with")}{way} {theirs} '
+          f'{ends}, {p}, {counted(len(f.values))}.')
+
+
+def _lines(lines: Sequence[Sequence[str]]) -> str:
+  return '\n'.join([*(f'| {" | ".join(line)} |' for line in lines), ''])
+
+
+def _missing(there: Mapping[str, Side], found: Sequence[Row]) -> Iterator[str]:
+  """What the page would tell if it had been run, and what failed."""
+  wanted = dict.fromkeys(name for part in PARTS for names in (
+      *part.shown.values(), *((c.ours, c.theirs) for c in part.claims)) for name in names)
+  if lacking := [spoken(name) for name in wanted if name not in there]:
+    yield f'Without rows: {", ".join(lacking)}.\n'
+  most = max(len(side.quality) for side in there.values())
+  if fewer := [f'{spoken(n)} ({counted(len(there[n].quality))})' for n in wanted
+               if n in there and len(there[n].quality) < most]:
+    yield f'With fewer than {counted(most)}: {", ".join(fewer)}.\n'
+  yield from (f'Failed: {table.cell(row)}, seed {row["seed"]}, with exit status '
+              f'{row["error"]["status"]}: {row["error"]["line"]}\n' for row in found
+              if 'error' in row)
+
+
+# What an arm's temperature is: what the legend says, its mark, its colour, its place on the line.
+MARKS = {1: ('T = 1', 'o', charts.COLOURS[0], -0.17), 4: ('T = 4', '^', charts.COLOURS[1], 0.17),
+         0: ('T by its name, or none', 's', charts.COLOURS[2], 0.0)}
+DRAWN = BASELINE, PLAIN, 'ramp-tenth-0.7', 'attention'          # their curves
+
+
+def _drawings(there: Mapping[str, Side], arms: Mapping[str, Arm]) -> Iterator[tuple[str, str]]:
+  first = next(iter(arms.values()))
+  theirs = there[BASELINE].quality if BASELINE in there else {}
+  lines: dict[str, dict[int, Values]] = {}
+  drawn = {BASELINE}
+  for label, name in ((label, name) for part in PARTS for label, names in part.shown.items()
+                      for name in names if name in there):
+    if name not in drawn and len(told := differences(there[name].quality, theirs)) > 1:
+      lines.setdefault(label, {})[_kind(name)] = told
+      drawn.add(name)
+  if lines:
+    yield 'gains.svg', gains(lines, first)
+  curves = {name: drawn for name in DRAWN if name in there
+            and (drawn := _band(there[name].curves.values()))}
+  if curves:
+    yield 'curves.svg', approach(curves, first)
+
+
+def _kind(name: str) -> int:
+  """Which of MARKS an arm has."""
+  if T in name or name == 'attention':
+    return 1 if name.endswith(f'{T}=1.0') else 0
+  return 4
+
+
+def _band(curves: Sequence[Curve]) -> list[tuple[float, float, float]]:
+  """(step, mean, sd) at the steps that all curves have, of two or more."""
+  values = [dict(curve) for curve in curves]
+  if len(values) < 2:
+    return []
+  return [(step, statistics.fmean(each), statistics.stdev(each)) for step in values[0]
+          if len(each := [of[step] for of in values if step in of]) == len(values)]
+
+
+def gains(lines: Mapping[str, Mapping[int, Values]], first: Arm) -> str:
+  """Gains over the baseline and their intervals, a line for each label."""
+  import matplotlib
+  from matplotlib import figure, ticker
+  with matplotlib.rc_context(pages.FOREST):
+    height = LINE * len(lines) + EDGES
+    whole = figure.Figure(figsize=(pages.WIDTH / 72, height / 72))
+    axes = whole.subplots()
+    axes.axvline(0, color='#9aa3ad', linewidth=1)
+    for kind, (says, mark, colour, shift) in MARKS.items():
+      found = [(i + shift * (len(of) > 1), of[kind]) for i, of in enumerate(lines.values())
+               if kind in of]
+      if found:
+        places = [place for place, _ in found]
+        axes.hlines(places, *zip(*(interval(v) for _, v in found), strict=True), color=colour)
+        axes.plot([statistics.fmean(v.values()) for _, v in found], places, mark, color=colour,
+                  markersize=4.5, label=says)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_yticks(range(len(lines)), lines, parse_math=False)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=charts.ROUND))
+    axes.set_xlabel(f'gain over the baseline, {first.points}')
+    whole.legend(loc='outside lower left', ncols=2, frameon=False, fontsize=8, handlelength=1.5,
+                 columnspacing=1)
+    told = '; '.join(f'{label}, {MARKS[kind][0]}: {gain(values, first.percent)}'
+                     for label, of in lines.items() for kind, values in of.items())
+    return pages.svg(whole, 'Gains over the baseline', told)
+
+
+def approach(curves: Mapping[str, Sequence[tuple[float, float, float]]], first: Arm) -> str:
+  """The mean by step, and a band of a standard deviation on both sides."""
+  import matplotlib
+  from matplotlib import figure
+  with matplotlib.rc_context(pages.STYLE):
+    whole = figure.Figure(figsize=(pages.WIDTH / 72, 230 / 72))
+    axes = whole.subplots()
+    for name, style in charts.styles(list(curves)).items():
+      steps, means, sds = zip(*curves[name], strict=True)
+      axes.plot(steps, means, label=name, **style)
+      edges = ([m + sign * sd for m, sd in zip(means, sds, strict=True)] for sign in (-1, 1))
+      axes.fill_between(steps, *edges, color=style['color'], alpha=0.15, linewidth=0)
+    axes.set_xlabel('step')
+    axes.set_ylabel(f'{first.metric["name"]}, {first.unit}')
+    whole.legend(loc='outside lower left', ncols=2, frameon=False, fontsize=8, handlelength=3,
+                 columnspacing=1)
+    told = '; '.join(f'{name}: ' + ', '.join(
+        f'{step:g} {number(mean, first.percent)} ± {number(sd, first.percent)}'
+        for step, mean, sd in curve) for name, curve in curves.items())
+    return pages.svg(whole, 'By step', told)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

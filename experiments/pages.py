@@ -1,0 +1,56 @@
+"""Pages that are made of rows, and of nothing else: how they are written, checked and drawn."""
+import html
+import io
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distill.evaluate import charts
+from distill.types import Status, Stop
+
+Files = dict[str, str]          # name -> text
+STYLE = charts.STYLE | {'font.size': 9}         # of drawings that a telephone shows whole
+FOREST = STYLE | {'axes.grid.axis': 'x', 'ytick.major.size': 0, 'ytick.color': '#1b1f24',
+                  'axes.spines.left': False}    # where each line has a name
+WIDTH = 290                     # of these, in points
+
+
+def command(door: str, folder: pathlib.Path,
+            rendered: Callable[[pathlib.Path], tuple[Files, list[str]]],
+            arguments: Sequence[str]) -> int:
+  """Writes the files of a folder, or with --check compares them; returns the exit status."""
+  try:
+    if set(arguments) - {'--check'}:
+      raise Stop(Status.CONFIG, f'say: python -m {door} [--check]')
+    files, faults = rendered(folder)
+    for fault in faults:
+      print(f'{door}: {fault}', file=sys.stderr)
+    for name, text in files.items():
+      path = folder / name
+      if not arguments:
+        path.write_text(text, 'utf-8')
+      elif not path.exists() or numbers(path.read_text('utf-8')) != numbers(text):
+        raise Stop(Status.DATA, f"{path} isn't what the rows make: run python -m {door}")
+  except Stop as stop:
+    print(f'{door}: {stop}', file=sys.stderr)
+    return int(stop.status)
+  return int(Status.DONE)
+
+
+def svg(whole: Any, title: str, told: str) -> str:
+  """A figure as SVG that holds its numbers, `told`; the same numbers make the same bytes."""
+  buffer = io.StringIO()
+  whole.savefig(buffer, format='svg', facecolor='white')
+  drawn = buffer.getvalue()
+  drawn = re.sub(r'<metadata>.*?</metadata>', '', drawn[drawn.index('<svg'):], flags=re.DOTALL)
+  about = f'<title>{html.escape(title)}</title><desc>{html.escape(told)}</desc>'
+  return drawn.replace('>', f' role="img">{about}', 1)
+
+
+def numbers(text: str) -> str:
+  """Those that a drawing holds, for its curves differ with the version of matplotlib; of anything
+  else all of it."""
+  found = re.search(r'^<svg.*?<desc>(.*?)</desc>', text, flags=re.DOTALL)
+  return found[1] if found else text
