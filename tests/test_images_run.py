@@ -42,10 +42,10 @@ def config(**more):
           for name, part in node.items()}
 
 
-def run(workdir, node):
+def run(workdir, node, shared=None):
   workdir.mkdir(exist_ok=True)
   with contextlib.closing(Log(workdir)) as log:
-    return compare.run(node, train.Run('digits', workdir, log, seed=node['seed']))
+    return compare.run(node, train.Run('digits', workdir, log, seed=node['seed'], shared=shared))
 
 
 @pytest.fixture(scope='module')
@@ -226,6 +226,29 @@ class TestStarting:
     with pytest.raises(Stop, match='begun with other images than digits now has') as stop:
       run(tmp_path / 'run', config(data={'test': 0.3}))
     assert stop.value.status == Status.DATA
+
+
+class TestShared:
+
+  def test_what_an_equal_stage_left_is_not_trained_or_traced_and_reported_alike(
+      self, tmp_path, monkeypatch, capsys):
+    prepared, traced = train.prepared, []
+    monkeypatch.setattr(train, 'prepared', lambda stage, weights: (
+        traced.append(stage.name), prepared(stage, weights))[1])
+    first, other = (run(tmp_path / name, node, tmp_path / 'shared') for name, node in (
+        ('first', config()), ('other', config(schedules={}, objective={
+            **config()['objective'], 'soft': {**config()['objective']['soft'], 'weight': 2.0}}))))
+    assert traced == ['teacher', 'student', 'baseline', 'student']
+    said = capsys.readouterr().err
+    for name in 'teacher', 'baseline':
+      assert first['training'][name] == other['training'][name]
+      assert f'plan  {name:<10} is there: an equal stage of another run left it\n' in said
+      assert f'{name}: taken from {tmp_path}/shared/{name}-' in said
+      assert not (tmp_path / 'other/checkpoints' / name).exists()
+    assert first['training']['student']['flops'] > first['training']['baseline']['flops'] > 0
+    for n, same in enumerate((True, False, True)):
+      judged = [report['models'][n] for report in (first, other)]
+      assert (judged[0]['quality'] == judged[1]['quality']) == same
 
 
 def result(workdir):

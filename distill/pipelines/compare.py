@@ -44,8 +44,8 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
     weights, spent = finished(trained, announced, told, this)
     if trained.role == 'teacher':
       told.weights[name] = weights
-    models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.saw,
-                        spent | {'flops': sum(announced[s.name][1] for s in trained.stages)}))
+    models.append(
+        Model(name, trained.role, trained.stage.student.model, weights, trained.saw, spent))
   records = {split: {m.name: recorded(m, split, told, this) for m in models} for split in told.rows}
   this.stop_if_preempted()
   sharding.once(lambda: report.write(
@@ -70,9 +70,8 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
 
   The stages before it are trained first, each from what the last one left.
   """
-  stage = trained.stage
-  shared = run.shared and run.shared / f'{stage.name}-{trained.identity}'
-  if shared and sharding.once(shared.exists):
+  stage, shared = trained.stage, plan.shared(trained, run)
+  if stage.name not in announced or plan.left(trained, run):
     run.log.say(f'{stage.name}: taken from {shared}, which an equal stage left')
     _, weights, card = predict.exported(str(shared))
     spent = card['training']
@@ -84,6 +83,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
                                     announced[part.name][0], run)
       costs.append(cost_of_it)
     spent = {name: sum(cost[name] for cost in costs) for name in costs[0]}
+    spent['flops'] = sum(announced[part.name][1] for part in trained.stages)
     weights = sharding.on_host(tuple(under(part, 'model/') for part in left))
   for folder in (run.workdir / 'export' / stage.name, shared):
     if folder:

@@ -1,6 +1,7 @@
 """What a run is about to do, said before it does it; and what would stop it, found first."""
 import json
 import os
+import pathlib
 import platform
 import shutil
 import time
@@ -14,7 +15,7 @@ from distill import checkpoint, sharding, train
 from distill.data.sets import Dataset
 from distill.disk import replace
 from distill.evaluate import cost
-from distill.pipelines.setting import Setting
+from distill.pipelines.setting import Setting, Trained
 from distill.train import Run
 from distill.types import Batch, Status, Stop
 
@@ -40,13 +41,18 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
 
 
 def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]:
-  """Checks every stage by tracing it and says what will happen; the stages, and their FLOPs."""
+  """Checks every stage by tracing it and says what will happen; the stages, and their FLOPs.
+
+  A stage that an equal one left in `run.shared` is taken from there: it is not among them.
+  """
   shapes = {name: model.shapes for name, model in told.loaded.items()}
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
   lines, found, states = [], {}, 0
-  trees = {name: model.shapes[0] for name, model in told.loaded.items()}
+  taken = [t.stage.name for t in told.trained if left(t, run)]
+  trees = {name: shapes[name][0] for name in (*told.loaded, *taken)}
   wide = max(10, *(len(stage.name) for t in told.trained for stage in t.stages))
-  for trained, stage in ((t, stage) for t in told.trained for stage in t.stages):
+  for trained, stage in ((t, stage) for t in told.trained if t.stage.name not in taken
+                         for stage in t.stages):
     ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
     steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
     size = len(ready.batch['valid'])
@@ -64,13 +70,26 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   seconds = 1 / (EFFICIENCY * _speed())
   if told.layout.mesh.size > 1:
     run.log.say(f'plan  {told.layout.told(trees)}')
-  for *about, left, resumed in lines:
-    run.log.say('  '.join(filter(None, ('plan', *about, f'about {_spelled(left * seconds)}',
+  for name in taken:
+    run.log.say(f'plan  {name:<{wide}} is there: an equal stage of another run left it')
+  for *about, ahead, resumed in lines:
+    run.log.say('  '.join(filter(None, ('plan', *about, f'about {_spelled(ahead * seconds)}',
                                         resumed))))
   total = sum(line[3] for line in lines) * seconds
   run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
   return found
+
+
+def shared(trained: Trained, run: Run) -> pathlib.Path | None:
+  """Where a stage and its equals of other runs leave for each other what they trained."""
+  return run.shared and run.shared / f'{trained.stage.name}-{trained.identity}'
+
+
+def left(trained: Trained, run: Run) -> bool:
+  """Whether an equal stage left what it trained."""
+  place = shared(trained, run)
+  return bool(place and sharding.once(place.exists))
 
 
 def _width(batch: Batch) -> int:
