@@ -15,7 +15,7 @@ from experiments.rows import words
 
 METRIC = {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True, 'split': 'test'}
 ROOT = run.pathlib.Path(run.__file__).parent.parent
-RATES = 'fixed-0.7, optimizer.rate=0.001', 'fixed-0.7, optimizer.rate=0.01'
+RATES = tuple(f'fixed-0.7, optimizer.rate={rate}' for rate in (0.001, 0.01, 0.03))
 
 
 @pytest.fixture(scope='module')
@@ -307,7 +307,8 @@ class TestCommand:
       file.write('{"torn": \n{"schema": 2}\n')
     assert article.main([]) == 0 and (tmp_path / 'README.md').read_text() == whole['README.md']
     said = capsys.readouterr().err
-    assert 'jsonl:281 is left out' in said and 'jsonl:282 is left out: its schema is 2' in said
+    n = 8 * len(arms)
+    assert f'jsonl:{n + 1} is left' in said and f'jsonl:{n + 2} is left out: its schema' in said
 
 
 def test_the_page_of_the_article_is_what_its_rows_make():
