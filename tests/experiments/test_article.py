@@ -24,6 +24,12 @@ def arms():
   return {words(arm): arm for arm in run.arms(str(ROOT / article.CONFIG))}
 
 
+@pytest.fixture
+def two(arms):
+  """Two of them: a page that is soon made."""
+  return {name: arms[name] for name in (PLAIN, 'attention')}
+
+
 def row(arm, seed, student, baseline=0.6, curve=None, base_curve=None, **more):
   of = lambda role, value: {'role': role, 'quality': {'accuracy': value}, 'n': 470,
                             'retention': None, 'gain': None}
@@ -239,20 +245,19 @@ class TestPage:
     assert page.count('**not run**') == 2 * 20 and '20 not run.' in page
     assert 'MSE of logits beside KL beats KL*: **not' not in page
 
-  def test_one_seed_or_no_plain_arm_is_a_page_without_claims_or_drawings(self, tmp_path, arms):
-    one = {name: arms[name] for name in (PLAIN, 'attention')}
-    files = write(tmp_path, simulated(one, seeds=range(1)))
+  def test_one_seed_or_no_plain_arm_is_a_page_without_claims_or_drawings(self, tmp_path, arms, two):
+    files = write(tmp_path, simulated(two, seeds=range(1)))
     assert list(files) == ['README.md'] and '21 hypotheses: 21 not run.' in files['README.md']
     files = write(tmp_path, simulated({'kl+mse': arms['kl+mse']}))
     assert 'None of `fixed-0.7` has a baseline: no gains.' in files['README.md']
     assert list(files) == ['README.md']
 
-  def test_failed_runs_are_told_and_other_states_and_configs_left_out(self, tmp_path, arms):
+  def test_failed_runs_are_told_and_other_states_and_configs_left_out(self, tmp_path, arms, two):
     bad = {k: v for k, v in row(arms['kl+mse'], 3, 0.7).items() if k not in rows.FINISHED} | {
         'error': {'status': 12, 'line': 'student: not finite'}}
     old = [row(arms[PLAIN], s, 0.999, base='76543210', config_sha256=f'old{s}') for s in range(3)]
     alien = [row(arms[PLAIN], s, 0.998, config='configs/digits.py') for s in range(3)]
-    page = write(tmp_path, [*old, *simulated(arms), *alien, bad])['README.md']
+    page = write(tmp_path, [*old, *simulated(two), *alien, bad])['README.md']
     assert 'Failed: `kl+mse`, seed 3, with exit status 12: student: not finite' in page
     assert '3 rows of other states of configs/article.py are left out.' in page
     assert '99.9' not in page and '99.8' not in page
@@ -286,10 +291,10 @@ class TestDrawings:
 class TestCommand:
 
   def test_check_fails_until_all_is_written_and_when_it_is_touched(
-      self, tmp_path, monkeypatch, capsys, arms):
+      self, tmp_path, monkeypatch, capsys, two):
     monkeypatch.setattr(article, 'FOLDER', tmp_path)
     assert article.main([]) == Status.DATA and 'no finished run of' in capsys.readouterr().err
-    found = simulated(arms)
+    found = simulated(two)
     write(tmp_path, found)
     assert article.main(['--check']) == Status.DATA
     assert article.main([]) == 0 and article.main(['--check']) == 0
@@ -300,15 +305,14 @@ class TestCommand:
         capsys.readouterr().err)
     assert article.main(['--chek']) == Status.CONFIG
 
-  def test_broken_lines_are_told_and_the_rest_is_used(self, tmp_path, monkeypatch, capsys, arms):
+  def test_broken_lines_are_told_and_the_rest_is_used(self, tmp_path, monkeypatch, capsys, two):
     monkeypatch.setattr(article, 'FOLDER', tmp_path)
-    whole = write(tmp_path, simulated(arms))
+    whole = write(tmp_path, simulated(two))
     with (tmp_path / 'results.jsonl').open('a') as file:
       file.write('{"torn": \n{"schema": 2}\n')
     assert article.main([]) == 0 and (tmp_path / 'README.md').read_text() == whole['README.md']
     said = capsys.readouterr().err
-    n = 8 * len(arms)
-    assert f'jsonl:{n + 1} is left' in said and f'jsonl:{n + 2} is left out: its schema' in said
+    assert 'jsonl:17 is left out' in said and 'jsonl:18 is left out: its schema is 2' in said
 
 
 def test_the_page_of_the_article_is_what_its_rows_make():
