@@ -173,9 +173,10 @@ def fit(stage: Stage, ready: Prepared, run: Run) -> tuple[Flat, Flat, dict[str, 
 def _fit(stage: Stage, ready: Prepared, run: Run):
   plan, place = ready.plan, folder(stage, run)
   layout, homes = stage.layout, step.shardings(ready.like, stage.layout)
-  teachers = {name: checkpoint.sha256(whole) for name, whole in stage.weights.items()}
+  weights = {teacher.name: stage.weights[teacher.name] for teacher in stage.teachers}
+  teachers = {name: checkpoint.sha256(whole) for name, whole in weights.items()}
   weights = {name: sharding.placed(whole, layout.weights(whole))
-             for name, whole in stage.weights.items()}
+             for name, whole in weights.items()}
 
   found = checkpoint.restore(place, ready.like)
   if found is None:

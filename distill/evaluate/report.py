@@ -3,8 +3,8 @@
 `CONTRACT` is what report.json promises; page, table and verdict say nothing that isn't in it.
 `flops` and `peak_memory_bytes` are those of the call that `latency_ms` times; they and
 `throughput_per_s` are null where calls weren't measured (`evaluate.cost`). `saw` is null for a
-model that was loaded. `task.split` names the examples of `quality`, and a model's `also` holds the
-same of further splits; a report may be without the two.
+model that was loaded. `task.split` names the examples of `quality`, a model's `teachers` those that
+it learnt from, and its `also` holds the same of further splits; a report may be without the three.
 """
 import json
 import math
@@ -238,7 +238,7 @@ def _saw(model: Model) -> str:
   labels = model['saw']['labels']
   what, n = next((what, n) for what, n in model['saw'].items() if what != 'labels')
   labelled = 'all labelled' if labels == n else f'{labels:,} labelled'
-  return f'{n:,} {what}, {labelled}' + ', and the teacher' * (model['role'] == 'student')
+  return ', and the '.join((f'{n:,} {what}, {labelled}', *model.get('teachers', ())))
 
 
 def _tied(text: str) -> str:
@@ -313,7 +313,8 @@ def _misfit(report: Report) -> str:
   metrics, splits = set(first['quality']), list(first.get('also', {}))
   for model in report['models']:
     where, also = f'report.models: {model["name"]}', model.get('also', {})
-    if wrong := _wrong(also, {split: JUDGED for split in splits}, f'{where}.also'):
+    wrong = _wrong(also, {split: JUDGED for split in splits}, f'{where}.also')
+    if wrong := wrong or _wrong(model.get('teachers', []), [set(names)], f'{where}.teachers'):
       return wrong
     for judged in (model, *(also[split] for split in splits)):
       if primary not in metrics or set(judged['quality']) != metrics:

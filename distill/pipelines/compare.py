@@ -1,4 +1,5 @@
-"""Teacher → student → the same student without a teacher → report.
+"""Teachers, each after those that it learns from → student → the same student without a teacher →
+report.
 
 Each stage resumes from its last checkpoint; a finished run says where its report is.
 """
@@ -37,15 +38,15 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
     this.log.say(f'{told.dataset.name}: {note}')
   announced = plan.announce(told, this)
 
-  models = [Model(name, 'teacher', pure, told.weights[name], None, None)
+  models = [Model(name, 'teacher', pure, told.weights[name], (), None, None)
             for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
     weights, spent = finished(trained, announced, told, this)
-    if trained.role == 'teacher':
+    if trained.role in ('teacher', 'assistant'):
       told.weights[name] = weights
-    models.append(
-        Model(name, trained.role, trained.stage.student.model, weights, trained.saw, spent))
+    models.append(Model(name, trained.role, trained.stage.student.model, weights, trained.teachers,
+                        trained.saw, spent))
   records = {split: {m.name: recorded(m, split, told, this) for m in models} for split in told.rows}
   this.stop_if_preempted()
   sharding.once(lambda: report.write(
@@ -60,6 +61,7 @@ class Model:
   role: str
   pure: Pure
   weights: Weights
+  teachers: Sequence[str]
   saw: Mapping[str, int] | None
   spent: Mapping[str, float] | None         # None: loaded, not trained here
 
@@ -129,7 +131,8 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
   costs = costs_of(models, told)
 
   def entry(model: Model) -> dict[str, Any]:
-    return {'name': model.name, 'role': model.role, 'saw': model.saw,
+    return {'name': model.name, 'role': model.role, 'teachers': list(model.teachers),
+            'saw': model.saw,
             **main[model.name], **costs[model.name],
             'energy_j_per_example': None, 'faithfulness': {}, 'tier': None,
             **({'also': {split: of[model.name] for split, of in judged.items()}}

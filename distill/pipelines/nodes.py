@@ -29,7 +29,12 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherNode:
-  """`teachers.T`: `train` given: trained here; `init` given: loaded; both: fine-tuned."""
+  """`teachers.T`: `train` given: trained here; `init` given: loaded; both: fine-tuned.
+
+  Where terms of `train.objective` read other teachers it is their assistant (TAKD, Mirzadeh 2020),
+  trained after them, whatever the order of names; it may read them all (DGKD, Son 2021). Only whom
+  a stage reads is run in its steps, and a teacher that is read by none is trained all the same.
+  """
   model: Mapping = _empty()
   init: str = ''
   train: Mapping = _empty()
@@ -42,7 +47,12 @@ class TeacherNode:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherTrain:
-  """What `teachers.T.train` has beside the fields of `train`; a teacher sees all labels."""
+  """What `teachers.T.train` has beside the fields of `train`.
+
+  A teacher sees all labels unless `labelled` says otherwise; of an assistant, too, only the terms
+  that read labels need any. In `objective`, the model that is trained is `student/…` and `self/…`,
+  another teacher `TEACHER/…`; projectors, carries and `schedule/…` are the student's alone.
+  """
   objective: Mapping
   optimizer: Mapping
   labelled: float = 1.0

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +16,10 @@ import distill
 from distill import checkpoint, lookup, objective, predict, sharding
 from distill.carry import Carry
 from distill.data import batches
-from distill.data.images import told
 from distill.data.sets import Dataset
 from distill.data.stored import source_sha256
 from distill.models.pure import Flat, Pure
-from distill.pipelines import nodes
+from distill.pipelines import exported, nodes
 from distill.pipelines.baseline import without
 from distill.pipelines.epochs import in_steps
 from distill.student import Student, started_from, with_projectors
@@ -38,6 +36,7 @@ TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names f
 class Trained:
   """A stage; its part of the report; its model's card; and a name for all that determines it.
 
+  The role is 'teacher', 'assistant' (a teacher that learns from others), 'student' or 'baseline'.
   `before` are the stages that come first, in order; their models are no part of the report.
   """
   stage: Stage
@@ -50,6 +49,11 @@ class Trained:
   @property
   def stages(self) -> tuple[Stage, ...]:
     return *self.before, self.stage
+
+  @property
+  def teachers(self) -> tuple[str, ...]:
+    """Whom it learns from, in any of its stages."""
+    return tuple(dict.fromkeys(t.name for stage in self.stages for t in stage.teachers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Setting:
   widths: tuple[int, ...]           # that texts are padded to; () for images
   rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
-  trained: tuple[Trained, ...]      # teachers, student, baseline
+  trained: tuple[Trained, ...]      # teachers, each after those that it reads; student, baseline
   weights: dict[str, Weights]
   layout: sharding.Layout
 
@@ -93,35 +97,17 @@ def setting(node: Mapping[str, Any]) -> Setting:
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
   build = _Builder(config, dataset, layout, task)
-  trained, loaded, weights, teachers = [], {}, {}, []
-  for name, spec in config.teachers.items():
-    where = f'teachers.{name}'
-    spec = lookup.call(nodes.TeacherNode, spec, where)
-    if name in TAKEN or name.startswith(('student-', 'baseline-')):
-      raise Stop(Status.CONFIG, f'{where}: {name!r} is taken; call the teacher something else')
-    if spec.train:
-      trained.append(build.teacher(name, spec))
-      model = trained[-1].stage.student.model
-    elif spec.init:
-      model, weights[name], card = build.exported(spec, where)
-      if lacks := {p.split('/')[0] for p in card['fresh']} - {*_untrained(task)}:
-        part = 'masked-word head' if 'words' in lacks else min(lacks)
-        raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {part} for {dataset.name}: give '
-                   f'{where}.train, to fine-tune it, or a checkpoint that has one')
-      loaded[name] = model
-    else:
-      raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
-    teachers.append(lookup.call(Teacher, {'dtype': spec.dtype, 'microbatch': spec.microbatch},
-                                where, name=name, model=model))
-  trained += build.students(tuple(teachers), weights)
+  for name in config.teachers:
+    build.teacher(name)
+  trained = (*build.trained, *build.students())
   rows = {name: lookup.call(batches.in_order, {'widths': build.widths}, 'data',
                             split=dataset.splits[name], batch_size=evaluate.batch_size)
           for name in judged}
   if task.prepare:
     rows = {name: split.map(task.prepare) for name, split in rows.items()}
   layout.rows(evaluate.batch_size, 'evaluate.batch_size')
-  return Setting(dataset, task, evaluate, build.widths, rows, loaded, tuple(trained), weights,
-                 layout)
+  return Setting(dataset, task, evaluate, build.widths, rows, build.loaded, trained,
+                 build.weights, layout)
 
 
 class _Builder:
@@ -137,45 +123,95 @@ class _Builder:
                          split=dataset.splits['train'])
     self.widths = tuple(map(int, widths))
     self.nodes = {}                   # of models, by where they are described
+    self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
+    self.trained, self.loaded, self.weights = [], {}, {}        # of those, as `Setting` has them
+    for name, spec in config.teachers.items():
+      if name in TAKEN or name.startswith(('student-', 'baseline-')):
+        raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
+                   'else')
+      self.specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
 
-  def teacher(self, name: str, spec: nodes.TeacherNode) -> Trained:
-    """The stage that trains a teacher, from its seed or from `init`."""
-    where = f'teachers.{name}'
+  def teacher(self, name: str, readers: tuple[str, ...] = ()) -> Teacher:
+    """Adds a teacher, after those that it reads itself; each of `readers` reads the next one."""
+    spec, where = self.specs[name], f'teachers.{name}'
+    if name in readers:
+      circle = ' reads '.join((*readers[readers.index(name):], name))
+      raise Stop(Status.CONFIG, f'{where}: {circle}: a teacher can read those that are trained '
+                 'before it, and itself as student/…')
+    if name in self.teachers:
+      return self.teachers[name]
+    seed = spec.seed + (0 if spec.shared else self.config.seed)
+    if spec.init:
+      model, weights, card = exported.teacher(spec, self.dataset, seed, where)
+      self.nodes[where] = card['model']
+      inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
+      start = lambda: inside
+    elif spec.train:
+      model, _ = self.model(spec.model, f'{where}.model')
+      start = lambda: Student(model).init(seed)
+    else:
+      raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
+    if spec.train:
+      self.trained.append(self.learner(name, Student(model), start, seed, readers))
+      self.identities[name] = self.trained[-1].identity
+    elif lacks := {p.split('/')[0] for p in card['fresh']} - {*_untrained(self.task)}:
+      part = 'masked-word head' if 'words' in lacks else min(lacks)
+      raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {part} for {self.dataset.name}: give '
+                 f'{where}.train, to fine-tune it, or a checkpoint that has one')
+    else:
+      self.loaded[name], self.weights[name] = model, weights
+      self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights)])
+    self.teachers[name] = lookup.call(Teacher, {
+        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model)
+    return self.teachers[name]
+
+  def learner(self, name: str, student: Student, start: Callable[[], tuple[Flat, Flat]], seed: int,
+              readers: tuple[str, ...]) -> Trained:
+    """The stage that trains a teacher."""
+    spec, where = self.specs[name], f'teachers.{name}'
     own = {key: spec.train[key] for key in lookup.parameters(nodes.TeacherTrain)
            if key in spec.train}
     plan = {key: value for key, value in spec.train.items() if key not in own}
     own = lookup.call(nodes.TeacherTrain, own, f'{where}.train')
-    seed = spec.seed + (0 if spec.shared else self.config.seed)
     order = ({'seed': spec.seed} if spec.shared else {}) | (
         {'batch_size': own.batch_size} if own.batch_size else {})
-    if spec.init:
-      model, weights, card = self.exported(spec, where)
-      inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
-      node, start = card['model'], lambda: inside
-    else:
-      model, node = self.model(spec.model, f'{where}.model')
-      start = lambda: Student(model).init(seed)
     data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, **order)
     there = f'{where}.train.objective'
     terms = objective.terms_from(in_steps(own.objective, epoch, there), there)
     _check_labels(terms, saw)
-    stage = Stage(name=name, student=Student(model), start=start, data=data, train=plan,
-                  where=where, seed=seed, terms=terms,
+    read = self.among_teachers({path: term.where for term in terms for path in term.paths})
+    teachers = tuple(self.teacher(other, (*readers, name)) for other in read)
+    if spec.shared and (alone := [other for other in read if not self.specs[other].shared
+                                  and other not in self.loaded]):
+      raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
+                 f'own: give teachers.{alone[0]} shared=True too')
+    stage = Stage(name=name, student=student, start=start, data=data, train=plan, where=where,
+                  seed=seed, terms=terms, teachers=teachers, weights=self.weights,
                   optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'),
                   layout=self.layout)
-    return Trained(stage, 'teacher', self.card(node), saw,
-                   self.identity(teacher=dataclasses.asdict(spec), init=self.content(spec.init),
+    return Trained(stage, 'assistant' if teachers else 'teacher', self.card(self.nodes[where]), saw,
+                   self.identity(teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
                                  batching=self.batching | order,
+                                 teachers={other: self.identities[other] for other in read},
                                  **({'seed': 0} if spec.shared else {})))
 
-  def students(self, teachers: tuple[Teacher, ...], weights: dict[str, Weights]) -> list[Trained]:
+  def among_teachers(self, paths: Mapping[str, str]) -> list[str]:
+    """The teachers whose views are among these paths, each given with where it is read."""
+    views = {path.partition('/')[0] for path in paths}
+    known = {*objective.OWN_VIEWS, *self.specs}
+    for path, where in paths.items():
+      if (view := path.partition('/')[0]) not in known:
+        raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, known))
+    return [name for name in self.specs if name in views]
+
+  def students(self) -> list[Trained]:
     """The stages of the student and, where any term reads no teacher, of the baseline.
 
     The baseline goes through the same stages, as far as they have terms that read no teacher.
     """
     config, node = self.config, lookup.call(nodes.StudentNode, self.config.student, 'student')
     model, spelled = self.model(node.model, 'student.model')
-    start = self.start(node, model, teachers, weights)
+    start = self.start(node, model)
     steps = {f'student-{name}': (f'before.{name}', lookup.call(
         nodes.StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
     steps['student'] = '', nodes.StepNode(config.objective, config.optimizer, config.train,
@@ -188,29 +224,33 @@ class _Builder:
       there = f'{where}.objective'.lstrip('.')
       terms = objective.terms_from(in_steps(step.objective, epoch, there), there)
       _check_labels(terms, saw)
-      read = {path for term in terms for path in term.paths}
+      read = {path: term.where for term in terms for path in term.paths}
       carries = {} if where else self.carries(read)
-      read |= {path for carry in carries.values() for path in objective.paths(carry.reads)}
-      views = views or self.views(model, teachers, data, schedules)
+      read |= {path: f'carry.{name}' for name, carry in carries.items()
+               for path in objective.paths(carry.reads)}
+      views = views or self.views(model, data, schedules)
       projectors = {name: spec for name, spec in node.projectors.items()
                     if objective.among('projected', name, read)}
       student = with_projectors(model, projectors,
                                 node.frozen if step.frozen is None else step.frozen, views)
+      read |= {path: f'student.projectors.{name}' for name, projector in
+               student.projectors.items() for path in projector.reads}
       stages.append(Stage(
           name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
-          start=functools.partial(start, student), teachers=teachers, weights=weights,
+          start=functools.partial(start, student), weights=self.weights,
+          teachers=tuple(self.teachers[teacher] for teacher in self.among_teachers(read)),
           optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
           augment=self.augment(step.augment, where or 'config'), layout=self.layout))
-    for view in ('student', *(teacher.name for teacher in teachers)):
+    for view in ('student', *self.specs):
       for output in self.task.reads:
         objective.at(views, f'{view}/{output}', f'task={config.task["name"]!r}')
     card = self.card(spelled)
-    inits = [self.content('' if init in config.teachers else init) for init in (
+    inits = [exported.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
     identity = self.identity(config=described, inits=inits)
     trained = [Trained(stages[-1], 'student', card, saw, identity, tuple(stages[:-1]))]
-    alone = [without(stage, {teacher.name for teacher in teachers}) for stage in stages]
+    alone = [without(stage, {*self.specs}) for stage in stages]
     if alone[-1]:
       of = [{**dataclasses.asdict(step), 'objective': {
           term.name: {k: v for k, v in step.objective[term.name].items()
@@ -250,7 +290,7 @@ class _Builder:
     function = lookup.find('models', node.get('name', ''), f'{where}.name')
     taken = lookup.parameters(function)
     node = {**{k: v for k, v in self.dataset.sizes.items() if k in taken}, **node}
-    self.check_sizes(node, where)
+    exported.check_sizes(node, self.dataset, where)
     if 'members' in node:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
                          for name, member in node['members'].items()}
@@ -260,63 +300,6 @@ class _Builder:
   def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
     return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes,
                               special=self.dataset.special) for i, node in enumerate(nodes))
-
-  def exported(self, spec: nodes.TeacherNode, where: str):
-    """The model, weights and card of `init`, which must be what `model` says, if it says it."""
-    free = {key: spec.model[key] for key in ('dropout', 'words') if key in spec.model}
-    model, weights, card = predict.exported(
-        spec.init, f'{where}.init', model=free, fresh=spec.fresh, sizes=self.dataset.sizes,
-        seed=spec.seed + (0 if spec.shared else self.config.seed))
-    self.check_card(card, where)
-    for key, value in spec.model.items():
-      if card['model'].get(key, value) != value:
-        raise Stop(Status.MISFIT, f'{where}.model.{key}={value!r}, but {spec.init} has '
-                   f'{card["model"][key]!r}')
-    self.nodes[where] = card['model']
-    return model, weights, card
-
-  @staticmethod
-  def content(init: str) -> str:
-    """What an exported model holds; '' for none, and for a teacher of this run."""
-    return checkpoint.sha256(predict.exported(init, 'init')[1]) if init else ''
-
-  def check_sizes(self, node: Mapping[str, Any], where: str) -> None:
-    larger = 'length', 'vocabulary'               # rows that the data doesn't use
-    for key, size in self.dataset.sizes.items():
-      value = node.get(key, size)
-      if value != size and not (key in larger and value > size):
-        raise Stop(Status.MISFIT, f'{where}.{key}={value}, but {self.dataset.name} has {size}: '
-                   f'leave {key} out, or take the data that it was made for')
-
-  def check_card(self, card: Mapping[str, Any], where: str) -> None:
-    """Stops unless an exported model has the data's classes, in their order, and its inputs."""
-    name, classes, its = self.dataset.name, self.dataset.classes, tuple(card['classes'])
-    if card.get('pixels', {}) != self.dataset.pixels:
-      raise Stop(Status.MISFIT, f'{where}: it takes {told(card.get("pixels", {}))}; {name} has '
-                 f'{told(self.dataset.pixels)}: take the data that it was trained on')
-    if card.get('tokenizer_sha256', '') != self.dataset.tokenizer_sha256:
-      raise Stop(Status.MISFIT, f'{where}: its tokenizer ({card["tokenizer_sha256"][:8]}) is not '
-                 f'that of {name} ({self.dataset.tokenizer_sha256[:8]}): the same ids are other '
-                 f'words: give data.tokenizer the place that {where}.init has')
-    nameless = its and all(re.fullmatch(r'LABEL_\d+', label) for label in its)
-    outputs = card['model'].get('classes', 0)
-    if outputs != self.dataset.sizes['classes'] or (its and its != classes and not nameless):
-      raise Stop(Status.MISFIT, f'{where}: its head has {outputs} outputs'
-                 f'{" for " * bool(its)}{", ".join(its)}; {name} has '
-                 f'{", ".join(classes) or "numbers"}, in this order: give '
-                 f"{where}.fresh=('head/*',) for a new head")
-    self.check_sizes(card['model'], f'{where}.model')
-
-  def check_kin(self, theirs: Mapping[str, Any], init: str, pooled_anew: bool) -> None:
-    """Stops where equal shapes would hide that `init` computes something else than the student."""
-    mine = self.nodes['student']
-    defaults = {key: p.default for key, p in lookup.parameters(
-        lookup.find('models', mine['name'], 'student.model.name')).items()}
-    for key in ('name', 'heads', 'first', 'eps', *(() if pooled_anew else ('pooling',))):
-      ours, others = (n.get(key, defaults.get(key)) for n in (mine, theirs))
-      if ours != others:
-        raise Stop(Status.MISFIT, f'student.model.{key}={ours!r}, but student.init={init!r} has '
-                   f'{others!r}: give student.model {key}={others!r}')
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
@@ -330,8 +313,7 @@ class _Builder:
         'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
         'code': _code(), 'jax': jax.__version__, 'untrained': _untrained(self.task), **of})
 
-  def views(self, model: Pure, teachers: Sequence[Teacher], data,
-            schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+  def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
     shapes = lambda m: jax.eval_shape(
@@ -339,10 +321,10 @@ class _Builder:
     own = shapes(model)
     moving = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
     return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
-            **{t.name: shapes(t.model) for t in teachers}}
+            **{name: shapes(teacher.model) for name, teacher in self.teachers.items()}}
 
-  def start(self, node: nodes.StudentNode, model: Pure, teachers: Sequence[Teacher],
-            weights: Mapping[str, Weights]) -> Callable[[Student], tuple[Flat, Flat]]:
+  def start(self, node: nodes.StudentNode,
+            model: Pure) -> Callable[[Student], tuple[Flat, Flat]]:
     """Parameters before step 0: by the seed, or from a teacher's or an exported model's."""
     seed = self.config.seed
     if not node.init:
@@ -352,24 +334,26 @@ class _Builder:
     fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
     shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
               for part in model.shapes]
-    source = next((t.model for t in teachers if t.name == node.init), None)
-    kin = self.nodes.get(f'teachers.{node.init}')
-    if source is None:
-      source, exported, card = predict.exported(node.init, 'student.init', fresh=node.fresh,
-                                                seed=seed, sizes=self.dataset.sizes)
-      self.check_card(card, 'student')
+    if node.init in self.teachers:
+      source, there = self.teachers[node.init].model, None
+      kin = self.nodes[f'teachers.{node.init}']
+    else:
+      source, there, card = predict.exported(node.init, 'student.init', fresh=node.fresh, seed=seed,
+                                             sizes=self.dataset.sizes)
+      exported.check_card(card, self.dataset, 'student')
       kin = card['model']
     if not all(path.startswith('head/') for part in shapes for path in part):
-      self.check_kin(kin, node.init, fresh('pooler/kernel') or 'pooler' in _untrained(self.task))
+      exported.check_kin(self.nodes['student'], kin, node.init,
+                         fresh('pooler/kernel') or 'pooler' in _untrained(self.task))
     take = lambda weights: tuple(
         part and started_from(part, there, node.layers, 'student')
         for part, there in zip(shapes, weights, strict=True))
     jax.eval_shape(take, source.shapes)
 
     def start(student):
-      there = take(weights[node.init] if node.init in weights else exported)
+      taken = take(there or self.weights[node.init])
       return tuple(own | {f'model/{path}': value for path, value in part.items()}
-                   for own, part in zip(student.init(seed), there, strict=True))
+                   for own, part in zip(student.init(seed), taken, strict=True))
     return start
 
 

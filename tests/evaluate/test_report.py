@@ -38,7 +38,7 @@ def found():
       'models': [
           model('teacher', 1_800_000, 900_000, 3.6, (.80, .78, .82),
                 saw={'texts': 23_235, 'labels': 23_235}),
-          model('student', 600_000, 100_000, 1.5, (.78, .76, .80),
+          model('student', 600_000, 100_000, 1.5, (.78, .76, .80), teachers=['teacher'],
                 retention={'of': 'teacher', 'accuracy': .975, 'macro_f1': None},
                 gain={'of': 'baseline', 'accuracy': {'value': .179, 'low': .162, 'high': .196}}),
           model('baseline', 600_000, 100_000, 1.5, (.60, .58, .62))],
@@ -292,6 +292,18 @@ class TestWrite:
     report.write(tmp_path, found, ROWS)
     assert 'loaded, not trained here' in (tmp_path / 'report.html').read_text('utf-8')
 
+  def test_who_taught_a_model_stands_beside_it(self, found, tmp_path):
+    teacher, student, baseline = found['models']
+    assistant = teacher | {'name': 'assistant', 'role': 'assistant', 'teachers': ['teacher']}
+    found['models'] = [teacher, assistant, student | {'teachers': ['assistant', 'teacher']},
+                       baseline | {'teachers': []}]
+    report.write(tmp_path, found, ROWS)
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert re.findall(r'<span>(23,235 [^<]*)</span>', page) == [
+        '23,235 texts, all labelled', '23,235 texts, all labelled, and the teacher',
+        '23,235 texts, 2,301 labelled, and the assistant, and the teacher',
+        '23,235 texts, 2,301 labelled']
+
   def test_a_run_that_logged_no_numbers_has_a_page_without_curves(self, found, tmp_path):
     report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': None}])
     page = (tmp_path / 'report.html').read_text('utf-8')
@@ -309,6 +321,7 @@ class TestWrite:
       (('models', 1, 'gain', 'accuracy'), .1, 'gain.accuracy is 0.1, not a table'),
       (('models', 1, 'gain', 'of'), 'nobody', 'student: gain must be of a model in the report'),
       (('models', 1, 'retention', 'accuracy'), ..., 'retention must be'),
+      (('models', 1, 'teachers'), ['nobody'], "student.teachers[0] is 'nobody', not one of"),
       (('models', 2, 'name'), 'student', 'names must differ'),
       (('models', 0, 'energy_j_per_example'), {'value': 1.}, 'energy_j_per_example lacks method'),
       (('models', 0, 'tier'), {'name': 'edge', 'passed': True, 'limits': [{}]}, 'limits[0] lacks'),
