@@ -4,7 +4,7 @@ Networks, steps, weights and labels are those of digits.py: the teacher (ResNet-
 channels) trains on all labels; who comes after it has a tenth of them. Every model, and every stage
 of the student, trains for equally many steps. Nothing is tuned. The student learns from …
 
-  direct       the teacher: plain KD, what the others are held against
+  kd           the teacher: plain KD, what the others are held against
   takd         an assistant of middle width, which learnt from the teacher (TAKD, Mirzadeh 2020)
   densely      both (DGKD, Son 2021; without its random dropping of teachers)
   two_stage    the teacher's hints, up to its middle stage, then its logits (FitNets, Romero 2015)
@@ -13,13 +13,13 @@ of the student, trains for equally many steps. Nothing is tuned. The student lea
 Students that learn from each other at once are one model of several: digits.py:mutual.
 
 python -m distill.main --config=configs/chains.py:takd
-python -m experiments.run configs/chains.py --out=experiments/chains       # all of them, compared
+python -m experiments.run configs/chains.py --out=experiments/methods      # all of them, compared
 python -m distill.main --config=configs/chains.py:test       # seconds; what the tests run
 """
 from ml_collections import ConfigDict
 
 CHAINS = dict(          # variant -> who learns, and from whom
-    direct=dict(teacher=(), student=('teacher',)),
+    kd=dict(teacher=(), student=('teacher',)),
     takd=dict(teacher=(), assistant=('teacher',), student=('assistant',)),
     densely=dict(teacher=(), assistant=('teacher',), student=('assistant', 'teacher')),
     two_stage=dict(teacher=(), student=('teacher',)),
@@ -74,5 +74,7 @@ def get_config(variant: str = 'takd') -> ConfigDict:
 
 
 def sweep():
-  """Which way from the teacher to the student is worth what?"""
+  """Which way from the teacher to the student is worth what; and the baseline at its best rate."""
   yield from CHAINS
+  for rate in 1e-3, 1e-2, 3e-2:
+    yield {'variant': 'kd', 'optimizer.rate': rate}
