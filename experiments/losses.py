@@ -141,7 +141,7 @@ def composed(config: 'Used') -> tuple[dict[str, Any], dict[str, Any]]:
   terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
   parts = {said: thing for where, _ in terms for _, said, thing in config.parts(where)}
   if (optimizer := config.at('optimizer.name')) != 'adamw':
-    parts[f'optimizer `{optimizer}`'] = getattr(step, optimizer)
+    parts[f'optimizer `{optimizer}`'] = getattr(step, optimizer, step.make_optimizer)
   if (model := config.at('student.model.name')) != 'resnet.ResNet':
     parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
   return {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}, parts
