@@ -92,7 +92,7 @@ def get_config(method: str = 'kd') -> ConfigDict:
   logits = lambda loss, **how: term(loss, **both('logits'), **how)
   last = lambda loss, **how: term(loss, **both('stage3/features'), **how)
   c.objective = dict(
-      hard=dict(hard, mask='batch/labelled', weight=float(method != 'simkd')),   # which has one term
+      hard=dict(hard, mask='batch/labelled', weight=float(method != 'simkd')),   # it has one term
       kd=logits('logits.kl', kwargs=dict(temperature=4.0)),
       match=logits('logits.mse'), born_again=logits('logits.kl'),
       ensemble=term('logits.kl', student=pair[0], teacher='projected/mean'),
