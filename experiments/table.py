@@ -258,11 +258,12 @@ def held_against(arms: Mapping[str, Arm], names: Sequence[str]) -> str:
     return f'None of {", ".join(f"`{name}`" for name in names)} has a baseline: no gains.\n'
   rates = by_rate(arms)[plain]
   unit = f' {baseline.unit}' if baseline.unit else ''
-  said = spread(baseline.quality('baseline'), baseline.percent)
+  said, student = (spread(baseline.quality(role), baseline.percent)
+                   for role in ('baseline', 'student'))
   return f'The baseline has {said}{unit} ({counted(len(baseline.seeds))})' + (
       f', at the best of {len(rates)} learning rates: {", ".join(cell(a.row) for a in rates)}; '
-      f'that is {cell(baseline.row)}. It was chosen by the held-out examples, in its favour.\n'
-      if len(rates) > 1 else f'. {NO_RATES}')
+      f'that is {cell(baseline.row)}, where the student has {student}{unit}. It was chosen by the '
+      "held-out examples, in the baseline's favour.\n" if len(rates) > 1 else f'. {NO_RATES}')
 
 
 def best(group: Sequence[Arm]) -> Arm | None:
