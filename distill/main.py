@@ -175,11 +175,40 @@ def keep_memory() -> None:
 def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: 'Stopping',
         shared: pathlib.Path | None = None) -> dict[str, Any]:
   """Runs the config's pipeline in a workdir that this process has locked."""
+  pipeline = lookup.find('pipelines', _pipeline(config), 'pipeline')
+  with _begun(name, config, workdir, shared) as this:
+    stopping.run = this
+    result = pipeline(config, this)
+  import jax
+  if not jax.process_index():
+    from distill.evaluate import report
+    print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
+  return result
+
+
+def together(name: str, configs: Sequence[Mapping[str, Any]], workdirs: Sequence[pathlib.Path],
+             stopping: 'Stopping', shared: pathlib.Path | None = None) -> None:
+  """Trains runs that differ in their seeds alone by one program; `run` then finds them trained."""
+  if (pipeline := _pipeline(configs[0])) != 'compare.run':
+    raise Stop(Status.CONFIG, f'pipeline={pipeline!r} takes a seed at a time')
+  with contextlib.ExitStack() as begun:
+    runs = [begun.enter_context(_begun(name, config, workdir, shared))
+            for config, workdir in zip(configs, workdirs, strict=True)]
+    stopping.run = runs[0]
+    from distill.pipelines import seeds
+    seeds.together(configs, runs)
+
+
+def _pipeline(config: Mapping[str, Any]) -> str:
   if 'seed' not in config or type(config['seed']) is not int:
     raise Stop(Status.CONFIG, 'the config needs a field seed, a whole number')
-  name_of_pipeline = config['pipeline'] if 'pipeline' in config else 'compare.run'
-  pipeline = lookup.find('pipelines', name_of_pipeline, 'pipeline')
+  return config['pipeline'] if 'pipeline' in config else 'compare.run'
 
+
+@contextlib.contextmanager
+def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
+           shared: pathlib.Path | None) -> Iterator[Any]:
+  """A run with its log, in a workdir that holds no other config's."""
   keep_memory()
   import jax  # after everything that can be refused without it
   jax.config.update('jax_compilation_cache_dir', os.environ.get(
@@ -187,21 +216,15 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: '
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
   from distill import sharding
-  from distill.evaluate import report
   from distill.logs import Log, Silence
   from distill.train import Run
   sharding.once(lambda: same_config(config, workdir))
   log = Silence() if jax.process_index() else Log(workdir)
   log.say(f'{name} in {workdir}')
-  this = Run(name, workdir, log, seed=config['seed'], shared=shared)
-  stopping.run = this
   try:
-    result = pipeline(config, this)
+    yield Run(name, workdir, log, seed=config['seed'], shared=shared)
   finally:
     log.close()
-  if not jax.process_index():
-    print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
-  return result
 
 
 def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:

@@ -111,7 +111,7 @@ class Prepared:
   plan: Plan
   train_step: Callable
   norms: Callable | None              # of every term's gradient, if the plan wants their shares
-  init: Callable[[Flat, Flat], State]
+  init: Callable[[Flat, Flat, int], State]        # of parameters, the rest and a seed
   like: State                         # shapes, and where they live
   batch: Mapping[str, Any]            # the shapes of the first batch, whole
   traced: Any
@@ -150,10 +150,9 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   number = jax.ShapeDtypeStruct((), jnp.float32)
   shapes |= {'terms': {term.name: number for term in stage.terms},
              'gradients': {term.group: number for term in stage.terms}}
-  init = lambda params, rest: step.init_state(stage.student, params, rest, optimizer, {
-      name: carry.init(jax.random.key(stage.seed), shapes)
-      for name, carry in stage.carries.items()})
-  like = jax.eval_shape(init, params, rest)
+  init = lambda params, rest, seed: step.init_state(stage.student, params, rest, optimizer, {
+      name: carry.init(jax.random.key(seed), shapes) for name, carry in stage.carries.items()})
+  like = jax.eval_shape(init, params, rest, stage.seed)
   like = sharding.shapes(like, step.shardings(like, stage.layout))
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
   return Prepared(plan, train_step, norms, init, like, batch, traced)
@@ -167,86 +166,169 @@ def folder(stage: Stage, run: Run) -> pathlib.Path:
 def fit(stage: Stage, ready: Prepared, run: Run) -> tuple[Flat, Flat, dict[str, float]]:
   """Trains, resuming whatever the workdir holds; the parameters, the rest and what it cost."""
   with run.deferring():
-    return _fit(stage, ready, run)
+    return _fit([_Sitting(stage, ready, run)], ready, run)[0]
 
 
-def _fit(stage: Stage, ready: Prepared, run: Run):
-  plan, place = ready.plan, folder(stage, run)
-  layout, homes = stage.layout, step.shardings(ready.like, stage.layout)
-  weights = {teacher.name: stage.weights[teacher.name] for teacher in stage.teachers}
-  teachers = {name: checkpoint.sha256(whole) for name, whole in weights.items()}
-  weights = {name: sharding.placed(whole, layout.weights(whole))
-             for name, whole in weights.items()}
+def together(stages: Sequence[Stage], ready: Prepared,
+             runs: Sequence[Run]) -> list[tuple[Flat, Flat, dict[str, float]]]:
+  """`fit` for stages that differ in their seeds alone, as one program; `ready` is of any of them.
 
-  found = checkpoint.restore(place, ready.like)
-  if found is None:
-    # Parameters first: what the optimizer makes like them then lives where they do.
-    params, rest = stage.start()
-    state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest))
-    facts = {'seconds': 0.0, 'window': {}, 'teachers': teachers}
-  else:
-    state, facts = found[1], dict(found[2])
-    for name, digest in teachers.items():
-      if facts['teachers'].get(name) != digest:
-        raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
-                   f'began with: take another --workdir, or restore the teacher')
-  state = sharding.placed(state, homes)
-  done = saved = int(state.step)
-  run.log.rewind(stage.name, done if found else -1)
-  window = {name: list(pair) for name, pair in facts['window'].items()}
-  seed, pending, before = jax.random.key(stage.seed), [], time.monotonic()
+  Each leaves and gives what it would alone, and the time is divided among them. One that stands
+  at another step than most is trained alone afterwards. One whose numbers become bad is left where
+  it was last saved, and is an error at the end. Signals reach the first run.
+  """
+  if stages[0].layout.mesh.size > 1:
+    raise Stop(Status.CONFIG, 'seeds are trained together on one device alone')
+  with runs[0].deferring():
+    sittings = [_Sitting(stage, ready, run) for stage, run in zip(stages, runs, strict=True)]
+    at = [sitting.saved for sitting in sittings]
+    abreast = [sitting for sitting in sittings if sitting.saved == max(at, key=at.count)]
+    found = dict(zip(map(id, abreast), _fit(abreast, ready, runs[0]), strict=True))
+  return [found[id(sitting)] if id(sitting) in found else fit(sitting.stage, ready, sitting.run)
+          for sitting in sittings]
+
+
+class _Sitting:
+  """What a run keeps of a stage while it is trained: checkpoints, and sums until the next row."""
+
+  def __init__(self, stage: Stage, ready: Prepared, run: Run):
+    self.stage, self.run, self.place = stage, run, folder(stage, run)
+    self.fault = None                   # what stops it
+    self.teachers = {t.name: checkpoint.sha256(stage.weights[t.name]) for t in stage.teachers}
+    homes, found = step.shardings(ready.like, stage.layout), checkpoint.restore(
+        self.place, ready.like)
+    self.fresh = found is None
+    if self.fresh:
+      # Parameters first: what the optimizer makes like them then lives where they do.
+      params, rest = stage.start()
+      state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest),
+                         stage.seed)
+      self.facts = {'seconds': 0.0, 'window': {}, 'teachers': self.teachers}
+    else:
+      state, self.facts = found[1], dict(found[2])
+      for name, digest in self.teachers.items():
+        if self.facts['teachers'].get(name) != digest:
+          raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
+                     'began with: take another --workdir, or restore the teacher')
+    self.state = sharding.placed(state, homes)        # before the first step
+    self.saved = int(state.step)
+    run.log.rewind(stage.name, -1 if self.fresh else self.saved)
+    self.window = {name: list(pair) for name, pair in self.facts['window'].items()}
+    self.before = time.monotonic()
+
+  def add(self, sums: Mapping[str, Any]) -> None:
+    for name, (total, count) in sums.items():
+      kept = self.window.setdefault(name, [0.0, 0.0])
+      kept[0] += float(total)
+      kept[1] += float(count)
+
+  def check(self, bad: int) -> None:
+    """Takes note of the first step whose numbers are not finite, if there is one."""
+    if bad >= 0:
+      batch = self.stage.layout.fed(self.stage.data[bad])
+      ids = [int(i) for i in sharding.on_host(batch['id']) if i >= 0]
+      intact = (f'checkpoint {self.saved} in {self.place} is intact' if self.saved
+                else 'nothing was saved yet')
+      self.fault = Stop(Status.NONFINITE, f'{self.stage.name}: loss or gradient is not finite at '
+                        f'step {bad}, batch ids {ids}; {intact}: lower optimizer.rate, or look at '
+                        'these examples')
+
+  def row(self, done: int, scores: Mapping[str, float]) -> dict[str, float]:
+    """Logs the means since the last row, and the scores."""
+    row = {**means(self.window), **scores}
+    self.run.log.row(self.stage.name, self.run.seed, done, row)
+    self.window.clear()
+    return row
+
+  def save(self, done: int, state: State, among: int) -> None:
+    """A checkpoint; the time since the last one is that of `among` runs."""
+    now = time.monotonic()
+    self.facts['seconds'] += (now - self.before) / among
+    self.before, self.saved = now, done
+    checkpoint.save(self.place, done, state, {**self.facts, 'window': self.window})
+
+
+def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run):
+  """Trains one stage by its program, or several at the same step by one mapped over them.
+
+  One that has a fault is left where it was last saved; it is raised when the others are done.
+  """
+  stage, plan, one = sittings[0].stage, ready.plan, len(sittings) == 1
+  layout = stage.layout
+  joined = lambda trees: trees[0] if one else jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+  def apart(tree):
+    if one:
+      return [tree]
+    tree = jax.device_get(tree)
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(sittings))]
+
+  state, done = joined([sitting.state for sitting in sittings]), sittings[0].saved
+  for sitting in sittings:
+    sitting.state = None                # not a copy more
+  # A teacher that all have in common isn't copied.
+  axes = {name: None if all(s.teachers[name] == digest for s in sittings) else 0
+          for name, digest in sittings[0].teachers.items()}
+  place = lambda whole: sharding.placed(whole, layout.weights(whole))
+  weights = {name: place(stage.weights[name]) if axis is None else joined(
+      [place(sitting.stage.weights[name]) for sitting in sittings]) for name, axis in axes.items()}
+  mapped = lambda call, **how: call if one else jax.jit(
+      jax.vmap(call, in_axes=(0, axes, 0, 0)), **how)
+  train_step = mapped(ready.train_step, donate_argnums=0)
+  batch = lambda i: layout.fed(joined([s.stage.data[i] for s in sittings]))
+  seed, pending = joined([jax.random.key(s.stage.seed) for s in sittings]), []
   alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
 
   def settle():
     """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
     for sums in jax.device_get(pending):
-      for name, (total, count) in sums.items():
-        kept = window.setdefault(name, [0.0, 0.0])
-        kept[0] += float(total)
-        kept[1] += float(count)
+      for sitting, own in zip(sittings, apart(sums), strict=True):
+        sitting.add(own)
     pending.clear()
-    if (bad := int(state.first_bad)) >= 0:
-      ids = [int(i) for i in sharding.on_host(layout.fed(stage.data[bad])['id']) if i >= 0]
-      intact = f'checkpoint {saved} in {place} is intact' if saved else 'nothing was saved yet'
-      raise Stop(Status.NONFINITE, f'{stage.name}: loss or gradient is not finite at step {bad}, '
-                 f'batch ids {ids}; {intact}: lower optimizer.rate, or look at these examples')
+    for sitting, bad in zip(sittings, apart(state.first_bad), strict=True):
+      sitting.check(int(bad))
+    if all(sitting.fault for sitting in sittings):
+      raise sittings[0].fault
+
+  def sound(tree):
+    return ((s, own) for s, own in zip(sittings, apart(tree), strict=True) if not s.fault)
 
   def save():
-    nonlocal saved, before
-    facts['seconds'] += time.monotonic() - before
-    before = time.monotonic()
-    checkpoint.save(place, done, state, {**facts, 'window': window})
-    saved = done
+    for sitting, own in sound(state):
+      sitting.save(done, own, len(sittings))
 
-  if ready.norms and not found:
-    norms = ready.norms(state, weights, layout.fed(stage.data[0]), seed)
-    _tell_shares(jax.device_get(norms), stage.name, run)
+  if ready.norms and sittings[0].fresh:
+    norms = mapped(ready.norms)(state, weights, batch(0), seed)
+    for sitting, own in sound(jax.device_get(norms)):
+      _tell_shares(own, stage.name, sitting.run)
   while done < plan.steps and not stop:
-    state, sums = ready.train_step(state, weights, layout.fed(stage.data[done]), seed)
+    state, sums = train_step(state, weights, batch(done), seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more
       jax.block_until_ready(pending[-3])
     if plan.due(plan.log_every, done):
       settle()
-      row = means(window)
-      if stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done):
-        row |= stage.evaluate(state.params, state.rest)
-      run.log.row(stage.name, run.seed, done, row)
+      scored = stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done)
+      for sitting, own in sound((state.params, state.rest) if scored else ()):
+        row = sitting.row(done, stage.evaluate(*own) if scored else {})
       run.log.progress(stage.name, done, plan.steps, row)
-      window.clear()
     if plan.due(plan.save_every, done):
       settle()
       save()
     if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
       stop = sharding.agreed(run.preempted)
-  if saved < done:
+  if any(sitting.saved < done for sitting, _ in sound(())):
     settle()
     save()
   run.stop_if_preempted()
   examples = plan.steps * ready.batch['valid'].shape[0]
-  return state.params, state.rest, {
-      'seconds': facts['seconds'], 'steps': plan.steps, 'examples': examples}
+  for sitting in sittings:
+    if sitting.fault:
+      raise sitting.fault
+  return [(own.params, own.rest, {
+      'seconds': sitting.facts['seconds'], 'steps': plan.steps, 'examples': examples})
+          for sitting, own in sound(state)]
 
 
 def _tell_shares(norms: Mapping[str, Any], stage: str, run: Run) -> None:

@@ -75,7 +75,7 @@ def trained(*layout, **how):
   weights = {'big': sharding.placed(BIG.init(9), layout.weights(BIG.shapes))}
   kept = step.shardings(run.like, layout)
   params, rest = STUDENT.init(0)
-  state = run.init(sharding.placed(params, kept.params), sharding.placed(rest, kept.rest))
+  state = run.init(sharding.placed(params, kept.params), sharding.placed(rest, kept.rest), 0)
   state, losses = sharding.placed(state, kept), []
   for i in range(20):
     before = state

@@ -80,7 +80,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
   else:
     evaluate, left, costs = scoring(stage.student.model, told), ({}, {}), []
     for part in trained.stages:
-      start = functools.partial(_following, part, left)
+      start = functools.partial(following, part, left)
       *left, cost_of_it = train.fit(dataclasses.replace(part, evaluate=evaluate, start=start),
                                     announced[part.name][0], run)
       costs.append(cost_of_it)
@@ -94,7 +94,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
   return weights, spent
 
 
-def _following(stage: train.Stage, left: tuple[Flat, Flat]) -> tuple[Flat, Flat]:
+def following(stage: train.Stage, left: tuple[Flat, Flat]) -> tuple[Flat, Flat]:
   """How a stage starts: as it says, but with what the stage before it left."""
   return tuple(own | {path: there[path] for path in own if path in there}
                for own, there in zip(stage.start(), left, strict=True))
