@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from distill import main
+from distill import main, train
+from distill.pipelines import plan, seeds
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -105,3 +106,37 @@ def test_epochs_that_cannot_be(schedule, line):
   with pytest.raises(Stop, match=f'teachers.teacher.train.objective.hard.{line}') as stop:
     scheduled(name='ramp', **schedule)
   assert stop.value.status == Status.CONFIG
+
+
+def runs(place, n, shared=None):
+  return [train.Run('run', place / str(seed), None, seed=seed, shared=shared) for seed in range(n)]
+
+
+def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
+  teacher, run = sized(16)['teacher'], *runs(tmp_path, 1, tmp_path / 'shared')
+  assert not plan.left(teacher, run)
+  plan.shared(teacher, run).mkdir(parents=True)
+  assert plan.left(teacher, run)
+  for step, taken in (300, True), (600, False):       # begun, and done
+    checkpoint = tmp_path / f'0/checkpoints/teacher/{step}'
+    checkpoint.mkdir(parents=True)
+    (checkpoint / 'MANIFEST.json').touch()
+    assert plan.left(teacher, run) == taken
+
+
+@pytest.mark.parametrize(('field', 'widths', 'line'), [
+    ('optimizer.rate=0.5', 1, 'differ in more than their seeds'),
+    ('seed=1', 1, 'teacher is one for all seeds, and must be trained first'),
+    ('seed=1', 2, 'give data.widths=')])
+def test_what_cannot_be_trained_together_is_refused_before_it_begins(
+    tmp_path, field, widths, line):
+  configs = [main.parsed(['--config=configs/glue.py:test', *more]).config.to_dict()
+             for more in ([], [f'--config.{field}'])]
+  for config in configs:
+    last = config['data']['widths'][-1]
+    config['data']['widths'] = (last // 2, last)[-widths:]
+  for run in (together := runs(tmp_path, 2)):
+    run.workdir.mkdir()
+  with pytest.raises(Stop, match=line) as stop:
+    seeds.together(configs, together)
+  assert stop.value.status == Status.CONFIG and not list(tmp_path.glob('*/checkpoints'))

@@ -87,9 +87,13 @@ def shared(trained: Trained, run: Run) -> pathlib.Path | None:
 
 
 def left(trained: Trained, run: Run) -> bool:
-  """Whether an equal stage left what it trained."""
-  place = shared(trained, run)
-  return bool(place and sharding.once(place.exists))
+  """Whether an equal stage left what it trained, and this run has not trained its own to the end.
+
+  For a student that has begun goes on with the very teacher that it began with.
+  """
+  place, steps = shared(trained, run), trained.stage.train['steps']
+  own = lambda: checkpoint.latest(train.folder(trained.stage, run)) == steps
+  return bool(place and sharding.once(lambda: place.exists() and not own()))
 
 
 def _width(batch: Batch) -> int:

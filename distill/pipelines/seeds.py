@@ -32,6 +32,8 @@ def together(configs: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
   for several in zip(*(each.trained for each in told), strict=True):
     name, model = several[0].stage.name, several[0].stage.student.model
     todo = [k for k, trained in enumerate(several) if not plan.left(trained, runs[k])]
+    if len({several[k].identity for k in todo}) < len(todo):
+      raise Stop(Status.CONFIG, f'{name} is one for all seeds, and must be trained first')
     evaluate, ended = scoring(model, told[0]), {k: ({}, {}) for k in todo}
     for parts in zip(*(several[k].stages for k in todo), strict=True):
       runs[0].log.say(f'{parts[0].name}: {len(todo)} seeds')
