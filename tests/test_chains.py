@@ -168,7 +168,7 @@ def first_step(trained, weights):
   stage = trained.stage
   ready = train.prepared(stage, {name: jax.eval_shape(lambda w: w, w)
                                  for name, w in weights.items()})
-  state, sums = ready.train_step(ready.init(*stage.start()), weights,
+  state, sums = ready.train_step(ready.init(*stage.start(), stage.seed), weights,
                                  stage.layout.fed(stage.data[0]), jax.random.key(stage.seed))
   return jax.device_get((state.params, state.rest, sums))
 
