@@ -8,7 +8,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['distill*']),
-    package_data={'distill': ['py.typed'], 'distill.evaluate': ['*.html']},
+    package_data={'distill': ['py.typed'], 'distill.evaluate': ['*.html'],
+                  'distill.export': ['*.md']},
     install_requires=[
         'absl-py>=2.1',
         'array_record>=0.8',
@@ -33,11 +34,12 @@ setup(
         'tokenizers>=0.21',
     ],
     extras_require={
+        'export': ['flatbuffers>=24'],      # jax.export needs it and doesn't bring it
         'hub': ['huggingface_hub>=0.30'],
         # What speed and weights are held against. The CPU build of torch is meant: the plain one
         # brings gigabytes of CUDA.
         'peers': ['torch>=2.13', 'transformers>=5'],
-        'test': ['beartype>=0.20', 'hypothesis>=6', 'pytest>=8',
+        'test': ['beartype>=0.20', 'flatbuffers>=24', 'hypothesis>=6', 'pytest>=8',
                  'pytest-xdist>=3.6', 'ruff>=0.9'],
     },
 )

@@ -1,9 +1,10 @@
 """What a run keeps on disk: verified checkpoints, and the folder that a student ships in.
 
 A checkpoint is a folder CHECKPOINTS/STAGE/STEP of everything that changes in a run, with its
-`MANIFEST.json`. An export is a folder of `model.safetensors`, texts, and `config.json`. Both are
-sealed: that JSON file has size and sha256 of every other file, and its own sha256. Both come into
-being in a temporary folder beside, so that a reader finds the whole or nothing:
+`MANIFEST.json`. An export is a folder of `model.safetensors` or another file that holds a model,
+texts, and `config.json`. Both are sealed: that JSON file has size and sha256 of every other file,
+and its own sha256. Both come into being in a temporary folder beside, so that a reader finds the
+whole or nothing:
 
   payload -> fsync -> seal -> fsync -> rename -> fsync of the parent -> verify -> remove older ones
 
@@ -36,6 +37,7 @@ SCHEMA = 1
 MANIFEST, STATE = 'MANIFEST.json', 'state.safetensors'      # of a checkpoint
 CARD, WEIGHTS = 'config.json', 'model.safetensors'          # of an export
 KEPT = 2                                                    # checkpoints of a stage that stay
+LOOSE = ('README.md',)              # not sealed: whoever passes a model on may write there
 LARGEST = 2**26                                             # bytes of a seal
 
 
@@ -122,16 +124,35 @@ def export(folder: Path, params: Mapping[str, Any], card: Mapping[str, Any],
           **(config or {}), 'card': dict(card)})
 
 
+def ship(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> None:
+  """Writes an export of any files; one whose place is taken is refused."""
+  folder = folder.absolute()
+  if os.path.lexists(folder):
+    raise Stop(Status.CONFIG, f'{folder} is there already, and nothing is overwritten: remove it, '
+               'or name another place')
+  _publish(folder, CARD, files, {'card': dict(card)})
+
+
+def opened(folder: Path, file: str) -> dict[str, Any]:
+  """What `config.json` of an export says, after verifying every file, `file` among them."""
+  content, fault = _inspect(folder, CARD, alone=False)
+  if fault or file not in content['files']:
+    raise _broken(folder, file, fault or f'{file} is missing')
+  return content
+
+
 def load(folder: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """The parameters of an export, by path, and its card, after verifying every file."""
-  content, fault = _inspect(Path(folder), CARD, alone=False)
-  if not fault:
-    try:
-      return _tensors(Path(folder) / WEIGHTS), content['card']
-    except (SafetensorError, OSError) as error:
-      fault = f'{WEIGHTS} cannot be read: {error}'
-  raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model, a folder with {CARD} and '
-             f'{WEIGHTS}: {fault}')
+  content = opened(Path(folder), WEIGHTS)
+  try:
+    return _tensors(Path(folder) / WEIGHTS), content['card']
+  except (SafetensorError, OSError) as error:
+    raise _broken(folder, WEIGHTS, f'{WEIGHTS} cannot be read: {error}') from error
+
+
+def _broken(folder: Path | str, file: str, fault: str) -> Stop:
+  return Stop(Status.CHECKPOINT, f'{folder} is no intact exported model, a folder with {CARD} and '
+              f'{file}: {fault}')
 
 
 def sha256(tree: Any) -> str:
@@ -206,7 +227,8 @@ def _publish(path: Path, index: str, files: Mapping[str, bytes], content: dict[s
   tmp = _beside(path, 'new')
   content = json.loads(json.dumps(content))   # keys as they will be read: they must sort alike
   content |= {'schema': SCHEMA, 'versions': _versions(), 'files': {
-      name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()}}
+      name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in files.items()
+      if name not in LOOSE}}
   with writing(path):
     try:
       new = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
@@ -267,7 +289,7 @@ def _inspect(path: Path, index: str, *, alone: bool = True) -> tuple[dict[str, A
       p = entries.pop(name)
       if p.stat().st_size != size or _hash(p) != digest:
         return {}, f'{name} is damaged'
-    extra = [name for name, p in sorted(entries.items()) if p.is_file()]
+    extra = [name for name, p in sorted(entries.items()) if p.is_file() and name not in LOOSE]
     return (content, f'{extra[0]} is not part of it') if alone and extra else (content, '')
   except OSError as error:
     return {}, f'it cannot be read: {error.strerror}'

@@ -14,7 +14,7 @@ def writing(path: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise Stop(Status.DISK, f'cannot write {path}: {error.strerror or error}; make room there, or '
-               'name another place with --workdir') from error
+               'name another place') from error
 
 
 def replace(path: Path, content: bytes | str) -> None:

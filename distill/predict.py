@@ -4,6 +4,7 @@ python -m distill.predict --model=DIR "a text" "another"
 python -m distill.predict --model=DIR < texts.txt        # one text a line
 python -m distill.predict --model=DIR digit.npy scan.png        # a model of images
 
+The folder is an export, one of StableHLO too, or a Hugging Face folder.
 A tab parts the two texts of a pair. A .npy file holds the pixels of one image or several, as the
 data had them: [h w], [h w c] or [n h w c]; any other is a picture, grey or RGB.
 """
@@ -24,6 +25,7 @@ from distill.data import images, tokenizer
 from distill.data.sets import Text
 from distill.models import huggingface
 from distill.models.pure import Pure
+from distill.models.stablehlo import PROGRAM, Program
 from distill.teachers import Weights
 from distill.types import Batch, Records, Status, Stop
 
@@ -60,6 +62,9 @@ def exported(place: str, where: str = '--model', *, model: Mapping[str, Any] | N
   those of the data, which a new head has. The card's `fresh` lists them.
   """
   folder = hub.folder(place, where)
+  if (folder / PROGRAM).is_file():
+    raise Stop(Status.CHECKPOINT, f'{where}: {folder} holds a program: it answers, but has neither '
+               'parameters nor layers to take; name the folder that it was exported from')
   arrays, card = _read(folder, where)
   anew = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in fresh)
   node = {**card['model'], **(model or {})}
@@ -101,19 +106,34 @@ def _read(folder: pathlib.Path, where: str) -> tuple[Mapping[str, np.ndarray], M
       'tokenizer_sha256': hashlib.sha256(tokenizer.read(str(folder), where).encode()).hexdigest()}
 
 
+def whole(place: str, where: str = '--model') -> tuple[Pure | Program, Weights, Mapping[str, Any]]:
+  """A model that can answer, its weights, and its card; a program has its weights inside."""
+  folder = hub.folder(place, where)
+  if (folder / PROGRAM).is_file():
+    told = checkpoint.opened(folder, PROGRAM)
+    made = Program((folder / PROGRAM).read_bytes(), str(folder), told['versions']['jax'])
+    return made, ({}, {}), told['card']
+  model, weights, card = exported(place, where)
+  if card['fresh']:
+    raise Stop(Status.CHECKPOINT, f'{place} has no {card["fresh"][0].split("/")[0]}: it is a '
+               'pretrained encoder, which must be trained before it can answer')
+  return model, weights, card
+
+
 def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:
   """For every text: the label, its probability, and those of all classes; or a number, `value`.
 
   A tab parts the two texts of a pair. Of a model of images, `inputs` are files.
   """
-  model, weights, card = exported(folder)
-  if card['fresh']:
-    raise Stop(Status.CHECKPOINT, f'{folder} has no {card["fresh"][0].split("/")[0]}: it is a '
-               'pretrained encoder, which must be trained before it can answer')
-  read = _images(inputs, card) if 'pixels' in card else _texts(inputs, card, folder)
+  model, weights, card = whole(folder)
   eval_step = step.make_eval_step(model)      # one at a time: none depends on its company
   return [{**said, **_answer(eval_step(*weights, batch)['logits'][0], card['classes'])}
-          for said, batch in read]
+          for said, batch in asked(inputs, card, folder)]
+
+
+def asked(inputs: Sequence[str], card: Mapping[str, Any], folder: str) -> Iterator[Named]:
+  """What the command is given, as batches of one: texts, or of a model of images files."""
+  return _images(inputs, card) if 'pixels' in card else _texts(inputs, card, folder)
 
 
 def _texts(texts: Sequence[str], card: Mapping[str, Any], folder: str) -> Iterator[Named]:

@@ -1,0 +1,45 @@
+"""The card of an exported program: what it is, how good, how to run it, where it ends."""
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+SIZES = {'depth': 'deep', 'width': 'wide', 'heads': 'heads', 'widths': 'wide'}
+
+
+def readme(name: str, card: Mapping[str, Any], *, size: int, on: str,
+           report: Mapping[str, Any] | None = None, verdict: str = '', table: str = '') -> str:
+  """README.md of the model `name`; `report` is that of its run, which `table` and `verdict` show.
+
+  `on` names the examples that it was held against its module on, `size` is that of its file.
+  """
+  import jinja2
+  environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                   lstrip_blocks=True, keep_trailing_newline=True)
+  template = environment.from_string(
+      pathlib.Path(__file__).with_suffix('.md').read_text('utf-8'))
+  models = {model['name']: model for model in report['models']} if report else {}
+  own = models.get(name, {})
+  role = own.get('role', '')
+  return template.render(
+      name=name, card={'data': '', **card}, program=card['program'], pixels=card.get('pixels', {}),
+      bytes=size, jax=jax.__version__, on=on, role=role, saw=_saw(own.get('saw') or {}),
+      sizes=_sizes(card['model']), table=table, verdict=verdict if role == 'student' else '',
+      teachers=[model['name'] for model in models.values() if model['role'] == 'teacher'],
+      split=report['task'].get('split', 'test') if report else '',
+      splits=_splits(report['data']['splits']) if report else '',
+      hardware='{cpu}, {cores} cores'.format(**report['hardware']) if report else '')
+
+
+def _saw(saw: Mapping[str, int]) -> str:
+  return ', '.join(f'{n:,} {what}' for what, n in saw.items())
+
+
+def _splits(splits: Mapping[str, int]) -> str:
+  return ' (' + ', '.join(f'{name} {n:,}' for name, n in splits.items()) + ')'
+
+
+def _sizes(node: Mapping[str, Any]) -> str:
+  said = lambda value: ' '.join(map(str, value)) if isinstance(value, Sequence) else f'{value:,}'
+  return ', '.join(f'{said(node[key])} {word}' for key, word in SIZES.items() if key in node)
