@@ -88,8 +88,8 @@ stage's features through a convolution, at weight 100 (FitNet). Both are `fixed-
     {name: (name,) for name in (PLAIN, 'kl+mse', 'kl+hint')}),
     Part('Attention and speed', CLAIMED + """attention transfer brings accuracy, and
 convergence that is 40 % faster: read here as 0.6 of the steps to the accuracy that the baseline
-ends with. `attention` is the cross-entropy and the maps of three stages, each at weight 1000;
-`kl+attention` adds the maps to `fixed-0.7`, T = 4.""", (
+ends with. `attention` is the cross-entropy and the maps of three stages, each at weight 1000 as in
+public code, and not tuned to this task; `kl+attention` adds the maps to `fixed-0.7`, T = 4.""", (
     Claim('attention transfer beats no teacher', 'attention', BASELINE),
     Claim('attention transfer beside KL beats KL', 'kl+attention', PLAIN),
     Claim('attention transfer is 40 % faster', 'attention', BASELINE, sooner=True)),
