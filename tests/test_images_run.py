@@ -3,6 +3,7 @@ import contextlib
 import json
 import re
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from distill import checkpoint, predict, sharding, train
 from distill.data import digits
 from distill.logs import Log
-from distill.pipelines import compare
+from distill.pipelines import compare, reasons
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -94,6 +95,41 @@ class TestTheReport:
     assert '1,327 images, all labelled' in page and 'images it saw' in page
     said = re.sub('<style>.*?</style>|<svg.*?</svg>', '', page, flags=re.DOTALL)
     assert not re.search(r'\b(texts?|tokens?)\b', said)
+
+  def test_says_whether_models_decide_for_the_same_reasons(self, whole):
+    workdir, report = whole
+    teacher, *others = report['models']
+    assert teacher['faithfulness'] == {} and teacher['layers'] is None
+    for model in others:
+      assert list(model['faithfulness']) == ['agreement', 'agreement_on_errors', 'kl', 'saliency',
+                                             'saliency_top', 'cka']
+      assert model['layers']['of'] == 'teacher' and np.shape(model['layers']['cka']) == (5, 5)
+      assert model['retention_over_chance']['of'] == 'teacher'
+    for model in report['models']:
+      assert list(model['robustness']) == ['clean', 'noise', 'blur', 'contrast', 'shift', 'fgsm']
+      n = model['quality']['accuracy']['n']
+      assert sum(row['support'] for row in model['classes']) == n
+      assert sum(bin['n'] for bin in model['calibration']['bins']) == n
+      with np.load(workdir / 'records' / 'inside' / f'{model["name"]}.npz') as kept:
+        assert kept['sampled'].sum() == 48 and 48 < len(kept['id']) <= 64
+        assert kept['attribution'].shape == (len(kept['id']), 8, 8)
+
+  def test_without_a_teacher_or_when_asked_not_to_it_looks_less_deep(self, whole, tmp_path):
+    workdir, _ = whole
+    records = {name: dict(np.load(workdir / 'records' / f'{name}.npz'))
+               for name in ('teacher', 'student')}
+    models = [types.SimpleNamespace(name=name, role=name, pure=pure, weights=weights)
+              for name in records
+              for pure, weights, _ in [predict.exported(str(workdir / 'export' / name))]]
+    this = train.Run('digits', tmp_path, None, seed=0)
+    evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
+    alone = reasons.reasons(models[1:], records, evaluate(), this)['student']
+    assert alone['faithfulness'] == {} and alone['layers'] is None
+    assert alone['calibration'] and alone['robustness']['fgsm']
+    found = reasons.reasons(models, records, evaluate(faithfulness=False), this)['student']
+    assert list(found['faithfulness']) == ['agreement', 'agreement_on_errors', 'kl']
+    assert found['layers'] is None and found['robustness'] is None
+    assert not (tmp_path / 'records').exists()
 
 
 class TestTheExport:

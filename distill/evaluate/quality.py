@@ -4,19 +4,22 @@ Everything comes from the saved records of a split. An interval is the 95 % perc
 of a bootstrap over examples (Efron 1979): it says what another sample of such examples could
 show, not what another seed of the training could.
 """
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from distill.types import Records
 
+Metrics = Mapping[str, Mapping[str, Any]]       # as the report holds them
 TAILS = (2.5, 97.5)     # percent
 
 
 class Task(Protocol):
   """What quality needs of a task."""
   metrics: Mapping[str, Mapping[str, Any]]      # name -> unit, higher_is_better
+  primary: str
+  constant: Callable[[Records], Records] | None       # what `chance` scores
 
   def score(self, records: Records) -> dict[str, float]: ...
 
@@ -24,32 +27,30 @@ class Task(Protocol):
 def intervals(task: Task, records: Records, *, resamples: int = 1000,
               seed: int = 0) -> dict[str, dict[str, Any]]:
   """Every metric's value with its interval, as the report holds it."""
+  return resampled(task, records, resamples=resamples, seed=seed)[0]
+
+
+def resampled(task: Task, records: Records, *, resamples: int = 1000,
+              seed: int = 0) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+  """The same, and every metric's values on the resamples, which depend on n and the seed alone."""
   values = task.score(records)
   n = len(records['id'])
-  draws = _draws(n, resamples, seed)
-  scores = _columns(task.score(_rows(records, draw)) for draw in draws)
-  return {name: {'value': value, **_bounds(scores[name]), 'n': n, **task.metrics[name]}
-          for name, value in values.items()}
+  scores = _columns(task.score(_rows(records, draw)) for draw in _draws(n, resamples, seed))
+  return {name: {'value': value, **bounds(scores[name]), 'n': n, **task.metrics[name]}
+          for name, value in values.items()}, scores
 
 
 def gain(task: Task, records: Records, reference: Records, *, resamples: int = 1000,
          seed: int = 0) -> dict[str, dict[str, float]]:
   """How much better `records` are than `reference`, paired by example; better is positive."""
-  records, reference = _aligned(records, reference)
+  (ours, mine), (theirs, others) = (
+      resampled(task, r, resamples=resamples, seed=seed) for r in aligned(records, reference))
   signs = {name: 1 if about['higher_is_better'] else -1 for name, about in task.metrics.items()}
-
-  def difference(rows):
-    ours, theirs = task.score(_rows(records, rows)), task.score(_rows(reference, rows))
-    return {name: signs[name] * (ours[name] - theirs[name]) for name in ours}
-
-  n = len(records['id'])
-  values = difference(np.arange(n))
-  scores = _columns(map(difference, _draws(n, resamples, seed)))
-  return {name: {'value': value, **_bounds(scores[name])} for name, value in values.items()}
+  return {name: {'value': sign * (ours[name]['value'] - theirs[name]['value']),
+                 **bounds(sign * (mine[name] - others[name]))} for name, sign in signs.items()}
 
 
-def retention(quality: Mapping[str, Mapping[str, Any]],
-              reference: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+def retention(quality: Metrics, reference: Metrics) -> dict[str, float | None]:
   """The share of the reference's quality that is left: 1 is all of it, whatever the direction.
 
   None where the ratio has no meaning: of or by a number below 0, as a correlation may be, or by 0.
@@ -61,7 +62,54 @@ def retention(quality: Mapping[str, Mapping[str, Any]],
   return {name: ratio(quality[name], reference[name]) for name in quality}
 
 
-def _aligned(*several: Records) -> list[Records]:
+def chance(task: Task, records: Records) -> dict[str, float] | None:
+  """What the best answer that is always the same scores: the commonest class of these examples
+  (of several the first), or their mean number. None where a task knows no such answer.
+  """
+  return task.score(task.constant(records)) if task.constant else None
+
+
+def over_chance(quality: Metrics, reference: Metrics,
+                chance: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+  """The share of the reference's lead over chance that is left: (a - chance) / (t - chance).
+
+  It is below 0 for a model that is worse than chance, and None where the reference doesn't lead.
+  """
+  def left(metric):
+    ours, theirs = (of[metric]['value'] - chance[metric] for of in (quality, reference))
+    sign = 1 if quality[metric]['higher_is_better'] else -1
+    return ours / theirs if sign * theirs > 1e-9 else None
+  return {name: {'value': left(name), 'chance': chance[name]} for name in quality}
+
+
+def confusion(records: Records, classes: int) -> np.ndarray:
+  """How many examples of each class (rows) were taken for each (columns), [c c]."""
+  pairs = records['label'].astype(np.int64) * classes + records['prediction']
+  return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def per_class(records: Records, names: tuple[str, ...]) -> list[dict[str, Any]]:
+  """Precision, recall, F1 and number of examples of every class; what isn't defined is 0."""
+  pairs = confusion(records, len(names))
+  right, labels, predictions = np.diag(pairs), pairs.sum(1), pairs.sum(0)
+  share = lambda part, whole: part / np.maximum(whole, 1)
+  columns = (share(right, predictions), share(right, labels),
+             share(2 * right, labels + predictions))
+  return [{'name': name, 'precision': float(precision), 'recall': float(recall), 'f1': float(f1),
+           'support': int(support)}
+          for name, precision, recall, f1, support in zip(names, *columns, labels, strict=True)]
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = 1000,
+              seed: int = 0) -> dict[str, float]:
+  """A statistic of n examples, as a function of their rows, with its interval."""
+  if not n:
+    raise ValueError('there are no records to judge by')
+  scores = [statistic(rows) for rows in _draws(n, resamples, seed)]
+  return {'value': float(statistic(np.arange(n))), **bounds(np.array(scores))}
+
+
+def aligned(*several: Records) -> list[Records]:
   """Records of the same examples in the same order, or an error."""
   ordered = [_rows(r, np.argsort(r['id'], kind='stable')) for r in several]
   ids, labels = ([r[name] for r in ordered] for name in ('id', 'label'))
@@ -90,6 +138,7 @@ def _columns(rows) -> dict[str, np.ndarray]:
   return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _bounds(scores: np.ndarray) -> dict[str, float]:
+def bounds(scores: np.ndarray) -> dict[str, float]:
+  """The interval of a bootstrap's values."""
   low, high = np.percentile(scores, TAILS)
   return {'low': float(low), 'high': float(high)}

@@ -5,6 +5,17 @@
 `throughput_per_s` are null where calls weren't measured (`evaluate.cost`). `saw` is null for a
 model that was loaded. `task.split` names the examples of `quality`, a model's `teachers` those that
 it learnt from, and its `also` holds the same of further splits; a report may be without the three.
+
+Where a metric's `higher_is_better` is false, less is better. Of a model's fields
+`retention_over_chance` is (a - chance) / (t - chance), with the chance of the best answer that is
+always the same, null where the teacher doesn't lead that; `classes` are those of its records in
+their order, null for numbers and words; `calibration` (`faithfulness.calibration`) is null without
+probabilities; `faithfulness` is against the model `layers.of` or, without layers, the first
+teacher: by the records `agreement`, `agreement_on_errors`, `kl` (`faithfulness.answers`), by
+records/inside/NAME.npz (`inside.looked`) `saliency`, `saliency_top`, `rollout`, `cka`
+(`faithfulness.insights`); {} for teachers; `layers` has the CKA of all pairs, rows its own;
+`robustness` (`robustness.stood`) is on a fixed sample of `task.split`. With
+`evaluate.faithfulness=False` there are only the records' numbers.
 """
 import json
 import math
@@ -21,17 +32,29 @@ Cell = tuple[str, str]          # what it says, and what it adds in smaller prin
 Rows = list[tuple[str, list[Cell]]]         # a label, and a cell for every model
 
 # How CONTRACT reads: a type (a float may be whole), a set of values, a tuple of alternatives,
-# [each of a list], {name: …} with `...` for names that aren't given. More names are welcome.
+# [each of a list], {name: …} with `...` for names that aren't given, and 'name?' for one that may
+# be missing. More names are welcome.
 UNITS = {'fraction': '%', 'correlation': ''}            # what stands after a number
 GAPS = {'fraction': 'points', 'correlation': ''}        # … after a difference
 NAMES = {'mcc': 'Matthews correlation', 'mse': 'MSE', 'pearson': 'Pearson correlation',
          'spearman': 'Spearman correlation'}
 
+ALIKE = {'agreement': 'same answer as teacher', 'kl': 'KL from the teacher',
+         'correlation': 'correlation with teacher', 'distance': 'distance from teacher',
+         'saliency': 'saliency overlap', 'rollout': 'attention overlap', 'cka': 'layers alike',
+         'ece': 'calibration error'}
+
 METRIC = {'value': float, 'low': float, 'high': float, 'n': int, 'unit': str,
           'higher_is_better': bool}
+GAP = {'value': float, 'low': float, 'high': float}
 JUDGED = {
     'quality': {...: METRIC}, 'retention': ({'of': str, ...: (float, None)}, None),
-    'gain': ({'of': str, ...: {'value': float, 'low': float, 'high': float}}, None)}
+    'retention_over_chance?': ({'of': str, ...: {'value': (float, None), 'chance': float}}, None),
+    'gain': ({'of': str, ...: GAP}, None)}
+CALIBRATION = {
+    **dict.fromkeys(('ece', 'adaptive_ece', 'nll', 'brier'), METRIC),
+    'bins': [{'low': float, 'high': float, 'n': int, 'confidence': (float, None),
+              'accuracy': (float, None)}]}
 TIER = {'name': str, 'passed': bool,
         'limits': [{'name': str, 'limit': float, 'value': float, 'passed': bool}]}
 MODEL = {
@@ -41,7 +64,13 @@ MODEL = {
     'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),
     'throughput_per_s': (float, None), 'flops': (float, None), 'peak_memory_bytes': (int, None),
     'energy_j_per_example': ({'value': float, 'method': str}, None),
-    'faithfulness': {...: float}, 'tier': (TIER, None)}
+    'classes?': ([{'name': str, 'precision': float, 'recall': float, 'f1': float,
+                   'support': int}], None),
+    'calibration?': (CALIBRATION, None), 'faithfulness': {...: METRIC},
+    'layers?': ({'of': str, 'rows': [str], 'columns': [str], 'cka': [[float]]}, None),
+    'robustness?': ({'clean': METRIC, ...: {
+        **METRIC, 'about': str, 'kept': (float, None), 'change': GAP}}, None),
+    'tier': (TIER, None)}
 CONTRACT = {
     'schema': {1}, 'config_name': str, 'config_sha256': str, 'seed': int, 'versions': {...: str},
     'hardware': {'device': str, 'cpu': str, 'cores': int},
@@ -157,7 +186,7 @@ def _tables(report: Report) -> list[tuple[str, list[Rows]]]:
   split = report['task'].get('split')
   first = f'{split}, {size(models[0])}' if split else ''
   tables = [(first, [_saw_rows(models), _worth(models, primary, models[0]['quality']),
-                     *_costs(models)])]
+                     _alike(models), *_costs(models)])]
   for split, judged in models[0].get('also', {}).items():
     found = [model['also'][split] for model in models]
     tables.append((f'{split}, {size(judged)}', [_worth(found, primary, [primary])]))
@@ -194,6 +223,18 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
   return [*map(quality, metrics),
           *against('retention', f"{{}}'s {what} kept", lambda kept: (_percent(kept), '')),
           *against('gain', 'gain over {}', gained)]
+
+
+def _alike(models: Sequence[Model]) -> Rows:
+  """How like their teacher models are, and how far from being as sure as they are right."""
+  rows = []
+  for name, label in ALIKE.items():
+    found = [{**model['faithfulness'], **(model.get('calibration') or {})}.get(name)
+             for model in models]
+    if any(found):
+      rows.append((label, [(_amount(m['value'], m['unit']), '') if m else ('–', '')
+                           for m in found]))
+  return rows
 
 
 def _costs(models: Sequence[Model]) -> list[Rows]:
@@ -288,7 +329,9 @@ def _wrong(value: Any, spec: Any, where: str) -> str:
   if isinstance(spec, dict):
     if not isinstance(value, Mapping):
       return f'{where} is {value!r}, not a table of names'
-    if missing := [name for name in spec if name is not ... and name not in value]:
+    optional = {name[:-1] for name in spec if name is not ... and name.endswith('?')}
+    spec = {name if name is ... else name.removesuffix('?'): of for name, of in spec.items()}
+    if missing := [n for n in spec if n is not ... and n not in value and n not in optional]:
       return f'{where} lacks {", ".join(missing)}'
     return _first(_wrong(each, spec.get(name, spec.get(...)), f'{where}.{name}')
                   for name, each in value.items() if name in spec or ... in spec)

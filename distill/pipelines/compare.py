@@ -19,7 +19,7 @@ from distill.disk import reach, replace
 from distill.evaluate import cost, quality, report
 from distill.export import huggingface
 from distill.models.pure import Flat, Pure
-from distill.pipelines import plan
+from distill.pipelines import plan, reasons
 from distill.pipelines.setting import Setting, Trained, digest, setting
 from distill.student import under
 from distill.teachers import Weights
@@ -49,8 +49,9 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
                         trained.saw, spent))
   records = {split: {m.name: recorded(m, split, told, this) for m in models} for split in told.rows}
   this.stop_if_preempted()
+  why = reasons.reasons(models, records[told.evaluate.split], told, this)
   sharding.once(lambda: report.write(
-      this.workdir, measured(config, told, models, records, this), this.log.rows()))
+      this.workdir, measured(config, told, models, records, why, this), this.log.rows()))
   return report.read(this.workdir)
 
 
@@ -123,8 +124,9 @@ def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, floa
 
 
 def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
-             records: Mapping[str, Mapping[str, Records]], run: Run) -> dict[str, Any]:
-  """The report: quality from the saved records, cost from compiled calls."""
+             records: Mapping[str, Mapping[str, Records]],
+             why: Mapping[str, Mapping[str, Any]], run: Run) -> dict[str, Any]:
+  """The report: quality from the saved records, cost from compiled calls, and `reasons`."""
   evaluate, data = told.evaluate, told.dataset
   judged = {split: judgements(models, of, told) for split, of in records.items()}
   main = judged.pop(evaluate.split)
@@ -132,9 +134,8 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
 
   def entry(model: Model) -> dict[str, Any]:
     return {'name': model.name, 'role': model.role, 'teachers': list(model.teachers),
-            'saw': model.saw,
-            **main[model.name], **costs[model.name],
-            'energy_j_per_example': None, 'faithfulness': {}, 'tier': None,
+            'saw': model.saw, **main[model.name], **costs[model.name], **why[model.name],
+            'energy_j_per_example': None, 'tier': None,
             **({'also': {split: of[model.name] for split, of in judged.items()}}
                if judged else {})}
 
@@ -159,13 +160,17 @@ def judgements(models: Sequence[Model], records: Mapping[str, Records],
             for name, r in records.items()}
   teacher = next((m.name for m in models if m.role == 'teacher'), None)
   baseline = next((m.name for m in models if m.role == 'baseline'), None)
+  chance = quality.chance(told.task, next(iter(records.values())))
 
   def judged(model: Model) -> dict[str, Any]:
     kept = teacher and model.role != 'teacher' and {
         'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
+    led = kept and chance and {
+        'of': teacher, **quality.over_chance(scores[model.name], scores[teacher], chance)}
     gained = baseline and model.role == 'student' and {'of': baseline, **quality.gain(
         told.task, records[model.name], records[baseline], resamples=resamples)}
-    return {'quality': scores[model.name], 'retention': kept or None, 'gain': gained or None}
+    return {'quality': scores[model.name], 'retention': kept or None,
+            'retention_over_chance': led or None, 'gain': gained or None}
   return {model.name: judged(model) for model in models}
 
 

@@ -90,7 +90,8 @@ class StudentNode:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """`evaluate`. `resamples` are those of the bootstrap; `cost` says whether calls are timed, too:
+  """`evaluate`. `resamples` are those of the bootstrap; `cost` says whether calls are timed, too,
+  `faithfulness` whether models are looked into and their inputs corrupted (`pipelines/reasons.py`):
   a sweep that asks for quality alone is done sooner without.
   """
   split: str = 'test'
@@ -98,6 +99,7 @@ class Evaluate:
   batch_size: int = 64
   resamples: int = 1000
   cost: bool = True
+  faithfulness: bool = True
 
   def __post_init__(self):
     if self.batch_size < 1 or self.resamples < 1:

@@ -54,6 +54,11 @@ class Classification:
             'prediction': logits.argmax(-1).astype(np.int32),
             'probabilities': (powers / powers.sum(-1, keepdims=True)).astype(np.float32)}
 
+  def constant(self, records: Records) -> Records:
+    """The same examples when the answer is always their commonest class, or the first of these."""
+    commonest = np.bincount(records['label'], minlength=self.classes).argmax()
+    return {**records, 'prediction': np.full_like(records['prediction'], commonest)}
+
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""
     label, prediction = records['label'], records['prediction']

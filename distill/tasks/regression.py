@@ -45,6 +45,11 @@ class Regression:
       raise ValueError(f'example {ids[bad][0]} has a logit that is not finite')
     return {'id': ids, 'label': np.asarray(batch['label'], np.float32)[keep], 'prediction': logits}
 
+  def constant(self, records: Records) -> Records:
+    """The same examples when the answer is always the mean of their labels."""
+    mean = records['label'].mean(dtype=np.float64)
+    return {**records, 'prediction': np.full(len(records['label']), mean)}
+
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""
     label, prediction = (records[name].astype(np.float64) for name in ('label', 'prediction'))
@@ -54,12 +59,12 @@ class Regression:
       if (bad := ~np.isfinite(values)).any():
         raise ValueError(f'example {records["id"][bad][0]}: {name} {values[bad][0]} is not a '
                          'finite number')
-    return {'pearson': _correlation(label, prediction),
-            'spearman': _correlation(rankdata(label), rankdata(prediction)),
+    return {'pearson': correlation(label, prediction),
+            'spearman': correlation(rankdata(label), rankdata(prediction)),
             'mse': float(np.mean((label - prediction)**2))}
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
   """Pearson's, or 0 where one side is constant."""
   if np.ptp(x) == 0 or np.ptp(y) == 0:      # exactly: a rounded mean leaves noise to correlate
     return 0.0

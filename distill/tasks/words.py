@@ -24,7 +24,7 @@ class MaskedWords:
     right  int32 [n]      how many of these were the likeliest to the model
     nll    float32 [n]    the sum of their negative log likelihoods
   """
-  reads, labelled = ('words',), False
+  reads, labelled, constant = ('words',), False, None
   metrics = {'cross_entropy': {'unit': 'nats', 'higher_is_better': False}, 'accuracy': FRACTION}
 
   def __init__(self, *, special: Mapping[str, int], share: float = 0.15,

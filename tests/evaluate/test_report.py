@@ -393,3 +393,35 @@ def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
   code = ('import sys, distill.evaluate.report; '
           'sys.exit(any(m in sys.modules for m in ("matplotlib", "jinja2")))')
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def reasoned(found):
+  """The same report with what models have inside."""
+  bins = [{'low': 0., 'high': 1., 'n': 500, 'confidence': .8, 'accuracy': .7}]
+  for each in found['models']:
+    each |= {'classes': None, 'layers': None,
+             'calibration': {name: metric(.1, .05, .2, '', False)
+                             for name in ('ece', 'adaptive_ece', 'nll', 'brier')} | {'bins': bins},
+             'robustness': {'clean': metric(.8, .7, .9), 'noise': {
+                 **metric(.6, .5, .7), 'about': 'some', 'kept': .75,
+                 'change': {'value': -.2, 'low': -.3, 'high': -.1}}}}
+  found['models'][1] |= {
+      'faithfulness': {'agreement': metric(.9, .88, .92), 'kl': metric(.2, .1, .3, 'nats', False)},
+      'retention_over_chance': {'of': 'teacher', 'accuracy': {'value': .9, 'chance': .5}},
+      'layers': {'of': 'teacher', 'rows': ['pooled'], 'columns': ['pooled'], 'cka': [[.5]]}}
+  return found
+
+
+def test_a_report_may_say_why_models_decide_as_they_do(found, tmp_path):
+  report.write(tmp_path, reasoned(found), [])
+  assert report.read(tmp_path) == found
+  lines = {line[:22].strip(): line.split()[-3:] for line in report.table(found).splitlines()}
+  assert lines['same answer as teacher'] == ['90.0', '%', '–']
+  assert '0.2' in lines['KL from the teacher']
+  for spoilt in ({'robustness': {'clean': None}}, {'calibration': {}},
+                 {'layers': {'of': 'teacher', 'rows': [], 'columns': [], 'cka': [.5]}},
+                 {'faithfulness': {'kl': .2}}):
+    found['models'][1] |= spoilt
+    with pytest.raises(ValueError, match=next(iter(spoilt))):
+      report.write(tmp_path, found, [])
+    reasoned(found)
