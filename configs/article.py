@@ -31,7 +31,7 @@ def get_config(variant: str = 'ramp-tenth-0.7') -> ConfigDict:
   start, stop, part = MOVING[variant] if variant in MOVING else (w, w, 1)
   if variant == 'test':
     stop, beside = 0.9, dict(ATTENTION, mse=1.0, hint=100.0)
-  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='digits.Digits', test=0.25, validation=0.0, batch_size=64, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
   c.task = dict(name='classification.Classification')

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 
 def get_config(size: str = 'full') -> ConfigDict:
   """The variant `test` is the same run in seconds, with every term."""
-  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,
                 length=64, widths=(16, 32, 48, 64), batch_size=32, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
@@ -78,6 +78,7 @@ def get_config(size: str = 'full') -> ConfigDict:
     c.train.update(steps=6, log_every=2, save_every=3, eval_every=6)
     for term in ('match', 'hint', 'maps', 'relations'):
       c.objective[term].weight = 0.1
+    c.evaluate.alone = False
   return c
 
 

@@ -30,7 +30,7 @@ ALONE = 'mutual', 'byot', 'teacher_free'              # of none
 
 def get_config(method: str = 'kd') -> ConfigDict:
   """Every method's terms are there, at weight 0 if another's is asked for."""
-  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='digits.Digits', test=0.25, validation=0.0, batch_size=64, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
   c.task = dict(name='classification.Classification')

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FieldReference
 def get_config(variant: str = 'general') -> ConfigDict:
   """The variant `test` is `general` in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
-  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))
   c.seed = 0
   c.pipeline = 'compare.run'
   student = dict(name='bert.Bert', width=768, depth=6, heads=12, inner=3072, types=0,
@@ -86,5 +86,5 @@ def get_config(variant: str = 'general') -> ConfigDict:
     c.objective.cosine.reads.update(student='student/block00/hidden',
                                     teacher='teacher/block01/hidden')
     c.train.update(plan, accumulate=1)
-    c.evaluate.update(split='test')
+    c.evaluate.update(split='test', alone=False)
   return c

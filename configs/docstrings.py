@@ -22,7 +22,7 @@ METHODS = dict(     # method -> its terms' weights, beside `hard`; a number: of 
 
 def get_config(method: str = 'kd') -> ConfigDict:
   """Every method's terms are there, at weight 0 if another's is asked for."""
-  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,
                 length=64, widths=(16, 32, 48, 64), batch_size=32, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch

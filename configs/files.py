@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config(variant: str = 'classification') -> ConfigDict:
   """The variant `test` is the same run in seconds, on docstrings."""
   numbers = variant == 'regression'             # labels are numbers, not classes
-  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), regression=numbers,
@@ -40,7 +40,7 @@ def get_config(variant: str = 'classification') -> ConfigDict:
   c.objective = dict(hard=hard, soft=soft)
   c.optimizer = dict(adamw, rate=2e-3)
   c.train = dict(plan, accumulate=1, dtype='float32')
-  c.evaluate = dict(split='test', batch_size=64)
+  c.evaluate = dict(split='test', batch_size=64, alone=True)
 
   if variant == 'test':
     c.data = dict(name='docstrings.Docstrings', per_class=200, vocabulary=1000, length=32,
@@ -49,4 +49,5 @@ def get_config(variant: str = 'classification') -> ConfigDict:
     c.student.model.update(width=16)
     for plan in (c.train, c.teachers.teacher.train):
       plan.update(steps=6, log_every=2, save_every=3, eval_every=6)
+    c.evaluate.alone = False
   return c

@@ -27,7 +27,7 @@ def get_config(task: str = 'mrpc') -> ConfigDict:
   # A checkpoint's folder or hub id. One place for weights and tokenizer: setting one sets both.
   place = FieldReference('sentence-transformers/all-MiniLM-L6-v2')
 
-  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='tfds.Text', dataset=f'glue/{task}', data_dir='', tokenizer=place,
@@ -77,7 +77,7 @@ def get_config(task: str = 'mrpc') -> ConfigDict:
     c.teachers.teacher.model.update(name='bert.Bert', width=16, depth=2, heads=2, inner=32, std=0.1)
     c.student.update(layers=(1,))
     c.student.model.update(width=16, depth=1, heads=2, inner=32)
-    c.evaluate.update(split='test', also=('train',))
+    c.evaluate.update(split='test', also=('train',), alone=False)
   return c
 
 

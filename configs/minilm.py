@@ -23,7 +23,7 @@ def get_config(size: str = 'small') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   wide = size == 'wide'
   heads, mine, theirs = (2, 'block00', 'block01') if size == 'test' else (12, 'block05', 'block11')
-  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), tokenizer=place,
@@ -60,5 +60,5 @@ def get_config(size: str = 'small') -> ConfigDict:
         train=dict(plan, objective=dict(words=words), optimizer=c.optimizer, augment=c.augment))
     c.student.model.update(width=16, depth=1, heads=2, inner=32)
     c.train.update(plan, accumulate=1)
-    c.evaluate.update(split='test')
+    c.evaluate.update(split='test', alone=False)
   return c

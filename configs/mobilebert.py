@@ -20,7 +20,7 @@ def get_config(size: str = 'full') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   depth, width = (2, 32) if size == 'test' else (12, 768)
   blocks = [f'block{i:02}' for i in range(depth)]
-  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='files.Text', path='', fields=dict(text=(), label=''), tokenizer=place,
                 length=128, batch_size=2048, seed=0)
   c.task = dict(name='words.MaskedWords')
@@ -59,5 +59,5 @@ def get_config(size: str = 'full') -> ConfigDict:
         train=dict(plan, objective=dict(words=words), optimizer=c.optimizer, augment=c.augment))
     c.student.model.update(width=16, heads=2, inner=32)
     c.train.update(plan, accumulate=1)
-    c.evaluate.update(split='test')
+    c.evaluate.update(split='test', alone=False)
   return c

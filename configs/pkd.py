@@ -22,7 +22,7 @@ def get_config(task: str = 'sst2') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   two, test = task in ('mrpc', 'rte'), task == 'test'
   pairs = {0: 0} if test else {0: 1, 1: 3, 2: 5, 3: 7, 4: 9}
-  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))
   c.seed = 0
   c.pipeline = 'compare.run'
   c.data = dict(name='tfds.Text', dataset=f'glue/{task}', data_dir='', tokenizer=place,
@@ -63,7 +63,7 @@ def get_config(task: str = 'sst2') -> ConfigDict:
                   length=32, widths=(32,), batch_size=8, seed=0)
     c.teachers.teacher.model = dict(name='bert.Bert', width=16, depth=2, heads=2, inner=32, std=0.1)
     c.student.model.update(width=16, depth=1, heads=2, inner=32)
-    c.evaluate.update(split='test', also=())
+    c.evaluate.update(split='test', also=(), alone=False)
   return c
 
 

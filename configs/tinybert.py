@@ -23,7 +23,7 @@ def get_config(variant: str = 'general') -> ConfigDict:
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   general, test = variant not in ('task', 'test'), variant == 'test'
   width, pairs = (32, {0: 0, 1: 1}) if test else (768, {0: 2, 1: 5, 2: 8, 3: 11})
-  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False)))
+  c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))
   c.seed = 0
   c.pipeline = 'compare.run'
 
@@ -91,5 +91,5 @@ def get_config(variant: str = 'general') -> ConfigDict:
     c.student.model.update(width=16, depth=2, heads=2, inner=32)
     for train in c.teachers.teacher.train, c.before.layers.train, c.train:
       train.update(steps=4, log_every=2, save_every=2, eval_every=4)
-    c.evaluate.update(split='test', also=())
+    c.evaluate.update(split='test', also=(), alone=False)
   return c

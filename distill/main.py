@@ -32,6 +32,7 @@ from distill.disk import replace
 from distill.types import Status, Stop
 
 CONFIGS = pathlib.Path('configs')
+BESIDE = 'mesh', 'tier'         # nodes of a config that nothing in a workdir depends on
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 
@@ -183,6 +184,10 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: '
   if not jax.process_index():
     from distill.evaluate import report
     print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
+  if tier := config['tier'] if 'tier' in config else '':
+    from distill.evaluate import tiers
+    if line := tiers.missed(result, tier):
+      raise Stop(Status.TIER, line)
   return result
 
 
@@ -230,7 +235,8 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
 def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
   """Writes config.json, or stops if the workdir holds another config's run.
 
-  Where a run lives may change (`mesh`): what it holds doesn't depend on that.
+  Where a run lives may change (`mesh`), and what it is to reach (`tier`): what it holds doesn't
+  depend on that.
   """
   path, text = workdir / 'config.json', json.dumps(config, indent=2)
   begun = any((workdir / name).exists() for name in ('checkpoints', 'export', 'report.json'))
@@ -239,7 +245,7 @@ def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     return
   old, new = (flat(json.loads(t)) for t in (path.read_text(), text))
   if there := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)
-                    and k.partition('.')[0] != 'mesh'):
+                    and k.partition('.')[0] not in BESIDE):
     raise Stop(Status.CONFIG, f'{workdir} holds a run of another config; different: '
                + ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} here)' for k in there)
                + ': take another --workdir')
@@ -346,8 +352,8 @@ def name_of(path: str) -> str:
 
 
 def sha256(config: Mapping[str, Any]) -> str:
-  """Of a resolved config, wherever it runs (`mesh`)."""
-  told = {key: value for key, value in config.items() if key != 'mesh'}
+  """Of a resolved config, wherever it runs (`mesh`) and whatever it is to reach (`tier`)."""
+  told = {key: value for key, value in config.items() if key not in BESIDE}
   return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

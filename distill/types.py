@@ -46,6 +46,7 @@ class Status(enum.IntEnum):
   DISK = 14
   MISFIT = 15             # teacher and student don't fit
   LOCKED = 16             # another run holds the workdir
+  TIER = 17               # everything is done and reported, but a student misses its tier
 
 
 class Stop(Exception):

@@ -38,7 +38,7 @@ def config(**more):
           **plan, 'objective': {'hard': hard}, 'optimizer': adamw}}},
       'student': {'model': model(2, 2, 4, 8)},
       'objective': {'hard': {**hard, 'mask': 'batch/labelled'}, 'soft': soft},
-      'optimizer': adamw, 'train': {**plan, 'eval_every': 6}}
+      'optimizer': adamw, 'train': {**plan, 'eval_every': 6}, 'evaluate': {'alone': False}}
   return {name: {**part, **more.get(name, {})} if isinstance(part, dict) else part
           for name, part in node.items()}
 

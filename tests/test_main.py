@@ -76,6 +76,19 @@ def test_the_same_command_again_says_that_it_is_finished(whole):
   assert code == 0 and 'finished before' in err and 'The student' in out
 
 
+def test_a_tier_that_is_missed_is_a_status_after_the_report_of_a_finished_run_too(whole):
+  workdir, _, _ = whole
+  before = (workdir / 'report.json').read_bytes()
+  code, out, err = finished(command(workdir, '--config.tier=edge'))
+  assert code == Status.TIER and 'The student' in out and 'tiers reached' in out
+  assert "tier edge is missed by student: share of the teacher's parameters" in err.splitlines()[-1]
+  # All cores made the calls of this run, so that no limit of one thread is passed.
+  assert 'on one thread not measured, at most 50' in err and 'Traceback' not in err
+  code, _, err = finished(command(workdir, '--config.tier=egde'))
+  assert code == Status.CONFIG and "did you mean 'edge'" in err
+  assert (workdir / 'report.json').read_bytes() == before
+
+
 def test_another_config_in_the_same_workdir_is_refused(whole):
   workdir, _, _ = whole
   code, _, err = finished(command(workdir, '--config.seed=5'))

@@ -32,7 +32,7 @@ def get_config():
       student=dict(model=dict(name='bert.Bert', width=8, depth=1, heads=2, inner=16, first=0,
                               eps=1e-12, pooling='tanh'), init='', layers=()),
       objective=dict(soft=soft), optimizer=adamw, train=plan,
-      evaluate=dict(split='test', batch_size=8, resamples=10)))
+      evaluate=dict(split='test', batch_size=8, resamples=10, alone=False)))
 '''
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i in range(10))]

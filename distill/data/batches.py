@@ -63,16 +63,6 @@ def padding_share(split: Split, *, widths: Sequence[int] | None = None) -> float
   return 1 - float(length.sum() / widths[np.searchsorted(widths, length)].sum())
 
 
-def full(split: Split, *, size: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
-  """What a model is given when its cost is measured: `size` examples, texts of the last width."""
-  if 'image' in split.columns:
-    return {'image': np.zeros((size, *split.columns['image'].shape[1:]), np.float32),
-            'valid': np.ones(size, np.float32)}
-  shape = size, widths[-1]
-  return {'tokens': np.ones(shape, np.int32), 'types': np.zeros(shape, np.int32),
-          'mask': np.ones(shape, np.float32)}
-
-
 class _Plan:
   """What batch i holds; without a seed the rows keep their order, shortest width first."""
 

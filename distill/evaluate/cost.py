@@ -1,18 +1,78 @@
-"""What a model costs: parameters, bytes, operations, memory, and time.
+"""What a model costs: parameters, bytes, operations, memory, time, energy.
 
-Times of several models are taken in turns, round by round, so that what else the machine does
-falls on all of them alike and their ratios hold.
+Several models take turns, round by round, so that what else the machine does falls on all of them
+alike and their ratios hold. A `Subject` is timed in this process and with all its cores; one of
+`evaluate.alone` has a process of its own, on one core that all of them share.
 """
 import os
+import pathlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-Calls = Mapping[str, Callable[[], Any]]     # a model's name -> its compiled call, arguments bound
-ROUNDS, CALLS = 5, 300
+from distill import step
+from distill.evaluate import energy
+from distill.models.pure import Pure
+from distill.teachers import Weights
+from distill.types import Batch
+
+ROUNDS = 5
+BATCHES = 1, 8, 32          # the first is timed for latency, the fastest an example for throughput
+CALLS = 300                 # at most in a turn
+
+
+class Timed(Protocol):
+  """A model that can be called and timed, on full batches of any size."""
+
+  def plan(self, batch: int) -> Mapping[str, Any]:
+    """Of the compiled program: `flops`, `peak_memory_bytes`; `process_bytes`, `threads`."""
+
+  def turn(self, batch: int, seconds: float) -> Sequence[float]:
+    """Seconds of each of some calls, after one that isn't counted."""
+
+
+class Subject:
+  """A model timed where it is. `inputs` is what its export says of them."""
+
+  def __init__(self, pure: Pure, weights: Weights, inputs: Mapping[str, Any],
+               reads: Sequence[str] = ('logits',)):
+    self._step = step.make_eval_step(pure, None, reads)
+    self._weights, self._inputs = weights, inputs
+    self._calls: dict[int, tuple[jax.stages.Compiled, tuple]] = {}
+
+  def plan(self, batch: int) -> dict[str, Any]:
+    compiled, _ = self._compiled(batch)
+    return {'flops': flops(compiled), 'peak_memory_bytes': peak_memory(compiled),
+            'process_bytes': None, 'threads': _cores()}
+
+  def turn(self, batch: int, seconds: float) -> list[float]:
+    call, arguments = self._compiled(batch)
+    jax.block_until_ready(call(*arguments))       # the caches are full of another's weights
+    times, end = [], time.perf_counter() + seconds
+    while not times or (len(times) < CALLS and time.perf_counter() < end):
+      start = time.perf_counter()
+      jax.block_until_ready(call(*arguments))
+      times.append(time.perf_counter() - start)
+    return times
+
+  def _compiled(self, batch: int) -> tuple[jax.stages.Compiled, tuple]:
+    if batch not in self._calls:
+      arguments = jax.device_put((*self._weights, full(self._inputs, batch)))
+      self._calls[batch] = self._step.lower(*arguments).compile(), arguments
+    return self._calls[batch]
+
+
+def full(inputs: Mapping[str, Any], size: int) -> Batch:
+  """`size` examples for a model whose export says this of its inputs; texts of the last width."""
+  if 'pixels' in inputs:
+    shape = (inputs['pixels'][name] for name in ('height', 'width', 'channels'))
+    return {'image': np.zeros((size, *shape), np.float32), 'valid': np.ones(size, np.float32)}
+  shape = size, inputs['widths'][-1]
+  return {'tokens': np.ones(shape, np.int32), 'types': np.zeros(shape, np.int32),
+          'mask': np.ones(shape, np.float32)}
 
 
 def params(tree: Any, *, embeddings: bool = True) -> int:
@@ -40,48 +100,61 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
                                     + plan.temp_size_in_bytes - plan.alias_size_in_bytes)
 
 
-def latency(calls: Calls, *, batch: int = 1, seconds: float = 3.0) -> dict[str, dict[str, Any]]:
-  """Milliseconds of a call on `batch` examples, the median and the 95th percentile.
+def shipped(folder: pathlib.Path) -> int | None:
+  """Bytes of the weights in a folder that a model ships in."""
+  sizes = [file.stat().st_size for file in folder.glob('*.safetensors')]
+  return sum(sizes) if sizes else None
 
-  All models together take `seconds` at most, if five rounds are done by then.
+
+def quantised(tree: Any) -> float:
+  """The share of the parameters that 8 bits or fewer hold."""
+  small = sum(leaf.size for leaf in jax.tree.leaves(tree) if leaf.dtype.itemsize == 1)
+  return small / max(1, params(tree))
+
+
+def measured(subjects: Mapping[str, Timed], *, seconds: float = 0.2, watts: float = 0.0,
+             meter: energy.Meter | None = None) -> dict[str, dict[str, Any]]:
+  """What calls take, by model: ROUNDS rounds at each size, every turn about `seconds`.
+
+  Energy is that of the calls at batch 1, by `meter`, which sees those that aren't counted too, or
+  else by `watts` of every busy core.
   """
-  threads = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  found = {}
-  for name, times in _times(calls, seconds).items():
-    p50, p95 = np.percentile(times, (50, 95)) * 1e3
-    found[name] = {'p50': float(p50), 'p95': float(p95), 'batch': batch, 'threads': threads}
-  return found
+  first = BATCHES[0]
+  found = {name: dict(subject.plan(first)) for name, subject in subjects.items()}
+  best = dict.fromkeys(subjects, (0.0, first))
+  for batch in BATCHES:
+    for subject in subjects.values():
+      subject.plan(batch)                         # compiled before any is timed
+    times, joules = _rounds(subjects, batch, seconds, meter)
+    for name, of in times.items():
+      p50, p95 = (float(p) for p in np.percentile(of, (50, 95)))
+      best[name] = max(best[name], (batch / p50, batch))
+      if batch == first:
+        threads = found[name].pop('threads')
+        found[name] |= {
+            'latency_ms': {'p50': 1e3 * p50, 'p95': 1e3 * p95, 'batch': batch, 'threads': threads},
+            'energy_j_per_example': (
+                meter.told(joules[name], batch * (len(of) + ROUNDS)) if meter
+                else energy.estimated(watts, threads, p50 / batch))}
+  return {name: {**of, 'throughput_per_s': best[name][0], 'throughput_batch': best[name][1]}
+          for name, of in found.items()}
 
 
-def throughput(calls: Calls, *, batch: int, seconds: float = 3.0) -> dict[str, float]:
-  """Examples a second of calls on `batch` examples, by the median; timed as `latency` times."""
-  return {name: float(batch / np.median(times)) for name, times in _times(calls, seconds).items()}
+def _rounds(subjects: Mapping[str, Timed], batch: int, seconds: float, meter: energy.Meter | None
+            ) -> tuple[dict[str, list[float]], dict[str, float]]:
+  """Seconds of every call, and joules of all calls, by model."""
+  times, joules = {name: [] for name in subjects}, dict.fromkeys(subjects, 0.0)
+  for _ in range(ROUNDS):
+    for name, subject in subjects.items():
+      before = meter.joules() if meter else 0.0
+      times[name] += subject.turn(batch, seconds)
+      joules[name] += meter.joules() - before if meter else 0.0
+  return times, joules
 
 
-def _times(calls: Calls, seconds: float) -> dict[str, list[float]]:
-  """Seconds of every call: at least ROUNDS rounds, then until CALLS calls or `seconds`.
-
-  In its turn a fast model is called several times, and the first isn't counted: it finds the
-  caches full of another model's weights.
-  """
-  def timed(call):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-  repeats = {}
-  for name, call in calls.items():
-    timed(call)
-    repeats[name] = min(20, max(1, int(0.01 / timed(call))))
-  times = {name: [] for name in calls}
-  end, rounds = time.perf_counter() + seconds, 0
-  while rounds < ROUNDS or (
-      time.perf_counter() < end and min(map(len, times.values())) < CALLS):
-    for name, call in calls.items():
-      turn = [timed(call) for _ in range(repeats[name])]
-      times[name] += turn[1:] or turn
-    rounds += 1
-  return times
+def _cores() -> int:
+  """That this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def _spelled(path) -> str:

@@ -16,6 +16,10 @@ records/inside/NAME.npz (`inside.looked`) `saliency`, `saliency_top`, `rollout`,
 (`faithfulness.insights`); {} for teachers; `layers` has the CKA of all pairs, rows its own;
 `robustness` (`robustness.stood`) is on a fixed sample of `task.split`. With
 `evaluate.faithfulness=False` there are only the records' numbers.
+
+`quantised` is the share of the parameters that 8 bits or fewer hold, `process_bytes` the most that
+the process of the timed calls held (Python and compiler too), `throughput_batch` the batch of
+`throughput_per_s`; `tiers` are the verdicts of all, `tier` that of the one asked for.
 """
 import json
 import math
@@ -24,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.disk import reach, replace
-from distill.evaluate import charts
+from distill.evaluate import charts, tiers
 from distill.types import Status, Stop
 
 Report = Model = Mapping[str, Any]
@@ -56,7 +60,8 @@ CALIBRATION = {
     'bins': [{'low': float, 'high': float, 'n': int, 'confidence': (float, None),
               'accuracy': (float, None)}]}
 TIER = {'name': str, 'passed': bool,
-        'limits': [{'name': str, 'limit': float, 'value': float, 'passed': bool}]}
+        'limits': [{'name': str, 'bound': {'>=', '<=', '<'}, 'limit': float,
+                    'value': (float, None), 'passed': bool}]}     # None: not measured, not passed
 MODEL = {
     'name': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
     'saw': (*({what: int, 'labels': int} for what in ('texts', 'images')), None), **JUDGED,
@@ -70,7 +75,8 @@ MODEL = {
     'layers?': ({'of': str, 'rows': [str], 'columns': [str], 'cka': [[float]]}, None),
     'robustness?': ({'clean': METRIC, ...: {
         **METRIC, 'about': str, 'kept': (float, None), 'change': GAP}}, None),
-    'tier': (TIER, None)}
+    'shipped_bytes?': (int, None), 'quantised?': float, 'process_bytes?': (int, None),
+    'throughput_batch?': (int, None), 'tiers?': [TIER], 'tier': (TIER, None)}
 CONTRACT = {
     'schema': {1}, 'config_name': str, 'config_sha256': str, 'seed': int, 'versions': {...: str},
     'hardware': {'device': str, 'cpu': str, 'cores': int},
@@ -108,22 +114,33 @@ def verdict(report: Report) -> str:
   """What distillation brought: a sentence for every student, claiming only what was shown."""
   models = {model['name']: model for model in report['models']}
   students = [model for model in report['models'] if model['role'] == 'student']
+  names = {m['name']: 'The student' if len(students) == 1 else f'The student {m["name"]}'
+           for m in students}
   return ' '.join(
-      _sentence('The student' if len(students) == 1 else f'The student {student["name"]}',
-                student, models, report['task']['primary']) for student in students)
+      _sentence(names[m['name']], m, models, report['task']['primary'])
+      + (f' It {"reaches" if m["tier"]["passed"] else "misses"} the tier {m["tier"]["name"]}: '
+         f'{tiers.said(m["tier"])}.' if m['tier'] else '') for m in students)
 
 
 def table(report: Report) -> str:
-  """The models side by side as plain text; three of them take about 100 columns."""
-  names, lines = [model['name'] for model in report['models']], []
+  """The models side by side as plain text; three of them take about 100 columns.
+
+  Of more than five, a student that would be the fourth or later begins a table of its own.
+  """
+  names, lines, blocks = [model['name'] for model in report['models']], [], [[0]]
+  for i, model in enumerate(report['models']):
+    if len(names) > 5 and model['role'] == 'student' and len(blocks[-1]) > 3:
+      blocks.append([0])
+    blocks[-1].append(1 + i)
   for title, groups in _tables(report):
     lines += [[''] * (1 + len(names))] if lines else []
     lines.append([title, *names])
     lines += [[label, *(f'{main} ({small})' if small else main for main, small in cells)]
               for group in groups for label, cells in group]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  return '\n'.join('  '.join([label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
-                   for label, *cells in lines)
+  adjusted = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+  return '\n\n'.join('\n'.join('  '.join(line[i] for i in block).rstrip() for line in adjusted)
+                     for block in blocks)
 
 
 def spelled(metric: str) -> str:
@@ -186,7 +203,7 @@ def _tables(report: Report) -> list[tuple[str, list[Rows]]]:
   split = report['task'].get('split')
   first = f'{split}, {size(models[0])}' if split else ''
   tables = [(first, [_saw_rows(models), _worth(models, primary, models[0]['quality']),
-                     _alike(models), *_costs(models)])]
+                     _alike(models), *_costs(models), _tiers(models)])]
   for split, judged in models[0].get('also', {}).items():
     found = [model['also'][split] for model in models]
     tables.append((f'{split}, {size(judged)}', [_worth(found, primary, [primary])]))
@@ -212,8 +229,8 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
         (_amount(q['value'], unit), spread(q, unit, to)) for q in each]
 
   def against(field: str, label: str, cell: Callable[[Any], Cell]) -> Rows:
-    of = next((judged[field]['of'] for judged in found if judged[field]), None)
-    return [] if of is None else [(label.format(of), [
+    of = {judged[field]['of'] for judged in found if judged[field]}
+    return [] if not of else [(label.format(*of if len(of) == 1 else ('its baseline',)), [
         cell(judged[field][primary]) if judged[field] else ('–', '') for judged in found])]
 
   def gained(gain: Mapping[str, float]) -> Cell:
@@ -251,7 +268,22 @@ def _costs(models: Sequence[Model]) -> list[Rows]:
        row('95th percentile', lambda m: f'{m["latency_ms"]["p95"]:,.2f} ms'),
        row('FLOPs of a call', lambda m: _short(m['flops'])),
        row('memory of a call', lambda m: _short(m['peak_memory_bytes'], 'B')),
-       row('examples a second', lambda m: f'{m["throughput_per_s"]:,.0f}')]]
+       row('examples a second', lambda m: f'{m["throughput_per_s"]:,.0f}'),
+       *([row('energy an example', _energy)]
+         if any(m['energy_j_per_example'] for m in models) else [])]]
+
+
+def _energy(model: Model) -> str:
+  energy = model['energy_j_per_example']
+  said = f'{1e3 * energy["value"]:.3g} mJ' if energy else '–'
+  return f'about {said}' if energy and energy['method'].startswith('estimated') else said
+
+
+def _tiers(models: Sequence[Model]) -> Rows:
+  """The tiers that students reach."""
+  reached = lambda model: ', '.join(v['name'] for v in model['tiers'] if v['passed']) or 'none'
+  return [('tiers reached', [(reached(m) if 'tiers' in m else '–', '') for m in models])
+          ] if any('tiers' in m for m in models) else []
 
 
 def _page(report: Report, rows: charts.Rows) -> str:

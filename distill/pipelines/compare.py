@@ -6,20 +6,20 @@ Each stage resumes from its last checkpoint; a finished run says where its repor
 import dataclasses
 import functools
 import io
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from distill import predict, sharding, step, train
 from distill.data import batches
 from distill.disk import reach, replace
-from distill.evaluate import cost, quality, report
+from distill.evaluate import quality, report, tiers
 from distill.export import huggingface
 from distill.models.pure import Flat, Pure
-from distill.pipelines import plan, reasons
+from distill.pipelines import costs, plan, reasons
 from distill.pipelines.setting import Setting, Trained, digest, setting
 from distill.student import under
 from distill.teachers import Weights
@@ -29,7 +29,17 @@ from distill.types import Records
 
 def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   """Trains what is not yet trained, measures every model, writes the report and returns it."""
-  told = setting(config)
+  asked = {'student': config['tier']} if 'tier' in config else {}
+  return carried_out(config, setting(config), asked, this)
+
+
+def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, str],
+                this: Run) -> dict[str, Any]:
+  """The same of a setting with one student or several, each followed by its baseline if it has one.
+
+  `asked` are the tiers that students are to reach, '' for none.
+  """
+  limits = tiers.limits(told.evaluate.tiers, asked)
   sharding.once(lambda: plan.same_corpus(told.dataset, this))
   if sharding.once((this.workdir / 'report.json').exists):
     this.log.say(f'finished before: the report is {this.workdir / "report.html"}')
@@ -51,7 +61,8 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   this.stop_if_preempted()
   why = reasons.reasons(models, records[told.evaluate.split], told, this)
   sharding.once(lambda: report.write(
-      this.workdir, measured(config, told, models, records, why, this), this.log.rows()))
+      this.workdir, tiers.judged(measured(config, told, models, records, why, this), limits, asked),
+      this.log.rows()))
   return report.read(this.workdir)
 
 
@@ -130,18 +141,19 @@ def measured(config: Mapping[str, Any], told: Setting, models: Sequence[Model],
   evaluate, data = told.evaluate, told.dataset
   judged = {split: judgements(models, of, told) for split, of in records.items()}
   main = judged.pop(evaluate.split)
-  costs = costs_of(models, told)
+  inits = {name: config['teachers'][name] for name in told.loaded}
+  spent = costs.measured(models, told, costs.places(models, inits, run))
 
   def entry(model: Model) -> dict[str, Any]:
     return {'name': model.name, 'role': model.role, 'teachers': list(model.teachers),
-            'saw': model.saw, **main[model.name], **costs[model.name], **why[model.name],
-            'energy_j_per_example': None, 'tier': None,
+            'saw': model.saw, **main[model.name], **spent[model.name], **why[model.name],
+            'tier': None,
             **({'also': {split: of[model.name] for split, of in judged.items()}}
                if judged else {})}
 
   return {
       'schema': 1, 'config_name': run.name, 'config_sha256': digest(
-          {key: value for key, value in config.items() if key != 'mesh'}, 64),
+          {key: value for key, value in config.items() if key not in ('mesh', 'tier')}, 64),
       'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
       'hardware': plan.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,
@@ -159,15 +171,18 @@ def judgements(models: Sequence[Model], records: Mapping[str, Records],
   scores = {name: quality.intervals(told.task, r, resamples=resamples)
             for name, r in records.items()}
   teacher = next((m.name for m in models if m.role == 'teacher'), None)
-  baseline = next((m.name for m in models if m.role == 'baseline'), None)
   chance = quality.chance(told.task, next(iter(records.values())))
+  # A student's baseline is the model that follows it.
+  baselines = {m.name: after.name for m, after in itertools.pairwise(models)
+               if m.role == 'student' and after.role == 'baseline'}
 
   def judged(model: Model) -> dict[str, Any]:
     kept = teacher and model.role != 'teacher' and {
         'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
     led = kept and chance and {
         'of': teacher, **quality.over_chance(scores[model.name], scores[teacher], chance)}
-    gained = baseline and model.role == 'student' and {'of': baseline, **quality.gain(
+    baseline = baselines.get(model.name)
+    gained = baseline and {'of': baseline, **quality.gain(
         told.task, records[model.name], records[baseline], resamples=resamples)}
     return {'quality': scores[model.name], 'retention': kept or None,
             'retention_over_chance': led or None, 'gain': gained or None}
@@ -191,32 +206,3 @@ def _keep(path: pathlib.Path, records: Records, name: str) -> None:
   np.savez(file, **records)
   replace(path, file.getvalue())
   reach('recorded', name)
-
-
-def costs_of(models: Sequence[Model], told: Setting) -> dict[str, dict[str, Any]]:
-  """Size, and unless `evaluate.cost` is off what calls at the longest width take: latency at batch
-  1 and throughput at the evaluation's batch.
-  """
-  sizes = {m.name: {
-      'params': cost.params(m.weights[0]),
-      'params_outside_embeddings': cost.params(m.weights[0], embeddings=False),
-      'bytes': cost.nbytes(m.weights)} for m in models}
-  if not told.evaluate.cost:
-    unmeasured = dict.fromkeys(('latency_ms', 'throughput_per_s', 'flops', 'peak_memory_bytes'))
-    return {name: of | unmeasured for name, of in sizes.items()}
-  size = told.evaluate.batch_size
-
-  def compiled(model: Model, batch: int):
-    rows = batches.full(told.dataset.splits['train'], size=batch, widths=told.widths)
-    arguments = jax.device_put((*model.weights, rows))
-    call = step.make_eval_step(model.pure).lower(*arguments).compile()
-    return call, lambda: call(*arguments)
-
-  one = {m.name: compiled(m, 1) for m in models}
-  many = {m.name: compiled(m, size)[1] for m in models}
-  latency = cost.latency({name: call for name, (_, call) in one.items()})
-  throughput = cost.throughput(many, batch=size)
-  return {m.name: {
-      **sizes[m.name], 'latency_ms': latency[m.name], 'throughput_per_s': throughput[m.name],
-      'flops': cost.flops(one[m.name][0]),
-      'peak_memory_bytes': cost.peak_memory(one[m.name][0])} for m in models}

@@ -1,5 +1,6 @@
 """The nodes of a config: their fields, and what these are where a config leaves them out."""
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 
@@ -25,6 +26,7 @@ class Config:
   augment: Sequence = ()
   mesh: Mapping = _empty()
   evaluate: Mapping = _empty()
+  tier: str = ''                    # of `evaluate.tiers`, that the student is to reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Evaluate:
   """`evaluate`. `resamples` are those of the bootstrap; `cost` says whether calls are timed, too,
   `faithfulness` whether models are looked into and their inputs corrupted (`pipelines/reasons.py`):
   a sweep that asks for quality alone is done sooner without.
+
+  They are timed on one core, each model in a process of its own; if not `alone`, then here, by all
+  cores, and briefly: processes take seconds to start, and tests only look whether it all works.
+  `watts` is the power of a busy core, for an estimate of energy where nothing counts it; 0: none.
+  `tiers` changes limits of `evaluate/tiers.py`.
   """
   split: str = 'test'
   also: Sequence[str] = ()          # further splits to judge by
@@ -100,8 +107,13 @@ class Evaluate:
   resamples: int = 1000
   cost: bool = True
   faithfulness: bool = True
+  alone: bool = True
+  watts: float = 0.0
+  tiers: Mapping = _empty()
 
   def __post_init__(self):
     if self.batch_size < 1 or self.resamples < 1:
       raise ValueError(f'batch_size={self.batch_size} and resamples={self.resamples} must be at '
                        'least 1')
+    if not 0 <= self.watts < math.inf:
+      raise ValueError(f'watts={self.watts} must be 0 or more')

@@ -78,12 +78,15 @@ class Setting:
     return _untrained(self.task)
 
 
-def setting(node: Mapping[str, Any]) -> Setting:
-  """Reads a resolved config, loads its data and builds its stages; nothing is compiled."""
+def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
+  """Reads a resolved config, loads its data and builds its stages; nothing is compiled.
+
+  It shares data and `weights` with the setting that it stands `beside`, which has the same.
+  """
   config = lookup.call(nodes.Config, node, 'config')
   layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
   source = {key: value for key, value in config.data.items() if key not in BATCHING}
-  dataset = lookup.build('data', source, 'data')
+  dataset = beside.dataset if beside else lookup.build('data', source, 'data')
   evaluate = lookup.call(nodes.Evaluate, config.evaluate, 'evaluate')
   judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
   for name, where in {'train': 'data', **judged}.items():
@@ -96,7 +99,7 @@ def setting(node: Mapping[str, Any]) -> Setting:
     if task.labelled and not dataset.splits[name].known.all():
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
-  build = _Builder(config, dataset, layout, task)
+  build = _Builder(config, dataset, layout, task, beside.weights if beside else {})
   for name in config.teachers:
     build.teacher(name)
   trained = (*build.trained, *build.students())
@@ -113,7 +116,8 @@ def setting(node: Mapping[str, Any]) -> Setting:
 class _Builder:
   """Stages over one data set."""
 
-  def __init__(self, config: nodes.Config, dataset: Dataset, layout: sharding.Layout, task: Any):
+  def __init__(self, config: nodes.Config, dataset: Dataset, layout: sharding.Layout, task: Any,
+               weights: dict[str, Weights]):
     self.config, self.dataset, self.layout, self.task = config, dataset, layout, task
     self.batching = {key: config.data[key] for key in BATCHING if key in config.data}
     self.labelled = self.batching.pop('labelled', 1.0)
@@ -124,7 +128,7 @@ class _Builder:
     self.widths = tuple(map(int, widths))
     self.nodes = {}                   # of models, by where they are described
     self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
-    self.trained, self.loaded, self.weights = [], {}, {}        # of those, as `Setting` has them
+    self.trained, self.loaded, self.weights = [], {}, weights   # of those, as `Setting` has them
     for name, spec in config.teachers.items():
       if name in TAKEN or name.startswith(('student-', 'baseline-')):
         raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '

@@ -1,11 +1,11 @@
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill import lookup
 from distill.evaluate import cost
+from distill.models.pure import Pure
 
 FLAT = {'token/embedding': np.zeros((10, 4), np.float32),
         'block/kernel': np.zeros((4, 3), np.float32), 'bias': np.zeros(3, np.float16)}
@@ -42,38 +42,127 @@ def test_memory_is_at_least_arguments_and_results(product):
   assert held <= cost.peak_memory(product) <= 1.1 * held
 
 
-def sleeper(seconds, calls, name):
-  def call():
-    calls.append(name)
-    time.sleep(seconds)
-    return np.zeros(1)
-  return call
+def subject(name, inputs, **how):
+  pure = Pure(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
+  return cost.Subject(pure, pure.init(0), inputs), pure
 
 
-def test_latency_tells_models_apart_and_says_how_it_was_measured():
+def test_flops_of_a_network_by_hand():
+  network, _ = subject('resnet.ResNet', {'pixels': {'height': 8, 'width': 8, 'channels': 3}},
+                       depth=6, widths=(64, 64, 128), channels=3, classes=5)
+  # A 3×3 kernel on 8×8 positions, without what it has outside: 3·8 − 2 rows by as many columns; on
+  # every second position 3·4 − 1; on 4×4 positions 3·4 − 2. The 1×1 shortcut has 4×4.
+  stem, first = 22**2 * 3 * 64, 2 * 22**2 * 64 * 64
+  second = 11**2 * 64 * 128 + 10**2 * 128 * 128 + 4**2 * 64 * 128
+  for batch in 1, 4:
+    by_hand = 2 * batch * (stem + first + second + 128 * 5)
+    assert network.plan(batch)['flops'] == pytest.approx(by_hand, rel=0.02)
+
+
+def test_memory_of_a_network_by_hand():
+  network, pure = subject('bert.Bert', {'widths': (32,)}, width=256, depth=2, heads=4,
+                          vocabulary=1000, length=32, classes=5, dropout=0.0)
+  tokens, params = 8 * 32, cost.params(pure.shapes[0])
+  # float32: the parameters, three inputs a token, and where the most lives at once, in a block's
+  # second half: what came into it, four times as much inside, and what comes out
+  by_hand = 4 * (params + 3 * tokens + tokens * (256 + 4 * 256 + 256))
+  assert network.plan(8)['peak_memory_bytes'] == pytest.approx(by_hand, rel=0.1)
+
+
+def test_the_inputs_are_those_of_the_longest_texts_and_of_whole_images():
+  texts = cost.full({'widths': (16, 48)}, 2)
+  assert {name: x.shape for name, x in texts.items()} == dict.fromkeys(
+      ('tokens', 'types', 'mask'), (2, 48))
+  assert texts['mask'].all()
+  images = cost.full({'pixels': {'height': 8, 'width': 6, 'channels': 1}}, 3)
+  assert images['image'].shape == (3, 8, 6, 1) and images['valid'].tolist() == [1, 1, 1]
+
+
+def test_parameters_in_8_bits_are_counted_as_quantised():
+  tree = {'kernel': np.zeros((9, 10), np.int8), 'scale': np.zeros(10, np.float32)}
+  assert cost.quantised(tree) == .9
+  assert cost.quantised(FLAT) == 0
+
+
+def test_what_ships_is_the_weights_of_the_folder(tmp_path):
+  assert cost.shipped(tmp_path) is None
+  (tmp_path / 'a.safetensors').write_bytes(b'1234')
+  (tmp_path / 'b.safetensors').write_bytes(b'56')
+  (tmp_path / 'config.json').write_text('{}')
+  assert cost.shipped(tmp_path) == 6
+
+
+class Fake:
+  """A model that takes what it is told to: seconds by batch."""
+
+  def __init__(self, name, calls, took):
+    self.name, self.calls, self.took = name, calls, took
+
+  def plan(self, batch):
+    self.calls.append(('plan', self.name, batch))
+    return {'flops': batch, 'peak_memory_bytes': batch, 'process_bytes': 7, 'threads': 1}
+
+  def turn(self, batch, seconds):
+    self.calls.append(('turn', self.name, batch))
+    return self.took[batch]
+
+
+class Counter:
+  """A meter that counts 2 J between any two looks."""
+  count = 0.0
+
+  def joules(self):
+    self.count += 2
+    return self.count
+
+  def told(self, joules, examples):
+    return {'value': joules / examples, 'method': 'counted'}
+
+
+def measured(**how):
   calls = []
-  found = cost.latency({'slow': sleeper(.004, calls, 'slow'), 'fast': sleeper(.001, calls, 'fast')},
-                       seconds=.1)
-  assert 4 <= found['slow']['p50'] <= found['slow']['p95']
-  assert 1 <= found['fast']['p50'] < found['slow']['p50']
-  assert found['slow']['batch'] == 1 and found['slow']['threads'] >= 1
+  slow = Fake('slow', calls, {1: [.004] * 9 + [.1], 8: [.016], 32: [.08]})
+  fast = Fake('fast', calls, {1: [.001], 8: [.010], 32: [.040]})
+  return cost.measured({'slow': slow, 'fast': fast}, **how), calls
 
 
-def test_models_take_turns():
-  calls = []
-  cost.latency({'a': sleeper(.02, calls, 'a'), 'b': sleeper(.02, calls, 'b')}, seconds=0)
-  # two warm-up calls each, then five rounds
-  assert calls == ['a', 'a', 'b', 'b'] + ['a', 'b'] * 5
+def test_a_measurement_is_of_batch_1_and_of_the_fastest_batch():
+  found, _ = measured()
+  assert found['slow']['latency_ms'] == {'p50': 4, 'p95': pytest.approx(100), 'batch': 1,
+                                         'threads': 1}
+  assert found['slow']['flops'] == 1 and found['slow']['process_bytes'] == 7
+  assert found['slow']['throughput_per_s'] == 500 and found['slow']['throughput_batch'] == 8
+  assert found['fast']['throughput_per_s'] == 1000 and found['fast']['throughput_batch'] == 1
+  assert found['slow']['energy_j_per_example'] is None and 'threads' not in found['slow']
 
 
-def test_throughput_counts_examples():
-  # 8 examples in at least 2 ms are at most 4,000 a second; a busy machine only makes it less.
-  found = cost.throughput({'m': sleeper(.002, [], 'm')}, batch=8, seconds=.05)
-  assert 0 < found['m'] <= 4000
+def test_models_take_turns_in_five_rounds_and_are_compiled_before():
+  _, calls = measured()
+  turns = [(name, batch) for what, name, batch in calls if what == 'turn']
+  assert turns == [(name, batch) for batch in (1, 8, 32) for _ in range(5)
+                   for name in ('slow', 'fast')]
+  for batch in 1, 8, 32:
+    first = calls.index(('turn', 'slow', batch))
+    assert {('plan', 'slow', batch), ('plan', 'fast', batch)} <= set(calls[:first])
 
 
-def test_work_that_runs_ahead_is_waited_for():
-  class Ahead:
-    def block_until_ready(self):
-      time.sleep(.003)
-  assert cost.latency({'m': Ahead}, seconds=0)['m']['p50'] >= 3
+def test_energy_is_what_a_meter_counts_by_all_calls_or_else_an_estimate():
+  # Five turns of 2 J: of ten calls and the one that isn't timed, or of one and that one.
+  found, _ = measured(meter=Counter(), watts=50.)
+  assert found['slow']['energy_j_per_example'] == {'value': 10 / 55, 'method': 'counted'}
+  assert found['fast']['energy_j_per_example']['value'] == 10 / 10
+  found, _ = measured(watts=50.)
+  energy = found['slow']['energy_j_per_example']
+  assert energy['value'] == pytest.approx(.2) and energy['method'].startswith('estimated: 50 W')
+  assert energy['inputs'] == {'watts_per_core': 50, 'cores': 1, 'seconds': .004}
+
+
+def test_a_turn_leaves_its_first_call_out_and_ends(monkeypatch):
+  network, _ = subject('resnet.ResNet', {'pixels': {'height': 2, 'width': 2, 'channels': 1}},
+                       depth=4, widths=(1, 1), channels=1, classes=2)
+  waited = []
+  monkeypatch.setattr(jax, 'block_until_ready', waited.append)
+  assert len(network.turn(1, 0)) == 1 and len(waited) == 2
+  assert 1 <= len(network.turn(1, 1e-9)) and all(t > 0 for t in network.turn(1, .001))
+  waited.clear()
+  assert len(network.turn(1, 1e9)) == cost.CALLS == len(waited) - 1

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distill.evaluate import charts, report
+from distill.evaluate import charts, energy, report, tiers
 from distill.types import Status, Stop
 
 
@@ -73,6 +73,16 @@ def untimed(found):
   """The same report of a run without `evaluate.cost`."""
   for each in found['models']:
     each |= dict.fromkeys(('latency_ms', 'throughput_per_s', 'flops', 'peak_memory_bytes'))
+  return found
+
+
+def tiered(found, **asked):
+  """The same report with tiers, and what else a report of before lacks."""
+  for each in found['models']:
+    each |= {'shipped_bytes': each['bytes'] + 99, 'quantised': 0., 'process_bytes': 400_000_000,
+             'throughput_batch': 8, 'energy_j_per_example': energy.estimated(10., 1, .0012)}
+    each['latency_ms']['threads'] = 1
+  found['models'] = tiers.judged(found, tiers.limits({}, asked), asked)['models']
   return found
 
 
@@ -142,6 +152,15 @@ class TestVerdict:
     said = report.verdict(found)
     assert 'The student student keeps' in said and '. The student tiny keeps' in said
 
+  def test_says_whether_the_tier_that_was_asked_is_reached(self, found):
+    without = report.verdict(found)
+    assert report.verdict(tiered(found)) == without
+    assert report.verdict(tiered(found, student='cloud')) == (
+        f'{without} It reaches the tier cloud: share of the metric kept 0.975, at least 0.9.')
+    assert report.verdict(tiered(found, student='edge')) == (
+        f"{without} It misses the tier edge: share of the teacher's parameters 0.3333, at most "
+        '0.1.')
+
   def test_a_metric_with_a_unit_of_its_own(self, found):
     found['task']['primary'] = 'perplexity'
     for each in found['models']:
@@ -203,6 +222,26 @@ class TestTable:
         ['accuracy', '79.0 % (78.0–80.0)', '77.0 % (76.0–78.0)', '61.0 % (60.0–62.0)'],
         ["teacher's accuracy kept", '–', '97.5 %', '–'],
         ['gain over baseline', '–', '16.0 points (15.0 to 17.0)', '–']]
+
+  def test_names_the_tiers_that_a_student_reaches_and_calls_an_estimate_one(self, found):
+    rows = {line[:23].strip(): re.split('  +', line[23:].strip())
+            for line in report.table(tiered(found)).splitlines()}
+    assert rows['tiers reached'] == ['–', 'cloud', '–']
+    assert rows['energy an example'] == ['about 12 mJ'] * 3
+    found['models'][1]['energy_j_per_example'] = {'value': .002, 'method': 'measured by RAPL'}
+    assert re.search('energy an example +about 12 mJ +2 mJ +about', report.table(found))
+
+  def test_many_models_are_several_tables(self, found):
+    teacher, student, baseline = found['models']
+    for name in 'edge', 'tiny':
+      found['models'] += [
+          student | {'name': name, 'gain': student['gain'] | {'of': f'{name}-baseline'}},
+          baseline | {'name': f'{name}-baseline'}]
+    tables = [table.splitlines() for table in report.table(found).split('\n\n')]
+    assert [table[0].split() for table in tables] == [
+        ['teacher', 'student', 'baseline'], ['edge', 'edge-baseline', 'tiny', 'tiny-baseline']]
+    assert [len(table) for table in tables] == [len(tables[0])] * 2
+    assert tables[1][6].split()[:4] == ['gain', 'over', 'its', 'baseline']
 
   def test_a_loaded_teacher_saw_nothing_that_is_known(self, found):
     found['models'][0]['saw'] = None
@@ -325,6 +364,8 @@ class TestWrite:
       (('models', 2, 'name'), 'student', 'names must differ'),
       (('models', 0, 'energy_j_per_example'), {'value': 1.}, 'energy_j_per_example lacks method'),
       (('models', 0, 'tier'), {'name': 'edge', 'passed': True, 'limits': [{}]}, 'limits[0] lacks'),
+      (('models', 1, 'tiers'), [{'name': 'edge'}], 'models[1].tiers[0] lacks passed, limits'),
+      (('models', 1, 'shipped_bytes'), 1.5, 'models[1].shipped_bytes is 1.5, not of type int'),
       (('models',), {}, 'report.models is {}, not a list'),
       (('models',), [], 'there must be models'),
       (('training', 'teacher', 'seconds'), '9', "teacher.seconds is '9', not of type float"),
@@ -355,7 +396,7 @@ class TestWrite:
     with pytest.raises(ValueError, match=re.escape(said)):
       report.write(tmp_path, found, ROWS)
 
-  @pytest.mark.parametrize('changed', [lambda found: found, further, regression])
+  @pytest.mark.parametrize('changed', [lambda found: found, further, regression, tiered])
   def test_reading_gives_what_was_written(self, found, tmp_path, changed):
     report.write(tmp_path, changed(found), ROWS)
     assert report.read(tmp_path) == found

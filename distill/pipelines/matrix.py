@@ -1,0 +1,73 @@
+"""One teacher, a student for each tier, one report.
+
+The config is that of `compare` with `students.NAME` instead of `student`: a student's own `student`
+node, the `tier` that it is to reach, and whatever else it has of its own among `OWN`, whole nodes.
+Everything else is common. The stages of NAME are called NAME and NAME-baseline.
+"""
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from distill import lookup
+from distill.evaluate import tiers
+from distill.pipelines import compare
+from distill.pipelines.setting import TAKEN, Setting, Trained, setting
+from distill.train import Run, Stage
+from distill.types import Status, Stop
+
+OWN = ('student', 'tier', 'objective', 'optimizer', 'train', 'before', 'schedules', 'carry',
+       'augment')
+
+
+def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
+  """Trains what is not yet trained, measures every model, writes the report and returns it."""
+  students = config['students'] if 'students' in config else {}
+  if not students or 'student' in config:
+    raise Stop(Status.CONFIG, 'a matrix needs students.NAME, and has no student beside them')
+  for name, node in students.items():
+    _check(name, node, config)
+  asked = {name: node['tier'] if 'tier' in node else '' for name, node in students.items()}
+  aim = config['tier'] if 'tier' in config else ''
+  tiers.limits({}, asked | {'': aim})
+  if aim and aim not in asked.values():
+    raise Stop(Status.CONFIG, f'tier={aim!r}: no student is to reach it; they have '
+               + ', '.join(f'students.{name}.tier={tier!r}' for name, tier in asked.items()))
+  return compare.carried_out(config, merged(config, students), asked, this)
+
+
+def merged(config: Mapping[str, Any], students: Mapping[str, Mapping[str, Any]]) -> Setting:
+  """The teachers, and each student with its baseline."""
+  common = {key: value for key, value in config.items() if key not in ('students', 'tier')}
+  first, trained = None, []
+  for name, node in students.items():
+    try:
+      told = setting({**common, **node}, first)
+    except Stop as stop:
+      raise Stop(stop.status, f'students.{name}: {stop}') from stop
+    first = first or told
+    trained += [t if t.role not in ('student', 'baseline') else _named(t, name)
+                for t in told.trained if told is first or t.role in ('student', 'baseline')]
+  return dataclasses.replace(first, trained=tuple(trained))
+
+
+def _named(trained: Trained, name: str) -> Trained:
+  """A student or its baseline under its own name."""
+  def named(stage: Stage) -> Stage:
+    role, *step = stage.name.split('-', 1)
+    own = (name, 'baseline') if role == 'baseline' else (name,)
+    return dataclasses.replace(stage, name='-'.join((*own, *step)))
+  return dataclasses.replace(trained, stage=named(trained.stage),
+                             before=tuple(map(named, trained.before)))
+
+
+def _check(name: str, node: Any, config: Mapping[str, Any]) -> None:
+  where, teachers = f'students.{name}', config['teachers'] if 'teachers' in config else {}
+  if name in (*TAKEN, *teachers) or not re.fullmatch(r'\w+', name):
+    raise Stop(Status.CONFIG, f'{where}: {name!r} is taken, or no word; call it something else')
+  if not isinstance(node, Mapping) or 'student' not in node:
+    raise Stop(Status.CONFIG, f'{where} has no node student')
+  for key in node:
+    if key not in OWN:
+      raise Stop(Status.CONFIG, f'{where}.{key}: students have this in common: give it once, '
+                 'beside students' + lookup.nearest(key, OWN))
