@@ -99,9 +99,9 @@ def test_every_public_name_has_a_caller():
 
 def test_every_config_field_is_read():
   """Nodes are splatted into functions and dataclasses: a field of these must be used."""
+  read = {node.attr for tree in TREES.values() for node in ast.walk(tree)
+          if isinstance(node, ast.Attribute)}
   for path, tree in TREES.items():
-    read = {node.attr for t in TREES.values() for node in ast.walk(t)
-            if isinstance(node, ast.Attribute)}
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
           'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate',
