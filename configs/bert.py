@@ -78,7 +78,7 @@ def get_config(size: str = 'full') -> ConfigDict:
     c.train.update(steps=6, log_every=2, save_every=3, eval_every=6)
     for term in ('match', 'hint', 'maps', 'relations'):
       c.objective[term].weight = 0.1
-    c.evaluate.alone = False
+    c.evaluate.update(alone=False, faithfulness=False)
   return c
 
 

@@ -86,5 +86,5 @@ def get_config(variant: str = 'general') -> ConfigDict:
     c.objective.cosine.reads.update(student='student/block00/hidden',
                                     teacher='teacher/block01/hidden')
     c.train.update(plan, accumulate=1)
-    c.evaluate.update(split='test', alone=False)
+    c.evaluate.update(split='test', alone=False, faithfulness=False)
   return c

@@ -40,7 +40,7 @@ def get_config(variant: str = 'classification') -> ConfigDict:
   c.objective = dict(hard=hard, soft=soft)
   c.optimizer = dict(adamw, rate=2e-3)
   c.train = dict(plan, accumulate=1, dtype='float32')
-  c.evaluate = dict(split='test', batch_size=64, alone=True)
+  c.evaluate = dict(split='test', batch_size=64, alone=True, faithfulness=True)
 
   if variant == 'test':
     c.data = dict(name='docstrings.Docstrings', per_class=200, vocabulary=1000, length=32,
@@ -49,5 +49,5 @@ def get_config(variant: str = 'classification') -> ConfigDict:
     c.student.model.update(width=16)
     for plan in (c.train, c.teachers.teacher.train):
       plan.update(steps=6, log_every=2, save_every=3, eval_every=6)
-    c.evaluate.alone = False
+    c.evaluate.update(alone=False, faithfulness=False)
   return c

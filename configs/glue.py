@@ -77,7 +77,7 @@ def get_config(task: str = 'mrpc') -> ConfigDict:
     c.teachers.teacher.model.update(name='bert.Bert', width=16, depth=2, heads=2, inner=32, std=0.1)
     c.student.update(layers=(1,))
     c.student.model.update(width=16, depth=1, heads=2, inner=32)
-    c.evaluate.update(split='test', also=('train',), alone=False)
+    c.evaluate.update(split='test', also=('train',), alone=False, faithfulness=False)
   return c
 
 

@@ -51,7 +51,7 @@ def get_config(variant: str = 'docstrings') -> ConfigDict:
   c.optimizer = adamw(rates[1])
   c.train = dict(plan, steps=steps[1], accumulate=1, dtype='float32')
   c.evaluate = dict(
-      split='test', batch_size=64, cost=True, alone=True,
+      split='test', batch_size=64, cost=True, alone=True, faithfulness=True,
       watts=10.0,                 # of a busy core: an assumption, for energy that nothing counts
       tiers=dict(cloud=dict(kept=0.9), edge=dict(params=0.1, p95_ms=50.0),
                  ultralight=dict(bytes=5e6, quantised=0.9)))
@@ -59,6 +59,6 @@ def get_config(variant: str = 'docstrings') -> ConfigDict:
     c.data.batch_size = 8
     for train in c.teachers.teacher.train, c.train:
       train.update(steps=4, log_every=2, save_every=2, eval_every=0)
-    c.evaluate.alone = False
+    c.evaluate.update(alone=False, faithfulness=False)
     del c.students.edge
   return c

@@ -63,7 +63,7 @@ def get_config(task: str = 'sst2') -> ConfigDict:
                   length=32, widths=(32,), batch_size=8, seed=0)
     c.teachers.teacher.model = dict(name='bert.Bert', width=16, depth=2, heads=2, inner=32, std=0.1)
     c.student.model.update(width=16, depth=1, heads=2, inner=32)
-    c.evaluate.update(split='test', also=(), alone=False)
+    c.evaluate.update(split='test', also=(), alone=False, faithfulness=False)
   return c
 
 

@@ -254,6 +254,7 @@ class TestStarting:
     for model, before in zip(found['models'], whole[1]['models'], strict=True):
       assert (model['latency_ms'], model['throughput_per_s'], model['flops']) == (None,) * 3
       assert before['latency_ms'] and before['throughput_per_s'] and before['flops']
+      assert before['robustness'] and not model['robustness'] and not model['layers']
       assert all(model[key] == before[key] for key in ('quality', 'gain', 'params', 'bytes'))
 
   def test_other_pixels_are_another_run(self, whole, tmp_path):
@@ -266,6 +267,7 @@ class TestStarting:
 
 class TestShared:
 
+  @pytest.mark.slow
   def test_what_an_equal_stage_left_is_not_trained_or_traced_and_reported_alike(
       self, tmp_path, monkeypatch, capsys):
     prepared, traced = train.prepared, []

@@ -92,9 +92,10 @@ class StudentNode:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """`evaluate`. `resamples` are those of the bootstrap; `cost` says whether calls are timed, too,
-  `faithfulness` whether models are looked into and their inputs corrupted (`pipelines/reasons.py`):
-  a sweep that asks for quality alone is done sooner without.
+  """`evaluate`. `resamples` are those of the bootstrap.
+
+  Without `cost` there is quality alone, as sweeps want it: calls aren't timed, and models aren't
+  looked into nor their inputs corrupted (`pipelines/reasons.py`); without `faithfulness` the last.
 
   They are timed on one core, each model in a process of its own; if not `alone`, then here, by all
   cores, and briefly: processes take seconds to start, and tests only look whether it all works.

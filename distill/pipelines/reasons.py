@@ -35,7 +35,8 @@ def reasons(models: Sequence[Any], records: Mapping[str, Records], told: Setting
   resamples, names = told.evaluate.resamples, told.dataset.classes
   teacher = next((m.name for m in models if m.role == 'teacher'), None)
   seen, stood = {}, {}
-  if told.evaluate.faithfulness and 'logits' in told.task.reads:
+  evaluate = told.evaluate
+  if evaluate.cost and evaluate.faithfulness and 'logits' in told.task.reads:
     able = [m for m in models if told.dataset.pixels or inside.TABLE in m.weights[0]]
     seen, stood = _looked_into(able, records, teacher, told, run)
 

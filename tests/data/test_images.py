@@ -143,10 +143,6 @@ class TestBatches:
     with pytest.raises(ValueError, match='images have one size'):
       batches.batches(self.split, batch_size=2, seed=0, steps=1, widths=(8,))
 
-  def test_a_model_is_measured_on_whole_images(self):
-    rows = batches.full(self.split, size=3, widths=())
-    assert rows['image'].shape == (3, 3, 5, 2) and rows['valid'].tolist() == [1, 1, 1]
-
   def test_an_empty_split_is_refused(self):
     empty = Split({name: column[:0] for name, column in self.split.columns.items()})
     with pytest.raises(ValueError, match='empty'):
