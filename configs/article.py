@@ -80,5 +80,5 @@ def sweep():
                 {'data.batch_size': 96}, {'data.batch_size': 128},
                 {'data.batch_size': 96, 'train.steps': 400},      # as many examples
                 {'data.batch_size': 128, 'train.steps': 300},
-                *({'optimizer.rate': rate} for rate in (1e-3, 1e-2, 3e-2))):
+                *({'optimizer.rate': rate} for rate in (1e-3, 1e-2, 3e-2, 0.1, 0.3))):
     yield {'variant': 'fixed-0.7', **other}

@@ -76,5 +76,5 @@ def get_config(variant: str = 'takd') -> ConfigDict:
 def sweep():
   """Which way from the teacher to the student is worth what; and the baseline at its best rate."""
   yield from CHAINS
-  for rate in 1e-3, 1e-2, 3e-2, 1e-1:
+  for rate in 1e-3, 1e-2, 3e-2, 0.1, 0.3:
     yield {'variant': 'kd', 'optimizer.rate': rate}

@@ -167,4 +167,4 @@ def get_config(method: str = 'kd') -> ConfigDict:
 def sweep():
   """What is each method worth, and the baseline at its best rate?"""
   yield from METHODS
-  yield from ({'variant': 'kd', 'optimizer.rate': rate} for rate in (1e-3, 1e-2, 3e-2, 1e-1))
+  yield from ({'variant': 'kd', 'optimizer.rate': rate} for rate in (1e-3, 1e-2, 3e-2, 0.1, 0.3))

@@ -15,7 +15,7 @@ from experiments.rows import words
 
 METRIC = {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True, 'split': 'test'}
 ROOT = run.pathlib.Path(run.__file__).parent.parent
-RATES = tuple(f'fixed-0.7, optimizer.rate={rate}' for rate in (0.001, 0.01, 0.03))
+RATES = tuple(f'fixed-0.7, optimizer.rate={rate}' for rate in (0.001, 0.01, 0.03, 0.1, 0.3))
 
 
 @pytest.fixture(scope='module')
