@@ -66,7 +66,13 @@ What our own comparisons show ([experiments](../../experiments/README.md)), and 
 * A student that starts from every second layer of its fine-tuned teacher: with 60,748 labelled
   sentences (SST-2) `logits.kl` brings nothing that one can tell from 0; with 3,668 labelled pairs
   (MRPC) 2.5 points (1.3 to 3.7) of F1 over a baseline at one learning rate.
-* The others have not been compared yet: see their papers.
+* Few labels, many images ([digits, eight seeds](../../experiments/methods/README.md)): most losses
+  on the logits of all images can't be told from plain KL, whatever tempers or balances them; JSD,
+  MOPD and LwF's part of the classes are worse. Of features and relations alone PKT, SP, RKD,
+  ReviewKD and SimKD can't be told from it either, the others are worse. What reads the label (DKD,
+  NKD, WSLD, MFT) learns from the labelled tenth alone, and brings nothing there.
+* Plain KL at a higher learning rate has what the best method, DOT, has at its own optimizer, and the
+  baseline gains far more from it: tune both first.
 """
 
 
