@@ -71,7 +71,7 @@ What our own comparisons show ([experiments](../../experiments/README.md)), and 
   MOPD and LwF's part of the classes are worse. Of features and relations alone PKT, SP, RKD,
   ReviewKD and SimKD can't be told from it either, the others are worse. What reads the label (DKD,
   NKD, WSLD, MFT) learns from the labelled tenth alone, and brings nothing there.
-* Plain KL at a higher learning rate has what the best method, DOT, has at its own optimizer, and the
+* Plain KL at a higher learning rate has what the best method, DOT, has with its own optimizer; the
   baseline gains far more from it: tune both first.
 """
 
