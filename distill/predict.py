@@ -10,6 +10,7 @@ data had them: [h w], [h w c] or [n h w c]; any other is a picture, grey or RGB.
 """
 import fnmatch
 import hashlib
+import io
 import json
 import pathlib
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 from distill import checkpoint, hub, lookup, sharding, step
 from distill.data import images, tokenizer
 from distill.data.sets import Text
+from distill.disk import replace
 from distill.models import huggingface
 from distill.models.pure import Pure
 from distill.models.stablehlo import PROGRAM, Program
@@ -50,6 +52,16 @@ def records(eval_step: Callable, weights: Weights, batches: Sequence[Batch], tas
     outputs = eval_step(*weights, layout.fed({name: x[rows] for name, x in batch.items()}))
     found.append(task.predict(sharding.on_host(outputs), batch))
   return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def kept(path: pathlib.Path, make: Callable[[], Records]) -> Records:
+  """The records in a file, which `make` gives the first time; every process must take part."""
+  if not sharding.once(path.exists):
+    found, file = make(), io.BytesIO()
+    np.savez(file, **found)
+    sharding.once(lambda: replace(path, file.getvalue()))
+  with np.load(path, allow_pickle=False) as archive:
+    return dict(archive)
 
 
 def exported(place: str, where: str = '--model', *, model: Mapping[str, Any] | None = None,

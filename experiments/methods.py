@@ -28,9 +28,11 @@ LINE, EDGES = 13.5, 78          # of a drawing, in points
 HEAD = """# What each method is worth
 
 Made by `python -m experiments.methods` from the rows of `results.jsonl`, one for every run; a test
-fails where this page says anything else. All methods of a table have the same data, student,
-optimizer and steps, and the weights of the config; nothing was tuned for any of them.
-[The methods](../../distill/losses/README.md#by-method).
+fails where this page says anything else. All methods of a table have the same data and steps, and
+the weights and the rate of the config; nothing was tuned for any of them. Student and optimizer are
+the same, too, but where the method is about these: DOT, with `sgd` beside it, SimKD and mutual
+learning. Losses that read labels (DKD, NKD, WSLD, MFT) learn from the labelled tenth alone, those
+that read the teacher from all. [The methods](../../distill/losses/README.md#by-method).
 
 A number is the mean ± the sample standard deviation over seeds. Gains are paired by seed, both
 sides having the same initialisation, batches and order; in brackets is the 95 % t interval of their

@@ -89,6 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     if values.together and values.jobs > 1:
       raise Stop(Status.CONFIG, f'--together is one process: leave out --jobs={values.jobs}')
     path = _writable(pathlib.Path(values.out))
+    planned = _turned(planned, values.turn)
     if values.jobs > 1:
       return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
           f'--{name}={values[name].value}' for name in ('out', 'seeds', 'only'))], values.jobs)
@@ -108,6 +109,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
   flags.DEFINE_string('only', '', 'part of the names of the arms to run', flag_values=values)
   flags.DEFINE_integer('jobs', 1, 'processes', lower_bound=1, flag_values=values)
   flags.DEFINE_integer('before', None, "how many rows there were: by --jobs", flag_values=values)
+  flags.DEFINE_float('turn', 0.0, 'at which share of the arms to begin: by --jobs',
+                     flag_values=values)
   flags.DEFINE_bool('together', False, 'seeds by one program', flag_values=values)
   flags.DEFINE_bool('dry_run', False, 'say what would be run', flag_values=values)
   try:
@@ -175,6 +178,17 @@ def _only(part: str, planned: Sequence[Planned], file: str) -> list[Planned]:
              + '; '.join(dict.fromkeys(words(p.arm) for p in planned)))
 
 
+def _turned(planned: Sequence[Planned], share: float) -> list[Planned]:
+  """Seed by seed still, but each seed from a later arm on and around: so two runners compile other
+  programs at first, and find each other's later.
+  """
+  seeds: dict[int, list[Planned]] = {}
+  for each in planned:
+    seeds.setdefault(each.seed, []).append(each)
+  first = lambda arms: int(share * len(arms))
+  return [each for arms in seeds.values() for each in (*arms[first(arms):], *arms[:first(arms)])]
+
+
 def _there(out: str) -> list[rows.Row]:
   """The rows of an experiment; without one, of all in the folder that is meant for them."""
   paths = [pathlib.Path(out)] if out else sorted(pathlib.Path('experiments').glob('*/'))
@@ -193,7 +207,8 @@ def shared_out(arguments: Sequence[str], jobs: int) -> int:
       if bound:
         os.sched_setaffinity(0, cores[i::jobs] or cores)      # which the process inherits
       # A session each: a terminal's Ctrl-C reaches this process alone, which passes it on once.
-      workers.append(subprocess.Popen([*WORKER, *arguments], start_new_session=True))
+      workers.append(subprocess.Popen([*WORKER, *arguments, f'--turn={i / jobs}'],
+                                      start_new_session=True))
     if bound:
       os.sched_setaffinity(0, cores)
     statuses = [worker.wait() for worker in workers]

@@ -1,7 +1,7 @@
 """A trained model as one StableHLO file, by `jax.export`, held against the module it is made from.
 
-The file has the weights inside, so that it needs nothing but JAX: 710 kB of a BERT of 685 kB. Batch
-and length of texts are symbolic: one program for all of a card's widths, not the weights for each.
+The file has the weights inside, so that it needs nothing but JAX. Batch and length of texts are
+symbolic: one program for all of a card's widths, not the weights for each.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

@@ -5,17 +5,14 @@ Each stage resumes from its last checkpoint; a finished run says where its repor
 """
 import dataclasses
 import functools
-import io
 import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from distill import predict, sharding, step, train
 from distill.data import batches
-from distill.disk import reach, replace
+from distill.disk import reach
 from distill.evaluate import quality, report, tiers
 from distill.export import huggingface
 from distill.models.pure import Flat, Pure
@@ -192,17 +189,9 @@ def judgements(models: Sequence[Model], records: Mapping[str, Records],
 def recorded(model: Model, split: str, told: Setting, run: Run) -> Records:
   """The model's records of a split, kept in `records/`; made once."""
   suffix = '' if split == told.evaluate.split else f'-{split}'
-  path = run.workdir / 'records' / f'{model.name}{suffix}.npz'
-  if not sharding.once(path.exists):
-    eval_step = step.make_eval_step(model.pure, told.layout, told.task.reads)
-    found = predict.records(eval_step, model.weights, told.rows[split], told.task, told.layout)
-    sharding.once(lambda: _keep(path, found, model.name))
-  with np.load(path, allow_pickle=False) as archive:
-    return dict(archive)
-
-
-def _keep(path: pathlib.Path, records: Records, name: str) -> None:
-  file = io.BytesIO()
-  np.savez(file, **records)
-  replace(path, file.getvalue())
-  reach('recorded', name)
+  eval_step = step.make_eval_step(model.pure, told.layout, told.task.reads)
+  found = predict.kept(
+      run.workdir / 'records' / f'{model.name}{suffix}.npz',
+      lambda: predict.records(eval_step, model.weights, told.rows[split], told.task, told.layout))
+  reach('recorded', model.name)
+  return found

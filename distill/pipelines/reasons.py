@@ -4,17 +4,15 @@ What costs little comes from the records of the whole split; models are looked i
 inputs corrupted, on fixed samples of it. What was seen inside stays in records/inside/NAME.npz,
 from which a page draws without the models.
 """
-import io
-import pathlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from distill import predict, sharding, step
+from distill import predict, step
 from distill.data import batches
 from distill.data.sets import Split
-from distill.disk import replace
 from distill.evaluate import faithfulness, inside, quality, robustness
 from distill.pipelines.setting import Setting
 from distill.train import Run
@@ -71,13 +69,10 @@ def _looked_into(models: Sequence[Any], records: Mapping[str, Records], teacher:
   for model in models:
     within = inside.Inside(model.pure, model.weights, told.layout)
     if teacher:
-      path = run.workdir / 'records' / 'inside' / f'{model.name}.npz'
-      if not sharding.once(path.exists):
-        found = inside.looked(within, _batches(split, shown, told), target=target, special=special,
-                              classes=told.dataset.sizes['classes'], drawn=order[:DRAWN])
-        sharding.once(lambda path=path, found=found: _keep(path, found))
-      with np.load(path, allow_pickle=False) as archive:
-        seen[model.name] = dict(archive)
+      seen[model.name] = predict.kept(
+          run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
+              inside.looked, within, _batches(split, shown, told), target=target, special=special,
+              classes=told.dataset.sizes['classes'], drawn=order[:DRAWN]))
     stood[model.name] = _stood(model, within, some, records[model.name], told)
     run.stop_if_preempted()
   return seen, stood
@@ -120,9 +115,3 @@ def _batches(split: Split, ids: np.ndarray, told: Setting) -> list[Batch]:
   rows = batches.in_order(part, batch_size=told.evaluate.batch_size, widths=told.widths[-1:])
   return [{**batch, 'id': np.where(batch['valid'] > 0, ids[batch['id']], -1).astype(np.int32)}
           for batch in map(rows.__getitem__, range(len(rows)))]
-
-
-def _keep(path: pathlib.Path, found: Records) -> None:
-  file = io.BytesIO()
-  np.savez(file, **found)
-  replace(path, file.getvalue())

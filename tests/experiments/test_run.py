@@ -387,6 +387,10 @@ class TestJobs:
     assert len(shares) == 12 and set().union(*shares) == before
     assert len(before) < 2 or all(len(share) < len(before) for share in shares)
 
+  def test_begin_at_other_arms_and_run_all_of_them(self, toy):
+    assert run.main(['toy.py', '--out=out', '--seeds=2', '--turn=0.5']) == 0
+    assert toy == [(0.2, 0), (0.1, 0), (0.2, 1), (0.1, 1)]
+
   def test_what_failed_in_one_is_not_tried_by_the_other_and_is_told(self, toy, monkeypatch):
     worker(monkeypatch, "if config['rate'] == 0.2: raise ValueError('bad')")
     assert run.main(['toy.py', '--out=out', '--seeds=4', '--jobs=2']) == 1
