@@ -118,16 +118,22 @@ def _read(folder: pathlib.Path, where: str) -> tuple[Mapping[str, np.ndarray], M
       'tokenizer_sha256': hashlib.sha256(tokenizer.read(str(folder), where).encode()).hexdigest()}
 
 
-def whole(place: str, where: str = '--model') -> tuple[Pure | Program, Weights, Mapping[str, Any]]:
-  """A model that can answer, its weights, and its card; a program has its weights inside."""
+def opened(place: str, where: str = '--model', **how: Any
+           ) -> tuple[Pure | Program, Weights, Mapping[str, Any]]:
+  """The same, as `exported` takes it, or a program, which has its weights inside."""
   folder = hub.folder(place, where)
-  if (folder / PROGRAM).is_file():
-    told = checkpoint.opened(folder, PROGRAM)
-    made = Program((folder / PROGRAM).read_bytes(), str(folder), told['versions']['jax'])
-    return made, ({}, {}), told['card']
-  model, weights, card = exported(place, where)
-  if card['fresh']:
-    raise Stop(Status.CHECKPOINT, f'{place} has no {card["fresh"][0].split("/")[0]}: it is a '
+  if not (folder / PROGRAM).is_file():
+    return exported(place, where, **how)
+  told = checkpoint.opened(folder, PROGRAM)
+  made = Program((folder / PROGRAM).read_bytes(), str(folder), told['versions']['jax'])
+  return made, ({}, {}), told['card']
+
+
+def whole(place: str, where: str = '--model') -> tuple[Pure | Program, Weights, Mapping[str, Any]]:
+  """A model that can answer, its weights, and its card."""
+  model, weights, card = opened(place, where)
+  if fresh := card.get('fresh'):
+    raise Stop(Status.CHECKPOINT, f'{place} has no {fresh[0].split("/")[0]}: it is a '
                'pretrained encoder, which must be trained before it can answer')
   return model, weights, card
 

@@ -19,7 +19,7 @@ import numpy as np
 from distill import lookup
 from distill import main as distill
 from distill.pipelines import plan
-from distill.pipelines.setting import BATCHING
+from distill.pipelines.judging import BATCHING
 from distill.tasks.classification import Classification
 from distill.types import Status
 from experiments import rows

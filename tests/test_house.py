@@ -104,7 +104,7 @@ def test_every_config_field_is_read():
   for path, tree in TREES.items():
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
-          'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate',
+          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate',
           'TermNode', 'Plan'):
         fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         unread = fields - read - {'pipeline', 'tier'}       # read before there is a Config

@@ -4,7 +4,7 @@ python -m distill.evaluate.alone '{"place": DIR, …}'        # what `Child` sta
 
 The process learns its core before it loads JAX, which then has one thread to compute with. It
 answers each line on stdin, a call of `cost.Subject` as JSON, by one on stdout. The data isn't
-needed: calls are on the longest texts, or images, that the export's card speaks of.
+needed: calls are on the longest texts, or images, that the job's `inputs` speak of.
 """
 import contextlib
 import json
@@ -51,17 +51,18 @@ class Child:
 
 
 @contextlib.contextmanager
-def children(places: Mapping[str, Mapping[str, Any]], reads: Sequence[str],
+def children(jobs: Mapping[str, Mapping[str, Any]], reads: Sequence[str],
              cache: str | None = None) -> Iterator[dict[str, Child]]:
-  """A process for every export; `places` are by model, as `predict.exported` takes them.
+  """A process for every model; `jobs` have its `place` and `model` as `predict.opened` takes them,
+  and the `inputs` to time it on as a card has them.
 
   `cache` is where JAX keeps compiled programs.
   """
   core = max(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else None
   with contextlib.ExitStack() as ending:
     found = {}
-    for name, place in places.items():
-      found[name] = Child({**place, 'reads': list(reads), 'core': core}, cache)
+    for name, job in jobs.items():
+      found[name] = Child({**job, 'reads': list(reads), 'core': core}, cache)
       ending.callback(_end, found[name].process)
     yield found
 
@@ -82,8 +83,8 @@ def main(job: str) -> None:
   from distill import predict  # JAX counts its cores when it is loaded
   from distill.evaluate import cost
   answers, sys.stdout = sys.stdout, sys.stderr
-  pure, weights, card = predict.exported(told['place'], model=told.get('model'))
-  subject = cost.Subject(pure, weights, card, told['reads'])
+  pure, weights, _ = predict.opened(told['place'], model=told.get('model'))
+  subject = cost.Subject(pure, weights, told['inputs'], told['reads'])
   for line in sys.stdin:
     name, *arguments = json.loads(line)
     answer = getattr(subject, name)(*arguments)

@@ -99,11 +99,14 @@ def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
   chance); `rollout`: the same correlation of attention rollouts; `cka`: the mean over the student's
   layers of the linear CKA with the teacher's layer that is most alike, its interval ± 1.96 standard
   errors of the jackknife over examples (a bootstrap's twins would count as alike). Only the
-  examples that were drawn count (`sampled`), and of them those with two places at least.
+  examples that were drawn count (`sampled`), and of them those with two places at least. Models
+  that read a text by other tokens have no places in common: of them there is `cka` alone.
   """
   if not all(np.array_equal(ours[name], theirs[name]) for name in ('id', 'target', 'sampled')):
     raise ValueError('what was kept of different examples cannot be compared')
   sampled, found, how = ours['sampled'], {}, dict(resamples=resamples, seed=seed)
+  same = all(np.array_equal(ours[name], theirs[name]) for name in ('places', 'tokens')
+             if name in ours)
   places = [place.ravel() for place in ours['places'][sampled]]
 
   def compared(name, alike):
@@ -115,7 +118,7 @@ def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
   for name, of, alike, unit in (('saliency', 'attribution', ranked, 'correlation'),
                                 ('saliency_top', 'attribution', top, 'fraction'),
                                 ('rollout', 'rollout', ranked, 'correlation')):
-    if of in ours and of in theirs and len(values := compared(of, alike)):
+    if same and of in ours and of in theirs and len(values := compared(of, alike)):
       found[name] = _mean(values, unit, True, **how)
   n = int(sampled.sum())
   if n > 4:

@@ -26,7 +26,7 @@ from distill.export import stablehlo
 from distill.logs import say
 from distill.models.stablehlo import PROGRAM, Program
 from distill.pipelines import nodes
-from distill.pipelines.setting import BATCHING
+from distill.pipelines.judging import BATCHING
 from distill.types import Batch, Status, Stop
 
 USAGE = 'usage: python -m distill.export --model=DIR --to=DIR [--inputs=FILE]'

@@ -11,11 +11,13 @@ from distill.pipelines import nodes
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
+FREE = 'dropout', 'words'           # fields of a loaded model that a config may change
+
 
 def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
             where: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
   """The model, weights and card of `init`, which must be what `model` says, if it says it."""
-  free = {key: spec.model[key] for key in ('dropout', 'words') if key in spec.model}
+  free = {key: spec.model[key] for key in FREE if key in spec.model}
   model, weights, card = predict.exported(spec.init, f'{where}.init', model=free, fresh=spec.fresh,
                                           sizes=dataset.sizes, seed=seed)
   check_card(card, dataset, where)

@@ -8,25 +8,30 @@ def _empty():
   return dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """The fields of a config of `compare`, and what they are where it leaves them out."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+  """What every config has, and what it is where a config leaves it out."""
   seed: int
   data: Mapping
   task: Mapping
+  pipeline: str = 'compare.run'
+  mesh: Mapping = _empty()
+  evaluate: Mapping = _empty()
+  tier: str = ''                    # of `evaluate.tiers`, that the student is to reach
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Judged):
+  """The fields of a config of `compare`."""
   student: Mapping
   objective: Mapping
   optimizer: Mapping
   train: Mapping
-  pipeline: str = 'compare.run'
   teachers: Mapping = _empty()
   before: Mapping = _empty()
   schedules: Mapping = _empty()
   carry: Mapping = _empty()
   augment: Sequence = ()
-  mesh: Mapping = _empty()
-  evaluate: Mapping = _empty()
-  tier: str = ''                    # of `evaluate.tiers`, that the student is to reach
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from distill import predict, step
 from distill.data import batches
 from distill.data.sets import Split
 from distill.evaluate import faithfulness, inside, quality, robustness
-from distill.pipelines.setting import Setting
+from distill.models.pure import Pure
+from distill.pipelines.judging import Judging, Model
 from distill.train import Run
 from distill.types import Batch, Records
 
@@ -23,20 +24,19 @@ CORRUPTED = 256         # examples
 DRAWN, DISAGREED = 48, 16       # … that are looked into, and those that are shown beside them
 
 
-def reasons(models: Sequence[Any], records: Mapping[str, Records], told: Setting,
+def reasons(models: Sequence[Model], records: Mapping[str, Records], told: Judging,
             run: Run) -> dict[str, dict[str, Any]]:
   """`classes`, `calibration`, `faithfulness`, `layers` and `robustness` of every model, by name.
 
-  `models` are `compare.Model`s, `records` theirs of the split of the evaluation. Without a teacher
-  there is nothing to be faithful to.
+  `records` are theirs of the split of the evaluation. Without a teacher there is nothing to be
+  faithful to. A program answers, and cannot be looked into.
   """
-  resamples, names = told.evaluate.resamples, told.dataset.classes
+  evaluate, names = told.evaluate, told.dataset.classes
+  resamples = evaluate.resamples
   teacher = next((m.name for m in models if m.role == 'teacher'), None)
   seen, stood = {}, {}
-  evaluate = told.evaluate
   if evaluate.cost and evaluate.faithfulness and 'logits' in told.task.reads:
-    able = [m for m in models if told.dataset.pixels or inside.TABLE in m.weights[0]]
-    seen, stood = _looked_into(able, records, teacher, told, run)
+    seen, stood = _looked_into(models, records, teacher, told, run)
 
   def of(model) -> dict[str, Any]:
     own, theirs = records[model.name], records.get(teacher)
@@ -55,30 +55,34 @@ def reasons(models: Sequence[Any], records: Mapping[str, Records], told: Setting
   return {model.name: of(model) for model in models}
 
 
-def _looked_into(models: Sequence[Any], records: Mapping[str, Records], teacher: str | None,
-                 told: Setting, run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
+def _looked_into(models: Sequence[Model], records: Mapping[str, Records], teacher: str | None,
+                 told: Judging, run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
   """What is inside every model, if there is a teacher to explain, and what each stands."""
-  split, special = told.dataset.splits[told.evaluate.split], told.dataset.special
-  order = np.random.default_rng(SEED).permutation(len(split))
-  some = _batches(split, order[:CORRUPTED], told)
+  order = np.random.default_rng(SEED).permutation(len(told.dataset.splits[told.evaluate.split]))
   shown = _shown(order, models, records, teacher) if teacher else ()
   answers = records.get(teacher, {})
   target = dict(zip(answers['id'].tolist(), answers['prediction'].tolist(), strict=True)) if (
       'probabilities' in answers) else {}
   seen, stood = {}, {}
   for model in models:
-    within = inside.Inside(model.pure, model.weights, told.layout)
-    if teacher:
+    within = inside.Inside(model.pure, model.weights, told.layout) if (
+        isinstance(model.pure, Pure) and (model.dataset.pixels or inside.TABLE in model.weights[0])
+        ) else None
+    if teacher and within:
+      run.log.say(f'{model.name}: looked into on {len(shown)} {model.dataset.what}')
       seen[model.name] = predict.kept(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
-              inside.looked, within, _batches(split, shown, told), target=target, special=special,
-              classes=told.dataset.sizes['classes'], drawn=order[:DRAWN]))
+              inside.looked, within, _batches(model, shown, told), target=target,
+              special=model.dataset.special, classes=told.dataset.sizes['classes'],
+              drawn=order[:DRAWN]))
+    run.log.say(f'{model.name}: answers {CORRUPTED} corrupted {model.dataset.what}')
+    some = _batches(model, order[:CORRUPTED], told)
     stood[model.name] = _stood(model, within, some, records[model.name], told)
     run.stop_if_preempted()
   return seen, stood
 
 
-def _shown(order: np.ndarray, models: Sequence[Any], records: Mapping[str, Records],
+def _shown(order: np.ndarray, models: Sequence[Model], records: Mapping[str, Records],
            teacher: str) -> np.ndarray:
   """The examples to look into: the first of the order, and of the others some on which the first
   student and the teacher disagree.
@@ -92,26 +96,28 @@ def _shown(order: np.ndarray, models: Sequence[Any], records: Mapping[str, Recor
   return np.concatenate([order[:DRAWN], others[np.isin(others, apart)][:DISAGREED]])
 
 
-def _stood(model: Any, within: inside.Inside, some: Sequence[Batch], records: Records,
-           told: Setting) -> dict[str, Any]:
-  """The quality of a model on corrupted and attacked examples."""
-  task, special = told.task, told.dataset.special
+def _stood(model: Model, within: inside.Inside | None, some: Sequence[Batch], records: Records,
+           told: Judging) -> dict[str, Any]:
+  """The quality of a model on corrupted examples and, if it can be looked into, attacked ones."""
+  task, special = told.task, model.dataset.special
   about = dict(robustness.kinds(some[0], special))
   eval_step = step.make_eval_step(model.pure, told.layout, task.reads)
   found = {}
   for kind in about:
     changed = [robustness.corrupted(batch, kind, special) for batch in some]
     found[kind] = predict.records(eval_step, model.weights, changed, task, told.layout)
-  found['fgsm'] = robustness.attacked(within, some, records, task, special)
-  ids = found['fgsm']['id']
+  if within:
+    about['fgsm'] = robustness.FGSM
+    found['fgsm'] = robustness.attacked(within, some, records, task, special)
+  ids = next(iter(found.values()))['id']
   clean = {name: values[np.isin(records['id'], ids)] for name, values in records.items()}
-  return robustness.stood(task, clean, found, about | {'fgsm': robustness.FGSM},
-                          resamples=told.evaluate.resamples)
+  return robustness.stood(task, clean, found, about, resamples=told.evaluate.resamples)
 
 
-def _batches(split: Split, ids: np.ndarray, told: Setting) -> list[Batch]:
-  """The examples of a split in batches of one shape."""
+def _batches(model: Model, ids: np.ndarray, told: Judging) -> list[Batch]:
+  """The examples of the main split in batches of one shape, as the model reads them."""
+  split = model.dataset.splits[told.evaluate.split]
   part = Split({name: column[ids] for name, column in split.columns.items()})
-  rows = batches.in_order(part, batch_size=told.evaluate.batch_size, widths=told.widths[-1:])
+  rows = batches.in_order(part, batch_size=told.evaluate.batch_size, widths=model.widths[-1:])
   return [{**batch, 'id': np.where(batch['valid'] > 0, ids[batch['id']], -1).astype(np.int32)}
           for batch in map(rows.__getitem__, range(len(rows)))]

@@ -22,12 +22,12 @@ from distill.models.pure import Flat, Pure
 from distill.pipelines import exported, nodes
 from distill.pipelines.baseline import without
 from distill.pipelines.epochs import in_steps
+from distill.pipelines.judging import BATCHING, Judging, judging
 from distill.student import Student, started_from, with_projectors
 from distill.teachers import Teacher, Weights
 from distill.train import Stage
 from distill.types import Batch, Schedule, Status, Stop
 
-BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
 CODE = pathlib.Path(distill.__file__).parent
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
 
@@ -57,20 +57,16 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class Setting(Judging):
   """All of a run before anything is trained.
 
   The stages of student and baseline share `weights`, which fills as teachers finish.
   """
-  dataset: Dataset
-  task: Any
-  evaluate: nodes.Evaluate
   widths: tuple[int, ...]           # that texts are padded to; () for images
   rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, each after those that it reads; student, baseline
   weights: dict[str, Weights]
-  layout: sharding.Layout
 
   @property
   def untrained(self) -> tuple[str, ...]:
@@ -84,33 +80,18 @@ def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
   It shares data and `weights` with the setting that it stands `beside`, which has the same.
   """
   config = lookup.call(nodes.Config, node, 'config')
-  layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
-  source = {key: value for key, value in config.data.items() if key not in BATCHING}
-  dataset = beside.dataset if beside else lookup.build('data', source, 'data')
-  evaluate = lookup.call(nodes.Evaluate, config.evaluate, 'evaluate')
-  judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
-  for name, where in {'train': 'data', **judged}.items():
-    if name not in dataset.splits or not len(dataset.splits[name]):
-      raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
-                 + lookup.nearest(name, dataset.splits))
-  task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
-                      names=dataset.classes, special=dataset.special)
-  for name, where in judged.items():
-    if task.labelled and not dataset.splits[name].known.all():
-      raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
-                 f'choose one of {", ".join(dataset.splits)} that has')
-  build = _Builder(config, dataset, layout, task, beside.weights if beside else {})
+  told = judging(config, beside.dataset if beside else None)
+  dataset = told.dataset
+  if not len(dataset.splits.get('train', ())):
+    raise Stop(Status.DATA, f"data: {dataset.name} has no examples in a split 'train'"
+               + lookup.nearest('train', dataset.splits))
+  build = _Builder(config, dataset, told.layout, told.task, beside.weights if beside else {})
   for name in config.teachers:
     build.teacher(name)
   trained = (*build.trained, *build.students())
-  rows = {name: lookup.call(batches.in_order, {'widths': build.widths}, 'data',
-                            split=dataset.splits[name], batch_size=evaluate.batch_size)
-          for name in judged}
-  if task.prepare:
-    rows = {name: split.map(task.prepare) for name, split in rows.items()}
-  layout.rows(evaluate.batch_size, 'evaluate.batch_size')
-  return Setting(dataset, task, evaluate, build.widths, rows, build.loaded, trained,
-                 build.weights, layout)
+  rows = {name: told.batches(dataset.splits[name], build.widths) for name in told.splits}
+  return Setting(dataset, told.task, told.evaluate, told.layout, build.widths, rows, build.loaded,
+                 trained, build.weights)
 
 
 class _Builder:

@@ -1,0 +1,76 @@
+"""What models are judged by, and a model that is."""
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill import lookup, sharding
+from distill.data import batches
+from distill.data.sets import Dataset, Split
+from distill.models.pure import Pure
+from distill.models.stablehlo import Program
+from distill.pipelines import nodes
+from distill.teachers import Weights
+from distill.types import Batch, Status, Stop
+
+BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+  """A task over splits of a data set, the main one first."""
+  dataset: Dataset
+  task: Any
+  evaluate: nodes.Evaluate
+  layout: sharding.Layout
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((self.evaluate.split, *self.evaluate.also)))
+
+  def batches(self, split: Split, widths: Sequence[int]) -> Sequence[Batch]:
+    """A split's batches as the task wants them."""
+    rows = lookup.call(batches.in_order, {'widths': widths}, 'data', split=split,
+                       batch_size=self.evaluate.batch_size)
+    return rows.map(self.task.prepare) if self.task.prepare else rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model that the report speaks of.
+
+  `place` is what `predict.opened` takes, `dataset` has the examples as the model reads them,
+  and texts are padded to `widths`. `spent` is None for a model whose training isn't known,
+  `program` what a program's card says of its weights.
+  """
+  name: str
+  role: str
+  pure: Pure | Program
+  weights: Weights
+  place: Mapping[str, Any]
+  dataset: Dataset
+  widths: tuple[int, ...] = ()
+  teachers: Sequence[str] = ()
+  saw: Mapping[str, int] | None = None
+  spent: Mapping[str, float] | None = None
+  program: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
+  """Reads the data, unless it is there, and checks that it can be judged by."""
+  layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
+  source = {key: value for key, value in config.data.items() if key not in BATCHING}
+  dataset = dataset or lookup.build('data', source, 'data')
+  evaluate = lookup.call(nodes.Evaluate, config.evaluate, 'evaluate')
+  judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
+  for name, where in judged.items():
+    if name not in dataset.splits or not len(dataset.splits[name]):
+      raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
+                 + lookup.nearest(name, dataset.splits))
+  task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
+                      names=dataset.classes, special=dataset.special)
+  for name, where in judged.items():
+    if task.labelled and not dataset.splits[name].known.all():
+      raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
+                 f'choose one of {", ".join(dataset.splits)} that has')
+  layout.rows(evaluate.batch_size, 'evaluate.batch_size')
+  return Judging(dataset, task, evaluate, layout)

@@ -1,0 +1,101 @@
+"""How every pipeline ends: its models measured side by side, and the report."""
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill import predict, sharding, step
+from distill.disk import reach
+from distill.evaluate import quality, report, tiers
+from distill.pipelines import costs, plan, reasons
+from distill.pipelines.judging import Judging, Model
+from distill.pipelines.setting import digest
+from distill.train import Run
+from distill.types import Records
+
+
+def before(run: Run) -> dict[str, Any] | None:
+  """The report, if this workdir has one."""
+  if not sharding.once((run.workdir / 'report.json').exists):
+    return None
+  run.log.say(f'finished before: the report is {run.workdir / "report.html"}')
+  return report.read(run.workdir)
+
+
+def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
+             asked: Mapping[str, str], run: Run, *,
+             padding_share: float | None = None) -> dict[str, Any]:
+  """Measures every model, writes the report and returns it.
+
+  A student's baseline is the model that follows it. `asked` are the tiers that students are to
+  reach, '' for none. Predictions and what was seen inside are kept in `records/`, made once.
+  """
+  limits = tiers.limits(told.evaluate.tiers, asked)
+  records = {split: {} for split in told.splits}
+  for split, model in itertools.product(told.splits, models):
+    records[split][model.name] = recorded(model, split, told, run)
+  run.stop_if_preempted()
+  why = reasons.reasons(models, records[told.evaluate.split], told, run)
+  judged = {split: judgements(models, of, told) for split, of in records.items()}
+  main = judged.pop(told.evaluate.split)
+  spent = costs.measured(models, told, run)
+
+  def entry(model: Model) -> dict[str, Any]:
+    also = {split: of[model.name] for split, of in judged.items()}
+    return {'name': model.name, 'role': model.role, 'teachers': list(model.teachers),
+            'saw': model.saw, **main[model.name], **spent[model.name], **why[model.name],
+            'tier': None, **({'also': also} if also else {})}
+
+  data = told.dataset
+  found = {
+      'schema': 1, 'config_name': run.name, 'config_sha256': digest(
+          {key: value for key, value in config.items() if key not in ('mesh', 'tier')}, 64),
+      'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
+      'hardware': plan.hardware(),
+      'data': {'name': data.name, 'fingerprint': data.fingerprint,
+               'splits': {name: len(split) for name, split in data.splits.items()}},
+      'padding_share': padding_share,
+      'task': {'primary': told.task.primary, 'split': told.evaluate.split},
+      'models': [entry(m) for m in models],
+      'training': {m.name: m.spent for m in models if m.spent}}
+  sharding.once(lambda: report.write(
+      run.workdir, tiers.judged(found, limits, asked), run.log.rows()))
+  return report.read(run.workdir)
+
+
+def judgements(models: Sequence[Model], records: Mapping[str, Records],
+               told: Judging) -> dict[str, dict[str, Any]]:
+  """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
+  resamples = told.evaluate.resamples
+  scores = {name: quality.intervals(told.task, r, resamples=resamples)
+            for name, r in records.items()}
+  teacher = next((m.name for m in models if m.role == 'teacher'), None)
+  chance = quality.chance(told.task, next(iter(records.values())))
+  baselines = {m.name: after.name for m, after in itertools.pairwise(models)
+               if m.role == 'student' and after.role == 'baseline'}
+
+  def judged(model: Model) -> dict[str, Any]:
+    kept = teacher and model.role != 'teacher' and {
+        'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
+    led = kept and chance and {
+        'of': teacher, **quality.over_chance(scores[model.name], scores[teacher], chance)}
+    baseline = baselines.get(model.name)
+    gained = baseline and {'of': baseline, **quality.gain(
+        told.task, records[model.name], records[baseline], resamples=resamples)}
+    return {'quality': scores[model.name], 'retention': kept or None,
+            'retention_over_chance': led or None, 'gain': gained or None}
+  return {model.name: judged(model) for model in models}
+
+
+def recorded(model: Model, split: str, told: Judging, run: Run) -> Records:
+  """The model's records of a split, kept in `records/`; made once."""
+  suffix = '' if split == told.evaluate.split else f'-{split}'
+  eval_step = step.make_eval_step(model.pure, told.layout, told.task.reads)
+
+  def make() -> Records:
+    examples = model.dataset.splits[split]
+    run.log.say(f'{model.name}: answers {len(examples):,} {model.dataset.what} of {split}')
+    rows = told.batches(examples, model.widths)
+    return predict.records(eval_step, model.weights, rows, told.task, told.layout)
+  found = predict.kept(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
+  reach('recorded', model.name)
+  return found
