@@ -25,6 +25,10 @@ def pairs():
   """Random and degenerate: a model and its teacher."""
   label = np.random.default_rng(9).integers(4, size=200)
   yield 'random', drawn(200, 4, 0, label), drawn(200, 4, 1, label)
+  sure = drawn(200, 4, 2)             # right as often as it is sure: errors of either sign
+  chance = np.random.default_rng(3).random(200)[:, None] < sure['probabilities'].cumsum(1)
+  yield 'calibrated', *(of | {'label': chance.argmax(1).astype(np.int32)}
+                        for of in (sure, drawn(200, 4, 4)))
   yield 'one class', drawn(30, 3, 0, np.full(30, 2)), drawn(30, 3, 1, np.full(30, 2))
   yield 'ties', records(np.zeros((6, 2)), [0, 1] * 3), records(np.zeros((6, 2)), [0, 1] * 3)
   yield 'one example', drawn(1, 3, 0, [1]), drawn(1, 3, 1, [1])
@@ -181,9 +185,10 @@ class TestCalibration:
     assert wrong['nll']['value'] == pytest.approx(-np.log(np.finfo(np.float32).tiny))
 
   def test_adaptive_bins_hold_equally_many(self):
-    # 30 examples of 30 confidences: two a bin, so the error is that of neighbours.
+    # 30 examples of 30 confidences: two a bin, so the error is that of neighbours; both are right
+    # or wrong by turns, so that the errors of two bins would not add up in a wider one.
     confidence = np.linspace(.51, .99, 30)
-    right = np.arange(30) % 2
+    right = np.repeat(np.arange(15) % 2, 2)
     found = faithfulness.calibration({
         'id': np.arange(30), 'label': 1 - right, 'prediction': np.zeros(30, int),
         'probabilities': np.stack([confidence, 1 - confidence], 1)}, **FEW)
