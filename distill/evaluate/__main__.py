@@ -10,6 +10,7 @@ first run among the models. The others are held against the first teacher; where
 be one, against the first model. `--config.tier=edge` exits with 17 if a student misses that tier.
 The same command again measures what is not yet measured.
 """
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -22,6 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from distill import hub, main
+from distill.pipelines import nodes
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -72,7 +74,7 @@ def _command(arguments: Sequence[str]) -> int:
 def listed(place: str) -> list[dict[str, Any]]:
   """The models of a place, as `nodes.ModelNode` has them, and the workdir of their `run`."""
   folder = hub.folder(place, '--models')
-  if (folder / 'export').is_dir() or (folder / 'checkpoints').is_dir():
+  if any((folder / name).exists() for name in ('export', 'checkpoints', 'report.json')):
     return [*_of_run(folder)]
   run = folder.resolve().parent.parent
   if folder.resolve().parent.name == 'export' and (run / 'report.json').is_file():
@@ -148,12 +150,15 @@ def judged_by(file: str, fields: Sequence[str], models: Any) -> dict[str, Any]:
       raise Stop(Status.CONFIG, 'no run is among the models, whose data they could be asked about: '
                  'give --config=configs/NAME.py')
     config = json.loads((runs[0] / 'config.json').read_text('utf-8'))
-    values, there = flags.FlagValues(), main.flat(config)
-    config_flags.DEFINE_config_dict('config', ConfigDict(config), flag_values=values)
+    known = {'tier': '', 'evaluate': {}} | config           # older runs may be without
+    config = known | {'evaluate': dataclasses.asdict(nodes.Evaluate()) | known['evaluate']}
+    values, argv = flags.FlagValues(), ['distill.evaluate', *fields]
     try:
-      values(['distill.evaluate', *fields])
+      config_flags.DEFINE_config_dict('config', ConfigDict(config), flag_values=values,
+                                      sys_argv=argv)
+      values(argv)
     except Exception as error:          # as in `main.parsed`
-      main.check_fields(fields, there)
+      main.check_fields(fields, main.flat(config))
       raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
     config = values.config.to_dict()
   data = {key: value for key, value in config['data'].items()
