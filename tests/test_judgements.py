@@ -13,8 +13,8 @@ LABEL = np.arange(40) % 5
 
 
 def judged(task, **records):
-  """The judgements of models called after their roles, in the order given."""
-  models = [types.SimpleNamespace(name=name, role=name) for name in records]
+  """The judgements of models called after their roles, in the order given; student2 is one, too."""
+  models = [types.SimpleNamespace(name=name, role=name.rstrip('2')) for name in records]
   told = types.SimpleNamespace(task=task, evaluate=types.SimpleNamespace(resamples=50))
   return compare.judgements(models, records, told)
 
@@ -67,7 +67,8 @@ def test_a_tier_passes_the_better_one(task, teacher, near, far):
 
 
 def test_without_a_baseline_there_is_no_gain_and_without_a_teacher_nothing_is_kept():
-  found = judged(Classification(classes=5), teacher=right(36), student=right(30))
+  found = judged(Classification(classes=5), teacher=right(36), student=right(30),
+                 student2=right(24))
   assert found['student']['gain'] is None and found['student']['retention'] is not None
   assert found['teacher']['gain'] is found['teacher']['retention'] is None
   found = judged(Classification(classes=5), student=right(30), baseline=right(24))
