@@ -21,7 +21,7 @@ if 'dump-dom' in options:
 elif {draws}:
   size = [int(options['force-device-scale-factor']) * n
           for n in map(int, options['window-size'].split(','))]
-  size[0] = max(500, size[0])           # no window is narrower
+  size = [max(500, size[0]), max(1, size[1])]           # no window is narrower
   PIL.Image.new('RGB', size, 'white').save(options['screenshot'])
 """
 
