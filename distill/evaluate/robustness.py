@@ -102,7 +102,8 @@ def attacked(inside: Inside, batches: Sequence[Batch], records: Records, task: A
   slopes, row = _slopes(records), {int(example): i for i, example in enumerate(records['id'])}
   found = []
   for batch in map(batches.__getitem__, range(len(batches))):
-    by = slopes[[row.get(int(example), 0) for example in batch['id']]]
+    by = slopes[[row[int(example)] if valid else 0
+                 for example, valid in zip(batch['id'], batch['valid'], strict=True)]]
     x = inside.inputs(batch)
     gradient = sharding.on_host(inside(batch, x, by)['gradient'])
     moved = x + EPSILON * inside.spread() * np.sign(gradient) * places(batch, special)[..., None]

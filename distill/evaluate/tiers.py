@@ -9,6 +9,7 @@
 All is judged from the report. What it doesn't know isn't measured, and so not passed: without a
 teacher nothing is a share of it, and calls that all cores made say nothing of one thread.
 """
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,7 +45,8 @@ def limits(changes: Mapping[str, Mapping[str, float]], asked: Mapping[str, str])
       raise Stop(Status.CONFIG, f'{where}={of!r} must be a table of limits')
     for name, limit in of.items():
       _known(name, TIERS[tier], f'{where}.{name}')
-      if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+      if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not (
+          0 < limit < math.inf):
         raise Stop(Status.CONFIG, f'{where}.{name}={limit!r} must be a number above 0')
       found[tier][name] = float(limit)
   for tier in filter(None, asked.values()):

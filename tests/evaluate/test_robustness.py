@@ -164,6 +164,18 @@ class TestFGSM:
                                np.abs(clean['prediction'] - label) + 0.1 * np.abs(w).sum(),
                                rtol=1e-4)
 
+  def test_an_example_that_has_no_record_is_no_other(self):
+    task, batch = Classification(classes=2), self.batch(np.zeros(8, np.int32))
+    model = Pure(lambda rngs: Linear(2, rngs))
+    weights = model.init(0)
+    within = inside.Inside(model, weights, sharding.layout())
+    clean = task.predict({'logits': np.zeros((8, 2))}, batch)
+    some = {name: values[:7] for name, values in clean.items()}
+    with pytest.raises(KeyError, match='7'):
+      robustness.attacked(within, [batch], some, task, SPECIAL)
+    batch['valid'][7] = 0
+    assert robustness.attacked(within, [batch], some, task, SPECIAL)['id'].tolist() == [*range(7)]
+
 
 class TestStood:
 

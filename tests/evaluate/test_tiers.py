@@ -89,6 +89,7 @@ def test_limits_are_those_of_the_config(report):
     ({'edge': {'p95_ms': 0}}, {}, 'evaluate.tiers.edge.p95_ms=0 must be a number above 0'),
     ({'edge': {'p95_ms': True}}, {}, 'p95_ms=True must be a number'),
     ({'edge': {'p95_ms': float('nan')}}, {}, 'p95_ms=nan must be a number'),
+    ({'edge': {'p95_ms': float('inf')}}, {}, 'p95_ms=inf must be a number'),
     ({'edge': 3}, {}, 'evaluate.tiers.edge=3 must be a table'),
     ({}, {'student': 'clod'}, "tier='clod': there is no 'clod' there; did you mean 'cloud'")])
 def test_a_tier_or_limit_that_is_none_is_one_line(changes, asked, said):

@@ -70,7 +70,8 @@ class TestTiers:
     found = row({}, seed, 0, 0)
     one = found['models'].pop('student')
     plain, baseline = found['models'].pop('baseline'), 0.5
-    verdicts = {'small': ('edge', {'params': limit('<=', .1, share), 'p95_ms': limit('<=', 8., p95)}),
+    verdicts = {'small': ('edge', {'params': limit('<=', .1, share),
+                                   'p95_ms': limit('<=', 8., p95)}),
                 'wide': ('cloud', {'kept': limit('>=', .9, wide / 0.8)})}
     for name, value in (('small', small), ('wide', wide)):
       tier, limits = verdicts[name]
