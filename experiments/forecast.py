@@ -11,7 +11,7 @@ def lines(planned: Sequence[Any], found: Sequence[Row], jobs: int) -> Iterator[s
   file, base = planned[0].file, planned[0].base
   finished = {row['config_sha256'] for row in found if 'error' not in row}
   failed = {row['config_sha256'] for row in found if 'error' in row} - finished
-  like = [row for row in found if row['config'] == file and 'error' not in row and _student(row)]
+  like = [row for row in found if row['config'] == file and 'error' not in row and _taken(row)]
   whole, taught = 0.0, {row['seed'] for row in like if row['base'] == base}
   arms = {}
   for each in planned:
@@ -36,14 +36,18 @@ def lines(planned: Sequence[Any], found: Sequence[Row], jobs: int) -> Iterator[s
 
 
 def _steps(planned: Any) -> int:
-  return planned.config['train']['steps']
+  """Of the student, or of all that a matrix has."""
+  config = planned.config
+  if 'students' in config:
+    return sum(node.get('train', config['train'])['steps'] for node in config['students'].values())
+  return config['train']['steps']
 
 
 def _minutes(left: Sequence[Any], like: Sequence[Row]) -> float:
   """Of runs whose teachers and baselines are there, by what rows took for as many steps."""
   if not like:
     return 0.0
-  a_step = statistics.fmean((row['seconds'] - sum(_others(row))) / _student(row)['steps']
+  a_step = statistics.fmean((row['seconds'] - sum(_others(row))) / _taken(row)
                             for row in like)
   return sum(map(_steps, left)) * a_step / 60
 
@@ -60,7 +64,7 @@ def _others(row: Row) -> Iterable[float]:
           if row['models'][name]['role'] != 'student' and not stage['shared'])
 
 
-def _student(row: Row) -> Any:
-  """What training the student took; None in a row of another door."""
-  return next((stage for name, stage in row['training'].items()
-               if row['models'][name]['role'] == 'student'), None)
+def _taken(row: Row) -> int:
+  """The steps of its students; 0 in a row of another door."""
+  return sum(stage['steps'] for name, stage in row['training'].items()
+             if row['models'][name]['role'] == 'student')
