@@ -9,7 +9,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from distill.evaluate.report import spelled
+from distill.evaluate.wording import spelled
 from experiments import bench, pages, rows
 from experiments.rows import Row, words
 from experiments.statistics import Values, differences, t_interval
