@@ -30,7 +30,9 @@ def examples(report: Report, records: Mapping[str, Records],
   theirs, ours = quality.aligned(*(records[name] for name in pair))
   apart = np.abs(np.subtract(theirs['prediction'], ours['prediction'], dtype=np.float64))
   row = {int(example): i for i, example in enumerate(ours['id'])}
-  seen = [example for example in inside[pair[1]]['id'].tolist() if apart[row[example]]]
+  both = set(inside[pair[0]]['id'].tolist()) & row.keys()
+  seen = [example for example in inside[pair[1]]['id'].tolist()
+          if example in both and apart[row[example]]]
   if 'probabilities' not in ours:
     seen.sort(key=lambda example: -apart[row[example]])
   classes = next((m['classes'] for m in report['models'] if m.get('classes')), ())
@@ -45,9 +47,7 @@ def examples(report: Report, records: Mapping[str, Records],
           'name': name, 'answer': said(answer), 'right': bool(answer == truth) if classes else None,
           'sure': float(of['probabilities'][at].max()) if classes else None,
           **_looked(there, int(np.flatnonzero(there['id'] == example)[0]))})
-    image = inside[pair[0]].get('image')
-    return {'truth': said(truth), 'views': views, 'picture': None if image is None else _png(
-        _grey(image[np.flatnonzero(inside[pair[0]]['id'] == example)[0]]))}
+    return {'truth': said(truth), 'views': views, 'picture': views[0].pop('image')}
   return int((apart > 0).sum()), [shown(example) for example in seen[:SHOWN]]
 
 
@@ -72,17 +72,21 @@ def words(tokens: np.ndarray, places: np.ndarray, attribution: np.ndarray,
 
 
 def _looked(there: Records, at: int) -> dict[str, Any]:
-  """What a model looked at: words with their backgrounds, or a map."""
+  """What a model looked at: words with their backgrounds, or an image and a map."""
   places, attribution = there['places'][at], there['attribution'][at].astype(np.float64)
   if 'image' in there:
     from matplotlib import colors  # here, as in charts
+    image = there['image'][at]
+    image = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
+    low, high = image.min(), image.max()
+    shown = np.broadcast_to((image - low) / (high - low or 1), (*image.shape[:2], 3))
     scale = colors.LinearSegmentedColormap.from_list('', (AGAINST, '#ffffff', FOR))
     most = np.abs(attribution).max() or 1
-    return {'map': _png(scale(0.5 + 0.5 * attribution / most)), 'words': ()}
+    return {'image': _png(shown), 'map': _png(scale(0.5 + 0.5 * attribution / most)), 'words': ()}
   pieces = dict(zip(there['piece_ids'].tolist(), there['pieces'].tolist(), strict=True))
   found = words(there['tokens'][at], places, attribution, pieces)
   more = [('…', None)] * (len(found) > WORDS)
-  return {'map': None,
+  return {'image': None, 'map': None,
           'words': [(word, _background(share)) for word, share in found[:WORDS] + more]}
 
 
@@ -91,13 +95,6 @@ def _background(share: float | None) -> str:
   colour, alpha = FOR if (share or 0) > 0 else AGAINST, round(0.6 * abs(share or 0), 2)
   parts = ', '.join(str(int(colour[i:i + 2], 16)) for i in (1, 3, 5))
   return f'rgba({parts}, {alpha:g})' if alpha else 'none'
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-  """An image [h w c] in [0, 1] as it can be shown: RGB, or its channels' mean."""
-  shown = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-  low, high = shown.min(), shown.max()
-  return (shown - low) / (high - low or 1)
 
 
 def _png(pixels: np.ndarray) -> str:

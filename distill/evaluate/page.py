@@ -34,9 +34,9 @@ def drawn(report: Report, rows: charts.Rows, records: Mapping[str, Records],
   differ, examples = gallery.examples(report, records, inside)
   template = pathlib.Path(__file__).with_suffix('.html').read_text('utf-8')
   return environment.from_string(template).render(
-      report=report, title=what[0].upper() + what[1:], metric=found[0], look=look, first=first,
-      further=[' '.join(said for said in student if said != first)
-               for student in verdict.sentences(report)],
+      report=report, what=what, title=what[0].upper() + what[1:], metric=found[0], look=look,
+      first=first, further=[' '.join(said for said in student if said != first)
+                            for student in verdict.sentences(report)],
       values=[wording.amount(q['value'], q['unit']) for q in found],
       forest=charts.forest(found, 100 if found[0]['unit'] == 'fraction' else 1),
       radar=picture, axes=axes, lacking=lacking, tiers=tables.promises(report),

@@ -9,9 +9,12 @@ from distill.evaluate.contract import Model, Report
 WIDTH, RADIUS = 320, 100        # in points; the page never draws it narrower
 LEAST = 3               # axes that make a radar
 LINE = 15               # from one line of text to the next
+ALIKE = {'agreement': "share of answers that are the teacher's",
+         'correlation': "correlation with the teacher's answers"}
 AXES = 'speed', 'memory', 'energy', 'faithfulness'       # beside the primary metric
 
-Axis = Mapping[str, Any]        # name, whole (what 100 % is), shares (a model's name -> or None)
+# name, whole (what 100 % is), about (what was measured), shares (a model's name -> one, or None)
+Axis = Mapping[str, Any]
 
 
 def axes(report: Report) -> tuple[list[Axis], list[str]]:
@@ -23,28 +26,28 @@ def axes(report: Report) -> tuple[list[Axis], list[str]]:
   models, metric = report['models'], report['task']['primary']
   first = models[0]['quality'][metric]
   found = [_best(wording.spelled(metric), models, lambda m: m['quality'][metric]['value'],
-                 lambda best: wording.amount(best, first['unit']), first['higher_is_better'])]
+                 lambda best: wording.amount(best, first['unit']), '', first['higher_is_better'])]
   timed, spent = (lambda m: m['latency_ms'] and m['latency_ms']['p50']), (
       lambda m: m['energy_j_per_example'] and m['energy_j_per_example']['value'])
   estimated = any(m['energy_j_per_example'] and m['energy_j_per_example']['method'].startswith(
       'estimated') for m in models)
-  found += [_best('speed', models, timed, wording.milliseconds, False),
+  found += [_best('speed', models, timed, wording.milliseconds, 'median time at batch 1'),
             _best('memory', models, lambda m: m['peak_memory_bytes'],
-                  lambda best: wording.short(best, 'B'), False),
+                  lambda best: wording.short(best, 'B'), 'of a call'),
             _best('energy, estimated' if estimated else 'energy', models, spent,
-                  lambda best: f'{1e3 * best:.3g} mJ', False), _faithful(models)]
+                  lambda best: f'{1e3 * best:.3g} mJ', 'of an example'), _faithful(models)]
   return ([axis for axis in found if axis],
           [name for name, axis in zip(AXES, found[1:], strict=True) if not axis])
 
 
 def drawn(report: Report) -> str:
-  """The radar with its legend as SVG, or '' where there are too few axes for one."""
-  found, _ = axes(report)
-  return _drawn(found, [m['name'] for m in report['models']]) if len(found) >= LEAST else ''
+  """The radar with its legend as SVG, or '' of too few axes or one model."""
+  found, names = axes(report)[0], [model['name'] for model in report['models']]
+  return _drawn(found, names) if len(found) >= LEAST and len(names) > 1 else ''
 
 
 def _best(name: str, models: list[Model], value: Callable[[Model], float | None],
-          said: Callable[[float], str], higher: bool) -> Axis | None:
+          said: Callable[[float], str], about: str, higher: bool = False) -> Axis | None:
   """An axis of shares of the best; less than nothing is nothing."""
   values = {m['name']: value(m) for m in models}
   there = [v for v in values.values() if v is not None]
@@ -54,20 +57,21 @@ def _best(name: str, models: list[Model], value: Callable[[Model], float | None]
   measured = lambda v: {'only': {'value': v, 'higher_is_better': higher}}
   share = lambda v: 1.0 if v == best else quality.retention(
       measured(v), measured(best))['only'] or 0.0
-  return {'name': name, 'whole': said(best),
+  return {'name': name, 'whole': said(best), 'about': about,
           'shares': {n: None if v is None else share(v) for n, v in values.items()}}
 
 
 def _faithful(models: list[Model]) -> Axis | None:
   """How near answers are to the teacher's: equal classes, or correlated numbers."""
-  alike = lambda m: next((m['faithfulness'][name]['value'] for name in ('agreement', 'correlation')
+  alike = lambda m: next((m['faithfulness'][name]['value'] for name in ALIKE
                           if name in m['faithfulness']), None)
   shares = {m['name']: alike(m) for m in models}
   if not any(share is not None for share in shares.values()):
     return None
   teacher = next((m['name'] for m in models if m['role'] == 'teacher'), None)
   shares |= {teacher: 1.0} if teacher else {}
-  return {'name': 'faithfulness', 'whole': "the\nteacher's answers",
+  about = next(said for name, said in ALIKE.items() for m in models if name in m['faithfulness'])
+  return {'name': 'faithfulness', 'whole': "the\nteacher's answers", 'about': about,
           'shares': {n: s if s is None else max(0.0, s) for n, s in shares.items()}}
 
 
@@ -80,7 +84,7 @@ def _drawn(found: list[Axis], names: list[str]) -> str:
   up = lambda shares: [RADIUS * s * math.sin(a) for s, a in zip(shares, way, strict=True)]
   columns = 2 if len(names) > 4 else 1
   rows = math.ceil(len(names) / columns)
-  bottom = min(up([1] * len(found))) - 3 * LINE - (len(found) % 2 == 0) * 0
+  bottom = min(up([1] * len(found))) - 3 * LINE
   top, low = RADIUS + 2.6 * LINE, bottom - (rows + 0.5) * LINE
   with matplotlib.rc_context(charts.STYLE | {'figure.constrained_layout.use': False}):
     drawing = figure.Figure(figsize=(WIDTH / 72, (top - low) / 72))

@@ -17,18 +17,22 @@ def headline(report: Report) -> str:
   what, quality = wording.spelled(metric), students[0]['quality'][metric]
   kept = [student['retention'] for student in students]
   shares = all(k and k[metric] is not None for k in kept)
+  of = sorted({k['of'] for k in kept}) if shares else ()
+  models = {model['name']: model for model in report['models']}
   if shares and quality['higher_is_better']:
-    of = {k['of'] for k in kept}
     said = f"keep {_each([wording.percent(k[metric]) for k in kept])} of {_whose(of)} {what}"
   else:
     reached = (wording.amount(s['quality'][metric]['value'], quality['unit']) for s in students)
     said = f'reach {what} {_each([*reached])}'
+    if len(of) == 1:
+      theirs = wording.amount(models[of[0]]['quality'][metric]['value'], quality['unit'])
+      said += f', where the {of[0]} has {theirs},'
   if shares:
-    models = {model['name']: model for model in report['models']}
     field = _counted(report['models'])
     sizes = (wording.percent(s[field] / max(1, models[k['of']][field]))
              for s, k in zip(students, kept, strict=True))
-    said += f' with {_each([*sizes])} of its parameters' + _outside(field)
+    said += (f' with {_each([*sizes])} of {"its" if len(of) == 1 else "their"} parameters'
+             + _outside(field))
   names = [student['name'] for student in students]
   who = f'The students {wording.listed(names)}' if len(names) <= LISTED else (
       f'{len(names)} students')
@@ -70,8 +74,8 @@ def _each(said: Sequence[str]) -> str:
   return f'{ordered[0]} to {ordered[-1]}'
 
 
-def _whose(names: set[str]) -> str:
-  return f"the {min(names)}'s" if len(names) == 1 else "their teachers'"
+def _whose(names: Sequence[str]) -> str:
+  return f"the {names[0]}'s" if len(names) == 1 else "their teachers'"
 
 
 def _reached(students: Sequence[Model]) -> str:
