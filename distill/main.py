@@ -143,7 +143,7 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
   except Exception as error:          # a config file is code, and may raise anything
     fields = [a for a in arguments if a.startswith('--config.')]
     if fields and not isinstance(error, flags.Error):
-      _check_fields(fields, flat(parsed([f'--config={file}']).config.to_dict()))
+      check_fields(fields, flat(parsed([f'--config={file}']).config.to_dict()))
     line = ' '.join(str(error).split()) or type(error).__name__
     raise Stop(Status.CONFIG, f'--config={file}: {line}') from error
   if left:
@@ -151,7 +151,7 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
   return values
 
 
-def _check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
+def check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
   """Stops at the first override of a field that the config doesn't have."""
   nodes = {path[:i] for path in leaves for i, c in enumerate(f'{path}.') if c == '.'}
   for override in overrides:
@@ -239,7 +239,8 @@ def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
   depend on that.
   """
   path, text = workdir / 'config.json', json.dumps(config, indent=2)
-  begun = any((workdir / name).exists() for name in ('checkpoints', 'export', 'report.json'))
+  begun = any((workdir / name).exists()
+              for name in ('checkpoints', 'export', 'records', 'report.json'))
   if not begun or not path.exists():
     replace(path, text)
     return

@@ -47,6 +47,7 @@ def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
       'models': {m['name']: {
           **{key: m[key] for key in TAKEN}, **judged(m),
           'latency_ms': m['latency_ms'] and m['latency_ms']['p50'],
+          **({'tier': _tier(m['tier'])} if m.get('tier') else {}),
           **({'also': {split: judged(of) for split, of in m['also'].items()}}
              if 'also' in m else {})}
           for m in report['models']},
@@ -57,6 +58,13 @@ def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
           for stage, cost in report['training'].items()},
       'data': {key: report['data'][key] for key in ('name', 'fingerprint')},
       'hardware': report['hardware'], 'versions': report['versions']}
+
+
+def _tier(told: Mapping[str, Any]) -> dict[str, Any]:
+  """The verdict of the tier that a student was to reach, its limits by name."""
+  limits = {limit['name']: {key: limit[key] for key in ('bound', 'limit', 'value', 'passed')}
+            for limit in told['limits']}
+  return {'name': told['name'], 'passed': told['passed'], 'limits': limits}
 
 
 def _curves(workdir: pathlib.Path, metric: str) -> dict[str, list[list[float]]]:

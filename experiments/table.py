@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from distill.evaluate import tiers
 from distill.evaluate.wording import spelled
 from experiments import bench, pages, rows
 from experiments.rows import Row, words
@@ -80,6 +81,7 @@ def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
     if arms := summary(mine):
       yield _table(arms)
       yield from (_table(summary(mine, split)) for split in next(iter(arms.values())).also)
+      yield from _tiers(arms)
       if any(arm.gain for arm in arms.values()):
         yield from _rates(arms) or [NO_RATES]
     yield from [f'Failed: {cell(row)}, seed {row["seed"]}, with exit status '
@@ -154,12 +156,32 @@ class Arm:
 
 
 def summary(found: Iterable[Row], split: str = '') -> dict[str, Arm]:
-  """The arms by name, in the order of their first rows; judged on a further split if given."""
+  """The arms by name, in the order of their first rows; judged on a further split if given.
+
+  Of runs with several students each of these is an arm.
+  """
   seeds: dict[str, dict[int, Row]] = {}
   for row in found:
-    if 'error' not in row:
-      seeds.setdefault(words(row['arm']), {})[row['seed']] = row
+    for each in _students(row) if 'error' not in row else ():
+      seeds.setdefault(words(each['arm']), {})[each['seed']] = each
   return {name: Arm(of, split) for name, of in seeds.items()}
+
+
+def _students(row: Row) -> list[Row]:
+  """The row; of a run with several students one for each, with its baseline and part of the time.
+  """
+  models = row['models']
+  students = {name: m for name, m in models.items() if m['role'] == 'student'}
+  if len(students) < 2:
+    return [row]
+
+  def own(name: str, model: Mapping) -> Row:
+    others = students.keys() | {n for n, m in models.items() if m['role'] == 'baseline'}
+    others -= {name, model['gain'] and model['gain']['of']}
+    return {**row, 'arm': {**row['arm'], 'student': name},
+            'models': {n: m for n, m in models.items() if n not in others},
+            'seconds': row['seconds'] / len(students)}
+  return [own(*named) for named in students.items()]
 
 
 def interval(values: Values) -> tuple[float, float] | None:
@@ -200,6 +222,8 @@ def chance(p: float | None) -> str:
 
 
 def number(value: float, percent: bool) -> str:
+  if abs(value) >= 1e4 and not percent:
+    return f'{value:,.0f}'.replace('-', '−')
   said = f'{value:.1f}' if percent else f'{value:.4g}'
   return said.replace('-', '' if float(said) == 0 else '−')
 
@@ -229,6 +253,30 @@ def _table(arms: Mapping[str, Arm]) -> str:
         difference(over, arm.percent) + fewer, str(len(arm.seeds)),
         f'{sum(row["seconds"] for row in arm.seeds.values()) / 60:.1f}'])
   return '\n'.join([judged(first), '', *(f'| {" | ".join(line)} |' for line in lines), ''])
+
+
+def _tiers(arms: Mapping[str, Arm]) -> list[str]:
+  """Of students that were to reach a tier: its limits, what they have, at how many seeds they pass.
+  """
+  lines, reached = [], []
+  for arm in arms.values():
+    told = {seed: m['tier'] for seed, row in arm.seeds.items() for m in row['models'].values()
+            if m['role'] == 'student' and 'tier' in m}
+    if not told:
+      continue
+    passed = lambda verdicts, n=len(told): f'{sum(v["passed"] for v in verdicts)} of {n}'
+    tier = next(iter(told.values()))
+    for name, limit in tier['limits'].items():
+      each = {seed: of['limits'][name] for seed, of in told.items()}
+      values = {seed: v['value'] for seed, v in each.items() if v['value'] is not None}
+      lines.append([cell(arm.row), tier['name'], tiers.NAMES[name],
+                    f'{tiers.WORDS[limit["bound"]]} {number(limit["limit"], False)}',
+                    spread(values, False) if values else 'not measured', passed(each.values())])
+    reached.append(f'{cell(arm.row)} reaches the tier {tier["name"]} at {passed(told.values())}')
+  heads = [['arm', 'tier', 'limited', 'limit', 'value', 'seeds that pass'],
+           ['---'] * 4 + ['--:'] * 2]
+  return ['\n'.join([*(f'| {" | ".join(line)} |' for line in heads + lines), '']),
+          f'{"; ".join(reached)} seeds.\n'] if lines else []
 
 
 def _rates(arms: Mapping[str, Arm]) -> list[str]:

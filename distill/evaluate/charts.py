@@ -156,8 +156,8 @@ def matrix(title: str, about: str, shades: np.ndarray, cells: Sequence[Sequence[
     blues = colors.LinearSegmentedColormap.from_list('blues', ('#ffffff', COLOURS[0]))
     axes.imshow(np.clip(shades, 0, 1), cmap=blues, vmin=0, vmax=1, aspect='auto',
                 interpolation='none')
-    axes.set_xlabel(labels[1])
-    axes.set_ylabel(labels[0])
+    axes.set_xlabel(cut(labels[1], 24), parse_math=False)
+    axes.set_ylabel(cut(labels[0], 12), parse_math=False)
     axes.set_xticks(range(columns * named), names[1][:columns * named], parse_math=False,
                     rotation=90 if upright else 0)
     axes.set_yticks(range(rows * named), names[0][:rows * named], parse_math=False)
@@ -185,7 +185,7 @@ def cut(name: str, most: int) -> str:
 
 def _titled(axes: Any, title: str, about: str, colour: str) -> None:
   """The name of a model, and what is to be said of it on a second line."""
-  axes.set_title(cut(title, 36) + '\n' * bool(about), color=colour, parse_math=False)
+  axes.set_title(cut(title, 24) + '\n' * bool(about), color=colour, parse_math=False)
   axes.annotate(about, (0, 1), (0, 7), xycoords='axes fraction', textcoords='offset points',
                 parse_math=False)
 

@@ -50,7 +50,7 @@ MODEL = {
     'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),
     'throughput_per_s': (float, None), 'flops': (float, None), 'peak_memory_bytes': (int, None),
     'energy_j_per_example': ({'value': float, 'method': str}, None),
-    'classes?': ([{'name': str, 'precision': float, 'recall': float, 'f1': float,
+    'classes?': ([{'name': str, 'precision': float, 'recall': float, 'f1': GAP,
                    'support': int}], None),
     'calibration?': (CALIBRATION, None), 'faithfulness': {...: METRIC},
     'layers?': ({'of': str, 'rows': [str], 'columns': [str], 'cka': [[float]]}, None),

@@ -16,6 +16,7 @@ import numpy as np
 from distill import step
 from distill.evaluate import energy
 from distill.models.pure import Pure
+from distill.models.stablehlo import PROGRAM
 from distill.teachers import Weights
 from distill.types import Batch
 
@@ -105,9 +106,9 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
 
 
 def shipped(folder: pathlib.Path) -> int | None:
-  """Bytes of the weights in a folder that a model ships in."""
-  sizes = [file.stat().st_size for file in folder.glob('*.safetensors')]
-  return sum(sizes) if sizes else None
+  """Bytes of the weights in a folder that a model ships in, or of the program that holds them."""
+  files = [*folder.glob('*.safetensors')] or [*folder.glob(PROGRAM)]
+  return sum(file.stat().st_size for file in files) if files else None
 
 
 def quantised(tree: Any) -> float:

@@ -83,14 +83,31 @@ def over_chance(quality: Metrics, reference: Metrics,
   return {name: {'value': left(name), 'chance': chance[name]} for name in quality}
 
 
-def per_class(records: Records, names: tuple[str, ...]) -> list[dict[str, Any]]:
-  """Precision, recall, F1 and number of examples of every class; what isn't defined is 0."""
-  from sklearn import metrics  # here: a run that starts doesn't wait for it
-  columns = metrics.precision_recall_fscore_support(
-      records['label'], records['prediction'], labels=range(len(names)), zero_division=0)
-  return [{'name': name, 'precision': float(precision), 'recall': float(recall), 'f1': float(f1),
-           'support': int(support)}
-          for name, precision, recall, f1, support in zip(names, *columns, strict=True)]
+def per_class(records: Records, names: tuple[str, ...], *, resamples: int = 1000,
+              seed: int = 0) -> list[dict[str, Any]]:
+  """Precision, recall, F1 with its interval, and number of examples of every class.
+
+  What isn't defined is 0, as in scikit-learn.
+  """
+  label, prediction, c = records['label'], records['prediction'], len(names)
+  _some(len(label))
+  for name, of in ('label', label), ('prediction', prediction):
+    if of.min() < 0 or of.max() >= c:
+      raise ValueError(f'records hold a {name} that is not among the {c} classes')
+
+  def counted(rows):
+    ours, theirs = label[rows], prediction[rows]
+    return np.bincount(ours[ours == theirs], minlength=c), *(
+        np.bincount(of, minlength=c) for of in (ours, theirs))
+
+  share = lambda part, whole: part / np.maximum(1, whole)
+  f1 = lambda right, labels, predictions: share(2 * right, labels + predictions)
+  whole = right, labels, predictions = counted(np.arange(len(label)))
+  scores = np.array([f1(*counted(rows)) for rows in _draws(len(label), resamples, seed)])
+  columns = share(right, predictions), share(right, labels), f1(*whole), scores.T, labels
+  return [{'name': name, 'precision': float(precision), 'recall': float(recall),
+           'f1': {'value': float(value), **bounds(drawn)}, 'support': int(support)}
+          for name, precision, recall, value, drawn, support in zip(names, *columns, strict=True)]
 
 
 def confusions(records: Records, classes: int) -> np.ndarray:
@@ -110,8 +127,7 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
 def bootstrap(statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = 1000,
               seed: int = 0) -> dict[str, float]:
   """A statistic of n examples, as a function of their rows, with its interval."""
-  if not n:
-    raise ValueError('there are no records to judge by')
+  _some(n)
   scores = [statistic(rows) for rows in _draws(n, resamples, seed)]
   return {'value': float(statistic(np.arange(n))), **bounds(np.array(scores))}
 
@@ -131,6 +147,11 @@ def aligned(*several: Records) -> list[Records]:
 
 def _rows(records: Records, rows: np.ndarray) -> Records:
   return {name: values[rows] for name, values in records.items()}
+
+
+def _some(n: int) -> None:
+  if not n:
+    raise ValueError('there are no records to judge by')
 
 
 def _draws(n: int, resamples: int, seed: int):

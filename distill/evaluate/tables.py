@@ -75,10 +75,10 @@ def classes(report: Report) -> tuple[int, Rows]:
   first = next((m['classes'] for m in report['models'] if m['role'] == 'student'), found[0])
   order = range(len(first))
   if len(first) > CLASSES:
-    order = sorted(order, key=lambda i: first[i]['f1'])[:CLASSES]
+    order = sorted(order, key=lambda i: first[i]['f1']['value'])[:CLASSES]
   return len(first), [
       (f'{first[i]["name"]} ({first[i]["support"]:,})',
-       [(wording.amount(each[i]['f1'], 'fraction'), '') for each in found]) for i in order]
+       _measured([{**each[i]['f1'], 'unit': 'fraction'} for each in found])) for i in order]
 
 
 def _saw_rows(models: Sequence[Model]) -> Rows:

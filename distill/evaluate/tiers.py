@@ -96,13 +96,14 @@ def said(verdict: Mapping[str, Any]) -> str:
 
 
 def _said(limit: Mapping[str, Any]) -> str:
-  value = 'not measured' if limit['value'] is None else f'{limit["value"]:.4g}'
-  bound = WORDS[limit['bound']]
-  return f'{NAMES[limit["name"]]} {value}, {bound} {limit["limit"]:.4g}'
+  number = lambda x: f'{x:,.0f}' if x >= 1e4 else f'{x:.4g}'
+  value = 'not measured' if limit['value'] is None else number(limit['value'])
+  return f'{NAMES[limit["name"]]} {value}, {WORDS[limit["bound"]]} {number(limit["limit"])}'
 
 
 def _kept(model: Model, teacher: Model | None, metric: str) -> float | None:
-  return model['retention'] and model['retention'][metric]
+  kept = model['retention'] and model['retention'][metric]
+  return kept and round(kept, 12)       # 0.72 / 0.8 is less than 0.9
 
 
 def _params(model: Model, teacher: Model | None, metric: str) -> float | None:

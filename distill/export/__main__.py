@@ -84,7 +84,8 @@ def ship(place: str, to: pathlib.Path, inputs: str = '') -> None:
   card = {key: value for key, value in card.items() if key != 'fresh'} | {'program': {
       'platforms': list(program.platforms), 'weights': identity, 'parity': measured,
       'params': cost.params(weights[0]),
-      'params_outside_embeddings': cost.params(weights[0], embeddings=False)}}
+      'params_outside_embeddings': cost.params(weights[0], embeddings=False),
+      'bytes': cost.nbytes(weights), 'quantised': cost.quantised(weights[0])}}
   texts = {'README.md': cards.readme(name, card, size=len(written), on=on,
                                      **_measured(workdir if of_run else None, name))}
   if 'pixels' not in card:

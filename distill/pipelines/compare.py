@@ -6,7 +6,7 @@ Each stage resumes from its last checkpoint; a finished run says where its repor
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distill import predict, sharding, step, train

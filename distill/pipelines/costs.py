@@ -1,5 +1,5 @@
 """What models cost, as the report holds it."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax

@@ -1,6 +1,6 @@
 """Exported models, of which a teacher is made or a student starts: what they must have to fit."""
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill import checkpoint, lookup, predict
@@ -53,14 +53,18 @@ def check_card(card: Mapping[str, Any], dataset: Dataset, where: str) -> None:
     raise Stop(Status.MISFIT, f'{where}: its tokenizer ({card["tokenizer_sha256"][:8]}) is not '
                f'that of {name} ({dataset.tokenizer_sha256[:8]}): the same ids are other '
                f'words: give data.tokenizer the place that {where}.init has')
-  nameless = its and all(re.fullmatch(r'LABEL_\d+', label) for label in its)
   outputs = card['model'].get('classes', 0)
-  if outputs != dataset.sizes['classes'] or (its and its != classes and not nameless):
+  if outputs != dataset.sizes['classes'] or (its and its != classes and not nameless(its)):
     raise Stop(Status.MISFIT, f'{where}: its head has {outputs} outputs'
                f'{" for " * bool(its)}{", ".join(its)}; {name} has '
                f'{", ".join(classes) or "numbers"}, in this order: give '
                f"{where}.fresh=('head/*',) for a new head")
   check_sizes(card['model'], dataset, f'{where}.model')
+
+
+def nameless(labels: Sequence[str]) -> bool:
+  """Whether they are what `transformers` calls labels that nobody named."""
+  return bool(labels) and all(re.fullmatch(r'LABEL_\d+', label) for label in labels)
 
 
 def check_kin(mine: Mapping[str, Any], theirs: Mapping[str, Any], init: str,

@@ -27,6 +27,11 @@ class Judging:
   def splits(self) -> tuple[str, ...]:
     return tuple(dict.fromkeys((self.evaluate.split, *self.evaluate.also)))
 
+  @property
+  def untrained(self) -> tuple[str, ...]:
+    """The parts of a model that nothing trains, for the task doesn't look at them."""
+    return () if 'logits' in self.task.reads else ('head', 'pooler')
+
   def batches(self, split: Split, widths: Sequence[int]) -> Sequence[Batch]:
     """A split's batches as the task wants them."""
     rows = lookup.call(batches.in_order, {'widths': widths}, 'data', split=split,

@@ -34,6 +34,26 @@ class Config(Judged):
   augment: Sequence = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(Judged):
+  """The fields of a config of `evaluate`: models by name, the first that is a teacher is theirs."""
+  models: Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelNode:
+  """`models.M` of an evaluation: a model that is there, and what its run, if known, says of it."""
+  place: str
+  content: str                      # sha256 of its files
+  role: str = 'student'
+  model: Mapping = _empty()         # fields that no weight depends on
+  teachers: Sequence[str] = ()
+  saw: Mapping | None = None
+  spent: Mapping | None = None
+  curves: str = ''                  # the metrics.jsonl of its run
+  stage: str = ''                   # … and its name there
+
+
 @dataclasses.dataclass(frozen=True)
 class TeacherNode:
   """`teachers.T`: `train` given: trained here; `init` given: loaded; both: fine-tuned.

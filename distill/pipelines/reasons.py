@@ -41,7 +41,7 @@ def reasons(models: Sequence[Model], records: Mapping[str, Records], told: Judgi
   def of(model) -> dict[str, Any]:
     own, theirs = records[model.name], records.get(teacher)
     judged = 'probabilities' in own
-    found = {'classes': quality.per_class(own, names) if judged else None,
+    found = {'classes': quality.per_class(own, names, resamples=resamples) if judged else None,
              'calibration': faithfulness.calibration(own, resamples=resamples),
              'faithfulness': {}, 'layers': None, 'robustness': stood.get(model.name)}
     if teacher and model.role != 'teacher':

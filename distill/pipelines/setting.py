@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import distill
-from distill import checkpoint, lookup, objective, predict, sharding
+from distill import checkpoint, lookup, objective, predict
 from distill.carry import Carry
 from distill.data import batches
-from distill.data.sets import Dataset
 from distill.data.stored import source_sha256
 from distill.models.pure import Flat, Pure
 from distill.pipelines import exported, nodes
@@ -68,11 +67,6 @@ class Setting(Judging):
   trained: tuple[Trained, ...]      # teachers, each after those that it reads; student, baseline
   weights: dict[str, Weights]
 
-  @property
-  def untrained(self) -> tuple[str, ...]:
-    """The parts of a model that nothing trains, for the task doesn't look at them."""
-    return _untrained(self.task)
-
 
 def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
   """Reads a resolved config, loads its data and builds its stages; nothing is compiled.
@@ -85,7 +79,7 @@ def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
   if not len(dataset.splits.get('train', ())):
     raise Stop(Status.DATA, f"data: {dataset.name} has no examples in a split 'train'"
                + lookup.nearest('train', dataset.splits))
-  build = _Builder(config, dataset, told.layout, told.task, beside.weights if beside else {})
+  build = _Builder(config, told, beside.weights if beside else {})
   for name in config.teachers:
     build.teacher(name)
   trained = (*build.trained, *build.students())
@@ -97,15 +91,15 @@ def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
 class _Builder:
   """Stages over one data set."""
 
-  def __init__(self, config: nodes.Config, dataset: Dataset, layout: sharding.Layout, task: Any,
-               weights: dict[str, Weights]):
-    self.config, self.dataset, self.layout, self.task = config, dataset, layout, task
+  def __init__(self, config: nodes.Config, told: Judging, weights: dict[str, Weights]):
+    self.config, self.told = config, told
+    self.dataset, self.layout = told.dataset, told.layout
     self.batching = {key: config.data[key] for key in BATCHING if key in config.data}
     self.labelled = self.batching.pop('labelled', 1.0)
     self.drawn = self.batching.pop('drawn', 0.0)
     widths = lookup.call(batches.checked_widths, {k: v for k, v in self.batching.items()
                                                   if k == 'widths'}, 'data',
-                         split=dataset.splits['train'])
+                         split=self.dataset.splits['train'])
     self.widths = tuple(map(int, widths))
     self.nodes = {}                   # of models, by where they are described
     self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
@@ -139,7 +133,7 @@ class _Builder:
     if spec.train:
       self.trained.append(self.learner(name, Student(model), start, seed, readers))
       self.identities[name] = self.trained[-1].identity
-    elif lacks := {p.split('/')[0] for p in card['fresh']} - {*_untrained(self.task)}:
+    elif lacks := {p.split('/')[0] for p in card['fresh']} - {*self.told.untrained}:
       part = 'masked-word head' if 'words' in lacks else min(lacks)
       raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {part} for {self.dataset.name}: give '
                  f'{where}.train, to fine-tune it, or a checkpoint that has one')
@@ -227,7 +221,7 @@ class _Builder:
           optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
           augment=self.augment(step.augment, where or 'config'), layout=self.layout))
     for view in ('student', *self.specs):
-      for output in self.task.reads:
+      for output in self.told.task.reads:
         objective.at(views, f'{view}/{output}', f'task={config.task["name"]!r}')
     card = self.card(spelled)
     inits = [exported.content('' if init in config.teachers else init) for init in (
@@ -296,7 +290,7 @@ class _Builder:
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
-        'code': _code(), 'jax': jax.__version__, 'untrained': _untrained(self.task), **of})
+        'code': _code(), 'jax': jax.__version__, 'untrained': self.told.untrained, **of})
 
   def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
@@ -329,7 +323,7 @@ class _Builder:
       kin = card['model']
     if not all(path.startswith('head/') for part in shapes for path in part):
       exported.check_kin(self.nodes['student'], kin, node.init,
-                         fresh('pooler/kernel') or 'pooler' in _untrained(self.task))
+                         fresh('pooler/kernel') or 'pooler' in self.told.untrained)
     take = lambda weights: tuple(
         part and started_from(part, there, node.layers, 'student')
         for part, there in zip(shapes, weights, strict=True))
@@ -346,10 +340,6 @@ class _Builder:
 def _code() -> list[str]:
   """The code that runs: read once, for files may change while it does."""
   return [source_sha256(str(file)) for file in sorted(CODE.rglob('*.py'))]
-
-
-def _untrained(task: Any) -> tuple[str, ...]:
-  return () if 'logits' in task.reads else ('head', 'pooler')
 
 
 def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int]) -> None:

@@ -69,8 +69,8 @@ class Classification:
         bad = np.flatnonzero((values < 0) | (values >= self.classes))[0]
         raise ValueError(f'example {records["id"][bad]}: {name} {values[bad]} is not one of the '
                          f'{self.classes} classes')
-    if np.isnan(records['probabilities']).any():
-      raise ValueError('records hold probabilities that are not numbers')
+    if not np.isfinite(records['probabilities']).all():
+      raise ValueError('records hold probabilities that are not finite')
     pairs = np.bincount(label.astype(np.int64) * self.classes + prediction,
                         minlength=self.classes**2).reshape(self.classes, self.classes)
     right, labels, predictions = np.diag(pairs), pairs.sum(1), pairs.sum(0)

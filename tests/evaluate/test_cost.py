@@ -47,6 +47,20 @@ def subject(name, inputs, **how):
   return cost.Subject(pure, pure.init(0), inputs), pure
 
 
+def test_flops_of_an_encoder_by_hand():
+  d, s, depth = 768, 32, 2
+  encoder, _ = subject('bert.Bert', {'widths': (s,)}, width=d, depth=depth, heads=12, vocabulary=10,
+                       length=s, classes=5, dropout=0.0)
+  # Multiplications. A block has four d × d and two d × 4d matrices at every token, and scores and
+  # mixtures of s tokens. The answer is read at one position: there alone the last block has more
+  # than its keys and values, and there are the pooler and the head. XLA counts each of the 4d
+  # GELUs a token as 64 operations more, 1.4 % in all.
+  block, square = 12 * d * d + 2 * s * d, d * d
+  last = s * 2 * square + (block - 2 * square)
+  by_hand = 2 * 3 * ((depth - 1) * s * block + last + square + 5 * d)
+  assert encoder.plan(3)['flops'] == pytest.approx(by_hand, rel=0.02)
+
+
 def test_flops_of_a_network_by_hand():
   network, _ = subject('resnet.ResNet', {'pixels': {'height': 8, 'width': 8, 'channels': 3}},
                        depth=6, widths=(64, 64, 128), channels=3, classes=5)
@@ -90,6 +104,12 @@ def test_what_ships_is_the_weights_of_the_folder(tmp_path):
   (tmp_path / 'b.safetensors').write_bytes(b'56')
   (tmp_path / 'config.json').write_text('{}')
   assert cost.shipped(tmp_path) == 6
+
+
+def test_a_program_ships_with_its_weights_inside(tmp_path):
+  (tmp_path / 'model.stablehlo').write_bytes(b'12345')
+  (tmp_path / 'README.md').write_text('…')
+  assert cost.shipped(tmp_path) == 5
 
 
 class Fake:

@@ -3,9 +3,7 @@ import pytest
 from scipy import special, stats
 from sklearn import metrics
 
-from distill.evaluate import faithfulness, quality
-from distill.tasks.classification import Classification
-from distill.tasks.regression import Regression
+from distill.evaluate import faithfulness
 
 FEW = dict(resamples=20)
 
@@ -27,6 +25,10 @@ def pairs():
   """Random and degenerate: a model and its teacher."""
   label = np.random.default_rng(9).integers(4, size=200)
   yield 'random', drawn(200, 4, 0, label), drawn(200, 4, 1, label)
+  sure = drawn(200, 4, 2)             # right as often as it is sure: errors of either sign
+  chance = np.random.default_rng(3).random(200)[:, None] < sure['probabilities'].cumsum(1)
+  yield 'calibrated', *(of | {'label': chance.argmax(1).astype(np.int32)}
+                        for of in (sure, drawn(200, 4, 4)))
   yield 'one class', drawn(30, 3, 0, np.full(30, 2)), drawn(30, 3, 1, np.full(30, 2))
   yield 'ties', records(np.zeros((6, 2)), [0, 1] * 3), records(np.zeros((6, 2)), [0, 1] * 3)
   yield 'one example', drawn(1, 3, 0, [1]), drawn(1, 3, 1, [1])
@@ -93,6 +95,14 @@ class TestAnswers:
     assert not found['distance']['higher_is_better']
     assert faithfulness.answers(made(a), made(0 * b), **FEW)['correlation']['value'] == 0
 
+  def test_of_numbers_nothing_and_what_is_no_number_are_refused(self):
+    made = lambda x: {'id': np.arange(len(x)), 'label': np.zeros(len(x)), 'prediction': np.array(x)}
+    with pytest.raises(ValueError, match='no records'):
+      faithfulness.answers(made([]), made([]))
+    for ours, theirs in ([0., np.nan], [0., 1.]), ([0., 1.], [0., np.inf]):
+      with pytest.raises(ValueError, match='predictions that are not finite'):
+        faithfulness.answers(made(ours), made(theirs))
+
   def test_of_masked_words_there_are_none(self):
     words = {'id': np.arange(2), 'label': np.ones(2, np.int32), 'right': np.ones(2, np.int32),
              'nll': np.ones(2, np.float32)}
@@ -115,12 +125,11 @@ class TestAnswers:
       faithfulness.answers(drawn(2, 4, label=[0, 1]), drawn(2, 3, label=[0, 1]))
 
 
-def by_definition(found, bins=15):
-  """ECE and the curve as Guo 2017 writes them, bin by bin."""
+def by_definition(found, edges=np.arange(16) / 15):
+  """ECE and the curve as Guo 2017 writes them, bin by bin, (low, high]."""
   total, curve = 0.0, []
-  for m in range(1, bins + 1):
-    inside = [i for i, p in enumerate(found['probabilities'].max(1))
-              if (m - 1) / bins < p <= m / bins]
+  for low, high in zip(edges, edges[1:], strict=False):
+    inside = [i for i, p in enumerate(found['probabilities'].max(1)) if low < p <= high]
     if inside:
       accuracy = np.mean([found['prediction'][i] == found['label'][i] for i in inside])
       confidence = np.mean([found['probabilities'][i].max() for i in inside])
@@ -140,6 +149,9 @@ class TestCalibration:
     ece, curve = by_definition(ours)
     assert found['ece']['value'] == pytest.approx(ece)
     assert [(b['n'], b['confidence'], b['accuracy']) for b in found['bins']] == curve
+    evenly = np.quantile(ours['probabilities'].max(1), np.arange(1, 15) / 15)
+    assert found['adaptive_ece']['value'] == pytest.approx(
+        by_definition(ours, [0, *evenly, 1])[0])
     label, p = ours['label'], ours['probabilities']
     classes = range(p.shape[1])
     assert found['nll']['value'] == pytest.approx(metrics.log_loss(label, p, labels=classes))
@@ -173,9 +185,10 @@ class TestCalibration:
     assert wrong['nll']['value'] == pytest.approx(-np.log(np.finfo(np.float32).tiny))
 
   def test_adaptive_bins_hold_equally_many(self):
-    # 30 examples of 30 confidences: two a bin, so the error is that of neighbours.
+    # 30 examples of 30 confidences: two a bin, so the error is that of neighbours; both are right
+    # or wrong by turns, so that the errors of two bins would not add up in a wider one.
     confidence = np.linspace(.51, .99, 30)
-    right = np.arange(30) % 2
+    right = np.repeat(np.arange(15) % 2, 2)
     found = faithfulness.calibration({
         'id': np.arange(30), 'label': 1 - right, 'prediction': np.zeros(30, int),
         'probabilities': np.stack([confidence, 1 - confidence], 1)}, **FEW)
@@ -278,6 +291,14 @@ class TestInsights:
     assert faithfulness.top(a, b) == 0.5
     assert faithfulness.top(np.zeros(4), np.zeros(4)) == 1          # of equal ones the first
 
+  @pytest.mark.parametrize('n', [1, 2, 3, 9, 10, 64])
+  def test_top_is_that_of_sorted_places(self, n):
+    random = np.random.default_rng(n)
+    for a, b in (random.random((2, n)), random.integers(3, size=(2, n)), np.zeros((2, n))):
+      first, second = ({i for _, i in sorted((-x, i) for i, x in enumerate(of))[:max(
+          1, round(n / 5))]} for of in (a, b))
+      assert faithfulness.top(a, b) == len(first & second) / len(first)
+
   def test_only_what_was_drawn_counts_and_no_single_place(self):
     ours, theirs = inside(), inside()
     theirs['attribution'][6:] = ours['attribution'][6:, ::-1]
@@ -323,49 +344,3 @@ class TestInsights:
       faithfulness.insights(inside(), inside(target=np.ones(8, int)))
     with pytest.raises(ValueError, match='attribution that are not finite'):
       faithfulness.insights(inside(attribution=np.full((8, 6), np.inf)), inside())
-
-
-class TestOverChance:
-
-  def test_by_hand(self):
-    # Three of four are class 1: always saying so is right in 3/4. A teacher with 19/20 leads by
-    # 1/5, a student with 17/20 by 1/10: half of it is left.
-    metric = lambda value: {'accuracy': {'value': value, 'higher_is_better': True}}
-    task = Classification(classes=2)
-    chance = quality.chance(task, records(np.zeros((4, 2)), [1, 1, 0, 1]))
-    assert chance['accuracy'] == 0.75 and chance['mcc'] == 0
-    found = quality.over_chance(metric(.85), metric(.95), chance)
-    assert found['accuracy'] == {'value': pytest.approx(0.5), 'chance': 0.75}
-    assert quality.over_chance(metric(.65), metric(.95), chance)['accuracy']['value'] == (
-        pytest.approx(-0.5))
-    assert quality.over_chance(metric(.85), metric(.75), chance)['accuracy']['value'] is None
-
-  def test_of_errors_less_is_more(self):
-    # Labels 0 and 2: their mean, 1, has an error of 1. The teacher's is 0.2, the student's 0.6.
-    task = Regression()
-    chance = quality.chance(task, {
-        'id': np.arange(2), 'label': np.array([0, 2.], np.float32),
-        'prediction': np.zeros(2, np.float32)})
-    assert chance == {'pearson': 0, 'spearman': 0, 'mse': 1}
-    metric = lambda value: {'mse': {'value': value, 'higher_is_better': False}}
-    assert quality.over_chance(metric(.6), metric(.2), chance)['mse']['value'] == (
-        pytest.approx(0.5))
-    assert quality.over_chance(metric(.6), metric(1.5), chance)['mse']['value'] is None
-
-  def test_words_have_no_answer_that_is_always_the_same(self):
-    class Words:
-      constant = None
-    assert quality.chance(Words(), {}) is None
-
-
-class TestPerClass:
-
-  def test_by_hand(self):
-    # Of three 0s two are taken for 0 and one for 1; the 1 is taken for 0; there is no 2 anywhere.
-    found = {'label': np.array([0, 0, 0, 1]), 'prediction': np.array([0, 0, 1, 0])}
-    two_thirds = pytest.approx(2 / 3)
-    assert quality.per_class(found, ('a', 'b', 'c')) == [
-        {'name': 'a', 'precision': two_thirds, 'recall': two_thirds, 'f1': two_thirds,
-         'support': 3},
-        {'name': 'b', 'precision': 0, 'recall': 0, 'f1': 0, 'support': 1},
-        {'name': 'c', 'precision': 0, 'recall': 0, 'f1': 0, 'support': 0}]

@@ -4,7 +4,17 @@ import re
 import numpy as np
 import pytest
 
-from distill.evaluate import charts, faithfulness, gallery, page, quality, radar, report, verdict
+from distill.evaluate import (
+  charts,
+  faithfulness,
+  gallery,
+  page,
+  quality,
+  radar,
+  report,
+  tables,
+  verdict,
+)
 from distill.tasks.classification import Classification
 
 PHONE = 360 - 2 * 16            # pixels that a telephone has for a drawing
@@ -45,7 +55,7 @@ def model(name, role, records, names):
       'latency_ms': {'p50': 2., 'p95': 3., 'batch': 1, 'threads': 1}, 'throughput_per_s': 9.,
       'peak_memory_bytes': 1000, 'energy_j_per_example': None, 'faithfulness': {},
       'retention': None, 'gain': None, 'tier': None,
-      'classes': quality.per_class(records, names)}
+      'classes': quality.per_class(records, names, resamples=9)}
 
 
 def reported(roles, names=('no', 'yes')):
@@ -369,6 +379,15 @@ class TestPage:
     assert 'the 20 of 100 on which the student is worst' in html
     assert len(re.findall(r'<tr><th>a class with', html)) == 20
     assert len(html.encode()) < 500_000
+
+  def test_of_many_classes_those_are_shown_on_which_the_student_is_worst(self):
+    found, _ = reported(BOTH, tuple(f'c{i}' for i in range(22)))
+    for i, of in enumerate(found['models'][1]['classes']):
+      of['f1'] = {'value': i % 11 / 20, 'low': 0., 'high': 1.}
+    n, rows = tables.classes(found)
+    assert n == 22 and [label for label, _ in rows] == [
+        f'c{i} (2)' if i < 18 else f'c{i} (1)' for j in range(10) for i in (j, j + 11)]
+    assert rows[-1][1][1] == ('45.0 %', '0.0–100.0')
 
   @pytest.mark.parametrize('roles', [{'alone': 'student'}, {'alone': 'teacher'},
                                      {'a': 'student', 'b': 'baseline'}])

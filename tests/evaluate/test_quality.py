@@ -1,10 +1,15 @@
 import time
+import warnings
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn import metrics
+from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from distill.evaluate import quality
 from distill.tasks.classification import Classification
+from distill.tasks.regression import Regression
 
 BINARY = Classification(classes=2)
 
@@ -17,12 +22,31 @@ def records(right, ids=None, classes=2):
           'probabilities': np.full((len(right), classes), 1 / classes, np.float32)}
 
 
+def classes(label, prediction, n=3):
+  label, prediction = np.array(label, np.int32), np.array(prediction, np.int32)
+  return {'id': np.arange(len(label)), 'label': label, 'prediction': prediction,
+          'probabilities': np.full((len(label), n), 1 / n)}
+
+
+def numbers(label, prediction):
+  return {'id': np.arange(len(label)), 'label': np.array(label), 'prediction': np.array(prediction)}
+
+
 class Error:
   """A task where less is better: the mean absolute error."""
   metrics = {'error': {'unit': 'm', 'higher_is_better': False}}
 
   def score(self, found):
     return {'error': float(np.mean(np.abs(found['label'] - found['prediction'])))}
+
+
+def drawn_by_scipy(data, statistic, resamples, seed):
+  """The percentile interval of `scipy.stats.bootstrap`, paired."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')           # it warns where all draws are alike
+    return stats.bootstrap(
+        data, statistic, paired=True, vectorized=False, method='percentile',
+        n_resamples=resamples, rng=np.random.default_rng(seed)).confidence_interval
 
 
 class TestIntervals:
@@ -38,6 +62,13 @@ class TestIntervals:
     found = quality.intervals(BINARY, records([1] * 320 + [0] * 80), resamples=4000)['accuracy']
     assert found['low'] == pytest.approx(0.8 - 0.0392, abs=0.004)
     assert found['high'] == pytest.approx(0.8 + 0.0392, abs=0.004)
+
+  @pytest.mark.parametrize('right', [np.arange(70) % 3 > 0, [1] * 9, [0, 1]])
+  def test_is_scipys(self, right):
+    # With the same generator scipy draws the same rows.
+    found = quality.intervals(BINARY, records(right), resamples=300, seed=5)['accuracy']
+    theirs = drawn_by_scipy((np.array(right, float),), np.mean, 300, 5)
+    assert (found['low'], found['high']) == pytest.approx(tuple(theirs))
 
   def test_covers_the_truth_as_often_as_it_says(self):
     # 150 samples of 100 examples, each right with probability 0.7. The percentile interval covers
@@ -101,6 +132,16 @@ class TestGain:
     found = quality.gain(BINARY, records(better), records(right))['accuracy']
     assert found['value'] == pytest.approx(0.02) and 0 <= found['low'] < found['high'] < 0.05
 
+  def test_is_scipys(self):
+    random = np.random.default_rng(2)
+    label, ours, theirs = random.normal(size=(3, 50))
+    found = quality.gain(Regression(), numbers(label, ours), numbers(label, theirs),
+                         resamples=300, seed=5)['mse']
+    gap = lambda of, a, b: np.mean((of - b)**2) - np.mean((of - a)**2)        # less is better
+    assert found['value'] == pytest.approx(gap(label, ours, theirs))
+    assert (found['low'], found['high']) == pytest.approx(
+        tuple(drawn_by_scipy((label, ours, theirs), gap, 300, 5)))
+
   def test_better_is_positive_where_less_is_better(self):
     close, far = records([1, 1, 1, 0]), records([0, 0, 0, 0])
     assert quality.gain(Error(), close, far)['error']['value'] == 0.75
@@ -131,3 +172,89 @@ def test_retention_is_the_share_that_is_left_in_either_direction():
   for ours, theirs in (0.6, 0.0), (0.6, -0.1), (-0.1, 0.6), (-0.2, -0.1):
     assert quality.retention(found(ours, True), found(theirs, True))['m'] is None
   assert quality.retention(found(0.0, False), found(3.0, False))['m'] is None
+
+class TestOverChance:
+
+  def test_by_hand(self):
+    # Three of four are class 1: always saying so is right in 3/4. A teacher with 19/20 leads by
+    # 1/5, a student with 17/20 by 1/10: half of it is left.
+    metric = lambda value: {'accuracy': {'value': value, 'higher_is_better': True}}
+    chance = quality.chance(BINARY, classes([1, 1, 0, 1], [0, 0, 0, 0], 2))
+    assert chance['accuracy'] == 0.75 and chance['mcc'] == 0
+    found = quality.over_chance(metric(.85), metric(.95), chance)
+    assert found['accuracy'] == {'value': pytest.approx(0.5), 'chance': 0.75}
+    assert quality.over_chance(metric(.65), metric(.95), chance)['accuracy']['value'] == (
+        pytest.approx(-0.5))
+    assert quality.over_chance(metric(.85), metric(.75), chance)['accuracy']['value'] is None
+
+  def test_of_errors_less_is_more(self):
+    # Labels 0 and 2: their mean, 1, has an error of 1. The teacher's is 0.2, the student's 0.6.
+    task = Regression()
+    chance = quality.chance(task, {
+        'id': np.arange(2), 'label': np.array([0, 2.], np.float32),
+        'prediction': np.zeros(2, np.float32)})
+    assert chance == {'pearson': 0, 'spearman': 0, 'mse': 1}
+    metric = lambda value: {'mse': {'value': value, 'higher_is_better': False}}
+    assert quality.over_chance(metric(.6), metric(.2), chance)['mse']['value'] == (
+        pytest.approx(0.5))
+    assert quality.over_chance(metric(.6), metric(1.5), chance)['mse']['value'] is None
+
+  def test_chance_is_scikit_learns_dummy(self):
+    random = np.random.default_rng(0)
+    x, task = np.zeros((60, 1)), Classification(classes=4)
+    for label in random.integers(4, size=60), np.full(60, 2), np.arange(60) % 4:
+      dummy = DummyClassifier(strategy='most_frequent').fit(x, label).predict(x)
+      assert quality.chance(task, classes(label, random.integers(4, size=60), 4)) == (
+          task.score(classes(label, dummy, 4)))
+    label = random.normal(size=60)
+    dummy = DummyRegressor().fit(x, label).predict(x)
+    assert quality.chance(Regression(), numbers(label, label))['mse'] == pytest.approx(
+        metrics.mean_squared_error(label, dummy))
+
+  def test_words_have_no_answer_that_is_always_the_same(self):
+    class Words:
+      constant = None
+    assert quality.chance(Words(), {}) is None
+
+
+class TestPerClass:
+
+  def test_by_hand(self):
+    # Of three 0s two are taken for 0 and one for 1; the 1 is taken for 0; there is no 2 anywhere.
+    found = quality.per_class(classes([0, 0, 0, 1], [0, 0, 1, 0]), ('a', 'b', 'c'))
+    two_thirds = pytest.approx(2 / 3)
+    assert [{**of, 'f1': of['f1']['value']} for of in found] == [
+        {'name': 'a', 'precision': two_thirds, 'recall': two_thirds, 'f1': two_thirds,
+         'support': 3},
+        {'name': 'b', 'precision': 0, 'recall': 0, 'f1': 0, 'support': 1},
+        {'name': 'c', 'precision': 0, 'recall': 0, 'f1': 0, 'support': 0}]
+    assert found[2]['f1'] == {'value': 0, 'low': 0, 'high': 0}
+
+  @pytest.mark.parametrize(('label', 'prediction'), [
+      *np.random.default_rng(0).integers(5, size=(4, 2, 40)),
+      ([2] * 5, [2] * 5), ([2] * 5, [0] * 5), ([0, 1, 2, 3, 4], [1, 2, 3, 4, 0]), ([3], [3])])
+  def test_is_scikit_learns(self, label, prediction):
+    found = quality.per_class(classes(label, prediction, 5), tuple('abcde'), resamples=3)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        label, prediction, labels=range(5), zero_division=0)
+    np.testing.assert_allclose([of['precision'] for of in found], precision)
+    np.testing.assert_allclose([of['recall'] for of in found], recall)
+    np.testing.assert_allclose([of['f1']['value'] for of in found], f1)
+    assert [of['support'] for of in found] == support.tolist()
+
+  def test_an_interval_is_that_of_the_same_draws_as_all_others(self):
+    # Of two classes F1 of class 1 is a metric of the task, too.
+    random = np.random.default_rng(1)
+    found = classes(random.integers(2, size=90), random.integers(2, size=90), 2)
+    wanted = quality.intervals(BINARY, found, resamples=200, seed=3)['f1']
+    assert quality.per_class(found, ('no', 'yes'), resamples=200, seed=3)[1]['f1'] == {
+        name: pytest.approx(wanted[name]) for name in ('value', 'low', 'high')}
+
+  def test_what_is_no_class_and_nothing_are_refused(self):
+    with pytest.raises(ValueError, match='no records'):
+      quality.per_class(classes([], []), ('a', 'b', 'c'))
+    for bad in -1, 3:
+      with pytest.raises(ValueError, match='a label that is not among the 3 classes'):
+        quality.per_class(classes([0, bad], [0, 0]), ('a', 'b', 'c'))
+      with pytest.raises(ValueError, match='a prediction that is not among the 3 classes'):
+        quality.per_class(classes([0, 0], [0, bad]), ('a', 'b', 'c'))

@@ -3,6 +3,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import ndimage
 
 from distill import sharding
 from distill.evaluate import inside, quality, robustness
@@ -95,6 +96,12 @@ class TestImages:
     flat = images(np.full((1, 3, 3, 2), 7))
     np.testing.assert_allclose(corrupted(flat, 'blur')['image'], flat['image'])
 
+  def test_blur_is_scipys(self):
+    batch = images(np.random.default_rng(0).normal(size=(3, 7, 5, 2)))
+    kernel = np.outer([1, 2, 1], [1, 2, 1])[:, :, None] / 16
+    for image, found in zip(batch['image'], corrupted(batch, 'blur')['image'], strict=True):
+      np.testing.assert_allclose(found, ndimage.convolve(image, kernel, mode='nearest'), atol=1e-6)
+
   def test_contrast_is_halved_around_each_channels_mean(self):
     batch = images(np.random.default_rng(0).normal(size=(3, 6, 6, 2)) + [0, 5])
     found = corrupted(batch, 'contrast')['image']
@@ -172,6 +179,17 @@ class TestStood:
     assert found['noise']['kept'] == pytest.approx(2 / 3) and found['noise']['about'] == 'some'
     assert found['noise']['change'] == quality.gain(task, worse, clean, resamples=50)['accuracy']
     assert found['noise']['change']['value'] == -0.25
+
+  def test_examples_are_paired_by_id_whatever_their_order(self):
+    random, task = np.random.default_rng(0), Classification(classes=2)
+    clean, worse = ({'id': np.arange(30), 'label': np.arange(30) % 2, 'prediction': prediction,
+                     'probabilities': np.full((30, 2), .5)}
+                    for prediction in random.integers(2, size=(2, 30)))
+    order = random.permutation(30)
+    shuffled = {name: values[order] for name, values in worse.items()}
+    found, other = (robustness.stood(task, clean, {'noise': of}, {'noise': ''}, resamples=20)
+                    for of in (worse, shuffled))
+    assert found == other
 
   def test_more_error_is_a_loss(self):
     made = lambda x: {'id': np.arange(4), 'label': np.zeros(4, np.float32),

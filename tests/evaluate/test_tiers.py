@@ -38,6 +38,14 @@ def test_what_a_student_reaches_is_judged_by_every_limit(report):
       {'name': 'p95_ms', 'bound': '<=', 'limit': 50., 'value': 50., 'passed': True}]
 
 
+def test_rounding_fails_nobody(report):
+  assert 0.72 / 0.8 < 0.9
+  report['models'][1]['retention']['accuracy'] = 0.72 / 0.8
+  assert verdicts(report)[0]['cloud']['passed']
+  report['models'][1]['retention']['accuracy'] = 0.0
+  assert verdicts(report)[0]['cloud']['limits'][0]['value'] == 0
+
+
 @pytest.mark.parametrize('change, tier, limit, value', [
     ({'retention': {'of': 'teacher', 'accuracy': .8999}}, 'cloud', 'kept', .8999),
     ({'params': 101}, 'edge', 'params', .101),
@@ -96,6 +104,12 @@ def test_a_missed_tier_is_a_line_with_limits_and_values(report):
   assert tiers.missed(tiers.judged(report, limits, {}), 'edge') == (
       "tier edge is missed by student: share of the teacher's parameters 0.393, at most 0.1; 95th "
       'percentile in ms on one thread not measured, at most 50')
+
+
+def test_bytes_are_said_in_full(report):
+  assert tiers.said(verdicts(report)[0]['ultralight']) == (
+      'bytes as shipped 4,999,999, less than 5,000,000; share of the parameters in 8 bits 0.9, at '
+      'least 0.9')
 
 
 def test_a_tier_is_asked_of_the_students_that_are_to_reach_it_if_any_are(report):

@@ -44,6 +44,17 @@ def test_a_row_of_a_run_that_timed_nothing_has_no_times(report, tmp_path):
   assert student['params'] == 7
 
 
+def test_a_row_has_the_verdict_of_the_tier_that_was_asked_for(report, tmp_path):
+  assert 'tier' not in rows.told(report, tmp_path)['models']['student']
+  about = {'bound': '<=', 'limit': 50., 'value': 1.23456789, 'passed': True}
+  report['models'][0]['tier'] = {
+      'name': 'edge', 'passed': True, 'limits': [{'name': 'p95_ms', **about}]}
+  assert rows.rounded(rows.told(report, tmp_path))['models']['student']['tier'] == {
+      'name': 'edge', 'passed': True, 'limits': {'p95_ms': about | {'value': 1.23457}}}
+  report['models'][0]['tier'] = None
+  assert 'tier' not in rows.told(report, tmp_path)['models']['student']
+
+
 def test_a_row_of_a_report_that_names_no_split_names_none(report, tmp_path):
   del report['task']['split'], report['models'][0]['also']
   row = rows.told(report, tmp_path)

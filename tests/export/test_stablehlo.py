@@ -13,6 +13,7 @@ from jax import export
 
 from distill import checkpoint, hub, predict, sharding, step
 from distill.data import batches, digits, tokenizer
+from distill.evaluate import cost
 from distill.export import __main__ as door
 from distill.export import huggingface, stablehlo
 from distill.models import bert, resnet
@@ -173,6 +174,16 @@ def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
   assert image['examples'] == n and image['widths'] == []
   assert image['batches'] == [1, 2, 64]           # the last is filled with empty rows
   assert all(of['largest_difference'] <= of['tolerance'] for of in (text, number, image))
+
+
+def test_the_folder_says_what_the_program_holds(texts, images):
+  for module, folder in texts, images:
+    _, weights, _ = predict.whole(str(module))
+    program = checkpoint.opened(folder, PROGRAM)['card']['program']
+    own, kept = (sum(x.size for x in part.values()) for part in weights)
+    assert program['params'] == own and program['quantised'] == 0
+    assert program['bytes'] == 4 * (own + kept) <= cost.shipped(folder)       # all is float32
+  assert kept         # an image model's statistics
 
 
 def test_a_width_that_no_example_has_is_tried_too(texts, place, tmp_path):

@@ -2,6 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import special
 
 from distill.tasks.classification import Classification
 
@@ -29,6 +30,15 @@ class TestPredict:
     np.testing.assert_allclose(found['probabilities'], [[.25, .75], [.8, .2]], rtol=1e-6)
     assert {name: v.dtype.name for name, v in found.items()} == {
         'id': 'int32', 'label': 'int32', 'prediction': 'int32', 'probabilities': 'float32'}
+
+  def test_equals_scipy_and_of_equal_logits_takes_the_first(self):
+    logits = np.random.default_rng(0).normal(scale=20, size=(30, 5)).astype(np.float32)
+    logits[::3] = logits[::3].round(-1)                     # ties
+    found = Classification(classes=5).predict({'logits': logits}, batch(30))
+    wanted = special.softmax(logits.astype(np.float64), axis=1)
+    np.testing.assert_allclose(found['probabilities'], wanted, rtol=1e-6)
+    np.testing.assert_array_equal(found['prediction'], [row.index(max(row)) for row in
+                                                        logits.tolist()])
 
   def test_huge_logits_give_probabilities(self):
     found = Classification(classes=2).predict({'logits': np.array([[1e38, -1e38]])}, batch(1))
@@ -91,6 +101,9 @@ class TestScore:
     metrics = pytest.importorskip('sklearn.metrics')
     scores = Classification(classes=2).score(records(label, prediction, 2))
     assert scores['f1'] == pytest.approx(metrics.f1_score(label, prediction, zero_division=0))
+    assert scores['accuracy'] == pytest.approx(metrics.accuracy_score(label, prediction))
+    assert scores['macro_f1'] == pytest.approx(
+        metrics.f1_score(label, prediction, average='macro', zero_division=0))
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')           # it warns of a single class
       assert scores['mcc'] == pytest.approx(metrics.matthews_corrcoef(label, prediction))
@@ -124,10 +137,11 @@ class TestScore:
     with pytest.raises(ValueError, match='example 0: prediction 3 '):
       Classification(classes=3).score(records([0], [3]))
 
-  def test_probabilities_that_are_not_numbers_are_refused(self):
+  @pytest.mark.parametrize('bad', [np.nan, np.inf])
+  def test_probabilities_that_are_not_finite_are_refused(self, bad):
     found = records([0, 1], [0, 1])
-    found['probabilities'][1, 2] = np.nan
-    with pytest.raises(ValueError, match='not numbers'):
+    found['probabilities'][1, 2] = bad
+    with pytest.raises(ValueError, match='not finite'):
       Classification(classes=3).score(found)
 
 

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy import special
+from sklearn import metrics
 
 from distill.tasks.words import MaskedWords
 
@@ -63,6 +65,19 @@ def test_records_by_hand():
   wrong = task().predict(outputs(prepared, right=False), prepared)
   assert wrong['right'].tolist() == [0, 0]
   np.testing.assert_allclose(wrong['nll'][0], 4 * np.log(np.e + 299), rtol=1e-6)
+
+
+@pytest.mark.parametrize('texts', [[18, 7, 0, None, 1, 12], [18], [1, 1]])
+def test_equals_scikit_learn_on_random_and_equal_logits(texts):
+  prepared = task(share=0.3).prepare(batch(texts))
+  target = prepared['target'][prepared['chosen'] > 0]
+  logits = 4 * np.random.default_rng(0).normal(size=(*prepared['target'].shape, 300))
+  for words in logits.astype(np.float32), np.zeros(logits.shape, np.float32):
+    found = task().score(task().predict({'words': words}, prepared))
+    own = words[prepared['chosen'] > 0].astype(np.float64)
+    assert found['accuracy'] == pytest.approx(metrics.accuracy_score(target, own.argmax(-1)))
+    assert found['cross_entropy'] == pytest.approx(metrics.log_loss(
+        target, special.softmax(own, axis=-1), labels=range(300)), rel=1e-6)
 
 
 def test_scores_are_over_words_not_texts():

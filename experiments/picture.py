@@ -1,0 +1,82 @@
+"""A picture of a page such as a run's report.html, by a headless Chromium.
+
+python -m experiments.picture PAGE.html PICTURE.png [--width=1440] [--height=PIXELS] [--scale=1]
+
+The whole page unless a height is given; `--scale`: how many of the picture's pixels one of the page
+has. The browser is $CHROME, or the first of `NAMES` on the PATH.
+"""
+import html
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import PIL.Image
+
+from distill.types import Status, Stop
+
+NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
+FLAGS = ('--headless', '--disable-gpu', '--disable-quic', '--disable-sync', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--hide-scrollbars')
+# A frame may be as narrow as a telephone, which a window may not, and tells how high its page is.
+FRAME = ('<!doctype html><meta charset="utf-8"><body style="margin:0"><iframe srcdoc="{page}" '
+         'style="display:block;border:0;width:{width}px;height:{height}px" onload="document.title='
+         'this.contentDocument.documentElement.scrollHeight"></iframe>')
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  found = [re.fullmatch(r'--(width|height|scale)=([1-9]\d{0,4})|([^-].*)', a) for a in arguments]
+  files = [pathlib.Path(match[3]) for match in found if match and match[3]]
+  try:
+    if not all(found) or len(files) != 2:
+      raise Stop(Status.CONFIG, f'say: {__doc__.splitlines()[2]}')
+    taken(*files, **{match[1]: int(match[2]) for match in found if match[1]})
+  except (Stop, OSError, ValueError, subprocess.TimeoutExpired) as error:
+    print(f'experiments.picture: {error}', file=sys.stderr)
+    return int(error.status if isinstance(error, Stop) else Status.DATA)
+  return int(Status.DONE)
+
+
+def taken(page: pathlib.Path, picture: pathlib.Path, *, width: int = 1440, height: int = 0,
+          scale: int = 1) -> None:
+  """Writes the picture, of 256 colours, whole or not at all."""
+  program, source = browser(), html.escape(page.read_text('utf-8'))
+  # Beside the picture: a browser that is a snap sees no /tmp.
+  with tempfile.TemporaryDirectory(prefix=picture.stem, dir=picture.parent) as place:
+    frame, drawn = (pathlib.Path(place).absolute() / name for name in ('page.html', 'page.png'))
+
+    def shown(height: int, asked: str) -> str:
+      frame.write_text(FRAME.format(page=source, width=width, height=height), 'utf-8')
+      return subprocess.run([
+          program, *FLAGS, *(['--no-sandbox'] if os.geteuid() == 0 else []), asked,
+          f'--user-data-dir={frame.parent}/profile', f'--window-size={width},{height}',
+          f'--force-device-scale-factor={scale}', frame.as_uri(),
+      ], capture_output=True, text=True, timeout=120, check=False).stdout
+
+    if not height and (told := re.search(r'<title>(\d+)</title>', shown(1, '--dump-dom'))):
+      height = int(told[1])
+    shown(height, f'--screenshot={drawn}')
+    if not height or not drawn.exists():
+      raise Stop(Status.DATA, f'{program} showed nothing of {page}: try it, or CHROME=another')
+    with PIL.Image.open(drawn) as image:
+      whole = image.convert('RGB').crop((0, 0, scale * width, scale * height))
+    whole.quantize(256, dither=PIL.Image.Dither.NONE).save(drawn, optimize=True)
+    os.replace(drawn, picture)
+
+
+def browser() -> str:
+  """The Chromium of this machine."""
+  names = [os.environ['CHROME']] if os.environ.get('CHROME') else NAMES
+  if found := next(filter(None, map(shutil.which, names)), None):
+    return found
+  raise Stop(Status.CONFIG, f'there is no {" or ".join(names)} to draw the page: install Chromium, '
+             'as by apt install chromium, or say where it is by CHROME=PATH')
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

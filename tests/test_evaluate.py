@@ -1,0 +1,273 @@
+"""Models side by side through the door: a run, a foreign folder, a program; and what is refused."""
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from distill import main, predict
+from distill.evaluate import __main__ as door
+from distill.evaluate import report
+from distill.export import __main__ as export
+from distill.models import bert, huggingface
+from distill.models.pure import Pure
+from distill.types import Status
+
+CONFIG = '''
+from ml_collections import ConfigDict
+
+def get_config():
+  adamw = dict(name='adamw', rate=1e-2)
+  plan = dict(steps=3, log_every=1, save_every=3, eval_every=0)
+  hard = dict(loss='supervised.cross_entropy', weight=1.0,
+              reads=dict(student='student/logits', label='batch/label'))
+  soft = dict(loss='logits.kl', weight=1.0,
+              reads=dict(student='student/logits', teacher='teacher/logits'))
+  model = dict(name='bert.Bert', width=8, depth=1, heads=2, inner=16, std=0.3)
+  return ConfigDict(dict(
+      seed=0, pipeline='compare.run', tier='',
+      data=dict(name='files.Text', path='', vocabulary=64, length=16, widths=(16,), batch_size=8,
+                seed=0),
+      task=dict(name='classification.Classification'),
+      teachers=dict(teacher=dict(
+          model=model, train=dict(plan, objective=dict(hard=hard), optimizer=adamw))),
+      student=dict(model=model), objective=dict(hard=hard, soft=soft), optimizer=adamw, train=plan,
+      evaluate=dict(split='test', batch_size=8, resamples=20, cost=False, alone=False,
+                    faithfulness=False)))
+'''
+SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i in range(10))]
+
+
+def foreign(folder, labels=('cat', 'dog')):
+  """A folder as `transformers` saves it, with words of its own."""
+  node = dict(vocabulary=len(WORDS), length=12, width=8, depth=2, heads=2, inner=16)
+  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), rngs=rngs))
+  noise = np.random.default_rng(0)
+  params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
+            for path, x in net.shapes[0].items()}
+  arrays, config = huggingface.named({'name': 'bert.Bert', **node}, params, labels)
+  folder.mkdir(parents=True)
+  safetensors.numpy.save_file(arrays, folder / 'model.safetensors')
+  (folder / 'config.json').write_text(json.dumps({**config, 'transformers_version': '4.0.0'}))
+  (folder / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
+  return folder
+
+
+def trained(place, name, path, *fields):
+  assert main.main([f'--config={place / "mine.py"}', f'--workdir={place / name}',
+                    f'--config.data.path={path}', *fields]) == Status.DONE
+  return place / name
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Two runs over one file of texts, a folder of others, a program."""
+  place = tmp_path_factory.mktemp('evaluate')
+  (place / 'mine.py').write_text(CONFIG)
+  (place / 'my.jsonl').write_text('\n'.join(json.dumps(
+      {'text': f'the {"cat" if i % 2 else "dog"} sat {i}', 'label': 'cat' if i % 2 else 'dog'})
+      for i in range(200)))
+  trained(place, 'run', place / 'my.jsonl')
+  foreign(place / 'foreign')
+  assert export.main([f'--model={place}/run/export/student', f'--to={place}/program']) == 0
+  return place
+
+
+@pytest.fixture
+def ask(place, tmp_path, capsys):
+  """Runs the command; its status, what it said, and the report that it left."""
+  def command(*models, to='out', **fields):
+    models = ','.join(str(place / model) for model in models)
+    code = door.command([f'--models={models}', f'--workdir={tmp_path / to}',
+                         *(f'--config.{k.replace("__", ".")}={v}' for k, v in fields.items())])
+    there = (tmp_path / to / 'report.json').is_file()
+    return code, capsys.readouterr().err, report.read(tmp_path / to) if there else None
+  return command
+
+
+def records(workdir, name):
+  with np.load(workdir / 'records' / f'{name}.npz') as archive:
+    return dict(archive)
+
+
+def test_a_run_a_program_and_a_foreign_folder_stand_side_by_side(place, tmp_path, ask):
+  code, said, found = ask('run', 'program', 'foreign')
+  assert code == Status.DONE, said
+  before = report.read(place / 'run')
+  models = {m['name']: m for m in found['models']}
+  assert [(m['name'], m['role']) for m in found['models']] == [
+      ('teacher', 'teacher'), ('student', 'student'), ('baseline', 'baseline'),
+      ('program', 'student'), ('foreign', 'student')]
+  assert found['training'] == before['training']
+  for model in before['models']:        # the same answers, and all that follows from them
+    now, then = (records(at, model['name']) for at in (tmp_path / 'out', place / 'run'))
+    assert all(np.array_equal(now[name], then[name]) for name in then)
+    for field in 'quality', 'retention', 'gain', 'saw', 'teachers', 'params', 'shipped_bytes':
+      assert models[model['name']][field] == model[field]
+  assert models['program']['quality'] == models['student']['quality']
+  assert models['program']['params'] == models['student']['params']
+  assert models['program']['shipped_bytes'] == (place / 'program/model.stablehlo').stat().st_size
+  assert models['foreign']['gain'] is None and models['foreign']['retention']['of'] == 'teacher'
+  rows = list(map(json.loads, (tmp_path / 'out/metrics.jsonl').read_text().splitlines()))
+  own = list(map(json.loads, (place / 'run/metrics.jsonl').read_text().splitlines()))
+  by_step = lambda rows: sorted(rows, key=lambda row: (row['stage'], row['step']))
+  assert rows and by_step(rows) == by_step(own)
+
+
+def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, ask):
+  """Held against `distill.predict`, which knows nothing of the data."""
+  code, said, _ = ask('run', 'foreign')
+  assert code == Status.DONE and 'foreign: reads the texts by its own tokenizer' in said
+  texts = list(map(json.loads, (place / 'my.jsonl').read_text().splitlines()))
+  label = {text['text']: text['label'] for text in texts}
+  from distill.data import files
+  split = files.Text(path=str(place / 'my.jsonl'), vocabulary=64, length=16).splits['test']
+  answers = predict.answers(str(place / 'foreign'), split.text)
+  found = records(tmp_path / 'out', 'foreign')
+  order = np.argsort(found['id'])
+  names = np.array(['cat', 'dog'])
+  assert names[found['prediction'][order]].tolist() == [answer['label'] for answer in answers]
+  assert names[found['label'][order]].tolist() == [label[text] for text in split.text]
+  np.testing.assert_allclose(found['probabilities'][order], [
+      list(answer['probabilities'].values()) for answer in answers], atol=1e-4)      # rounded
+
+
+def test_all_are_looked_into_and_timed_but_a_program_only_asked(ask):
+  code, said, found = ask('run', 'program', 'foreign', evaluate__cost=True,
+                          evaluate__faithfulness=True)
+  assert code == Status.DONE, said
+  models = {m['name']: m for m in found['models']}
+  assert {'saliency', 'cka', 'agreement'} <= models['student']['faithfulness'].keys()
+  assert models['program']['faithfulness'].keys() == {
+      name for name in models['student']['faithfulness'] if name in (
+          'agreement', 'agreement_on_errors', 'kl')}
+  # By other tokens, places have nothing in common; layers can be held against each other.
+  assert 'cka' in models['foreign']['faithfulness']
+  assert 'saliency' not in models['foreign']['faithfulness']
+  assert 'fgsm' in models['foreign']['robustness'] and 'fgsm' not in models['program']['robustness']
+  assert models['program']['robustness']['drop'] == models['student']['robustness']['drop']
+  assert all(m['latency_ms']['p50'] > 0 and m['flops'] > 0 for m in found['models'])
+
+
+def test_the_same_command_again_measures_nothing(place, tmp_path, ask):
+  ask('run', 'foreign')
+  page = tmp_path / 'out/report.json'
+  first = page.stat().st_mtime_ns
+  code, said, _ = ask('run', 'foreign')
+  assert code == Status.DONE and 'finished before' in said and page.stat().st_mtime_ns == first
+  page.unlink()                         # as if it had been stopped before the report
+  kept = {file: file.stat().st_mtime_ns for file in (tmp_path / 'out/records').glob('*.npz')}
+  code, said, _ = ask('run', 'foreign')
+  assert code == Status.DONE and page.is_file() and 'answers' not in said
+  assert kept == {file: file.stat().st_mtime_ns for file in kept} and kept
+
+
+def test_a_workdir_of_other_models_is_left_as_it_is(place, tmp_path, ask):
+  ask('run', 'foreign')
+  before = (tmp_path / 'out/report.json').read_bytes()
+  code, said, _ = ask('run', 'program')
+  assert code == Status.CONFIG and 'holds a run of another config' in said
+  assert (tmp_path / 'out/report.json').read_bytes() == before
+  changed = shutil.copytree(place / 'foreign', tmp_path / 'foreign')
+  ask('run', changed, to='other')
+  arrays = safetensors.numpy.load_file(changed / 'model.safetensors')
+  safetensors.numpy.save_file({k: v + 1 for k, v in arrays.items()}, changed / 'model.safetensors')
+  code, said, _ = ask('run', changed, to='other')
+  assert code == Status.CONFIG and 'models.foreign.content' in said
+
+
+def test_models_of_one_name_are_told_apart_by_their_run(place, tmp_path, ask):
+  shutil.copytree(place / 'run', place / 'second', dirs_exist_ok=True)
+  code, said, found = ask('run', 'second/export/student')
+  assert code == Status.DONE, said
+  assert [m['name'] for m in found['models']] == [
+      'teacher', 'run-student', 'baseline', 'second-student']
+  assert found['models'][1]['teachers'] == ['teacher'] and found['models'][3]['teachers'] == []
+  assert found['models'][1]['gain'] and found['models'][3]['gain'] is None
+
+
+def test_a_baseline_counts_only_beside_the_student_that_it_belongs_to(ask):
+  _, _, found = ask('run/export/teacher', 'run/export/student', 'run/export/baseline')
+  assert [m['role'] for m in found['models']] == ['teacher', 'student', 'baseline']
+  assert found['models'][1]['gain']['of'] == 'baseline'
+  _, _, found = ask('run/export/teacher', 'foreign', 'run/export/baseline', to='apart')
+  assert [m['role'] for m in found['models']] == ['teacher', 'student', 'student']
+  assert all(m['gain'] is None for m in found['models'])
+
+
+def test_without_a_teacher_the_first_is_what_others_are_held_against(ask):
+  _, _, found = ask('run/export/student', 'foreign')
+  assert [m['role'] for m in found['models']] == ['teacher', 'student']
+  assert found['models'][1]['retention']['of'] == 'student'
+  _, _, found = ask('run/export/student', to='alone')
+  assert found['models'][0]['role'] == 'student' and found['models'][0]['retention'] is None
+
+
+def test_a_missed_tier_is_an_exit_status_and_the_report_is_there(ask):
+  code, said, found = ask('run', tier='ultralight')
+  assert code == Status.TIER and 'tier ultralight is missed by student' in said
+  assert found['models'][1]['tier']['name'] == 'ultralight'
+  code, said, found = ask('run', tier='heavy', to='other')
+  assert code == Status.CONFIG and "there is no 'heavy'" in said and found is None
+
+
+@pytest.mark.parametrize('models, fields, status, line', [
+    (('nowhere',), {}, Status.CHECKPOINT, 'neither a folder nor a hub id'),
+    (('',), {}, Status.CHECKPOINT, 'is no model: it is neither a workdir nor an export'),
+    (('foreign',), {}, Status.CONFIG, 'no run is among the models'),
+    (('run', 'run'), {}, Status.CONFIG, 'is named twice'),
+    (('run', 'run/export/student'), {}, Status.CONFIG, 'run/student is named twice'),
+    (('run',), {'evaluate__splt': 'test'}, Status.CONFIG, "no field 'evaluate.splt'; did you mean"),
+    (('run',), {'evaluate__split': 'tset'}, Status.DATA, "no examples in a split 'tset'; did you"),
+    (('run', 'others'), {}, Status.MISFIT, 'models.others tells cat, mouse; my.jsonl has cat, dog'),
+    (('run', 'swapped'), {}, Status.MISFIT, 'my.jsonl has cat, dog, in this order'),
+    (('run', 'numbers'), {}, Status.MISFIT, 'models.numbers tells numbers; my.jsonl has cat, dog'),
+    (('run', 'three'), {}, Status.MISFIT, 'models.three tells LABEL_0, LABEL_1, LABEL_2; '),
+    (('run', 'unfinished'), {}, Status.CHECKPOINT, 'has no report yet: run it again')])
+def test_what_cannot_be_held_side_by_side_ends_in_a_line(
+    place, tmp_path, ask, models, fields, status, line):
+  for name, labels in (('others', ('cat', 'mouse')), ('swapped', ('dog', 'cat')), ('numbers', ()),
+                       ('three', ('LABEL_0', 'LABEL_1', 'LABEL_2'))):
+    if not (place / name).exists():
+      foreign(place / name, labels)
+  (place / 'unfinished/checkpoints').mkdir(parents=True, exist_ok=True)
+  code, said, found = ask(*models, **fields)
+  last = said.strip().splitlines()[-1]
+  assert code == status and last.startswith('distill.evaluate: ') and line in last
+  assert found is None and not list(tmp_path.glob('out/records/*'))
+
+
+def test_names_without_meaning_are_taken_at_their_places(place, ask):
+  if not (place / 'unnamed').exists():
+    foreign(place / 'unnamed', ('LABEL_0', 'LABEL_1'))
+  code, said, found = ask('run', 'unnamed', 'foreign')
+  assert code == Status.DONE, said
+  assert found['models'][3]['quality'] == found['models'][4]['quality']
+
+
+@pytest.mark.parametrize('arguments, line', [
+    (['--model=DIR'], "'--model=DIR' is not --models=DIR,DIR"),
+    (['--workdir=DIR'], 'give --models=DIR,DIR'),
+    (['--models='], "'--models=' is not")])
+def test_a_wrong_argument_is_said_before_anything_is_loaded(arguments, line, capsys):
+  assert door.command(arguments) == Status.CONFIG
+  assert line in capsys.readouterr().err
+
+
+def test_help_is_the_file_itself(capsys):
+  assert door.command(['--help']) == Status.DONE
+  assert 'python -m distill.evaluate --models=DIR' in capsys.readouterr().err
+
+
+def test_places_give_names(tmp_path):
+  model = lambda run, stage, role='student': {
+      'run': pathlib.Path(run) if run else None, 'stage': stage, 'place': f'{run or "hub"}/{stage}',
+      'role': role}
+  names = lambda *models: list(door.named(models))
+  assert names(model('a', 'student'), model('b', 'student'), model('a', 'other')) == [
+      'a-student', 'b-student', 'other']
+  assert names(model('x/a', 'student'), model('y/a', 'student')) == ['x-a-student', 'y-a-student']
+  assert names(model('', 'org model')) == ['org-model']
