@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distill.evaluate import tiers
-from distill.evaluate.report import spelled
+from distill.evaluate.wording import spelled
 from experiments import bench, pages, rows
 from experiments.rows import Row, words
 from experiments.statistics import Values, differences, t_interval

@@ -119,13 +119,15 @@ def integrated(gradient: Callable[[np.ndarray], np.ndarray], x: np.ndarray, star
 
 
 def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int], classes: int,
-           drawn: Collection[int], special: Mapping[str, int]) -> Records:
+           drawn: Collection[int], special: Mapping[str, int], tokenizer: str = '') -> Records:
   """What is kept of the examples of some batches:
 
     id           int32 [n]
     sampled      bool [n]         one of `drawn`, not there for what models say of it
     target       int32 [n]        the class that is explained: `target`, by id; 0 of a regression
     tokens       int32 [n s]      or image float32 [n h w c]
+    piece_ids    int32 [v]        the tokens that occur, of texts with a `tokenizer` (JSON)
+    pieces       str [v]          … as it spells them
     places       bool [n s]       the words; or [n h w], all pixels
     attribution  float32 [n s]    integrated gradients of the target's logit less the mean of all
                                   (softmax doesn't see that mean), summed over an embedding; or,
@@ -148,8 +150,16 @@ def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int
   whole = [np.concatenate([part[name] for part in features]).astype(np.float64) for name in names]
   centred = [layer - layer[:1] for layer in whole]          # of constant features nothing is left
   grams = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in centred]
-  return {**{name: np.concatenate([part[name] for part in found]) for name in found[0]},
+  told = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+  return {**told, **(_spelled(told['tokens'], tokenizer) if tokenizer else {}),
           'layers': np.array(names), 'grams': np.array(grams, np.float32)}
+
+
+def _spelled(tokens: np.ndarray, tokenizer: str) -> Records:
+  from tokenizers import Tokenizer  # here: models of images don't need it
+  spell, ids = Tokenizer.from_str(tokenizer).id_to_token, np.unique(tokens)
+  return {'piece_ids': ids.astype(np.int32),
+          'pieces': np.array([spell(i) or '' for i in ids.tolist()])}
 
 
 def _told(inside: Inside, batch: Batch, target: Mapping[int, int], classes: int,

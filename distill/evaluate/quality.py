@@ -13,6 +13,7 @@ from distill.types import Records
 
 Metrics = Mapping[str, Mapping[str, Any]]       # as the report holds them
 TAILS = (2.5, 97.5)     # percent
+Z = 1.959964            # standard deviations of the normal distribution that leave out as much
 
 
 class Task(Protocol):
@@ -107,6 +108,20 @@ def per_class(records: Records, names: tuple[str, ...], *, resamples: int = 1000
   return [{'name': name, 'precision': float(precision), 'recall': float(recall),
            'f1': {'value': float(value), **bounds(drawn)}, 'support': int(support)}
           for name, precision, recall, value, drawn, support in zip(names, *columns, strict=True)]
+
+
+def confusions(records: Records, classes: int) -> np.ndarray:
+  """How many examples of a class (row) are taken for one (column), int [c c]."""
+  at = records['label'] * classes + records['prediction']
+  return np.bincount(at, minlength=classes**2).reshape(classes, classes)
+
+
+def wilson(hits: float, n: int) -> tuple[float, float]:
+  """The 95 % interval of a share of n >= 1 examples (Wilson 1927)."""
+  share, z2 = hits / n, Z**2
+  centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+  width = Z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+  return max(0.0, float(centre - width)), min(1.0, float(centre + width))
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = 1000,

@@ -74,7 +74,7 @@ def _looked_into(models: Sequence[Model], records: Mapping[str, Records], teache
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
               inside.looked, within, _batches(model, shown, told), target=target,
               special=model.dataset.special, classes=told.dataset.sizes['classes'],
-              drawn=order[:DRAWN]))
+              drawn=order[:DRAWN], tokenizer=model.dataset.tokenizer))
     run.log.say(f'{model.name}: answers {CORRUPTED} corrupted {model.dataset.what}')
     some = _batches(model, order[:CORRUPTED], told)
     stood[model.name] = _stood(model, within, some, records[model.name], told)

@@ -182,3 +182,14 @@ class TestLooked:
     assert found['layers'].tolist() == ['stem', 'stage1/features', 'stage2/features',
                                         'stage3/features', 'pooled']
     assert (found['grams'] == 0).all() and 'rollout' not in found     # eight equal images
+
+
+def test_of_texts_the_tokens_that_occur_are_kept_as_they_are_spelled(looked):
+  from tokenizers import Tokenizer, models
+  spelling = {f'w{i}': i for i in range(30)}
+  spell = Tokenizer(models.WordPiece(spelling, unk_token='w1')).to_str()
+  within, without = looked
+  found = inside.looked(within, [texts()], **LOOK, tokenizer=spell)
+  assert not {'pieces', 'piece_ids'} & without.keys()
+  assert found['piece_ids'].tolist() == sorted({*found['tokens'].ravel().tolist()})
+  assert found['pieces'].tolist() == [f'w{i}' for i in found['piece_ids']]

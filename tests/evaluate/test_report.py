@@ -260,7 +260,8 @@ class TestWrite:
   def test_json_is_what_was_given_and_no_half_file_stays(self, found, tmp_path):
     report.write(tmp_path, found, ROWS)
     assert json.loads((tmp_path / 'report.json').read_text('utf-8')) == found
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['report.html', 'report.json']
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        'radar.svg', 'report.html', 'report.json']
 
   def test_the_page_is_the_same_bytes_every_time(self, found, tmp_path):
     pages = []
@@ -278,7 +279,7 @@ class TestWrite:
                  '76.0–80.0', ' loss ', ' hard ', 'f00d' * 4,
                  'jax 0.10.2', '8.3\u00a0% of all tokens are padding', 'cpu, Xeon, 2 cores'):
       assert said in text, said
-    assert page.count('<svg') == 2
+    assert page.count('<svg') == 3        # the radar, and two panels
 
   def test_the_page_of_a_regression_with_a_further_split(self, found, tmp_path):
     found = regression(found)
@@ -346,7 +347,7 @@ class TestWrite:
   def test_a_run_that_logged_no_numbers_has_a_page_without_curves(self, found, tmp_path):
     report.write(tmp_path, found, [{'stage': 'student', 'step': 1, 'loss': None}])
     page = (tmp_path / 'report.html').read_text('utf-8')
-    assert '<svg' not in page and 'While training' not in page
+    assert page.count('<svg') == 1 and 'While training' not in page
 
   @pytest.mark.parametrize('path, value, said', [
       (('seed',), ..., 'report lacks seed'),
@@ -457,8 +458,8 @@ def test_a_report_may_say_why_models_decide_as_they_do(found, tmp_path):
   report.write(tmp_path, reasoned(found), [])
   assert report.read(tmp_path) == found
   lines = {line[:22].strip(): line.split()[-3:] for line in report.table(found).splitlines()}
-  assert lines['same answer as teacher'] == ['90.0', '%', '–']
-  assert '0.2' in lines['KL from the teacher']
+  assert lines['same answer as teacher'] == ['%', '(88.0–92.0)', '–']
+  assert lines['KL from the teacher'] == ['nats', '(0.1–0.3)', '–']
   for spoilt in ({'robustness': {'clean': None}}, {'calibration': {}},
                  {'layers': {'of': 'teacher', 'rows': [], 'columns': [], 'cka': [.5]}},
                  {'faithfulness': {'kl': .2}}):
