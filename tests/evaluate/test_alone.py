@@ -21,7 +21,7 @@ def export(folder, *widths, depth=8):
   card = {'model': model, 'classes': ['a', 'b', 'c'], 'pixels': PIXELS, 'data': 'd',
           'fingerprint': 'f'}
   huggingface.write(folder, weights, card, '')
-  return {'place': str(folder)}
+  return {'place': str(folder), 'inputs': {'pixels': PIXELS}}
 
 
 def test_a_process_has_one_core_answers_and_ends(tmp_path):
