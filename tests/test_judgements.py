@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distill.evaluate import tiers
-from distill.pipelines import compare
+from distill.pipelines import reported
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
 
@@ -16,7 +16,7 @@ def judged(task, **records):
   """The judgements of models called after their roles, in the order given; student2 is one, too."""
   models = [types.SimpleNamespace(name=name, role=name.rstrip('2')) for name in records]
   told = types.SimpleNamespace(task=task, evaluate=types.SimpleNamespace(resamples=50))
-  return compare.judgements(models, records, told)
+  return reported.judgements(models, records, told)
 
 
 def wrong_by(error):
