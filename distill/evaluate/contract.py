@@ -6,8 +6,9 @@ model that was loaded. `task.split` names the examples of `quality`, a model's `
 it learnt from, and its `also` holds the same of further splits; a report may be without the three.
 
 Where a metric's `higher_is_better` is false, less is better. Of a model's fields
-`retention_over_chance` is (a - chance) / (t - chance), with the chance of the best answer that is
-always the same, null where the teacher doesn't lead that; `classes` are those of its records in
+`retention_interval` is null where a resample has no such share; `retention_over_chance` is
+(a - chance) / (t - chance), with the chance of the best answer that is always the same, null where
+the teacher doesn't lead that; `classes` are those of its records in
 their order, null for numbers and words; `calibration` (`faithfulness.calibration`) is null without
 probabilities; `faithfulness` is against the model `layers.of` or, without layers, the first
 teacher: by the records `agreement`, `agreement_on_errors`, `kl` (`faithfulness.answers`), by
@@ -31,10 +32,13 @@ Report = Model = Mapping[str, Any]
 # be missing. More names are welcome.
 METRIC = {'value': float, 'low': float, 'high': float, 'n': int, 'unit': str,
           'higher_is_better': bool}
+INTERVAL = {'low': float, 'high': float}, None
 GAP = {'value': float, 'low': float, 'high': float}
 JUDGED = {
     'quality': {...: METRIC}, 'retention': ({'of': str, ...: (float, None)}, None),
-    'retention_over_chance?': ({'of': str, ...: {'value': (float, None), 'chance': float}}, None),
+    'retention_interval?': ({'of': str, ...: INTERVAL}, None),
+    'retention_over_chance?': ({'of': str, ...: {
+        'value': (float, None), 'chance': float, 'interval?': INTERVAL}}, None),
     'gain': ({'of': str, ...: GAP}, None)}
 CALIBRATION = {
     **dict.fromkeys(('ece', 'adaptive_ece', 'nll', 'brier'), METRIC),

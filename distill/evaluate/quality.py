@@ -83,6 +83,28 @@ def over_chance(quality: Metrics, reference: Metrics,
   return {name: {'value': left(name), 'chance': chance[name]} for name in quality}
 
 
+def shares(task: Task, records: Records, reference: Records, chance: Mapping[str, float] | None,
+           *, resamples: int = 1000, seed: int = 0) -> tuple[dict[str, dict[str, float] | None],
+                                                             dict[str, dict[str, float] | None]]:
+  """The intervals of `retention` and of `over_chance`, paired by example.
+
+  None where a resample has no such ratio; none of the latter without a `chance`.
+  """
+  (_, mine), (_, others) = (
+      resampled(task, r, resamples=resamples, seed=seed) for r in aligned(records, reference))
+  kept, led = {}, {}
+  for name, about in task.metrics.items():
+    ours, theirs, higher = mine[name], others[name], about['higher_is_better']
+    above, below = (ours, theirs) if higher else (theirs, ours)
+    sound = (above >= 0).all() and (below > 0).all()
+    kept[name] = bounds(above / below) if sound else None
+    if chance:
+      lead = theirs - chance[name]
+      sound = ((lead if higher else -lead) > 1e-9).all()
+      led[name] = bounds((ours - chance[name]) / lead) if sound else None
+  return kept, led
+
+
 def per_class(records: Records, names: tuple[str, ...], *, resamples: int = 1000,
               seed: int = 0) -> list[dict[str, Any]]:
   """Precision, recall, F1 with its interval, and number of examples of every class.

@@ -99,15 +99,21 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
   def against(field: str, label: str, cell: Callable[[Any], Cell]) -> Rows:
     of = {judged[field]['of'] for judged in found if judged[field]}
     return [] if not of else [(label.format(*of if len(of) == 1 else ('its baseline',)), [
-        cell(judged[field][primary]) if judged[field] else NONE for judged in found])]
+        cell(judged) if judged[field] else NONE for judged in found])]
 
-  def gained(gain: Mapping[str, float]) -> Cell:
+  def kept(judged: Mapping[str, Any]) -> Cell:
+    bounds = (judged.get('retention_interval') or {}).get(primary)
+    return (wording.percent(judged['retention'][primary]),
+            wording.interval({**bounds, 'unit': 'fraction'}) if bounds else '')
+
+  def gained(judged: Mapping[str, Any]) -> Cell:
+    gain = judged['gain'][primary]
     return (wording.amount(gain['value'], about['unit'], wording.GAPS),
             wording.interval({**gain, 'unit': about['unit']}, ' to '))
 
   what = wording.spelled(primary) if about['higher_is_better'] else 'quality'
   return [*map(quality, metrics),
-          *against('retention', f"{{}}'s {what} kept", lambda kept: (wording.percent(kept), '')),
+          *against('retention', f"{{}}'s {what} kept", kept),
           *against('gain', 'gain over {}', gained)]
 
 

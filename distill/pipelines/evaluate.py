@@ -47,6 +47,10 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: tuple[int, .
            run: Run) -> Model:
   """The model, once it is sure that it can be asked."""
   pure, weights, card = predict.opened(node.place, f'models.{name}', model=node.model)
+  program = card.get('program', {})
+  if program and 'bytes' not in program:
+    raise Stop(Status.CHECKPOINT, f'models.{name}: {node.place} does not say what its weights '
+               'take: export it again')
   _check(name, card, told)
   dataset = told.dataset
   if not dataset.pixels and card['tokenizer_sha256'] != dataset.tokenizer_sha256:
@@ -57,7 +61,7 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: tuple[int, .
     run.log.say(f'{name}: was trained on other data ({card["data"]}, fingerprint '
                 f'{card["fingerprint"][:8]}): it may have seen examples of {told.evaluate.split}')
   return Model(name, node.role, pure, weights, {'place': node.place, 'model': dict(node.model)},
-               dataset, widths, node.teachers, node.saw, node.spent, card.get('program', {}))
+               dataset, widths, node.teachers, node.saw, node.spent, program)
 
 
 def _check(name: str, card: Mapping[str, Any], told: Judging) -> None:

@@ -73,16 +73,23 @@ def judgements(models: Sequence[Model], records: Mapping[str, Records],
   baselines = {m.name: after.name for m, after in itertools.pairwise(models)
                if m.role == 'student' and after.role == 'baseline'}
 
+  def against(name: str) -> dict[str, Any]:
+    own, theirs = scores[name], scores[teacher]
+    kept, led = quality.shares(told.task, records[name], records[teacher], chance,
+                               resamples=resamples)
+    over = {metric: {**share, 'interval': led[metric]} for metric, share in
+            quality.over_chance(own, theirs, chance).items()} if chance else {}
+    return {'retention': {'of': teacher, **quality.retention(own, theirs)},
+            'retention_interval': {'of': teacher, **kept},
+            'retention_over_chance': {'of': teacher, **over} if chance else None}
+
   def judged(model: Model) -> dict[str, Any]:
-    kept = teacher and model.role != 'teacher' and {
-        'of': teacher, **quality.retention(scores[model.name], scores[teacher])}
-    led = kept and chance and {
-        'of': teacher, **quality.over_chance(scores[model.name], scores[teacher], chance)}
+    kept = against(model.name) if teacher and model.role != 'teacher' else dict.fromkeys(
+        ('retention', 'retention_interval', 'retention_over_chance'))
     baseline = baselines.get(model.name)
     gained = baseline and {'of': baseline, **quality.gain(
         told.task, records[model.name], records[baseline], resamples=resamples)}
-    return {'quality': scores[model.name], 'retention': kept or None,
-            'retention_over_chance': led or None, 'gain': gained or None}
+    return {'quality': scores[model.name], **kept, 'gain': gained or None}
   return {model.name: judged(model) for model in models}
 
 

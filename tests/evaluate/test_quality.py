@@ -1,4 +1,5 @@
 import time
+import types
 import warnings
 
 import numpy as np
@@ -258,3 +259,30 @@ class TestPerClass:
         quality.per_class(classes([0, bad], [0, 0]), ('a', 'b', 'c'))
       with pytest.raises(ValueError, match='a prediction that is not among the 3 classes'):
         quality.per_class(classes([0, 0], [0, bad]), ('a', 'b', 'c'))
+
+
+@pytest.mark.parametrize('higher', [True, False])
+def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
+  """Held against a loop over the same draws; of equal models everything is kept at every draw."""
+  noise = np.random.default_rng(1)
+  values = {name: noise.uniform(1, 2, 30) for name in ('ours', 'theirs')}
+  records = {name: {'id': np.arange(30), 'label': np.zeros(30), 'value': v}
+             for name, v in values.items()}
+  task = types.SimpleNamespace(
+      metrics={'m': {'unit': '', 'higher_is_better': higher}}, primary='m', constant=None,
+      score=lambda records: {'m': float(records['value'].mean())})
+  chance = {'m': 0.5 if higher else 3.0}
+  kept, led = quality.shares(task, records['ours'], records['theirs'], chance, resamples=200)
+  draws = np.random.default_rng(0)
+  means = np.array([[values[name][rows].mean() for name in ('ours', 'theirs')]
+                    for rows in (draws.integers(30, size=30) for _ in range(200))])
+  ratio = means[:, 0] / means[:, 1] if higher else means[:, 1] / means[:, 0]
+  over = (means[:, 0] - chance['m']) / (means[:, 1] - chance['m'])
+  for found, expected in ((kept, ratio), (led, over)):
+    np.testing.assert_allclose([found['m']['low'], found['m']['high']],
+                               np.percentile(expected, [2.5, 97.5]))
+  kept, led = quality.shares(task, records['ours'], records['ours'], chance, resamples=20)
+  assert kept['m'] == led['m'] == {'low': 1, 'high': 1}
+  reference = {**records['theirs'], 'value': values['theirs'] - 1.5}        # on both sides of 0
+  kept, led = quality.shares(task, records['ours'], reference, None, resamples=200)
+  assert kept == {'m': None} and led == {}
