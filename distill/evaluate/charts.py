@@ -110,7 +110,7 @@ def reliability(title: str, about: str, bins: Sequence[Mapping[str, Any]],
   from matplotlib import figure
   bins = [one for one in bins if one['n']]
   sure, right = ([100 * one[name] for one in bins] for name in ('confidence', 'accuracy'))
-  ends = [[100 * end for end in quality.wilson(one['accuracy'] * one['n'], one['n'])]
+  ends = [[100 * end for end in quality.wilson(round(one['accuracy'] * one['n']), one['n'])]
           for one in bins]
   around = [[max(0, value - low) for value, (low, _) in zip(right, ends, strict=True)],
             [max(0, high - value) for value, (_, high) in zip(right, ends, strict=True)]]

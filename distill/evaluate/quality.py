@@ -13,7 +13,6 @@ from distill.types import Records
 
 Metrics = Mapping[str, Mapping[str, Any]]       # as the report holds them
 TAILS = (2.5, 97.5)     # percent
-Z = 1.959964            # standard deviations of the normal distribution that leave out as much
 
 
 class Task(Protocol):
@@ -138,12 +137,11 @@ def confusions(records: Records, classes: int) -> np.ndarray:
   return np.bincount(at, minlength=classes**2).reshape(classes, classes)
 
 
-def wilson(hits: float, n: int) -> tuple[float, float]:
+def wilson(hits: int, n: int) -> tuple[float, float]:
   """The 95 % interval of a share of n >= 1 examples (Wilson 1927)."""
-  share, z2 = hits / n, Z**2
-  centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-  width = Z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
-  return max(0.0, float(centre - width)), min(1.0, float(centre + width))
+  from scipy import stats  # here: a run that starts doesn't wait for it
+  found = stats.binomtest(hits, n).proportion_ci(method='wilson')
+  return float(found.low), float(found.high)
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = 1000,
