@@ -96,7 +96,8 @@ def _drawn(found: list[Axis], names: list[str]) -> str:
                 color='#9aa3ad' if ring == 1 else '#dfe3e8')
     for x, y in zip(across([1] * len(found)), up([1] * len(found)), strict=True):
       axes.plot((0, x), (0, y), color='#dfe3e8', linewidth=0.8)
-    axes.text(3, RADIUS / 2, '50 %', color='#4b5563', va='center')
+    axes.text(3, RADIUS / 2, '50 %', color='#4b5563', va='center', zorder=9, bbox={
+        'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.85, 'pad': 0.5})
     look = charts.styles(names)
     for name in names:
       shares = [math.nan if axis['shares'][name] is None else axis['shares'][name]
