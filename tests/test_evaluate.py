@@ -152,6 +152,13 @@ def test_all_are_looked_into_and_timed_but_a_program_only_asked(ask):
   assert all(m['latency_ms']['p50'] > 0 and m['flops'] > 0 for m in found['models'])
 
 
+def test_fields_of_a_run_can_be_changed_those_that_it_left_out_too(ask):
+  code, said, found = ask('run', evaluate__also=('train',), evaluate__watts=5.0)
+  assert code == Status.DONE, said
+  assert found['models'][1]['also'].keys() == {'train'}
+  assert found['models'][1]['also']['train']['gain']['of'] == 'baseline'
+
+
 def test_the_same_command_again_measures_nothing(place, tmp_path, ask):
   ask('run', 'foreign')
   page = tmp_path / 'out/report.json'

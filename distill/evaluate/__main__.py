@@ -149,7 +149,7 @@ def judged_by(file: str, fields: Sequence[str], models: Any) -> dict[str, Any]:
     if not runs:
       raise Stop(Status.CONFIG, 'no run is among the models, whose data they could be asked about: '
                  'give --config=configs/NAME.py')
-    config = json.loads((runs[0] / 'config.json').read_text('utf-8'))
+    config = _tuples(json.loads((runs[0] / 'config.json').read_text('utf-8')))
     known = {'tier': '', 'evaluate': {}} | config           # older runs may be without
     config = known | {'evaluate': dataclasses.asdict(nodes.Evaluate()) | known['evaluate']}
     values, argv = flags.FlagValues(), ['distill.evaluate', *fields]
@@ -164,6 +164,13 @@ def judged_by(file: str, fields: Sequence[str], models: Any) -> dict[str, Any]:
   data = {key: value for key, value in config['data'].items()
           if key not in ('batch_size', 'seed', 'labelled', 'drawn')}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}
+
+
+def _tuples(node: Any) -> Any:
+  """A node as its config had it: JSON makes lists of tuples, which no flag could change."""
+  if isinstance(node, Mapping):
+    return {key: _tuples(value) for key, value in node.items()}
+  return tuple(map(_tuples, node)) if isinstance(node, list) else node
 
 
 if __name__ == '__main__':
