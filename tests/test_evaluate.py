@@ -117,6 +117,14 @@ def test_a_run_a_program_and_a_foreign_folder_stand_side_by_side(place, tmp_path
   assert rows and by_step(rows) == by_step(own)
 
 
+def test_an_evaluation_can_be_evaluated_again(place, tmp_path, ask):
+  _, _, first = ask('run', 'program', 'foreign')
+  code, said, found = ask(tmp_path / 'out', to='again')
+  assert code == Status.DONE, said
+  quality = lambda report: [(m['name'], m['role'], m['quality']) for m in report['models']]
+  assert quality(found) == quality(first)
+
+
 def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, ask):
   """Held against `distill.predict`, which knows nothing of the data."""
   code, said, _ = ask('run', 'foreign')

@@ -96,7 +96,7 @@ def _of_run(run: pathlib.Path) -> Iterator[dict[str, Any]]:
   for model in told['models']:
     name, place, free = model['name'], str(run / 'export' / model['name']), {}
     if 'models' in config:              # of an evaluation
-      place, free = (config['models'][name][key] for key in ('place', 'model'))
+      place, free = config['models'][name]['place'], config['models'][name].get('model', {})
     elif not (run / 'export' / name).is_dir():
       teacher = config['teachers'][name]
       place, free = teacher['init'], {
