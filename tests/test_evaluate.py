@@ -158,6 +158,8 @@ def test_all_are_looked_into_and_timed_but_a_program_only_asked(ask):
   assert 'fgsm' in models['foreign']['robustness'] and 'fgsm' not in models['program']['robustness']
   assert models['program']['robustness']['drop'] == models['student']['robustness']['drop']
   assert all(m['latency_ms']['p50'] > 0 and m['flops'] > 0 for m in found['models'])
+  assert models['program']['peak_memory_bytes'] == pytest.approx(
+      models['student']['peak_memory_bytes'], rel=.1)         # though its weights are no argument
 
 
 def test_fields_of_a_run_can_be_changed_those_that_it_left_out_too(ask):

@@ -29,6 +29,10 @@ def measured(models: Sequence[Model], told: Judging, run: Run) -> dict[str, dict
       found = cost.measured(children, **how)
   else:
     found = cost.measured(here, seconds=0.01, **how)
+  for model in models:
+    if model.program and found[model.name]['peak_memory_bytes'] is not None:
+      # XLA's plan has arguments, not constants, and a program's weights are inside.
+      found[model.name]['peak_memory_bytes'] += model.program['bytes']
   platform = jax.default_backend()
   if platform != 'cpu' and (meter := energy.meter(platform)):
     for name, of in cost.measured(here, meter=meter).items():
