@@ -33,6 +33,7 @@ from distill.types import Status, Stop
 
 CONFIGS = pathlib.Path('configs')
 BESIDE = 'mesh', 'tier'         # nodes of a config that nothing in a workdir depends on
+LISTED = 8              # fields that an error names
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 
@@ -245,11 +246,14 @@ def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     replace(path, text)
     return
   old, new = (flat(json.loads(t)) for t in (path.read_text(), text))
-  if there := sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)
-                    and k.partition('.')[0] not in BESIDE):
+  there = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k)
+                 and k.partition('.')[0] not in BESIDE)
+  there = ['pipeline'] if 'pipeline' in there else there            # then nothing is alike
+  if there:
+    more = f' and {len(there) - LISTED} more' if len(there) > LISTED else ''
     raise Stop(Status.CONFIG, f'{workdir} holds a run of another config; different: '
-               + ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} here)' for k in there)
-               + ': take another --workdir')
+               + ', '.join(f'{k} ({old.get(k)} there, {new.get(k)} here)' for k in there[:LISTED])
+               + f'{more}: take another --workdir')
 
 
 def flat(node: Any, prefix: str = '') -> dict[str, Any]:

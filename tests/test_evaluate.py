@@ -1,6 +1,5 @@
 """Models side by side through the door: a run, a foreign folder, a program; and what is refused."""
 import json
-import pathlib
 import shutil
 
 import numpy as np
@@ -13,6 +12,7 @@ from distill.evaluate import report
 from distill.export import __main__ as export
 from distill.models import bert, huggingface
 from distill.models.pure import Pure
+from distill.pipelines import gathered
 from distill.types import Status
 
 CONFIG = '''
@@ -268,6 +268,8 @@ def test_names_without_meaning_are_taken_at_their_places(place, ask):
 @pytest.mark.parametrize('arguments, line', [
     (['--model=DIR'], "'--model=DIR' is not --models=DIR,DIR"),
     (['--workdir=DIR'], 'give --models=DIR,DIR'),
+    (['--render=DIR', '--models=DIR'], '--render=DIR draws what is there'),
+    (['--models=a,,b'], 'a place is empty'),
     (['--models='], "'--models=' is not")])
 def test_a_wrong_argument_is_said_before_anything_is_loaded(arguments, line, capsys):
   assert door.command(arguments) == Status.CONFIG
@@ -279,12 +281,71 @@ def test_help_is_the_file_itself(capsys):
   assert 'python -m distill.evaluate --models=DIR' in capsys.readouterr().err
 
 
-def test_places_give_names(tmp_path):
-  model = lambda run, stage, role='student': {
-      'run': pathlib.Path(run) if run else None, 'stage': stage, 'place': f'{run or "hub"}/{stage}',
-      'role': role}
-  names = lambda *models: list(door.named(models))
-  assert names(model('a', 'student'), model('b', 'student'), model('a', 'other')) == [
-      'a-student', 'b-student', 'other']
-  assert names(model('x/a', 'student'), model('y/a', 'student')) == ['x-a-student', 'y-a-student']
-  assert names(model('', 'org model')) == ['org-model']
+@pytest.mark.parametrize('places, names', [
+    (('a/student', 'b/student', 'a/other'), ['a-student', 'b-student', 'other']),
+    (('x/a/student', 'y/a/student'), ['x-a-student', 'y-a-student']),
+    (('a/my model',), ['my-model'])])
+def test_places_give_names(tmp_path, places, names):
+  for place in places:
+    foreign(tmp_path / place)
+  found = gathered.gathered([str(tmp_path / place) for place in places])
+  assert list(found) == names and [f.node.place for f in found.values()] == [
+      str((tmp_path / place).resolve()) for place in places]
+
+
+def test_a_trailing_slash_is_the_same_place(tmp_path, monkeypatch):
+  foreign(tmp_path / 'model')
+  monkeypatch.chdir(tmp_path)
+  assert gathered.gathered(['model']) == gathered.gathered(['./model/'])
+
+
+def test_an_evaluation_can_be_evaluated_from_elsewhere(tmp_path, ask, monkeypatch):
+  ask('run', 'foreign', to='first')
+  monkeypatch.chdir('/')
+  code, said, found = ask(tmp_path / 'first', to='second')
+  assert code == Status.DONE, said
+  assert [m['name'] for m in found['models']] == ['teacher', 'student', 'baseline', 'foreign']
+
+
+def test_whose_training_is_not_known_may_have_seen_the_examples(ask):
+  _, said, found = ask('run', 'foreign')
+  notes = {m['name']: m.get('note', '') for m in found['models']}
+  assert notes.pop('foreign') == ('what it was trained on is not known: it may have seen examples '
+                                  'of test')
+  assert not any(notes.values()) and 'foreign: what it was trained on is not known' in said
+
+
+def test_limits_of_tiers_are_fields_also_of_a_run_that_left_them_out(ask):
+  _, _, found = ask('run', evaluate__tiers__cloud__kept=0.01)
+  [cloud] = [t for t in found['models'][1]['tiers'] if t['name'] == 'cloud']
+  assert cloud['limits'][0]['limit'] == 0.01
+
+
+@pytest.mark.parametrize('damage, status, line', [
+    (lambda run: shutil.rmtree(run / 'export/student'), Status.CHECKPOINT,
+     'has no export/student any more'),
+    (lambda run: (run / 'config.json').write_text('{"a'), Status.DATA, 'is no config of a run'),
+    (lambda run: (run / 'report.json').write_text('{"a'), Status.DATA, 'is not JSON')])
+def test_a_damaged_run_ends_in_a_line(place, tmp_path, ask, damage, status, line):
+  run = shutil.copytree(place / 'run', tmp_path / 'run')
+  damage(run)
+  code, said, found = ask(run)
+  assert code == status and line in said.splitlines()[-1] and found is None
+
+
+def test_the_workdir_of_a_run_is_no_place_for_an_evaluation(place, tmp_path, ask):
+  shutil.copytree(place / 'run', tmp_path / 'out')
+  code, said, _ = ask('run')
+  assert code == Status.CONFIG and len(said.splitlines()[-1]) < 300
+  assert 'different: pipeline (compare.run there, evaluate.run here)' in said
+
+
+def test_a_model_without_masked_words_cannot_be_judged_by_them(place, capsys):
+  words = (place / 'words.py')
+  words.write_text((place / 'mine.py').read_text().replace(
+      'classification.Classification', 'words.MaskedWords').replace(
+      "path=''", f"path={str(place / 'my.jsonl')!r}"))
+  code = door.command([f'--models={place}/run/export/student', f'--config={words}',
+                       f'--workdir={place}/words'])
+  assert code == Status.MISFIT and 'gives no words, by which the task judges' in capsys.readouterr(
+      ).err

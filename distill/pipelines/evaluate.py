@@ -1,7 +1,7 @@
 """Any models that are there, side by side: runs, exports, programs, Hugging Face folders.
 
 All answer the same examples. A model of texts reads them by its own tokenizer, and all are padded
-and timed at the same widths.
+and timed at the same widths, as far as a model has room.
 """
 import dataclasses
 import json
@@ -9,11 +9,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from distill import lookup, predict, sharding
 from distill.data import batches, images, tokenizer
 from distill.data.sets import Dataset, Split
 from distill.disk import replace
 from distill.evaluate import tiers
+from distill.models.stablehlo import Program
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.judging import Judging, Model, judging
 from distill.train import Run
@@ -57,11 +60,31 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: tuple[int, .
     dataset = _read_by(name, node.place, card, told)
     widths = tuple(w for w in widths if w < dataset.sizes['length']) + (dataset.sizes['length'],)
     run.log.say(f'{name}: reads the texts by its own tokenizer')
-  if card.get('fingerprint', dataset.fingerprint) != dataset.fingerprint:
-    run.log.say(f'{name}: was trained on other data ({card["data"]}, fingerprint '
-                f'{card["fingerprint"][:8]}): it may have seen examples of {told.evaluate.split}')
-  return Model(name, node.role, pure, weights, {'place': node.place, 'model': dict(node.model)},
-               dataset, widths, node.teachers, node.saw, node.spent, program)
+  model = Model(name, node.role, pure, weights, {'place': node.place, 'model': dict(node.model)},
+                dataset, widths, node.teachers, node.saw, node.spent, program, _note(card, told))
+  if model.note:
+    run.log.say(f'{name}: {model.note}')
+  _check_outputs(model, told)
+  return model
+
+
+def _note(card: Mapping[str, Any], told: Judging) -> str:
+  """A warning where nobody knows that the examples are new to a model."""
+  if card.get('fingerprint') == told.dataset.fingerprint:
+    return ''
+  trained = f'was trained on other data ({card["data"]})' if 'data' in card else (
+      'what it was trained on is not known')
+  return f'{trained}: it may have seen examples of {told.evaluate.split}'
+
+
+def _check_outputs(model: Model, told: Judging) -> None:
+  """Stops unless the model gives what the task reads."""
+  batch = told.batches(model.dataset.splits[told.evaluate.split], model.widths)[0]
+  gives = ('logits',) if isinstance(model.pure, Program) else jax.eval_shape(
+      lambda *weights: model.pure(*weights, batch, train=False, key=None)[0], *model.weights)
+  if lacks := sorted({*told.task.reads} - {*gives}):
+    raise Stop(Status.MISFIT, f'models.{model.name} gives no {lacks[0]}, by which the task judges: '
+               'only models of one task stand side by side; --config=FILE chooses the data')
 
 
 def _check(name: str, card: Mapping[str, Any], told: Judging) -> None:

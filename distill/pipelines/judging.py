@@ -45,7 +45,7 @@ class Model:
 
   `place` is what `predict.opened` takes, `dataset` has the examples as the model reads them,
   and texts are padded to `widths`. `spent` is None for a model whose training isn't known,
-  `program` what a program's card says of its weights.
+  `program` what a program's card says of its weights, `note` what readers must know.
   """
   name: str
   role: str
@@ -58,6 +58,7 @@ class Model:
   saw: Mapping[str, int] | None = None
   spent: Mapping[str, float] | None = None
   program: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  note: str = ''
 
 
 def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:

@@ -43,7 +43,8 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
     also = {split: of[model.name] for split, of in judged.items()}
     return {'name': model.name, 'role': model.role, 'teachers': list(model.teachers),
             'saw': model.saw, **main[model.name], **spent[model.name], **why[model.name],
-            'tier': None, **({'also': also} if also else {})}
+            'tier': None, **({'also': also} if also else {}),
+            **({'note': model.note} if model.note else {})}
 
   data = told.dataset
   found = {
