@@ -10,10 +10,9 @@ from distill import main, predict
 from distill.evaluate import __main__ as door
 from distill.evaluate import report
 from distill.export import __main__ as export
-from distill.models import bert, huggingface
-from distill.models.pure import Pure
 from distill.pipelines import gathered
 from distill.types import Status
+from tests.test_pretrained import pretrained
 
 CONFIG = '''
 from ml_collections import ConfigDict
@@ -37,23 +36,11 @@ def get_config():
       evaluate=dict(split='test', batch_size=8, resamples=20, cost=False, alone=False,
                     faithfulness=False)))
 '''
-SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i in range(10))]
 
 
 def foreign(folder, labels=('cat', 'dog')):
-  """A folder as `transformers` saves it, with words of its own."""
-  node = dict(vocabulary=len(WORDS), length=12, width=8, depth=2, heads=2, inner=16)
-  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), rngs=rngs))
-  noise = np.random.default_rng(0)
-  params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
-            for path, x in net.shapes[0].items()}
-  arrays, config = huggingface.named({'name': 'bert.Bert', **node}, params, labels)
-  folder.mkdir(parents=True)
-  safetensors.numpy.save_file(arrays, folder / 'model.safetensors')
-  (folder / 'config.json').write_text(json.dumps({**config, 'transformers_version': '4.0.0'}))
-  (folder / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
-  return folder
+  """A folder as `transformers` saves it, with words of its own and room for fewer of them."""
+  return pretrained(folder, labels, length=12)
 
 
 def trained(place, name, path, *fields):
@@ -242,11 +229,12 @@ def test_a_missed_tier_is_an_exit_status_and_the_report_is_there(ask):
     (('run', 'others'), {}, Status.MISFIT, 'models.others tells cat, mouse; my.jsonl has cat, dog'),
     (('run', 'swapped'), {}, Status.MISFIT, 'my.jsonl has cat, dog, in this order'),
     (('run', 'numbers'), {}, Status.MISFIT, 'models.numbers tells numbers; my.jsonl has cat, dog'),
+    (('run', 'encoder'), {}, Status.MISFIT, 'models.encoder has no head: it is a pretrained enc'),
     (('run', 'three'), {}, Status.MISFIT, 'models.three tells LABEL_0, LABEL_1, LABEL_2; '),
     (('run', 'unfinished'), {}, Status.CHECKPOINT, 'has no report yet: run it again')])
 def test_what_cannot_be_held_side_by_side_ends_in_a_line(
     place, tmp_path, ask, models, fields, status, line):
-  for name, labels in (('others', ('cat', 'mouse')), ('swapped', ('dog', 'cat')), ('numbers', ()),
+  for name, labels in (('others', ('cat', 'mouse')), ('swapped', ('dog', 'cat')), ('numbers', ('LABEL_0',)), ('encoder', ()),
                        ('three', ('LABEL_0', 'LABEL_1', 'LABEL_2'))):
     if not (place / name).exists():
       foreign(place / name, labels)

@@ -38,9 +38,9 @@ SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i in range(10))]
 
 
-def pretrained(folder, labels=(), words=WORDS):
+def pretrained(folder, labels=(), words=WORDS, length=32):
   """A folder as `transformers` saves it: an encoder of two blocks, with or without a head."""
-  node = dict(vocabulary=len(words), length=32, width=8, depth=2, heads=2, inner=16)
+  node = dict(vocabulary=len(words), length=length, width=8, depth=2, heads=2, inner=16)
   net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), rngs=rngs))
   noise = np.random.default_rng(0)
   params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
@@ -49,7 +49,7 @@ def pretrained(folder, labels=(), words=WORDS):
   if not labels:
     arrays = {name.removeprefix('bert.'): array for name, array in arrays.items()
               if not name.startswith('classifier.')}
-  folder.mkdir()
+  folder.mkdir(parents=True)
   safetensors.numpy.save_file(arrays, folder / 'model.safetensors')
   (folder / 'config.json').write_text(json.dumps({**config, 'transformers_version': '4.0.0'}))
   (folder / 'vocab.txt').write_text('\n'.join(words) + '\n')
