@@ -234,8 +234,8 @@ def test_a_missed_tier_is_an_exit_status_and_the_report_is_there(ask):
     (('run', 'unfinished'), {}, Status.CHECKPOINT, 'has no report yet: run it again')])
 def test_what_cannot_be_held_side_by_side_ends_in_a_line(
     place, tmp_path, ask, models, fields, status, line):
-  for name, labels in (('others', ('cat', 'mouse')), ('swapped', ('dog', 'cat')), ('numbers', ('LABEL_0',)), ('encoder', ()),
-                       ('three', ('LABEL_0', 'LABEL_1', 'LABEL_2'))):
+  for name, labels in {'others': ('cat', 'mouse'), 'swapped': ('dog', 'cat'), 'encoder': (),
+                       'numbers': ('LABEL_0',), 'three': ('LABEL_0', 'LABEL_1', 'LABEL_2')}.items():
     if not (place / name).exists():
       foreign(place / name, labels)
   (place / 'unfinished/checkpoints').mkdir(parents=True, exist_ok=True)
