@@ -164,7 +164,7 @@ def matrix(title: str, about: str, shades: np.ndarray, cells: Sequence[Sequence[
     for i, line in enumerate(cells if fits else ()):
       for j, said in enumerate(line):
         axes.text(j, i, said, ha='center', va='center',
-                  color='#ffffff' if shades[i, j] > 0.85 else '#1b1f24')
+                  color='#ffffff' if shades[i, j] > 0.93 else '#000000')
     _titled(axes, title, about, colour)
     return svg(drawing, f'matrix {title} {about}')
 

@@ -123,7 +123,7 @@ def _misfit(report: Report) -> str:
     for judged in (model, *(also[split] for split in splits)):
       if primary not in metrics or set(judged['quality']) != metrics:
         return f'{where} must have the quality {primary}, and all the same metrics'
-      for field in 'retention', 'gain':
-        if judged[field] and (judged[field]['of'] not in names or primary not in judged[field]):
+      for field in 'retention', 'retention_over_chance', 'gain':
+        if (found := judged.get(field)) and (found['of'] not in names or primary not in found):
           return f'{where}: {field} must be of a model in the report, and have {primary}'
   return ''

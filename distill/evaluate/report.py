@@ -73,7 +73,8 @@ def table(report: Report) -> str:
     lines += [[''] * (1 + len(names))] if lines else []
     lines.append([title, *names])
     for label, cells in (row for group in groups for row in group):
-      first, *rest = textwrap.wrap(label, LABEL, subsequent_indent='  ', break_on_hyphens=False)
+      first, *rest = textwrap.wrap(label, LABEL, subsequent_indent='  ',
+                                   break_long_words=False, break_on_hyphens=False)
       lines.append([first, *(f'{main} ({small})' if small else main for main, small in cells)])
       lines += [[more, *[''] * len(names)] for more in rest]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -84,14 +85,15 @@ def table(report: Report) -> str:
 
 def _draw(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   """Leaves the radar and the page."""
+  names = [model['name'] for model in report['models']]
+  records, inside = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
   picture = radar.drawn(report)
+  html = page.drawn(report, rows, records, inside, picture)
   if picture:
     replace(workdir / 'radar.svg', picture)
   else:
     (workdir / 'radar.svg').unlink(missing_ok=True)
-  names = [model['name'] for model in report['models']]
-  records, inside = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
-  replace(workdir / 'report.html', page.drawn(report, rows, records, inside, picture))
+  replace(workdir / 'report.html', html)
 
 
 def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
@@ -100,7 +102,7 @@ def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
   for name in names:
     if (path := folder / f'{name}.npz').is_file():
       try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
           found[name] = dict(archive)
       except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         why = ' '.join(str(error).split())
