@@ -111,7 +111,7 @@ def classes(report: Report) -> tuple[int, Rows]:
 
 def _saw(models: Sequence[Model]) -> str:
   """What models learnt from: texts or images, or '' where that isn't known."""
-  return next((next(iter(model['saw'])) for model in models if model['saw']), '')
+  return next((what for model in models for what in model['saw'] or () if what != 'labels'), '')
 
 
 def _saw_rows(models: Sequence[Model]) -> Rows:
@@ -146,10 +146,11 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
 
   def led(judged: Mapping[str, Any]) -> Cell:
     over = judged['retention_over_chance'][primary]
+    if over['value'] is None:
+      return NONE
     bounds = over.get('interval')
-    return NONE if over['value'] is None else (
-        wording.amount(over['value'], 'fraction'),
-        wording.interval({**bounds, 'unit': 'fraction'}, ' to ') if bounds else '')
+    return (wording.amount(over['value'], 'fraction'), wording.interval(
+        {**bounds, 'unit': 'fraction'}, ' to ' if bounds['low'] < 0 else '–') if bounds else '')
 
   what = wording.spelled(primary) if about['higher_is_better'] else 'quality'
   over = [judged.get('retention_over_chance') for judged in found]

@@ -265,7 +265,9 @@ class TestTable:
     found['models'][1]['retention_over_chance'] = over
     assert cells(found)['… over chance (50.0 %)'] == [
         ('–', ''), ('−25.0 %', '−50.0 to 12.5'), ('–', '')]
-    over['accuracy']['interval'] = None
+    over['accuracy'] |= {'value': .25, 'interval': {'low': 0., 'high': .5}}
+    assert cells(found)['… over chance (50.0 %)'][1] == ('25.0 %', '0.0–50.0')
+    over['accuracy'] |= {'value': -.25, 'interval': None}
     assert cells(found)['… over chance (50.0 %)'][1] == ('−25.0 %', '')
     further(found)['models'][1]['also']['held_out']['retention_over_chance'] = over
     assert '… over chance (50.0 %)' in dict(tables.tables(found)[1][1][0])
@@ -273,7 +275,7 @@ class TestTable:
     assert not [label for label in cells(found) if 'chance' in label]
 
   @pytest.mark.parametrize('saw, places', [
-      ({'texts': 9, 'labels': 9}, 'words'), ({'images': 9, 'labels': 9}, 'pixels'),
+      ({'labels': 9, 'texts': 9}, 'words'), ({'images': 9, 'labels': 9}, 'pixels'),
       (None, 'places')])
   def test_says_what_of_the_top_is_shared_and_what_chance_would(self, found, saw, places):
     for each in found['models']:
