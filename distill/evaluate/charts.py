@@ -17,6 +17,7 @@ COLOURS = ('#0072B2', '#BF5300', '#4D4D4D', '#007A5A', '#A34A80', '#8A6500')
 DOTS = (0, (1.2, 1.2))
 DASHES = ((0, (5, 1.5)), '-', DOTS, '-.', (0, (8, 2)), (0, (6, 1, 1, 1, 1, 1)))
 ROUND = (1, 2, 5, 10)
+DARKEST = '#005A8E'     # of a matrix; numbers can be read on all that is lighter
 POINTS = 200            # more of a line no screen shows
 WIDTH, HEIGHT = 300, 190        # in points; the page never draws them narrower than 300 pixels
 NAMED = 20              # rows or columns of a matrix that have room for names
@@ -153,7 +154,7 @@ def matrix(title: str, about: str, shades: np.ndarray, cells: Sequence[Sequence[
     drawing = figure.Figure(figsize=(WIDTH / 72, (
         tall + 90 + upright * named * 7 * max(map(len, names[1]))) / 72))
     axes = drawing.subplots()
-    blues = colors.LinearSegmentedColormap.from_list('blues', ('#ffffff', COLOURS[0]))
+    blues = colors.LinearSegmentedColormap.from_list('blues', ('#ffffff', DARKEST))
     axes.imshow(np.clip(shades, 0, 1), cmap=blues, vmin=0, vmax=1, aspect='auto',
                 interpolation='none')
     axes.set_xlabel(cut(labels[1], 24), parse_math=False)
@@ -164,7 +165,7 @@ def matrix(title: str, about: str, shades: np.ndarray, cells: Sequence[Sequence[
     for i, line in enumerate(cells if fits else ()):
       for j, said in enumerate(line):
         axes.text(j, i, said, ha='center', va='center',
-                  color='#ffffff' if shades[i, j] > 0.85 else '#1b1f24')
+                  color='#ffffff' if shades[i, j] > 0.795 else '#000000')
     _titled(axes, title, about, colour)
     return svg(drawing, f'matrix {title} {about}')
 

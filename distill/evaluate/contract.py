@@ -3,7 +3,8 @@
 `flops` and `peak_memory_bytes` are those of the call that `latency_ms` times; they and
 `throughput_per_s` are null where calls weren't measured (`evaluate.cost`). `saw` is null for a
 model that was loaded. `task.split` names the examples of `quality`, a model's `teachers` those that
-it learnt from, and its `also` holds the same of further splits; a report may be without the three.
+it learnt from, its `note` says what else is to be known of it, and its `also` holds the same of
+further splits; a report may be without these.
 
 Where a metric's `higher_is_better` is false, less is better. Of a model's fields
 `retention_interval` is null where a resample has no such share; `retention_over_chance` is
@@ -48,12 +49,12 @@ TIER = {'name': str, 'passed': bool,
         'limits': [{'name': str, 'bound': {'>=', '<=', '<'}, 'limit': float,
                     'value': (float, None), 'passed': bool}]}     # None: not measured, not passed
 MODEL = {
-    'name': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
+    'name': str, 'note?': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
     'saw': (*({what: int, 'labels': int} for what in ('texts', 'images')), None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),
     'throughput_per_s': (float, None), 'flops': (float, None), 'peak_memory_bytes': (int, None),
-    'energy_j_per_example': ({'value': float, 'method': str}, None),
+    'energy_j_per_example': ({'value': float, 'method': str, 'inputs?': {...: float}}, None),
     'classes?': ([{'name': str, 'precision': float, 'recall': float, 'f1': GAP,
                    'support': int}], None),
     'calibration?': (CALIBRATION, None), 'faithfulness': {...: METRIC},
@@ -122,7 +123,7 @@ def _misfit(report: Report) -> str:
     for judged in (model, *(also[split] for split in splits)):
       if primary not in metrics or set(judged['quality']) != metrics:
         return f'{where} must have the quality {primary}, and all the same metrics'
-      for field in 'retention', 'gain':
-        if judged[field] and (judged[field]['of'] not in names or primary not in judged[field]):
+      for field in 'retention', 'retention_over_chance', 'gain':
+        if (found := judged.get(field)) and (found['of'] not in names or primary not in found):
           return f'{where}: {field} must be of a model in the report, and have {primary}'
   return ''

@@ -23,7 +23,7 @@ def drawn(report: Report, rows: charts.Rows, records: Mapping[str, Records],
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
   environment.filters |= {'short': wording.short, 'percent': wording.percent,
-                          'saw': _saw, 'tied': wording.tied}
+                          'saw': _saw, 'tied': wording.tied, 'counted': wording.counted}
   models, primary = report['models'], report['task']['primary']
   found, names = [m['quality'][primary] for m in models], [m['name'] for m in models]
   what = wording.spelled(primary)
@@ -41,7 +41,8 @@ def drawn(report: Report, rows: charts.Rows, records: Mapping[str, Records],
       forest=charts.forest(found, 100 if found[0]['unit'] == 'fraction' else 1),
       radar=picture, axes=axes, lacking=lacking, tiers=tables.promises(report),
       tables=tables.tables(report), robustness=tables.robustness(report),
-      kinds=tables.kinds(report),
+      kinds=tables.kinds(report), missed=tables.missed(report),
+      energies=tables.energies(report),
       panels=[charts.curves(name, lines, look) for name, lines in charts.lines(rows).items()],
       calibration=_calibrations(models, look), confusions=whole, confused=confused,
       classes=tables.classes(report), differ=differ, examples=examples,
@@ -106,9 +107,10 @@ def _layer(path: str) -> str:
 
 
 def _saw(model: Model) -> str:
-  if model['saw'] is None:
-    return 'loaded, not trained here'
-  labels = model['saw']['labels']
-  what, n = next((what, n) for what, n in model['saw'].items() if what != 'labels')
-  labelled = 'all labelled' if labels == n else f'{labels:,} labelled'
-  return ', and the '.join((f'{n:,} {what}, {labelled}', *model.get('teachers', ())))
+  said = 'loaded, not trained here'
+  if model['saw'] is not None:
+    labels = model['saw']['labels']
+    what, n = next((what, n) for what, n in model['saw'].items() if what != 'labels')
+    labelled = 'all labelled' if labels == n else f'{labels:,} labelled'
+    said = ', and the '.join((f'{n:,} {what}, {labelled}', *model.get('teachers', ())))
+  return '; '.join(filter(None, (said, model.get('note'))))

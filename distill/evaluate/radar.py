@@ -3,7 +3,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill.evaluate import charts, quality, wording
+from distill.evaluate import charts, quality, tables, wording
 from distill.evaluate.contract import Model, Report
 
 WIDTH, RADIUS = 320, 100        # in points; the page never draws it narrower
@@ -33,9 +33,11 @@ def axes(report: Report) -> tuple[list[Axis], list[str]]:
       'estimated') for m in models)
   found += [_best('speed', models, timed, wording.milliseconds, 'median time at batch 1'),
             _best('memory', models, lambda m: m['peak_memory_bytes'],
-                  lambda best: wording.short(best, 'B'), 'of a call'),
+                  lambda best: wording.short(best, 'B'), 'of a call' + tables.missed(report) * (
+                      " by XLA's plan, which misses most of convolutions on a CPU")),
             _best('energy, estimated' if estimated else 'energy', models, spent,
-                  lambda best: f'{1e3 * best:.3g} mJ', 'of an example'), _faithful(models)]
+                  lambda best: f'{1e3 * best:.3g} mJ', 'of an example' + _of_time(models)),
+            _faithful(models)]
   return ([axis for axis in found if axis],
           [name for name, axis in zip(AXES, found[1:], strict=True) if not axis])
 
@@ -59,6 +61,16 @@ def _best(name: str, models: list[Model], value: Callable[[Model], float | None]
       measured(v), measured(best))['only'] or 0.0
   return {'name': name, 'whole': said(best), 'about': about,
           'shares': {n: None if v is None else share(v) for n, v in values.items()}}
+
+
+def _of_time(models: list[Model]) -> str:
+  """What an energy is worth that is only an estimate."""
+  known = wording.estimate(models)
+  if known is None:
+    return ''
+  power = f'{known["watts_per_core"] * known["cores"]:g} W' if {
+      'watts_per_core', 'cores'} <= known.keys() else 'a power'
+  return f'; it is time × {power} here, an estimate that tells nothing beyond speed'
 
 
 def _faithful(models: list[Model]) -> Axis | None:

@@ -1,7 +1,10 @@
 """The report of a run: report.json for scripts, report.html for people, a table and a verdict."""
+import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +13,8 @@ from distill.evaluate import charts, page, radar, tables
 from distill.evaluate import verdict as verdicts
 from distill.evaluate.contract import Report, broken
 from distill.types import Records, Status, Stop
+
+LABEL = 26              # letters of a row's name in a line of the terminal
 
 
 def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
@@ -31,7 +36,8 @@ def render(workdir: pathlib.Path) -> None:
     raise Stop(Status.DATA, f'{workdir} has no report.json, from which a page could be drawn')
   logged = workdir / 'metrics.jsonl'
   lines = logged.read_bytes().splitlines() if logged.is_file() else []
-  _draw(workdir, read(workdir), [json.loads(line) for line in lines])
+  rows = [_row(line, f'{logged}, line {i}') for i, line in enumerate(lines, 1)]
+  _draw(workdir, read(workdir), rows)
 
 
 def read(workdir: pathlib.Path) -> Report:
@@ -64,8 +70,11 @@ def table(report: Report) -> str:
   for title, groups in tables.tables(report):
     lines += [[''] * (1 + len(names))] if lines else []
     lines.append([title, *names])
-    lines += [[label, *(f'{main} ({small})' if small else main for main, small in cells)]
-              for group in groups for label, cells in group]
+    for label, cells in (row for group in groups for row in group):
+      first, *rest = textwrap.wrap(label, LABEL, subsequent_indent='  ',
+                                   break_long_words=False, break_on_hyphens=False)
+      lines.append([first, *(f'{main} ({small})' if small else main for main, small in cells)])
+      lines += [[more, *[''] * len(names)] for more in rest]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   adjusted = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
   return '\n\n'.join('\n'.join('  '.join(line[i] for i in block).rstrip() for line in adjusted)
@@ -74,14 +83,15 @@ def table(report: Report) -> str:
 
 def _draw(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   """Leaves the radar and the page."""
+  names = [model['name'] for model in report['models']]
+  records, inside = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
   picture = radar.drawn(report)
+  html = page.drawn(report, rows, records, inside, picture)
   if picture:
     replace(workdir / 'radar.svg', picture)
   else:
     (workdir / 'radar.svg').unlink(missing_ok=True)
-  names = [model['name'] for model in report['models']]
-  records, inside = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
-  replace(workdir / 'report.html', page.drawn(report, rows, records, inside, picture))
+  replace(workdir / 'report.html', html)
 
 
 def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
@@ -89,6 +99,18 @@ def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
   found = {}
   for name in names:
     if (path := folder / f'{name}.npz').is_file():
-      with np.load(path, allow_pickle=False) as archive:
-        found[name] = dict(archive)
+      try:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
+          found[name] = dict(archive)
+      except Exception as error:        # of a damaged archive there are seven kinds at least
+        why = ' '.join(str(error).split())
+        raise Stop(Status.DATA, f'{path} cannot be read ({why}): remove it, and the page is drawn '
+                   'without what would come from it') from None
   return found
+
+
+def _row(line: bytes, where: str) -> Mapping[str, Any]:
+  with contextlib.suppress(ValueError, AttributeError):
+    if {'stage', 'step'} <= (row := json.loads(line)).keys():
+      return row
+  raise Stop(Status.DATA, f'{where}, is no row of a log: remove that line')

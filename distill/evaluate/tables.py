@@ -8,10 +8,13 @@ from distill.evaluate.contract import Model, Report
 Cell = tuple[str, str]          # what it says, and what it adds in smaller print
 Rows = list[tuple[str, list[Cell]]]         # a label, and a cell for every model
 
-ALIKE = {'agreement': 'same answer as teacher', 'kl': 'KL from the teacher',
-         'correlation': 'correlation with teacher', 'distance': 'distance from teacher',
-         'saliency': 'saliency overlap', 'rollout': 'attention overlap', 'cka': 'layers alike',
-         'ece': 'calibration error'}
+ALIKE = {'agreement': 'same answer as teacher',
+         'agreement_on_errors': 'same answer where the teacher is wrong',
+         'kl': 'KL from the teacher', 'correlation': 'correlation with teacher',
+         'distance': 'distance from teacher', 'saliency': 'saliency overlap',
+         'saliency_top': 'top {} shared, against 20 % by chance', 'rollout': 'attention overlap',
+         'cka': 'layers alike', 'ece': 'calibration error'}
+PLACES = {'texts': 'words', 'images': 'pixels'}         # of what models saw
 NONE = '–', ''
 CLASSES = 20            # of more, those on which the first student is worst
 
@@ -31,6 +34,31 @@ def tables(report: Report) -> list[tuple[str, list[Rows]]]:
     found = [model['also'][split] for model in models]
     tables.append((f'{split}, {size(judged)}', [_worth(found, primary, [primary])]))
   return tables
+
+
+def missed(report: Report) -> bool:
+  """Whether XLA's plan misses most of the memory of calls: of convolutions on a CPU it does.
+
+  A model whose process is known (`process_bytes`) was timed alone, on the CPU of any machine.
+  """
+  models = report['models']
+  there = [m for m in models if m['peak_memory_bytes'] is not None]
+  return _saw(models) == 'images' and bool(there) and (
+      report['hardware']['device'] == 'cpu' or any(m.get('process_bytes') for m in there))
+
+
+def energies(report: Report) -> list[str]:
+  """How joules are known, each way with what went into it."""
+  ways: dict[str, dict[str, None]] = {}
+  for model in report['models']:
+    if energy := model['energy_j_per_example']:
+      known, inputs = ways.setdefault(energy['method'], {}), energy.get('inputs', {})
+      if 'cores' in inputs:
+        known[f'{wording.counted(inputs["cores"], "core")} for the median time at batch 1'] = None
+      elif 'joules' in inputs:
+        known[f'{model["name"]} {inputs["joules"]:.3g} J over {inputs["examples"]:,} '
+              'examples'] = None
+  return [f'{method} ({", ".join(known)})' if known else method for method, known in ways.items()]
 
 
 def promises(report: Report) -> tuple[list[str], list[Rows]]:
@@ -81,6 +109,11 @@ def classes(report: Report) -> tuple[int, Rows]:
        _measured([{**each[i]['f1'], 'unit': 'fraction'} for each in found])) for i in order]
 
 
+def _saw(models: Sequence[Model]) -> str:
+  """What models learnt from: texts or images, or '' where that isn't known."""
+  return next((what for model in models for what in model['saw'] or () if what != 'labels'), '')
+
+
 def _saw_rows(models: Sequence[Model]) -> Rows:
   said = lambda model, what: f'{model["saw"][what]:,}' if model['saw'] else '–'
   return [(f'{what} it saw', [(said(model, what), '') for model in models])
@@ -111,9 +144,23 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
     return (wording.amount(gain['value'], about['unit'], wording.GAPS),
             wording.interval({**gain, 'unit': about['unit']}, ' to '))
 
+  def led(judged: Mapping[str, Any]) -> Cell:
+    over = judged['retention_over_chance'][primary]
+    if over['value'] is None:
+      return NONE
+    bounds = over.get('interval')
+    return (wording.amount(over['value'], 'fraction'), wording.interval(
+        {**bounds, 'unit': 'fraction'}, ' to ' if bounds['low'] < 0 else '–') if bounds else '')
+
   what = wording.spelled(primary) if about['higher_is_better'] else 'quality'
+  over = [judged.get('retention_over_chance') for judged in found]
+  chance = next((each[primary]['chance'] for each in over
+                 if each and each[primary]['value'] is not None), None)
   return [*map(quality, metrics),
           *against('retention', f"{{}}'s {what} kept", kept),
+          *([] if chance is None else [(
+              f'… over chance ({wording.amount(chance, about["unit"])})',
+              [led(judged) if each else NONE for judged, each in zip(found, over, strict=True)])]),
           *against('gain', 'gain over {}', gained)]
 
 
@@ -128,14 +175,18 @@ def _alike(models: Sequence[Model]) -> Rows:
   """How like their teacher models are, and how far from being as sure as they are right."""
   found = {label: [{**model['faithfulness'], **(model.get('calibration') or {})}.get(name)
                    for model in models] for name, label in ALIKE.items()}
-  return [(label, _measured(each)) for label, each in found.items() if any(each)]
+  places = PLACES.get(_saw(models), 'places')
+  return [(label.format(places), _measured(each)) for label, each in found.items() if any(each)]
 
 
 def _costs(models: Sequence[Model]) -> list[Rows]:
   row = lambda label, say: (label, [(say(model), '') for model in models])
+  if_any = lambda field, row: [row] if any(model.get(field) for model in models) else []
   sizes = [row('parameters', lambda m: wording.short(m['params'])),
            row('outside embeddings', lambda m: wording.short(m['params_outside_embeddings'])),
-           row('weights', lambda m: wording.short(m['bytes'], 'B'))]
+           row('weights', lambda m: wording.short(m['bytes'], 'B')),
+           *if_any('shipped_bytes', row('as shipped', lambda m: wording.short(
+               m.get('shipped_bytes'), 'B')))]
   if not all(model['latency_ms'] for model in models):
     return [sizes]
   return [
@@ -145,9 +196,23 @@ def _costs(models: Sequence[Model]) -> list[Rows]:
        row('95th percentile', lambda m: wording.milliseconds(m['latency_ms']['p95'])),
        row('FLOPs of a call', lambda m: wording.short(m['flops'])),
        row('memory of a call', lambda m: wording.short(m['peak_memory_bytes'], 'B')),
-       row('examples a second', lambda m: f'{m["throughput_per_s"]:,.0f}'),
-       *([row('energy an example', _energy)]
-         if any(m['energy_j_per_example'] for m in models) else [])]]
+       *if_any('process_bytes', row('memory of its process', lambda m: wording.short(
+           m.get('process_bytes'), 'B'))),
+       ('examples a second', [_rate(m) for m in models]),
+       *if_any('energy_j_per_example', row(_spent(models), _energy))]]
+
+
+def _rate(model: Model) -> Cell:
+  batch = model.get('throughput_batch')
+  return f'{model["throughput_per_s"]:,.0f}', f'batch {batch}' if batch else ''
+
+
+def _spent(models: Sequence[Model]) -> str:
+  known = wording.estimate(models)
+  if known is None:
+    return 'energy an example'
+  watts = known.get('watts_per_core')
+  return 'energy an example, estimated' + (f' at {watts:g} W a core' if watts else '')
 
 
 def _energy(model: Model) -> str:

@@ -53,6 +53,21 @@ def milliseconds(time: float) -> str:
   return f'{time:,.2f} ms' if time >= 1 else f'{time:.3f} ms'
 
 
+def counted(n: int, what: str) -> str:
+  """1 core, 2 cores."""
+  return f'{n:,} {what}{"s" * (n != 1)}'
+
+
+def estimate(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+  """The inputs that all models' energies share, if all are estimates; None otherwise."""
+  found = [m['energy_j_per_example'] for m in models if m['energy_j_per_example']]
+  if not found or not all(energy['method'].startswith('estimated') for energy in found):
+    return None
+  first, *others = (energy.get('inputs', {}) for energy in found)
+  return {name: value for name, value in first.items()
+          if all(other.get(name) == value for other in others)}
+
+
 def tied(text: str) -> str:
   """Numbers stay on the line of their signs."""
   return text.replace(' %', '\u00a0%').replace('× ', '×\u00a0')

@@ -1,5 +1,9 @@
+import base64
+import io
 import re
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from distill.evaluate import charts
@@ -57,10 +61,31 @@ def test_models_in_one_place_still_have_an_axis():
   assert found['points'] == [{'left': 50, 'value': 50, 'right': 50}] * 2
 
 
+def parts(colour):
+  return [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
+
+
+def contrast(*colours):
+  """Of two colours by WCAG 2, which asks 4.5 of text."""
+  def luminance(colour):
+    linear = [c / 12.92 if c <= .04045 else ((c + .055) / 1.055)**2.4
+              for c in (part / 255 for part in colour)]
+    return sum(w * c for w, c in zip((.2126, .7152, .0722), linear, strict=True))
+  low, high = sorted(map(luminance, colours))
+  return (high + .05) / (low + .05)
+
+
 @pytest.mark.parametrize('colour', charts.COLOURS)
 def test_every_colour_can_be_read_as_text_on_white(colour):
-  # WCAG 2: contrast with white is 1.05 / (luminance + 0.05), and 4.5 is asked of text.
-  parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
-  linear = [c / 12.92 if c <= .04045 else ((c + .055) / 1.055)**2.4 for c in parts]
-  luminance = sum(w * c for w, c in zip((.2126, .7152, .0722), linear, strict=True))
-  assert 1.05 / (luminance + .05) >= 4.5
+  assert contrast(parts(colour), parts('#ffffff')) >= 4.5
+
+
+def test_every_number_in_a_matrix_can_be_read():
+  shades, names = np.linspace(0, 1, 225).reshape(15, 15), ['x'] * 15
+  svg = charts.matrix('m', '', shades, [['7'] * 15] * 15, (names, names), ('a', 'b'), '#000000')
+  said = [re.search(r'fill: (#\w{6})|$', style)[1] or '#000000'          # SVG's own is black
+          for style in re.findall(r'<text style="([^"]*)"[^>]*>7</text>', svg)]
+  image = base64.b64decode(re.search(r'href="data:image/png;base64,([^"]*)"', svg)[1])
+  drawn = np.asarray(PIL.Image.open(io.BytesIO(image)).convert('RGB')).reshape(-1, 3).tolist()
+  assert len(said) == len(drawn) == 225 and drawn[0] == parts('#ffffff')
+  assert min(contrast(parts(text), cell) for text, cell in zip(said, drawn, strict=True)) >= 4.5

@@ -1,11 +1,16 @@
 """The page of a report: what it draws from records, and that nothing in them breaks it."""
+import base64
+import io
 import re
+import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from distill.evaluate import (
   charts,
+  energy,
   faithfulness,
   gallery,
   page,
@@ -16,6 +21,7 @@ from distill.evaluate import (
   verdict,
 )
 from distill.tasks.classification import Classification
+from distill.types import Status
 
 PHONE = 360 - 2 * 16            # pixels that a telephone has for a drawing
 PANEL = 300                     # … that any screen has for one of several
@@ -76,6 +82,12 @@ def kept(workdir, records, folder='records'):
     np.savez(workdir / folder / f'{name}.npz', **of)
 
 
+def saved(array, how):
+  file = io.BytesIO()
+  how(file, array)
+  return file.getvalue()
+
+
 def written(workdir, found):
   report.write(workdir, found, [])
   return (workdir / 'report.html').read_text('utf-8')
@@ -108,6 +120,18 @@ class TestRadar:
         ('energy, estimated', '1 mJ'), ('faithfulness', "the\nteacher's answers")]
     shares = [[axis['shares'][name] for name in BOTH] for axis in axes]
     assert np.allclose(shares, [[1, .75], [.25, 1], [.2, 1], [.25, 1], [1, .9]]) and not lacking
+
+  @pytest.mark.parametrize('inputs, said', [
+      ({}, '; it is time × a power here, an estimate that tells nothing beyond speed'),
+      ({'inputs': {'watts_per_core': 10., 'cores': 2, 'seconds': .1}},
+       '; it is time × 20 W here, an estimate that tells nothing beyond speed')])
+  def test_energies_that_are_all_estimates_are_said_to_tell_nothing_new(self, inputs, said):
+    found, _ = reported(BOTH)
+    for each in found['models']:
+      each['energy_j_per_example'] = {'value': .1, 'method': 'estimated: some', **inputs}
+    assert radar.axes(found)[0][3]['about'] == 'of an example' + said
+    found['models'][0]['energy_j_per_example'] = {'value': .1, 'method': 'measured by RAPL'}
+    assert radar.axes(found)[0][3]['about'] == 'of an example'
 
   def test_of_a_metric_where_less_is_better_the_least_is_whole(self):
     found, _ = reported(BOTH)
@@ -220,6 +244,36 @@ class TestGallery:
     assert [view['answer'] for view in shown[0]['views']] == ['9', '6']
     assert shown[0]['views'][0]['right'] is None
 
+  # One example on which both differ; what speaks for the answer has the colour FOR.
+
+  def test_of_an_image_what_speaks_for_the_answer_is_blue_and_against_it_orange(self):
+    found, records = self.apart_at_0()
+    attribution = np.tile(np.array([[2, 1], [0, -2.]]), (20, 1, 1))
+    inside = seen(size=2, attribution=attribution)
+    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
+    for view in shown['views']:
+      drawn = PIL.Image.open(io.BytesIO(base64.b64decode(view['map'].partition(',')[2])))
+      # Half way from white to #0072B2 is (127.5, 184.5, 216.5); a map has 256 colours.
+      assert np.abs(np.asarray(drawn.convert('RGB'), int) - [
+          [[0, 114, 178], [127, 184, 216]], [[255, 255, 255], [213, 94, 0]]]).max() <= 2
+
+  def test_of_words_what_speaks_for_the_answer_is_blue_and_against_it_orange(self):
+    found, records = self.apart_at_0()
+    tokens = np.tile(np.arange(3), (20, 1))
+    inside = seen(tokens=tokens, places=tokens >= 0, piece_ids=np.arange(3),
+                  attribution=np.tile([4, 0, -2.], (20, 1)), pieces=np.array(['a', 'b', 'c']))
+    del inside['image']
+    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
+    for view in shown['views']:
+      assert view['words'] == [
+          ('a', 'rgba(0, 114, 178, 0.6)'), ('b', 'none'), ('c', 'rgba(213, 94, 0, 0.3)')]
+
+  def apart_at_0(self):
+    found, records = reported(BOTH)
+    records['student']['prediction'] = records['teacher']['prediction'].copy()
+    records['student']['prediction'][0] = 1 - records['teacher']['prediction'][0]
+    return found, records
+
   @pytest.mark.parametrize('without', ['teacher', 'student', 'pieces', 'prediction', 'role'])
   def test_is_empty_without_what_it_needs(self, without):
     found, records = reported(BOTH)
@@ -330,6 +384,11 @@ class TestPage:
     assert 'at most 50 ms not measured ✗ fail' in text
     assert 'noise: some noise.' in text and ' 79.0–81.0 ' in text
 
+  def test_the_legend_of_the_gallery_has_the_colours_that_it_names(self, workdir):
+    html = (workdir / 'report.html').read_text('utf-8')
+    assert re.findall(r'background: (#\w+)99"></i> ([^<]*?),?</span>', html) == [
+        (gallery.FOR, 'speaks for the teacher&#39;s answer'), (gallery.AGAINST, 'against it')]
+
   def test_drawn_again_from_what_is_stored_it_is_the_same_bytes(self, workdir):
     drawn = {name: (workdir / name).read_bytes() for name in ('report.html', 'radar.svg')}
     for name in drawn:
@@ -397,6 +456,87 @@ class TestPage:
       each |= {'layers': None, 'faithfulness': {}}
     parts = headings(on_disk(tmp_path, found, records, inside))
     assert 'Where student and teacher differ' not in parts and 'What is taken for what' in parts
+
+  @pytest.mark.parametrize('name, damage, said', [
+      ('records/edge.npz', lambda whole: whole[:-50], 'records/edge.npz cannot be read .*remove'),
+      ('records/edge.npz', lambda whole: whole[:500] + bytes(99) + whole[599:],
+       'records/edge.npz cannot be read .*remove'),
+      ('records/inside/edge.npz', lambda whole: b'', 'inside/edge.npz cannot be read .*remove it'),
+      ('records/teacher.npz', lambda whole: b'{}', 'teacher.npz cannot be read .*pickle'),
+      ('records/teacher.npz', lambda whole: saved(np.zeros(3), np.save), 'cannot be read'),
+      ('records/teacher.npz', lambda whole: saved(np.array([None]), np.savez), 'be read .*pickle'),
+      ('metrics.jsonl', lambda _: b'{"stage": "edge", "step": 1, "loss": 1}\n{"stage": "ed',
+       'metrics.jsonl, line 2, is no row of a log: remove that line'),
+      ('metrics.jsonl', lambda _: b'[1]', 'line 1, is no row'),
+      ('metrics.jsonl', lambda _: b'\xff', 'line 1, is no row'),
+      ('metrics.jsonl', lambda _: b'{"stage": "edge", "loss": 1}', 'line 1, is no row')])
+  def test_a_damaged_file_is_named_and_the_page_stays(
+      self, workdir, tmp_path, name, damage, said):
+    copy = shutil.copytree(workdir, tmp_path / 'copy')
+    (copy / name).write_bytes(damage((copy / name).read_bytes() if (copy / name).exists() else b''))
+    drawn = {name: (copy / name).stat().st_mtime_ns for name in ('report.html', 'radar.svg')}
+    with pytest.raises(report.Stop, match=said) as stopped:
+      report.render(copy)
+    assert stopped.value.status == Status.DATA and '\n' not in str(stopped.value)
+    assert drawn == {name: (copy / name).stat().st_mtime_ns for name in drawn}
+
+  def test_what_was_measured_of_energy_stands_with_its_inputs(self, tmp_path):
+    found = reported(BOTH)[0]
+    teacher, student = found['models']
+    for each, seconds in (teacher, .1), (student, .2):
+      each['energy_j_per_example'] = energy.estimated(10., 1, seconds)
+    assert tables.energies(found) == ['estimated: 10 W a busy core × cores × seconds '
+                                      '(1 core for the median time at batch 1)']
+    assert '1 core for the median time' in written(tmp_path, found)
+    teacher['energy_j_per_example'] = {'value': .01, 'method': 'measured by RAPL: package-0',
+                                       'inputs': {'joules': 20., 'examples': 2000}}
+    student['energy_j_per_example'] = {'value': .2, 'method': 'measured by NVML: one GPU'}
+    assert tables.energies(found) == [
+        'measured by RAPL: package-0 (teacher 20 J over 2,000 examples)',
+        'measured by NVML: one GPU']
+    teacher['energy_j_per_example'] = student['energy_j_per_example'] = None
+    assert tables.energies(found) == [] and '<dt>Energy' not in written(tmp_path, found)
+
+  def test_the_memory_of_convolutions_on_a_cpu_is_called_a_plan(self, tmp_path):
+    found = reported(BOTH)[0]
+    said = lambda: re.findall(r'Memory of a call is XLA.*?(see the process)?\.</p>',
+                              written(tmp_path, found), flags=re.S)
+    about = lambda: radar.axes(found)[0][2]['about']
+    assert said() == [''] and 'which misses most of convolutions' in about()
+    found['models'][0]['process_bytes'] = 400_000_000
+    assert said() == ['see the process']
+    found['hardware']['device'] = 'NVIDIA H100'
+    assert said() == ['see the process']          # timed alone, on that machine's CPU
+    found['models'][0]['process_bytes'] = None
+    assert said() == [] and about() == 'of a call'
+    found['hardware']['device'] = 'cpu'
+    for each in found['models']:
+      each['saw'] = {'texts': 9, 'labels': 9}
+    assert said() == []
+    for each in found['models']:
+      each |= {'saw': {'images': 9, 'labels': 9}, 'peak_memory_bytes': None}
+    assert said() == []
+
+  def test_a_baseline_is_said_to_have_its_students_learning_rate(self, tmp_path):
+    said = "A baseline has its student's learning rate; at its own best it may be better."
+    assert said not in written(tmp_path, reported(BOTH)[0])
+    assert said in written(tmp_path, reported(BOTH | {'baseline': 'baseline'})[0])
+
+  def test_what_else_is_to_be_known_of_a_model_stands_beside_it(self, tmp_path):
+    found = reported(BOTH)[0]
+    found['models'][0] |= {'saw': None, 'note': 'may have <seen> these examples'}
+    assert '<span>loaded, not trained here; may have &lt;seen&gt; these examples</span>' in (
+        written(tmp_path, found))
+    found['models'][0]['note'] = 1
+    with pytest.raises(ValueError, match=r'note is 1, not of type str'):
+      written(tmp_path, found)
+
+  @pytest.mark.parametrize('n, said', [(1, '1 core; a call may use 1 thread<'),
+                                       (2, '2 cores; a call may use 2 threads<')])
+  def test_one_thread_is_no_threads(self, tmp_path, n, said):
+    found = reported(BOTH)[0]
+    found['hardware']['cores'] = found['models'][0]['latency_ms']['threads'] = n
+    assert said in re.sub(r'\s+', ' ', written(tmp_path, found))
 
   def test_a_workdir_without_a_report_is_told_so(self, tmp_path):
     with pytest.raises(report.Stop, match='has no report.json'):

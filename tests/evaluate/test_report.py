@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distill.evaluate import charts, energy, report, tiers
+from distill.evaluate import charts, energy, report, tables, tiers
 from distill.types import Status, Stop
 
 
@@ -55,6 +55,11 @@ def regression(found):
       'retention': {'of': 'teacher', 'mse': .8, 'spearman': 1.},
       'gain': {'of': 'baseline', 'mse': {'value': .125, 'low': .1, 'high': .15}}}
   return found
+
+
+def cells(found):
+  """The first table's rows by their labels."""
+  return {label: row for rows in tables.tables(found)[0][1] for label, row in rows}
 
 
 def further(found):
@@ -224,12 +229,69 @@ class TestTable:
         ['gain over baseline', '–', '16.0 points (15.0 to 17.0)', '–']]
 
   def test_names_the_tiers_that_a_student_reaches_and_calls_an_estimate_one(self, found):
-    rows = {line[:23].strip(): re.split('  +', line[23:].strip())
-            for line in report.table(tiered(found)).splitlines()}
+    lines = report.table(tiered(found)).splitlines()
+    rows = {line[:27].strip(): re.split('  +', line[27:].strip()) for line in lines}
     assert rows['tiers reached'] == ['–', 'cloud', '–']
-    assert rows['energy an example'] == ['about 12 mJ'] * 3
+    assert rows['energy an example,'] == ['about 12 mJ'] * 3
+    assert '  estimated at 10 W a core' in lines
     found['models'][1]['energy_j_per_example'] = {'value': .002, 'method': 'measured by RAPL'}
     assert re.search('energy an example +about 12 mJ +2 mJ +about', report.table(found))
+
+  def test_shows_the_process_what_ships_and_which_batch_is_fastest(self, found):
+    rows = cells(tiered(found))
+    assert rows['as shipped'] == [('7.2 MB', ''), ('2.4 MB', ''), ('2.4 MB', '')]
+    assert rows['memory of its process'] == [('400 MB', '')] * 3
+    assert rows['examples a second'] == [('1,234', 'batch 8')] * 3
+    found['models'][0] |= dict.fromkeys(('shipped_bytes', 'process_bytes', 'throughput_batch'))
+    rows = cells(found)
+    assert [rows[name][0] for name in (
+        'as shipped', 'memory of its process', 'examples a second')] == [
+            ('–', ''), ('–', ''), ('1,234', '')]
+
+  def test_rows_that_nobody_has_are_left_out(self, found):
+    assert not {label for label in cells(found) if re.search(
+        'shipped|process|energy|chance|wrong|shared', label)}
+
+  def test_an_estimate_says_of_what_it_is_made_where_that_is_one_thing(self, found):
+    named = lambda: [label for label in cells(found) if label.startswith('energy')]
+    assert named() == []
+    for each in tiered(found)['models']:
+      del each['energy_j_per_example']['inputs']
+    assert named() == ['energy an example, estimated']
+
+  def test_what_is_kept_over_chance_has_a_row_where_it_is_known(self, found):
+    over = {'of': 'teacher', 'accuracy': {
+        'value': -.25, 'chance': .5, 'interval': {'low': -.5, 'high': .125}}}
+    found['models'][1]['retention_over_chance'] = over
+    assert cells(found)['… over chance (50.0 %)'] == [
+        ('–', ''), ('−25.0 %', '−50.0 to 12.5'), ('–', '')]
+    over['accuracy'] |= {'value': .25, 'interval': {'low': 0., 'high': .5}}
+    assert cells(found)['… over chance (50.0 %)'][1] == ('25.0 %', '0.0–50.0')
+    over['accuracy'] |= {'value': -.25, 'interval': None}
+    assert cells(found)['… over chance (50.0 %)'][1] == ('−25.0 %', '')
+    further(found)['models'][1]['also']['held_out']['retention_over_chance'] = over
+    assert '… over chance (50.0 %)' in dict(tables.tables(found)[1][1][0])
+    over['accuracy']['value'] = None
+    assert not [label for label in cells(found) if 'chance' in label]
+
+  @pytest.mark.parametrize('saw, places', [
+      ({'labels': 9, 'texts': 9}, 'words'), ({'images': 9, 'labels': 9}, 'pixels'),
+      (None, 'places')])
+  def test_says_what_of_the_top_is_shared_and_what_chance_would(self, found, saw, places):
+    for each in found['models']:
+      each['saw'] = saw
+    found['models'][1]['faithfulness'] = {'saliency_top': metric(.5, .4, .6),
+                                          'agreement_on_errors': metric(.3, .2, .4)}
+    rows = cells(found)
+    assert rows[f'top {places} shared, against 20 % by chance'][1] == ('50.0 %', '40.0–60.0')
+    assert rows['same answer where the teacher is wrong'][1] == ('30.0 %', '20.0–40.0')
+
+  def test_long_names_of_rows_go_on_in_the_next_line(self, found):
+    found['models'][2]['name'] = found['models'][1]['gain']['of'] = 'a-very-long-name-baseline'
+    lines = report.table(found).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith('gain over '))
+    assert lines[at].endswith('–') and '17.9 points' in lines[at]
+    assert lines[at + 1] == '  a-very-long-name-baseline'
 
   def test_many_models_are_several_tables(self, found):
     teacher, student, baseline = found['models']
@@ -361,9 +423,12 @@ class TestWrite:
       (('models', 1, 'gain', 'accuracy'), .1, 'gain.accuracy is 0.1, not a table'),
       (('models', 1, 'gain', 'of'), 'nobody', 'student: gain must be of a model in the report'),
       (('models', 1, 'retention', 'accuracy'), ..., 'retention must be'),
+      (('models', 1, 'retention_over_chance'), {'of': 'teacher'}, 'retention_over_chance must be'),
       (('models', 1, 'teachers'), ['nobody'], "student.teachers[0] is 'nobody', not one of"),
       (('models', 2, 'name'), 'student', 'names must differ'),
       (('models', 0, 'energy_j_per_example'), {'value': 1.}, 'energy_j_per_example lacks method'),
+      (('models', 0, 'energy_j_per_example'), {'value': 1., 'method': '', 'inputs': {'cores': '1'}},
+       "energy_j_per_example.inputs.cores is '1', not of type float"),
       (('models', 0, 'tier'), {'name': 'edge', 'passed': True, 'limits': [{}]}, 'limits[0] lacks'),
       (('models', 1, 'tiers'), [{'name': 'edge'}], 'models[1].tiers[0] lacks passed, limits'),
       (('models', 1, 'shipped_bytes'), 1.5, 'models[1].shipped_bytes is 1.5, not of type int'),
