@@ -17,13 +17,13 @@ FOR, AGAINST = '#0072B2', '#D55E00'       # which colour-blind readers tell apar
 
 def examples(report: Report, records: Mapping[str, Records],
              inside: Mapping[str, Records]) -> tuple[int, list[dict[str, Any]]]:
-  """On how many examples the first student and the teacher disagree, and some of them.
+  """On how many examples the first student and its teacher disagree, and some of them.
 
   Of those that were looked into: the first in their fixed order, or of numbers those that differ
   most. Nothing where something of either isn't there, or where the words of texts aren't.
   """
-  pair = [next((m['name'] for m in report['models'] if m['role'] == role), None)
-          for role in ('teacher', 'student')]
+  student = next((m for m in report['models'] if m['role'] == 'student'), {})
+  pair = [(student.get('retention') or {}).get('of'), student.get('name')]
   if not all(name in records and name in inside and 'prediction' in records[name]
              and {'image', 'pieces'} & inside[name].keys() for name in pair):
     return 0, []

@@ -15,7 +15,7 @@ from distill.data import batches
 from distill.data.sets import Split
 from distill.evaluate import faithfulness, inside, quality, robustness
 from distill.models.pure import Pure
-from distill.pipelines.judging import Judging, Model
+from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.train import Run
 from distill.types import Batch, Records
 
@@ -33,46 +33,50 @@ def reasons(models: Sequence[Model], records: Mapping[str, Records], told: Judgi
   """
   evaluate, names = told.evaluate, told.dataset.classes
   resamples = evaluate.resamples
-  teacher = next((m.name for m in models if m.role == 'teacher'), None)
   seen, stood = {}, {}
   if evaluate.cost and evaluate.faithfulness and 'logits' in told.task.reads:
-    seen, stood = _looked_into(models, records, teacher, told, run)
+    seen, stood = _looked_into(models, records, told, run)
 
-  def of(model) -> dict[str, Any]:
-    own, theirs = records[model.name], records.get(teacher)
+  def of(model: Model) -> dict[str, Any]:
+    own, teacher = records[model.name], teacher_of(model, models)
     judged = 'probabilities' in own
     found = {'classes': quality.per_class(own, names, resamples=resamples) if judged else None,
              'calibration': faithfulness.calibration(own, resamples=resamples),
              'faithfulness': {}, 'layers': None, 'robustness': stood.get(model.name)}
-    if teacher and model.role != 'teacher':
-      found['faithfulness'] = faithfulness.answers(own, theirs, resamples=resamples)
-      if {model.name, teacher} <= seen.keys():
-        pair = seen[model.name], seen[teacher]
+    if teacher:
+      found['faithfulness'] = faithfulness.answers(own, records[teacher.name], resamples=resamples)
+      if {model.name, teacher.name} <= seen.keys():
+        pair = seen[model.name], seen[teacher.name]
         found['faithfulness'] |= faithfulness.insights(*pair, resamples=resamples)
         alike = faithfulness.layers(*pair)
-        found['layers'] = alike and {'of': teacher, **alike}
+        found['layers'] = alike and {'of': teacher.name, **alike}
     return found
   return {model.name: of(model) for model in models}
 
 
-def _looked_into(models: Sequence[Model], records: Mapping[str, Records], teacher: str | None,
-                 told: Judging, run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
-  """What is inside every model, if there is a teacher to explain, and what each stands."""
+def _looked_into(models: Sequence[Model], records: Mapping[str, Records], told: Judging,
+                 run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
+  """What is inside every model, if there is a teacher to explain, and what each stands.
+
+  Of a model's view of an example it is its teacher's answer that is explained.
+  """
   order = np.random.default_rng(SEED).permutation(len(told.dataset.splits[told.evaluate.split]))
-  shown = _shown(order, models, records, teacher) if teacher else ()
-  answers = records.get(teacher, {})
-  target = dict(zip(answers['id'].tolist(), answers['prediction'].tolist(), strict=True)) if (
-      'probabilities' in answers) else {}
+  shown = _shown(order, models, records)
+
+  def target(model: Model) -> dict[int, int]:
+    answers = records[(teacher_of(model, models) or model).name]
+    return dict(zip(answers['id'].tolist(), answers['prediction'].tolist(), strict=True)) if (
+        'probabilities' in answers) else {}
   seen, stood = {}, {}
   for model in models:
     within = inside.Inside(model.pure, model.weights, told.layout) if (
         isinstance(model.pure, Pure) and (model.dataset.pixels or inside.TABLE in model.weights[0])
         ) else None
-    if teacher and within:
+    if len(shown) and within:
       run.log.say(f'{model.name}: looked into on {len(shown)} {model.dataset.what}')
       seen[model.name] = predict.kept(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
-              inside.looked, within, _batches(model, shown, told), target=target,
+              inside.looked, within, _batches(model, shown, told), target=target(model),
               special=model.dataset.special, classes=told.dataset.sizes['classes'],
               drawn=order[:DRAWN], tokenizer=model.dataset.tokenizer))
     run.log.say(f'{model.name}: answers {CORRUPTED} corrupted {model.dataset.what}')
@@ -82,15 +86,18 @@ def _looked_into(models: Sequence[Model], records: Mapping[str, Records], teache
   return seen, stood
 
 
-def _shown(order: np.ndarray, models: Sequence[Model], records: Mapping[str, Records],
-           teacher: str) -> np.ndarray:
+def _shown(order: np.ndarray, models: Sequence[Model],
+           records: Mapping[str, Records]) -> np.ndarray:
   """The examples to look into: the first of the order, and of the others some on which the first
-  student and the teacher disagree.
+  student and its teacher disagree. None without a teacher.
   """
-  student = next((m.name for m in models if m.role == 'student'), teacher)
-  ours, theirs = quality.aligned(records[student], records[teacher])
-  if 'probabilities' not in ours:
+  if not any(m.role == 'teacher' for m in models):
+    return order[:0]
+  student = next((m for m in models if m.role == 'student'), None)
+  teacher = student and teacher_of(student, models)
+  if not teacher or 'probabilities' not in records[student.name]:
     return order[:DRAWN]
+  ours, theirs = quality.aligned(records[student.name], records[teacher.name])
   apart = ours['id'][ours['prediction'] != theirs['prediction']]
   others = order[DRAWN:]
   return np.concatenate([order[:DRAWN], others[np.isin(others, apart)][:DISAGREED]])
