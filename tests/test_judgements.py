@@ -12,9 +12,13 @@ from distill.tasks.regression import Regression
 LABEL = np.arange(40) % 5
 
 
-def judged(task, **records):
-  """The judgements of models called after their roles, in the order given; student2 is one, too."""
-  models = [types.SimpleNamespace(name=name, role=name.rstrip('2')) for name in records]
+def judged(task, teachers=(), **records):
+  """The judgements of models called after their roles, in the order given; student2 is one, too.
+
+  Students have learnt from `teachers`.
+  """
+  models = [types.SimpleNamespace(name=name, role=name.rstrip('2'), teachers=teachers if (
+      name.startswith('student')) else ()) for name in records]
   told = types.SimpleNamespace(task=task, evaluate=types.SimpleNamespace(resamples=50))
   return reported.judgements(models, records, told)
 
@@ -36,6 +40,45 @@ def cloud(task, found):
       {'name': name, 'role': name, **about, **of} for name, of in found.items()]}
   student = tiers.judged(report, tiers.limits({}, {}), {})['models'][1]
   return next(v for v in student['tiers'] if v['name'] == 'cloud')
+
+
+@pytest.mark.parametrize(('teachers', 'of'), [
+    ((), 'teacher'), (('teacher2',), 'teacher2'), (('teacher2', 'teacher'), 'teacher2'),
+    # who isn't a teacher, or not in the report, is none to be held against
+    (('assistant', 'teacher2'), 'teacher2'), (('assistant',), 'teacher'), (('gone',), 'teacher')])
+def test_a_student_is_held_against_its_own_teacher(teachers, of):
+  found = judged(Classification(classes=5), teachers, teacher=right(40), teacher2=right(20),
+                 assistant=right(25), student=right(10), baseline=right(8))
+  kept = {'teacher': 1 / 4, 'teacher2': 1 / 2}[of]
+  student = found['student']
+  assert {student[field]['of'] for field in (
+      'retention', 'retention_interval', 'retention_over_chance')} == {of}
+  assert student['retention']['accuracy'] == kept
+  low, high = (student['retention_interval']['accuracy'][end] for end in ('low', 'high'))
+  assert low < kept < high
+  assert found['teacher']['retention'] is found['teacher2']['retention'] is None
+  assert found['assistant']['retention'] == found['assistant']['retention'] | {'of': 'teacher',
+                                                                              'accuracy': 25 / 40}
+
+
+def test_a_model_is_resampled_once_whatever_it_is_held_against():
+  class Counted(Classification):
+    scored = 0
+
+    def score(self, records):
+      self.scored += 1
+      return super().score(records)
+  task = Counted(classes=5)
+  judged(task, teacher=right(36), student=right(30), baseline=right(24))
+  assert task.scored == 3 * (1 + 50) + 1      # each by all examples and by resamples; and chance
+
+
+def test_the_order_of_records_changes_nothing():
+  order = np.random.default_rng(0).permutation(40)
+  mixed = {name: values[order] for name, values in right(30).items()}
+  found = [judged(Classification(classes=5), teacher=right(36), student=student,
+                  baseline=right(24)) for student in (right(30), mixed)]
+  assert found[0] == found[1]
 
 
 # Squared errors 0.16, 0.25 and 0.36; 36, 30 and 24 of 40 right.
