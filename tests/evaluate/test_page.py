@@ -485,7 +485,7 @@ class TestPage:
     teacher, student = found['models']
     for each, seconds in (teacher, .1), (student, .2):
       each['energy_j_per_example'] = energy.estimated(10., 1, seconds)
-    assert tables.energies(found) == ['estimated: 10 W a busy core × cores × seconds '
+    assert tables.energies(found) == ['estimated for the CPU: 10 W a busy core × cores × seconds '
                                       '(1 core for the median time at batch 1)']
     assert '1 core for the median time' in written(tmp_path, found)
     teacher['energy_j_per_example'] = {'value': .01, 'method': 'measured by RAPL: package-0',
