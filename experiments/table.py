@@ -17,6 +17,7 @@ from experiments.statistics import Values, differences, t_interval
 
 ROOT = pathlib.Path(__file__).parent
 STANDS = words({})
+STUDENT = 'student'         # in an arm: which of its run's it is
 RATE = 'optimizer.rate'
 UNITS = {'fraction': '%', 'correlation': '× 100'}       # told in hundredths, as GLUE's are
 Seeds = Mapping[int, Row]               # the rows of an arm by seed
@@ -168,7 +169,8 @@ def summary(found: Iterable[Row], split: str = '') -> dict[str, Arm]:
 
 
 def _students(row: Row) -> list[Row]:
-  """The row; of a run with several students one for each, with its baseline and part of the time.
+  """The row; of a run with several students one for each, with its baseline and no others', and the
+  seconds in which the two were trained.
   """
   models = row['models']
   students = {name: m for name, m in models.items() if m['role'] == 'student'}
@@ -176,11 +178,11 @@ def _students(row: Row) -> list[Row]:
     return [row]
 
   def own(name: str, model: Mapping) -> Row:
-    others = students.keys() | {n for n, m in models.items() if m['role'] == 'baseline'}
-    others -= {name, model['gain'] and model['gain']['of']}
-    return {**row, 'arm': {**row['arm'], 'student': name},
-            'models': {n: m for n, m in models.items() if n not in others},
-            'seconds': row['seconds'] / len(students)}
+    pair = {name, *([model['gain']['of']] if model['gain'] else [])}
+    return {**row, 'arm': {**row['arm'], STUDENT: name},
+            'models': {n: m for n, m in models.items()
+                       if n in pair or m['role'] not in ('student', 'baseline')},
+            'seconds': sum(row['training'][n]['seconds'] for n in pair)}
   return [own(*named) for named in students.items()]
 
 
@@ -241,7 +243,8 @@ def _table(arms: Mapping[str, Arm]) -> str:
   of = lambda what, unit: f'{what}, {unit}' if unit else what
   lines = [['arm', *(of(role, first.unit) for role in ('teacher', 'student', 'baseline')),
             'kept, %', *(of(what, first.points) for what in (
-                'gain over baseline', 'over the student as it stands')), 'seeds', 'minutes'],
+                'gain over baseline', 'over the student as it stands')), 'seeds',
+            'minutes of training' if STUDENT in first.row['arm'] else 'minutes'],
            ['---', *['--:'] * 8]]
   for name, arm in arms.items():
     over = arm.better(stands) if stands and name != STANDS else {}

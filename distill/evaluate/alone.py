@@ -2,7 +2,7 @@
 
 python -m distill.evaluate.alone '{"place": DIR, …}'        # what `Child` starts
 
-The process learns its core before it loads JAX, which then has one thread to compute with. It
+The process learns its core before it loads NumPy and JAX, whose threads then have no other. It
 answers each line on stdin, a call of `cost.Subject` as JSON, by one on stdout. The data isn't
 needed: calls are on the longest texts, or images, that the job's `inputs` speak of.
 """
@@ -22,13 +22,13 @@ FLAGS = '--xla_cpu_multi_thread_eigen=false'
 class Child:
   """A `cost.Timed` in another process."""
 
-  def __init__(self, job: Mapping[str, Any], cache: str | None):
+  def __init__(self, name: str, job: Mapping[str, Any], cache: str | None):
     paths = filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS,
                    'PYTHONPATH': os.pathsep.join(paths), **({
                        'JAX_COMPILATION_CACHE_DIR': cache,
                        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'} if cache else {})}
-    self._place = job['place']
+    self._name = name
     # A group of its own: a signal from the keyboard is for the run, which then ends this.
     self.process = subprocess.Popen(
         [sys.executable, '-m', 'distill.evaluate.alone', json.dumps(job)], env=environment,
@@ -45,8 +45,12 @@ class Child:
       print(json.dumps(call), file=self.process.stdin, flush=True)
     answer = self.process.stdout.readline()
     if not answer:
-      raise RuntimeError(f'the process that timed {self._place} ended with status '
-                         f'{self.process.wait()}')
+      from distill.types import Status, Stop  # loads NumPy
+      status = self.process.wait()
+      why = 'likely for want of memory' if status < 0 else 'for what it says above'
+      raise Stop(Status.CONFIG, f'the process that timed {self._name} ended with status {status}, '
+                 f'{why}: start again, what is there is kept; or, in another --workdir, '
+                 '--config.evaluate.cost=False leaves out timing')
     return json.loads(answer)
 
 
@@ -62,7 +66,7 @@ def children(jobs: Mapping[str, Mapping[str, Any]], reads: Sequence[str],
   with contextlib.ExitStack() as ending:
     found = {}
     for name, job in jobs.items():
-      found[name] = Child({**job, 'reads': list(reads), 'core': core}, cache)
+      found[name] = Child(name, {**job, 'reads': list(reads), 'core': core}, cache)
       ending.callback(_end, found[name].process)
     yield found
 

@@ -29,7 +29,9 @@ class Timed(Protocol):
   """A model that can be called and timed, on full batches of any size."""
 
   def plan(self, batch: int) -> Mapping[str, Any]:
-    """Of the compiled program: `flops`, `peak_memory_bytes`; `process_bytes`, `threads`."""
+    """Of the program, compiled and called: `flops`, `peak_memory_bytes`; and `threads` and, the
+    most that its process has held so far, `process_bytes`.
+    """
 
   def turn(self, batch: int, seconds: float) -> Sequence[float]:
     """Seconds of each of some calls, after one that isn't counted."""
@@ -125,8 +127,7 @@ def measured(subjects: Mapping[str, Timed], *, seconds: float = 0.2, watts: floa
   a median. Energy is that of the calls at batch 1, by `meter`, which sees those that aren't counted
   too, or else by `watts` of every busy core.
   """
-  plans = {name: [dict(subject.plan(batch)) for batch in BATCHES][0]      # all are compiled
-           for name, subject in subjects.items()}
+  planned = {name: [subject.plan(batch) for batch in BATCHES] for name, subject in subjects.items()}
   times = {name: {batch: [] for batch in BATCHES} for name in subjects}
   joules = dict.fromkeys(subjects, 0.0)
   for _ in range(ROUNDS):
@@ -138,12 +139,13 @@ def measured(subjects: Mapping[str, Timed], *, seconds: float = 0.2, watts: floa
           joules[name] += meter.joules() - before
 
   def found(name: str) -> dict[str, Any]:
-    plan, first = plans[name], BATCHES[0]
+    plan, first = {**planned[name][0]}, BATCHES[0]
     threads, ones = plan.pop('threads'), times[name][first]
     p50, p95 = (float(p) for p in np.percentile(ones, (50, 95)))
     rate, best = max((batch / float(np.median(of)), batch) for batch, of in times[name].items())
     return {
-        **plan, 'throughput_per_s': rate, 'throughput_batch': best,
+        **plan, 'process_bytes': planned[name][-1]['process_bytes'],      # when all had been called
+        'throughput_per_s': rate, 'throughput_batch': best,
         'latency_ms': {'p50': 1e3 * p50, 'p95': 1e3 * p95, 'batch': first, 'threads': threads},
         'energy_j_per_example': (
             meter.told(joules[name], first * (len(ones) + ROUNDS)) if meter

@@ -2,7 +2,8 @@
 
 RAPL counts the joules of whole processors (and their memory, where it has a counter of its own),
 NVML those of a GPU: with what idles in them, and with whatever else they do meanwhile. Where
-neither can be read, a stated power of a busy core gives an estimate, which is called one.
+a CPU's can't be read, a stated power of a busy core gives an estimate, which is called one. Every
+`method` says whose joules they are.
 """
 import os
 import pathlib
@@ -47,7 +48,8 @@ class Rapl:
     return self._total * MICRO
 
   def told(self, joules: float, examples: int) -> dict[str, Any]:
-    return _measured(joules, examples, 'measured by RAPL: ' + ', '.join(self._zones.values()))
+    return _measured(joules, examples,
+                     f'measured by RAPL on the CPU: {", ".join(self._zones.values())}')
 
 
 class Nvml:
@@ -73,7 +75,7 @@ class Nvml:
     return self._count(self._device) * MILLI
 
   def told(self, joules: float, examples: int) -> dict[str, Any]:
-    return _measured(joules, examples, 'measured by NVML: one GPU')
+    return _measured(joules, examples, 'measured by NVML on one GPU')
 
 
 def meter(platform: str) -> Meter | None:
@@ -87,9 +89,9 @@ def meter(platform: str) -> Meter | None:
 
 
 def estimated(watts: float, cores: int, seconds: float) -> dict[str, Any] | None:
-  """Joules of an example that keeps some cores busy for some seconds; None if no power is told."""
+  """Joules of an example that keeps some of a CPU's cores busy; None if no power is told."""
   return {'value': watts * cores * seconds,
-          'method': f'estimated: {watts:g} W a busy core × cores × seconds',
+          'method': f'estimated for the CPU: {watts:g} W a busy core × cores × seconds',
           'inputs': {'watts_per_core': watts, 'cores': cores, 'seconds': seconds}
           } if watts else None
 

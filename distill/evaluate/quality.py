@@ -2,10 +2,11 @@
 
 Everything comes from the saved records of a split. An interval is the 95 % percentile interval
 of a bootstrap over examples (Efron 1979): it says what another sample of such examples could
-show, not what another seed of the training could.
+show, not what another seed of the training could. The draws depend on the number of examples and
+the seed alone, so models whose records are `aligned` are paired by example.
 """
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,30 +25,29 @@ class Task(Protocol):
   def score(self, records: Records) -> dict[str, float]: ...
 
 
-def intervals(task: Task, records: Records, *, resamples: int = 1000,
-              seed: int = 0) -> dict[str, dict[str, Any]]:
-  """Every metric's value with its interval, as the report holds it."""
-  return resampled(task, records, resamples=resamples, seed=seed)[0]
+class Resampled(NamedTuple):
+  """Every metric with its interval, and its values on the resamples."""
+  metrics: Metrics
+  draws: Mapping[str, np.ndarray]
 
 
-def resampled(task: Task, records: Records, *, resamples: int = 1000,
-              seed: int = 0) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-  """The same, and every metric's values on the resamples, which depend on n and the seed alone."""
+def resampled(task: Task, records: Records, *, resamples: int = 1000, seed: int = 0) -> Resampled:
+  """The metrics of records, by a bootstrap."""
   values = task.score(records)
   n = len(records['id'])
-  scores = _columns(task.score(_rows(records, draw)) for draw in _draws(n, resamples, seed))
-  return {name: {'value': value, **bounds(scores[name]), 'n': n, **task.metrics[name]}
-          for name, value in values.items()}, scores
+  draws = _columns(task.score(_rows(records, draw)) for draw in _draws(n, resamples, seed))
+  return Resampled({name: {'value': value, **bounds(draws[name]), 'n': n, **task.metrics[name]}
+                    for name, value in values.items()}, draws)
 
 
-def gain(task: Task, records: Records, reference: Records, *, resamples: int = 1000,
-         seed: int = 0) -> dict[str, dict[str, float]]:
-  """How much better `records` are than `reference`, paired by example; better is positive."""
-  (ours, mine), (theirs, others) = (
-      resampled(task, r, resamples=resamples, seed=seed) for r in aligned(records, reference))
-  signs = {name: 1 if about['higher_is_better'] else -1 for name, about in task.metrics.items()}
-  return {name: {'value': sign * (ours[name]['value'] - theirs[name]['value']),
-                 **bounds(sign * (mine[name] - others[name]))} for name, sign in signs.items()}
+def gain(ours: Resampled, theirs: Resampled) -> dict[str, dict[str, float]]:
+  """How much better `ours` is than `theirs`, of aligned records; better is positive."""
+  def gap(name):
+    own, other = ours.metrics[name], theirs.metrics[name]
+    sign = 1 if own['higher_is_better'] else -1
+    return {'value': sign * (own['value'] - other['value']),
+            **bounds(sign * (ours.draws[name] - theirs.draws[name]))}
+  return {name: gap(name) for name in ours.metrics}
 
 
 def retention(quality: Metrics, reference: Metrics) -> dict[str, float | None]:
@@ -82,25 +82,22 @@ def over_chance(quality: Metrics, reference: Metrics,
   return {name: {'value': left(name), 'chance': chance[name]} for name in quality}
 
 
-def shares(task: Task, records: Records, reference: Records, chance: Mapping[str, float] | None,
-           *, resamples: int = 1000, seed: int = 0) -> tuple[dict[str, dict[str, float] | None],
-                                                             dict[str, dict[str, float] | None]]:
-  """The intervals of `retention` and of `over_chance`, paired by example.
+def shares(ours: Resampled, theirs: Resampled, chance: Mapping[str, float] | None) -> tuple[
+    dict[str, dict[str, float] | None], dict[str, dict[str, float] | None]]:
+  """The intervals of `retention` and of `over_chance`, of aligned records.
 
   None where a resample has no such ratio; none of the latter without a `chance`.
   """
-  (_, mine), (_, others) = (
-      resampled(task, r, resamples=resamples, seed=seed) for r in aligned(records, reference))
   kept, led = {}, {}
-  for name, about in task.metrics.items():
-    ours, theirs, higher = mine[name], others[name], about['higher_is_better']
-    above, below = (ours, theirs) if higher else (theirs, ours)
+  for name, about in ours.metrics.items():
+    mine, others, higher = ours.draws[name], theirs.draws[name], about['higher_is_better']
+    above, below = (mine, others) if higher else (others, mine)
     sound = (above >= 0).all() and (below > 0).all()
     kept[name] = bounds(above / below) if sound else None
     if chance:
-      lead = theirs - chance[name]
+      lead = others - chance[name]
       sound = ((lead if higher else -lead) > 1e-9).all()
-      led[name] = bounds((ours - chance[name]) / lead) if sound else None
+      led[name] = bounds((mine - chance[name]) / lead) if sound else None
   return kept, led
 
 

@@ -128,16 +128,13 @@ def stood(task: quality.Task, clean: Records, found: Mapping[str, Records],
   example: below 0 is worse.
   """
   primary = task.primary
-  sign = 1 if task.metrics[primary]['higher_is_better'] else -1
   clean, _ = quality.aligned(clean, clean)
-  before, scores = quality.resampled(task, clean, resamples=resamples)
-  report = {'clean': before[primary]}
+  before = quality.resampled(task, clean, resamples=resamples)
+  report = {'clean': before.metrics[primary]}
   for name, records in found.items():
     records, _ = quality.aligned(records, clean)
-    after, others = quality.resampled(task, records, resamples=resamples)
-    report[name] = {
-        **after[primary], 'about': about[name],
-        'kept': quality.retention(after, before)[primary],
-        'change': {'value': sign * (after[primary]['value'] - before[primary]['value']),
-                   **quality.bounds(sign * (others[primary] - scores[primary]))}}
+    after = quality.resampled(task, records, resamples=resamples)
+    report[name] = {**after.metrics[primary], 'about': about[name],
+                    'kept': quality.retention(after.metrics, before.metrics)[primary],
+                    'change': quality.gain(after, before)[primary]}
   return report

@@ -1,13 +1,15 @@
 """Deployment tiers: what a student must keep, and what it may cost. A tier is a line of `TIERS`.
 
-  kept          of the teacher's primary metric, at least
+  kept          of the teacher's primary metric, at least; where less is better, of its lead over
+                chance: an untrained model's error may be near an untrained teacher's
   params        as a share of the teacher's, all of them, at most
   p95_ms        of a call at batch 1 on one thread, at most
   bytes         of the weights as shipped, less than
   quantised     the share of the parameters that 8 bits or fewer hold, at least
 
-All is judged from the report. What it doesn't know isn't measured, and so not passed: without a
-teacher nothing is a share of it, and calls that all cores made say nothing of one thread.
+All is judged from the report, with the teacher that `retention` is of. What it doesn't know isn't
+measured, and so not passed: without a teacher nothing is a share of it, without a chance nothing
+leads it, and calls that all cores made say nothing of one thread.
 """
 import math
 import operator
@@ -60,11 +62,13 @@ def judged(report: Report, tiers: Limits, asked: Mapping[str, str]) -> dict[str,
   The value of a limit that wasn't measured is None.
   """
   metric = report['task']['primary']
-  teacher = next((m for m in report['models'] if m['role'] == 'teacher'), None)
+  models = {m['name']: m for m in report['models']}
+  first = next((m for m in report['models'] if m['role'] == 'teacher'), None)
 
   def verdict(model: Model, name: str, limit: float) -> dict[str, Any]:
     bound, measure = MEASURES[name]
-    value = measure(model, teacher, metric)
+    kept = model['retention']
+    value = measure(model, models[kept['of']] if kept else first, metric)
     passed = value is not None and PASSES[bound](value, limit)
     return {'name': name, 'bound': bound, 'limit': limit, 'value': value, 'passed': passed}
 
@@ -104,7 +108,11 @@ def _said(limit: Mapping[str, Any]) -> str:
 
 
 def _kept(model: Model, teacher: Model | None, metric: str) -> float | None:
-  kept = model['retention'] and model['retention'][metric]
+  if model['quality'][metric]['higher_is_better']:
+    kept = model['retention'] and model['retention'][metric]
+  else:
+    over = model.get('retention_over_chance')
+    kept = over and over[metric]['value']
   return kept and round(kept, 12)       # 0.72 / 0.8 is less than 0.9
 
 

@@ -14,29 +14,30 @@ UNMEASURED = ('latency_ms', 'throughput_per_s', 'throughput_batch', 'flops', 'pe
 
 
 def measured(models: Sequence[Model], told: Judging, run: Run) -> dict[str, dict[str, Any]]:
-  """Sizes, and unless `evaluate.cost` is off what calls at the longest width take."""
+  """Sizes, and unless `evaluate.cost` is off what calls at the longest width take.
+
+  All is of calls on one device: of children a core, otherwise JAX's. Only its own meter counts
+  their joules, and `evaluate.watts` are those of a CPU.
+  """
   evaluate, reads = told.evaluate, told.task.reads
   sizes = {m.name: _sizes(m) for m in models}
   if not evaluate.cost:
     return {name: {**of, **dict.fromkeys(UNMEASURED)} for name, of in sizes.items()}
   run.log.say(f'timing {", ".join(sizes)}' + ', in turns on one core' * evaluate.alone)
   inputs = {m.name: m.dataset.inputs(m.widths) for m in models}
-  here = {m.name: cost.Subject(m.pure, m.weights, inputs[m.name], reads) for m in models}
-  how = {'meter': energy.meter('cpu'), 'watts': evaluate.watts}
+  platform = 'cpu' if evaluate.alone else jax.default_backend()
+  how = {'meter': energy.meter(platform), 'watts': evaluate.watts if platform == 'cpu' else 0.0}
   if evaluate.alone:
     jobs = {m.name: {**m.place, 'inputs': inputs[m.name]} for m in models}
     with alone.children(jobs, reads, jax.config.jax_compilation_cache_dir) as children:
       found = cost.measured(children, **how)
   else:
-    found = cost.measured(here, seconds=0.01, **how)
+    here = {m.name: cost.Subject(m.pure, m.weights, inputs[m.name], reads) for m in models}
+    found = cost.measured(here, seconds=0.01 if platform == 'cpu' else 0.2, **how)
   for model in models:
     if model.program and found[model.name]['peak_memory_bytes'] is not None:
       # XLA's plan has arguments, not constants, and a program's weights are inside.
       found[model.name]['peak_memory_bytes'] += model.program['bytes']
-  platform = jax.default_backend()
-  if platform != 'cpu' and (meter := energy.meter(platform)):
-    for name, of in cost.measured(here, meter=meter).items():
-      found[name]['energy_j_per_example'] = of['energy_j_per_example']
   return {name: {**of, **found[name]} for name, of in sizes.items()}
 
 

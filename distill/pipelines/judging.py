@@ -61,6 +61,17 @@ class Model:
   note: str = ''
 
 
+def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
+  """Whom a model is held against: of the teachers among `models` the first that it learnt from, or
+  else the first. None for a teacher, and where there is none.
+  """
+  if model.role == 'teacher':
+    return None
+  teachers = {m.name: m for m in models if m.role == 'teacher'}
+  own = (teachers[name] for name in model.teachers if name in teachers)
+  return next(own, next(iter(teachers.values()), None))
+
+
 def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
   """Reads the data, unless it is there, and checks that it can be judged by."""
   layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)

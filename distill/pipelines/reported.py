@@ -7,7 +7,7 @@ from distill import predict, sharding, step
 from distill.disk import reach
 from distill.evaluate import quality, report, tiers
 from distill.pipelines import costs, plan, reasons
-from distill.pipelines.judging import Judging, Model
+from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.pipelines.setting import digest
 from distill.train import Run
 from distill.types import Records
@@ -66,31 +66,29 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
 def judgements(models: Sequence[Model], records: Mapping[str, Records],
                told: Judging) -> dict[str, dict[str, Any]]:
   """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
-  resamples = told.evaluate.resamples
-  scores = {name: quality.intervals(told.task, r, resamples=resamples)
-            for name, r in records.items()}
-  teacher = next((m.name for m in models if m.role == 'teacher'), None)
-  chance = quality.chance(told.task, next(iter(records.values())))
+  aligned = quality.aligned(*records.values())
+  chance = quality.chance(told.task, aligned[0])
+  scores = {name: quality.resampled(told.task, own, resamples=told.evaluate.resamples)
+            for name, own in zip(records, aligned, strict=True)}
   baselines = {m.name: after.name for m, after in itertools.pairwise(models)
                if m.role == 'student' and after.role == 'baseline'}
 
-  def against(name: str) -> dict[str, Any]:
+  def against(name: str, teacher: str) -> dict[str, Any]:
     own, theirs = scores[name], scores[teacher]
-    kept, led = quality.shares(told.task, records[name], records[teacher], chance,
-                               resamples=resamples)
+    kept, led = quality.shares(own, theirs, chance)
     over = {metric: {**share, 'interval': led[metric]} for metric, share in
-            quality.over_chance(own, theirs, chance).items()} if chance else {}
-    return {'retention': {'of': teacher, **quality.retention(own, theirs)},
+            quality.over_chance(own.metrics, theirs.metrics, chance).items()} if chance else {}
+    return {'retention': {'of': teacher, **quality.retention(own.metrics, theirs.metrics)},
             'retention_interval': {'of': teacher, **kept},
             'retention_over_chance': {'of': teacher, **over} if chance else None}
 
   def judged(model: Model) -> dict[str, Any]:
-    kept = against(model.name) if teacher and model.role != 'teacher' else dict.fromkeys(
+    own, baseline = scores[model.name], baselines.get(model.name)
+    teacher = teacher_of(model, models)
+    kept = against(model.name, teacher.name) if teacher else dict.fromkeys(
         ('retention', 'retention_interval', 'retention_over_chance'))
-    baseline = baselines.get(model.name)
-    gained = baseline and {'of': baseline, **quality.gain(
-        told.task, records[model.name], records[baseline], resamples=resamples)}
-    return {'quality': scores[model.name], **kept, 'gain': gained or None}
+    gained = {'of': baseline, **quality.gain(own, scores[baseline])} if baseline else None
+    return {'quality': own.metrics, **kept, 'gain': gained}
   return {model.name: judged(model) for model in models}
 
 

@@ -1,6 +1,7 @@
 """Processes of their own: what they answer, that they have one core, and that they end."""
 import os
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from distill.evaluate import alone, cost
 from distill.export import huggingface
 from distill.models.pure import Pure
 from distill.models.resnet import ResNet
+from distill.types import Status, Stop
 
 PIXELS = {'height': 8, 'width': 8, 'channels': 1, 'mean': [0.], 'deviation': [1.], 'white': 16}
 CACHE = os.environ['JAX_COMPILATION_CACHE_DIR']
@@ -31,8 +33,11 @@ def test_a_process_has_one_core_answers_and_ends(tmp_path):
     plan = children['model'].plan(1)
     assert plan['threads'] == 1 and plan['flops'] > 0 and plan['peak_memory_bytes'] > 0
     assert plan['process_bytes'] is None or plan['process_bytes'] > plan['peak_memory_bytes']
+    start = time.perf_counter()
     times = children['model'].turn(1, .01)
-    assert times and all(0 < t < 60 for t in times)
+    # Seconds of calls that lie within the turn, and of which the last began before it was to end.
+    assert min(times) > 0 and sum(times) < time.perf_counter() - start and sum(times[:-1]) < .01
+    assert len(children['model'].turn(1, 0)) == 1
     # Every thread of it, JAX's too, may use one core and no other.
     threads = pathlib.Path(f'/proc/{process.pid}/task')
     if threads.exists():
@@ -40,9 +45,18 @@ def test_a_process_has_one_core_answers_and_ends(tmp_path):
       assert cores == {frozenset([max(os.sched_getaffinity(0))])}
     process.kill()
     process.wait()
-    with pytest.raises(RuntimeError, match=f'timed {tmp_path}.* ended with status -9'):
+    with pytest.raises(Stop, match='timed model ended with status -9, likely for want of') as told:
       children['model'].turn(1, .01)
+    assert told.value.status == Status.CONFIG and '\n' not in str(told.value)
   assert process.poll() is not None
+
+
+def test_a_process_that_cannot_begin_says_why_before_its_end_is_told(tmp_path, capfd):
+  place = {'place': str(tmp_path / 'gone'), 'inputs': {'pixels': PIXELS}}
+  with alone.children({'model': place}, ['logits'], CACHE) as children:
+    with pytest.raises(Stop, match='timed model ended with status 1, for what it says above'):
+      children['model'].plan(1)
+  assert 'gone' in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ class Fake:
 
   def plan(self, batch):
     self.calls.append(('plan', self.name, batch))
-    return {'flops': batch, 'peak_memory_bytes': batch, 'process_bytes': 7, 'threads': 1}
+    return {'flops': batch, 'peak_memory_bytes': batch, 'process_bytes': 7 * batch, 'threads': 1}
 
   def turn(self, batch, seconds):
     self.calls.append(('turn', self.name, batch))
@@ -150,10 +150,14 @@ def test_a_measurement_is_of_batch_1_and_of_the_fastest_batch():
   found, _ = measured()
   assert found['slow']['latency_ms'] == {'p50': 4, 'p95': pytest.approx(100), 'batch': 1,
                                          'threads': 1}
-  assert found['slow']['flops'] == 1 and found['slow']['process_bytes'] == 7
+  assert found['slow']['flops'] == found['slow']['peak_memory_bytes'] == 1
   assert found['slow']['throughput_per_s'] == 500 and found['slow']['throughput_batch'] == 8
   assert found['fast']['throughput_per_s'] == 1000 and found['fast']['throughput_batch'] == 1
   assert found['slow']['energy_j_per_example'] is None and 'threads' not in found['slow']
+
+
+def test_the_most_that_a_process_held_is_known_when_every_batch_was_called():
+  assert measured()[0]['slow']['process_bytes'] == 7 * 32
 
 
 def test_models_take_turns_in_five_rounds_and_are_compiled_before():
@@ -170,7 +174,8 @@ def test_energy_is_what_a_meter_counts_by_all_calls_or_else_an_estimate():
   assert found['fast']['energy_j_per_example']['value'] == 10 / 10
   found, _ = measured(watts=50.)
   energy = found['slow']['energy_j_per_example']
-  assert energy['value'] == pytest.approx(.2) and energy['method'].startswith('estimated: 50 W')
+  assert energy['value'] == pytest.approx(.2)
+  assert energy['method'].startswith('estimated for the CPU: 50 W')
   assert energy['inputs'] == {'watts_per_core': 50, 'cores': 1, 'seconds': .004}
 
 

@@ -35,7 +35,7 @@ def test_rapl_adds_processors_and_memory_but_no_part_twice(tree):
   # 999 µJ, 999,994 µJ and 999,989 µJ; not core, psys, nor the same package by another door
   assert counter.joules() == pytest.approx((999 + 999_994 + 999_989) * 1e-6)
   told = counter.told(8., 4)
-  assert told == {'value': 2, 'method': 'measured by RAPL: package-0, dram, package-1',
+  assert told == {'value': 2, 'method': 'measured by RAPL on the CPU: package-0, dram, package-1',
                   'inputs': {'joules': 8, 'examples': 4}}
 
 
@@ -87,7 +87,7 @@ def test_nvml_counts_millijoules_of_the_first_visible_gpu(nvml, monkeypatch):
   before = meter.joules()
   nvml[0] += 250
   assert meter.joules() - before == pytest.approx(.25)
-  assert meter.told(1., 2)['method'] == 'measured by NVML: one GPU'
+  assert meter.told(1., 2)['method'] == 'measured by NVML on one GPU'
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'GPU-abc,GPU-def')
   assert energy.meter('gpu').joules() == 7
 
@@ -102,5 +102,5 @@ def test_a_gpu_that_cannot_count_and_a_package_that_is_not_there_are_no_meter(nv
 def test_an_estimate_is_called_one_and_without_a_power_there_is_none():
   assert energy.estimated(0., 4, 1.) is None
   assert energy.estimated(10., 2, .5) == {
-      'value': 10, 'method': 'estimated: 10 W a busy core × cores × seconds',
+      'value': 10, 'method': 'estimated for the CPU: 10 W a busy core × cores × seconds',
       'inputs': {'watts_per_core': 10, 'cores': 2, 'seconds': .5}}

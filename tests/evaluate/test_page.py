@@ -56,7 +56,7 @@ def model(name, role, records, names):
   task = Classification(classes=len(names), names=names)
   return {
       'name': name, 'role': role, 'saw': {'images': 9, 'labels': 9},
-      'quality': quality.intervals(task, records, resamples=9),
+      'quality': quality.resampled(task, records, resamples=9).metrics,
       'params': 100, 'params_outside_embeddings': 100, 'bytes': 400, 'flops': 9.,
       'latency_ms': {'p50': 2., 'p95': 3., 'batch': 1, 'threads': 1}, 'throughput_per_s': 9.,
       'peak_memory_bytes': 1000, 'energy_j_per_example': None, 'faithfulness': {},
@@ -485,7 +485,7 @@ class TestPage:
     teacher, student = found['models']
     for each, seconds in (teacher, .1), (student, .2):
       each['energy_j_per_example'] = energy.estimated(10., 1, seconds)
-    assert tables.energies(found) == ['estimated: 10 W a busy core × cores × seconds '
+    assert tables.energies(found) == ['estimated for the CPU: 10 W a busy core × cores × seconds '
                                       '(1 core for the median time at batch 1)']
     assert '1 core for the median time' in written(tmp_path, found)
     teacher['energy_j_per_example'] = {'value': .01, 'method': 'measured by RAPL: package-0',

@@ -41,6 +41,16 @@ class Error:
     return {'error': float(np.mean(np.abs(found['label'] - found['prediction'])))}
 
 
+def intervals(task, found, **how):
+  return quality.resampled(task, found, **how).metrics
+
+
+def gain(task, ours, theirs, **how):
+  """As a report makes it, of records in any order."""
+  return quality.gain(*(quality.resampled(task, each, **how)
+                        for each in quality.aligned(ours, theirs)))
+
+
 def drawn_by_scipy(data, statistic, resamples, seed):
   """The percentile interval of `scipy.stats.bootstrap`, paired."""
   with warnings.catch_warnings():
@@ -53,21 +63,21 @@ def drawn_by_scipy(data, statistic, resamples, seed):
 class TestIntervals:
 
   def test_is_what_the_report_wants(self):
-    found = quality.intervals(BINARY, records([1, 1, 0, 1]))['accuracy']
+    found = intervals(BINARY, records([1, 1, 0, 1]))['accuracy']
     assert found['value'] == 0.75 and found['low'] <= 0.75 <= found['high']
     assert (found['n'], found['unit'], found['higher_is_better']) == (4, 'fraction', True)
     assert all(type(found[name]) is float for name in ('value', 'low', 'high'))
 
   def test_width_is_the_binomial_one(self):
     # 400 examples, 80 % right: standard error √(0.8 · 0.2 / 400) = 0.02, so ± 1.96 · 0.02.
-    found = quality.intervals(BINARY, records([1] * 320 + [0] * 80), resamples=4000)['accuracy']
+    found = intervals(BINARY, records([1] * 320 + [0] * 80), resamples=4000)['accuracy']
     assert found['low'] == pytest.approx(0.8 - 0.0392, abs=0.004)
     assert found['high'] == pytest.approx(0.8 + 0.0392, abs=0.004)
 
   @pytest.mark.parametrize('right', [np.arange(70) % 3 > 0, [1] * 9, [0, 1]])
   def test_is_scipys(self, right):
     # With the same generator scipy draws the same rows.
-    found = quality.intervals(BINARY, records(right), resamples=300, seed=5)['accuracy']
+    found = intervals(BINARY, records(right), resamples=300, seed=5)['accuracy']
     theirs = drawn_by_scipy((np.array(right, float),), np.mean, 300, 5)
     assert (found['low'], found['high']) == pytest.approx(tuple(theirs))
 
@@ -76,26 +86,26 @@ class TestIntervals:
     # 0.7 in about 94 % of samples at this size; below 86 % or always would be far outside noise.
     random, covered = np.random.default_rng(0), []
     for seed in range(150):
-      found = quality.intervals(BINARY, records(random.random(100) < 0.7), resamples=200,
+      found = intervals(BINARY, records(random.random(100) < 0.7), resamples=200,
                                 seed=seed)['accuracy']
       covered.append(found['low'] <= 0.7 <= found['high'])
     assert 0.86 < np.mean(covered) < 1
 
   def test_is_the_same_for_the_same_seed_and_another_for_another(self):
     found = records(np.arange(50) % 3 > 0)
-    first, again, other = (quality.intervals(BINARY, found, resamples=50, seed=seed)
+    first, again, other = (intervals(BINARY, found, resamples=50, seed=seed)
                            for seed in (0, 0, 1))
     assert first == again != other
 
   def test_a_perfect_model_has_no_width(self):
-    found = quality.intervals(BINARY, records([1, 1, 1]))['accuracy']
+    found = intervals(BINARY, records([1, 1, 1]))['accuracy']
     assert (found['low'], found['value'], found['high']) == (1, 1, 1)
 
   def test_refuses_no_records_and_no_resamples(self):
     with pytest.raises(ValueError, match='no records'):
-      quality.intervals(BINARY, records([]))
+      intervals(BINARY, records([]))
     with pytest.raises(ValueError, match='resamples=0'):
-      quality.intervals(BINARY, records([1]), resamples=0)
+      intervals(BINARY, records([1]), resamples=0)
 
   def test_three_models_of_2800_examples_take_two_seconds_at_most(self):
     random = np.random.default_rng(0)
@@ -106,7 +116,7 @@ class TestIntervals:
                      'probabilities': np.full((2800, 9), 1 / 9, np.float32)})
     start = time.process_time()
     for found in models:
-      quality.intervals(task, found)
+      intervals(task, found)
     assert time.process_time() - start < 2
 
 
@@ -114,14 +124,14 @@ class TestGain:
 
   def test_by_hand(self):
     # 3 of 4 right against 1 of 4.
-    found = quality.gain(BINARY, records([1, 1, 0, 1]), records([0, 1, 0, 0]))['accuracy']
+    found = gain(BINARY, records([1, 1, 0, 1]), records([0, 1, 0, 0]))['accuracy']
     assert found['value'] == 0.5 and found['low'] <= 0.5 <= found['high']
 
   def test_pairs_examples_by_id_whatever_their_order(self):
     # The same answers in another order: every resample's difference is exactly zero.
     right = np.arange(40) % 3 > 0
     order = np.random.default_rng(0).permutation(40)
-    found = quality.gain(BINARY, records(right), records(right[order], ids=order))
+    found = gain(BINARY, records(right), records(right[order], ids=order))
     assert found['accuracy'] == {'value': 0, 'low': 0, 'high': 0}
 
   def test_pairing_makes_the_interval_narrower_than_either_models(self):
@@ -130,14 +140,14 @@ class TestGain:
     right = np.arange(200) % 2 > 0
     better = right.copy()
     better[:8:2] = True
-    found = quality.gain(BINARY, records(better), records(right))['accuracy']
+    found = gain(BINARY, records(better), records(right))['accuracy']
     assert found['value'] == pytest.approx(0.02) and 0 <= found['low'] < found['high'] < 0.05
 
   def test_is_scipys(self):
     random = np.random.default_rng(2)
     label, ours, theirs = random.normal(size=(3, 50))
-    found = quality.gain(Regression(), numbers(label, ours), numbers(label, theirs),
-                         resamples=300, seed=5)['mse']
+    found = gain(Regression(), numbers(label, ours), numbers(label, theirs),
+                 resamples=300, seed=5)['mse']
     gap = lambda of, a, b: np.mean((of - b)**2) - np.mean((of - a)**2)        # less is better
     assert found['value'] == pytest.approx(gap(label, ours, theirs))
     assert (found['low'], found['high']) == pytest.approx(
@@ -145,24 +155,24 @@ class TestGain:
 
   def test_better_is_positive_where_less_is_better(self):
     close, far = records([1, 1, 1, 0]), records([0, 0, 0, 0])
-    assert quality.gain(Error(), close, far)['error']['value'] == 0.75
-    assert quality.gain(Error(), far, close)['error']['value'] == -0.75
+    assert gain(Error(), close, far)['error']['value'] == 0.75
+    assert gain(Error(), far, close)['error']['value'] == -0.75
 
   @pytest.mark.parametrize('ids', [[0, 1, 3], [0, 1]])
   def test_refuses_other_examples(self, ids):
     with pytest.raises(ValueError, match='different examples'):
-      quality.gain(BINARY, records([1, 0, 1]), records([1] * len(ids), ids=ids))
+      quality.aligned(records([1, 0, 1]), records([1] * len(ids), ids=ids))
 
   def test_refuses_an_example_that_is_there_twice(self):
     twice = records([1, 0, 1], ids=[0, 1, 1])
     with pytest.raises(ValueError, match='twice'):
-      quality.gain(BINARY, twice, twice)
+      quality.aligned(twice, twice)
 
   def test_refuses_other_labels(self):
     other = records([1, 0])
     other['label'] = np.array([1, 0], np.int32)
     with pytest.raises(ValueError, match='labels'):
-      quality.gain(BINARY, records([1, 0]), other)
+      quality.aligned(records([1, 0]), other)
 
 
 def test_retention_is_the_share_that_is_left_in_either_direction():
@@ -247,7 +257,7 @@ class TestPerClass:
     # Of two classes F1 of class 1 is a metric of the task, too.
     random = np.random.default_rng(1)
     found = classes(random.integers(2, size=90), random.integers(2, size=90), 2)
-    wanted = quality.intervals(BINARY, found, resamples=200, seed=3)['f1']
+    wanted = intervals(BINARY, found, resamples=200, seed=3)['f1']
     assert quality.per_class(found, ('no', 'yes'), resamples=200, seed=3)[1]['f1'] == {
         name: pytest.approx(wanted[name]) for name in ('value', 'low', 'high')}
 
@@ -272,7 +282,9 @@ def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
       metrics={'m': {'unit': '', 'higher_is_better': higher}}, primary='m', constant=None,
       score=lambda records: {'m': float(records['value'].mean())})
   chance = {'m': 0.5 if higher else 3.0}
-  kept, led = quality.shares(task, records['ours'], records['theirs'], chance, resamples=200)
+  ours, theirs = (quality.resampled(task, records[name], resamples=200)
+                  for name in ('ours', 'theirs'))
+  kept, led = quality.shares(ours, theirs, chance)
   draws = np.random.default_rng(0)
   means = np.array([[values[name][rows].mean() for name in ('ours', 'theirs')]
                     for rows in (draws.integers(30, size=30) for _ in range(200))])
@@ -281,8 +293,8 @@ def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
   for found, expected in ((kept, ratio), (led, over)):
     np.testing.assert_allclose([found['m']['low'], found['m']['high']],
                                np.percentile(expected, [2.5, 97.5]))
-  kept, led = quality.shares(task, records['ours'], records['ours'], chance, resamples=20)
+  kept, led = quality.shares(ours, ours, chance)
   assert kept['m'] == led['m'] == {'low': 1, 'high': 1}
-  reference = {**records['theirs'], 'value': values['theirs'] - 1.5}        # on both sides of 0
-  kept, led = quality.shares(task, records['ours'], reference, None, resamples=200)
+  around_0 = {**records['theirs'], 'value': values['theirs'] - 1.5}
+  kept, led = quality.shares(ours, quality.resampled(task, around_0, resamples=200), None)
   assert kept == {'m': None} and led == {}

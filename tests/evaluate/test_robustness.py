@@ -189,7 +189,8 @@ class TestStood:
     found = robustness.stood(task, clean, {'noise': worse}, {'noise': 'some'}, resamples=50)
     assert found['clean']['value'] == 0.75 and found['noise']['value'] == 0.5
     assert found['noise']['kept'] == pytest.approx(2 / 3) and found['noise']['about'] == 'some'
-    assert found['noise']['change'] == quality.gain(task, worse, clean, resamples=50)['accuracy']
+    assert found['noise']['change'] == quality.gain(*(
+        quality.resampled(task, records, resamples=50) for records in (worse, clean)))['accuracy']
     assert found['noise']['change']['value'] == -0.25
 
   def test_examples_are_paired_by_id_whatever_their_order(self):

@@ -8,6 +8,7 @@ from distill.types import Status, Stop
 
 def model(name, role, params, **more):
   return {'name': name, 'role': role, 'params': params, 'retention': None, 'latency_ms': None,
+          'quality': {'accuracy': {'value': .7, 'higher_is_better': True}},
           'shipped_bytes': None, 'quantised': 0., 'tier': None} | more
 
 
@@ -65,6 +66,28 @@ def test_one_limit_that_is_missed_misses_its_tier_alone(report, change, tier, li
   assert [name for name, v in found.items() if not v['passed']] == [tier]
   missed = [each for each in found[tier]['limits'] if not each['passed']]
   assert [(each['name'], each['value']) for each in missed] == [(limit, value)]
+
+
+@pytest.mark.parametrize(('over', 'value'), [
+    ({'of': 'teacher', 'mse': {'value': .9, 'chance': 2.}}, .9),
+    ({'of': 'teacher', 'mse': {'value': -.1, 'chance': 2.}}, -.1),
+    ({'of': 'teacher', 'mse': {'value': None, 'chance': 2.}}, None), (None, None)])
+def test_of_a_metric_where_less_is_better_the_lead_over_chance_is_kept(report, over, value):
+  """An untrained student's error beside an untrained teacher's, 6.9 and 7.0, is 101 % of it."""
+  report['task']['primary'] = 'mse'
+  report['models'][1] |= {
+      'quality': {'mse': {'value': 6.9, 'higher_is_better': False}},
+      'retention': {'of': 'teacher', 'mse': 7 / 6.9}, 'retention_over_chance': over}
+  found = verdicts(report)[0]['cloud']
+  assert found['limits'][0]['value'] == value and found['passed'] == (value == .9)
+
+
+def test_parameters_are_a_share_of_those_of_the_teacher_that_is_kept(report):
+  report['models'].append(model('teacher2', 'teacher', 500))
+  report['models'][1]['retention']['of'] = 'teacher2'
+  assert verdicts(report)[0]['edge']['limits'][0]['value'] == .2
+  report['models'][1]['retention'] = None
+  assert verdicts(report)[0]['edge']['limits'][0]['value'] == .1
 
 
 def test_without_a_teacher_there_is_no_share_of_one(report):

@@ -67,7 +67,7 @@ class TestTiers:
   """Runs of a matrix: several students, each with its baseline and its tier."""
 
   def row(self, seed, small, wide, p95=9.0, share=0.05):
-    found = row({}, seed, 0, 0)
+    found = row({}, seed, 0, 0, training={'big': {'seconds': 40.}})
     one = found['models'].pop('student')
     plain, baseline = found['models'].pop('baseline'), 0.5
     verdicts = {'small': ('edge', {'params': limit('<=', .1, share),
@@ -81,17 +81,22 @@ class TestTiers:
           'gain': {'of': f'{name}-baseline', 'accuracy': {'value': value - baseline}},
           'tier': {'name': tier, 'passed': passed, 'limits': limits}}
       found['models'][f'{name}-baseline'] = plain | {'quality': {'accuracy': baseline}}
+      found['training'] |= {name: {'seconds': {'small': 30., 'wide': 48.}[name]},
+                            f'{name}-baseline': {'seconds': 6.}}
       baseline += 0.1
     return found
 
-  def test_each_student_is_an_arm_with_its_own_baseline_and_part_of_the_time(self, tmp_path):
-    # Baselines 50 and 60; of three times 90 seconds a half each is 2.2 minutes (half to even).
+  def test_each_student_is_an_arm_with_its_own_baseline_and_their_training(self, tmp_path):
+    # Baselines 50 and 60. Three times 30 + 6 seconds of training are 1.8 minutes, and three times
+    # 48 + 6 are 2.7; that their teacher took 40 is no student's.
     text = page(tmp_path, [self.row(s, 0.6 + 0.02 * s, 0.7) for s in range(3)])
     assert cells(text, '`student=small`') == [
         '`student=small`', '80.0 ± 0.0', '62.0 ± 2.0', '50.0 ± 0.0', '77.5 ± 2.5',
-        '12.0 ± 2.0 (7.0 to 17.0)', '–', '3', '2.2']
+        '12.0 ± 2.0 (7.0 to 17.0)', '–', '3', '1.8']
     assert cells(text, '`student=wide`')[2:6] == [
         '70.0 ± 0.0', '60.0 ± 0.0', '87.5 ± 0.0', '10.0 ± 0.0 (10.0 to 10.0)']
+    assert cells(text, '`student=wide`')[8] == '2.7'
+    assert cells(text, 'arm')[8] == 'minutes of training'
 
   def test_limits_have_values_over_seeds_and_how_many_pass(self, tmp_path):
     # 7, 9 and 8 ms: 8 ± 1, of which two are 8 at most; 73, 75 and 66 of 80 kept; at
