@@ -3,7 +3,6 @@ import contextlib
 import json
 import re
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -13,8 +12,9 @@ from PIL import Image
 
 from distill import checkpoint, predict, sharding, train
 from distill.data import digits
-from distill.logs import Log
+from distill.logs import Log, Silence
 from distill.pipelines import compare, reasons
+from distill.pipelines.judging import Model
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -118,10 +118,9 @@ class TestTheReport:
     workdir, _ = whole
     records = {name: dict(np.load(workdir / 'records' / f'{name}.npz'))
                for name in ('teacher', 'student')}
-    models = [types.SimpleNamespace(name=name, role=name, pure=pure, weights=weights)
-              for name in records
+    models = [Model(name, name, pure, weights, {}, DATA) for name in records
               for pure, weights, _ in [predict.exported(str(workdir / 'export' / name))]]
-    this = train.Run('digits', tmp_path, None, seed=0)
+    this = train.Run('digits', tmp_path, Silence(), seed=0)
     evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
     alone = reasons.reasons(models[1:], records, evaluate(), this)['student']
     assert alone['faithfulness'] == {} and alone['layers'] is None

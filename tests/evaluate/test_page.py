@@ -68,6 +68,10 @@ def reported(roles, names=('no', 'yes')):
   """A report on models by name and role, and their records."""
   records = {name: answers(i, len(names)) for i, name in enumerate(roles)}
   models = [model(name, role, records[name], names) for name, role in roles.items()]
+  if teacher := next((m['name'] for m in models if m['role'] == 'teacher'), None):
+    for each in models:
+      if each['role'] != 'teacher':
+        each['retention'] = {'of': teacher, 'accuracy': 0.9}
   return {
       'schema': 1, 'config_name': 'some', 'config_sha256': 'c0ffee', 'seed': 0, 'versions': {},
       'hardware': {'device': 'cpu', 'cpu': 'some', 'cores': 1},
@@ -285,7 +289,7 @@ class TestGallery:
     elif without == 'prediction':
       del records['teacher']['prediction']
     else:
-      found['models'][0]['role'] = 'baseline'
+      found['models'][1]['retention'] = None              # no teacher
     assert gallery.examples(found, records, inside) == (0, [])
 
 
