@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distill.evaluate import tiers
-from distill.pipelines import reported
+from distill.pipelines import judging, reported
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
 from distill.tasks.words import MaskedWords
@@ -131,3 +131,15 @@ def test_without_a_baseline_there_is_no_gain_and_without_a_teacher_nothing_is_ke
   found = judged(Classification(classes=5), student=right(30), baseline=right(24))
   assert found['student']['retention'] is found['student']['retention_over_chance'] is None
   assert found['student']['gain'] is not None and found['baseline']['gain'] is None
+
+
+def test_every_model_is_held_against_its_own_teacher_and_a_baseline_against_its_students():
+  model = lambda name, role, *teachers: types.SimpleNamespace(
+      name=name, role=role, teachers=teachers)
+  models = [model('one', 'teacher'), model('two', 'teacher'), model('middle', 'assistant', 'two'),
+            model('a', 'student', 'middle', 'two'), model('a-baseline', 'baseline'),
+            model('b', 'student', 'middle'), model('c', 'student')]
+  whose = {m.name: getattr(judging.teacher_of(m, models), 'name', None) for m in models}
+  assert whose == {'one': None, 'two': None, 'middle': 'two', 'a': 'two', 'a-baseline': 'two',
+                   'b': 'one', 'c': 'one'}
+  assert judging.teacher_of(models[3], models[2:]) is None

@@ -9,14 +9,13 @@ further splits; a report may be without these.
 Where a metric's `higher_is_better` is false, less is better. Of a model's fields
 `retention_interval` is null where a resample has no such share; `retention_over_chance` is
 (a - chance) / (t - chance), with the chance of the best answer that is always the same, null where
-the teacher doesn't lead that; `classes` are those of its records in
-their order, null for numbers and words; `calibration` (`faithfulness.calibration`) is null without
-probabilities; `faithfulness` is against the model `layers.of` or, without layers, the first
-teacher: by the records `agreement`, `agreement_on_errors`, `kl` (`faithfulness.answers`), by
-records/inside/NAME.npz (`inside.looked`) `saliency`, `saliency_top`, `rollout`, `cka`
-(`faithfulness.insights`); {} for teachers; `layers` has the CKA of all pairs, rows its own;
-`robustness` (`robustness.stood`) is on a fixed sample of `task.split`. With
-`evaluate.faithfulness=False` there are only the records' numbers.
+the teacher doesn't lead that; `classes` are those of its records in their order, null for numbers
+and words; `calibration` (`faithfulness.calibration`) is null without probabilities; `faithfulness`
+is against the teacher that `retention` is of: by the records `agreement`, `agreement_on_errors`,
+`kl` (`faithfulness.answers`), by records/inside/NAME.npz (`inside.looked`) `saliency`,
+`saliency_top`, `rollout`, `cka` (`faithfulness.insights`); {} for teachers; `layers` has the CKA of
+all pairs, rows its own; `robustness` (`robustness.stood`) is on a fixed sample of `task.split`.
+With `evaluate.faithfulness=False` there are only the records' numbers.
 
 `quantised` is the share of the parameters that 8 bits or fewer hold, `process_bytes` the most that
 the process of the timed calls held (Python and compiler too), `throughput_batch` the batch of

@@ -1,5 +1,6 @@
 """What models are judged by, and a model that is."""
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,10 +64,12 @@ class Model:
 
 def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
   """Whom a model is held against: of the teachers among `models` the first that it learnt from, or
-  else the first. None for a teacher, and where there is none.
+  else the first; of a baseline, its student's. None for a teacher, and where there is none.
   """
   if model.role == 'teacher':
     return None
+  if model.role == 'baseline':
+    model = next((m for m, after in itertools.pairwise(models) if after.name == model.name), model)
   teachers = {m.name: m for m in models if m.role == 'teacher'}
   own = (teachers[name] for name in model.teachers if name in teachers)
   return next(own, next(iter(teachers.values()), None))
