@@ -40,6 +40,6 @@ setup(
         # brings gigabytes of CUDA.
         'peers': ['torch>=2.13', 'transformers>=5'],
         'test': ['beartype>=0.20', 'flatbuffers>=24', 'hypothesis>=6', 'pytest>=8',
-                 'pytest-xdist>=3.6', 'ruff>=0.9'],
+                 'pytest-xdist>=3.8', 'ruff>=0.9'],
     },
 )

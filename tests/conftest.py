@@ -26,6 +26,15 @@ REFERENCE = json.loads((pathlib.Path(__file__).parent / 'losses' / 'reference.js
 proven = set()
 
 
+# The files that take longest: begun first, so that no worker is left with one at the end.
+LONG = ('test_main.py', 'test_evaluate.py', 'test_chains.py', 'test_images_run.py',
+        'test_own_text.py', 'test_methods.py')
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_runtest_logreport(report):
   proven.update(name for key, names in report.user_properties if key == 'proven' for name in names)
 

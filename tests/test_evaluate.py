@@ -104,14 +104,6 @@ def test_a_run_a_program_and_a_foreign_folder_stand_side_by_side(place, tmp_path
   assert rows and by_step(rows) == by_step(own)
 
 
-def test_an_evaluation_can_be_evaluated_again(place, tmp_path, ask):
-  _, _, first = ask('run', 'program', 'foreign')
-  code, said, found = ask(tmp_path / 'out', to='again')
-  assert code == Status.DONE, said
-  quality = lambda report: [(m['name'], m['role'], m['quality']) for m in report['models']]
-  assert quality(found) == quality(first)
-
-
 def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, ask):
   """Held against `distill.predict`, which knows nothing of the data."""
   code, said, _ = ask('run', 'foreign')
@@ -288,25 +280,18 @@ def test_a_trailing_slash_is_the_same_place(tmp_path, monkeypatch):
 
 
 def test_an_evaluation_can_be_evaluated_from_elsewhere(tmp_path, ask, monkeypatch):
-  ask('run', 'foreign', to='first')
-  monkeypatch.chdir('/')
-  code, said, found = ask(tmp_path / 'first', to='second')
-  assert code == Status.DONE, said
-  assert [m['name'] for m in found['models']] == ['teacher', 'student', 'baseline', 'foreign']
-
-
-def test_whose_training_is_not_known_may_have_seen_the_examples(ask):
-  _, said, found = ask('run', 'foreign')
-  notes = {m['name']: m.get('note', '') for m in found['models']}
+  _, said, first = ask('run', 'program', 'foreign')
+  notes = {m['name']: m.get('note', '') for m in first['models']}
   assert notes.pop('foreign') == ('what it was trained on is not known: it may have seen examples '
                                   'of test')
   assert not any(notes.values()) and 'foreign: what it was trained on is not known' in said
-
-
-def test_limits_of_tiers_are_fields_also_of_a_run_that_left_them_out(ask):
-  _, _, found = ask('run', evaluate__tiers__cloud__kept=0.01)
+  monkeypatch.chdir('/')
+  code, said, found = ask(tmp_path / 'out', to='again', evaluate__tiers__cloud__kept=0.01)
+  assert code == Status.DONE, said
+  quality = lambda report: [(m['name'], m['role'], m['quality']) for m in report['models']]
+  assert quality(found) == quality(first)
   [cloud] = [t for t in found['models'][1]['tiers'] if t['name'] == 'cloud']
-  assert cloud['limits'][0]['limit'] == 0.01
+  assert cloud['limits'][0]['limit'] == 0.01          # a field that the run left out
 
 
 @pytest.mark.parametrize('damage, status, line', [

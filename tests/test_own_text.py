@@ -10,8 +10,9 @@ from distill import main
 from distill.types import Status
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = ['data.batch_size=8', 'data.length=8', 'data.vocabulary=200',
-         'student.model.width=8', 'teachers.teacher.model.width=16',
+SMALL = ['evaluate.alone=False', 'evaluate.faithfulness=False', 'data.batch_size=8',
+         'data.length=8', 'data.vocabulary=200', 'student.model.width=8',
+         'teachers.teacher.model.width=16',
          *(f'{of}model.depth=1' for of in ('student.', 'teachers.teacher.')),
          *(f'{of}train.{plan}' for of in ('', 'teachers.teacher.')
            for plan in ('steps=4', 'log_every=2', 'save_every=4', 'eval_every=4'))]
