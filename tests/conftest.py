@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import pathlib
+import sys
 
 import jaxtyping
 
@@ -33,6 +34,12 @@ LONG = ('test_main.py', 'test_evaluate.py', 'test_chains.py', 'test_images_run.p
 
 def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_runtest_teardown(item):
+  inputs = sys.modules.get('tests.losses.inputs')
+  if inputs and item.path.parent.name in ('losses', 'models'):
+    item.user_properties.append(('proven', sorted(inputs.PROVEN)))      # of this process, as yet
 
 
 def pytest_runtest_logreport(report):

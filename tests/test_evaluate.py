@@ -185,21 +185,25 @@ def test_models_of_one_name_are_told_apart_by_their_run(place, tmp_path, ask):
   assert found['models'][1]['gain'] and found['models'][3]['gain'] is None
 
 
-def test_a_baseline_counts_only_beside_the_student_that_it_belongs_to(ask):
-  _, _, found = ask('run/export/teacher', 'run/export/student', 'run/export/baseline')
-  assert [m['role'] for m in found['models']] == ['teacher', 'student', 'baseline']
-  assert found['models'][1]['gain']['of'] == 'baseline'
-  _, _, found = ask('run/export/teacher', 'foreign', 'run/export/baseline', to='apart')
-  assert [m['role'] for m in found['models']] == ['teacher', 'student', 'student']
-  assert all(m['gain'] is None for m in found['models'])
+def roles(place, *models):
+  found = gathered.gathered([str(place / model) for model in models])
+  return {name: model.node.role for name, model in found.items()}
 
 
-def test_without_a_teacher_the_first_is_what_others_are_held_against(ask):
+def test_a_baseline_is_one_only_beside_the_student_that_it_belongs_to(place):
+  own = {'teacher': 'teacher', 'student': 'student', 'baseline': 'baseline'}
+  assert roles(place, 'run') == own
+  assert roles(place, *(f'run/export/{name}' for name in own)) == own
+  assert roles(place, 'run/export/teacher', 'foreign', 'run/export/baseline') == {
+      'teacher': 'teacher', 'foreign': 'student', 'baseline': 'student'}
+
+
+def test_without_a_teacher_the_first_is_what_others_are_held_against(place, ask):
+  assert roles(place, 'run/export/student') == {'student': 'student'}
+  assert roles(place, 'foreign', 'run/export/student') == {'foreign': 'teacher',
+                                                           'student': 'student'}
   _, _, found = ask('run/export/student', 'foreign')
-  assert [m['role'] for m in found['models']] == ['teacher', 'student']
   assert found['models'][1]['retention']['of'] == 'student'
-  _, _, found = ask('run/export/student', to='alone')
-  assert found['models'][0]['role'] == 'student' and found['models'][0]['retention'] is None
 
 
 def test_a_missed_tier_is_an_exit_status_and_the_report_is_there(ask):

@@ -77,9 +77,9 @@ def test_the_run_leaves_what_the_contract_names(whole):
   assert report['models'][0]['saw']['labels'] > 5 * report['models'][1]['saw']['labels']
 
 
-def test_the_same_command_again_says_that_it_is_finished(whole):
+def test_the_same_command_again_says_that_it_is_finished(whole, capsys):
   workdir, _, _ = whole
-  code, out, err = finished(command(workdir))
+  code, out, err = answered(capsys, workdir)
   assert code == 0 and 'finished before' in err and 'The student' in out
 
 
@@ -235,11 +235,11 @@ def test_sigterm_saves_the_step_and_exits_with_3(tmp_path):
   assert [*(tmp_path / 'run/checkpoints/student').glob('[1-6]')]
 
 
-def test_numbers_that_are_not_finite_name_the_step_and_the_batch(tmp_path):
-  code, _, err = finished(command(
-      tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
+def test_numbers_that_are_not_finite_name_the_step_and_the_batch(tmp_path, capsys):
+  code, _, err = answered(
+      capsys, tmp_path / 'run', '--config.teachers.teacher.train.optimizer.rate=1e30',
       '--config.teachers.teacher.train.optimizer.warmup=0.5',   # the first step's rate is 0
-      '--config.teachers.teacher.train.save_every=1'))
+      '--config.teachers.teacher.train.save_every=1')
   line = err.splitlines()[-1]
   assert code == Status.NONFINITE and 'Traceback' not in err
   step = int(line.partition('at step ')[2].partition(',')[0])

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distill import main
+from distill import main, predict
 from distill.types import Status
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def trained(path, workdir, config='configs/files.py'):
   return ran.stderr, json.loads((workdir / 'report.json').read_text())
 
 
-def test_from_a_file_to_an_answer(tmp_path):
+def test_from_a_file_to_an_answer(tmp_path, capsys):
   path = written(tmp_path / 'my.jsonl', lambda i: ('good', 'bad')[i % 2])
   said, report = trained(path, tmp_path / 'run')
   assert "my.jsonl: text from 'sentence', label from 'label'" in said
@@ -49,9 +49,9 @@ def test_from_a_file_to_an_answer(tmp_path):
   assert sum(splits.values()) == 200 and min(splits.values()) > 0
   saw = report['models'][1]['saw']
   assert saw == {'texts': splits['train'], 'labels': splits['train'] - 40}
-  answered = command('predict', f'--model={tmp_path}/run/export/student', 'a good film', 'bad')
-  assert answered.returncode == 0, answered.stderr
-  answers = [json.loads(line) for line in answered.stdout.splitlines()]
+  capsys.readouterr()
+  assert predict.main([f'--model={tmp_path}/run/export/student', 'a good film', 'bad']) == 0
+  answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [answer['text'] for answer in answers] == ['a good film', 'bad']
   assert all(list(answer['probabilities']) == ['bad', 'good'] for answer in answers)
 
