@@ -17,12 +17,14 @@ def spelled(metric: str) -> str:
 
 
 def number(value: float, unit: str) -> str:
+  """A number by its unit: fractions as percents, and a minus that is one."""
   said = (f'{100 * value:.1f}' if unit == 'fraction' else
           f'{value:.3f}' if unit == 'correlation' else f'{value:.4g}')
   return said.replace('-', '−' if float(said) else '')
 
 
 def amount(value: float, unit: str, words: Mapping[str, str] = UNITS) -> str:
+  """A number with its unit, or with what `words` calls that."""
   return f'{number(value, unit)} {words.get(unit, unit)}'.rstrip()
 
 
@@ -32,10 +34,12 @@ def interval(metric: Mapping[str, Any], to: str = '–') -> str:
 
 
 def times(ratio: float) -> str:
+  """How many times: two digits, or whole from ten."""
   return f'{ratio:.1f}'.removesuffix('.0') if ratio < 10 else f'{ratio:.0f}'
 
 
 def percent(share: float | None) -> str:
+  """A share with a digit after the point; – where there is none."""
   return '–' if share is None else f'{100 * share:.1f} %'
 
 
@@ -50,6 +54,7 @@ def short(number: float | None, unit: str = '') -> str:
 
 
 def milliseconds(time: float) -> str:
+  """A time in ms, short ones with three digits after the point."""
   return f'{time:,.2f} ms' if time >= 1 else f'{time:.3f} ms'
 
 
