@@ -19,7 +19,7 @@ import numpy as np
 from distill import lookup
 from distill import main as distill
 from distill.pipelines import plan
-from distill.pipelines.judging import BATCHING
+from distill.pipelines.judging import source
 from distill.tasks.classification import Classification
 from distill.types import Status
 from experiments import rows
@@ -45,7 +45,7 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
   """The row of a config."""
   started = time.monotonic()
   config = distill.parsed([f'--config={file}']).config.to_dict()
-  node = {key: value for key, value in config['data'].items() if key not in BATCHING}
+  node = source(config['data'])
   data = lookup.build('data', node, 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]
   task = Classification(classes=len(data.classes))

@@ -122,6 +122,11 @@ def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, a
       list(answer['probabilities'].values()) for answer in answers], atol=1e-4)      # rounded
 
 
+def test_a_model_with_less_room_is_padded_to_four_widths_as_others_are(ask):
+  code, said, _ = ask('run', 'foreign', data__widths='(8, 9, 10, 11)')          # and 12, its own
+  assert code == Status.DONE, said
+
+
 def test_all_are_looked_into_and_timed_but_a_program_only_asked(ask):
   code, said, found = ask('run', 'program', 'foreign', evaluate__cost=True,
                           evaluate__faithfulness=True)

@@ -122,10 +122,11 @@ class TestTheReport:
               for pure, weights, _ in [predict.exported(str(workdir / 'export' / name))]]
     this = train.Run('digits', tmp_path, Silence(), seed=0)
     evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
-    alone = reasons.reasons(models[1:], records, evaluate(), this)['student']
+    asks = {model.name: evaluate().ask(model) for model in models}
+    alone = reasons.reasons(models[1:], asks, records, evaluate(), this)['student']
     assert alone['faithfulness'] == {} and alone['layers'] is None
     assert alone['calibration'] and alone['robustness']['fgsm']
-    found = reasons.reasons(models, records, evaluate(faithfulness=False), this)['student']
+    found = reasons.reasons(models, asks, records, evaluate(faithfulness=False), this)['student']
     assert list(found['faithfulness']) == ['agreement', 'agreement_on_errors', 'kl']
     assert found['layers'] is None and found['robustness'] is None
     assert not (tmp_path / 'records').exists()

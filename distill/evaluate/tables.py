@@ -116,8 +116,9 @@ def _saw(models: Sequence[Model]) -> str:
 
 def _saw_rows(models: Sequence[Model]) -> Rows:
   said = lambda model, what: f'{model["saw"][what]:,}' if model['saw'] else '–'
+  saw = _saw(models)
   return [(f'{what} it saw', [(said(model, what), '') for model in models])
-          for what in next((model['saw'] for model in models if model['saw']), ())]
+          for what in ((saw, 'labels') if saw else ())]
 
 
 def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[str]) -> Rows:
@@ -129,9 +130,9 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
     label = wording.spelled(metric) + ', lower is better' * (not each[0]['higher_is_better'])
     return label, _measured(each)
 
-  def against(field: str, label: str, cell: Callable[[Any], Cell]) -> Rows:
+  def against(field: str, label: str, whose: str, cell: Callable[[Any], Cell]) -> Rows:
     of = {judged[field]['of'] for judged in found if judged[field]}
-    return [] if not of else [(label.format(*of if len(of) == 1 else ('its baseline',)), [
+    return [] if not of else [(label.format(*of if len(of) == 1 else (whose,)), [
         cell(judged) if judged[field] else NONE for judged in found])]
 
   def kept(judged: Mapping[str, Any]) -> Cell:
@@ -157,11 +158,11 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
   chance = next((each[primary]['chance'] for each in over
                  if each and each[primary]['value'] is not None), None)
   return [*map(quality, metrics),
-          *against('retention', f"{{}}'s {what} kept", kept),
+          *against('retention', f"{{}}'s {what} kept", 'its teacher', kept),
           *([] if chance is None else [(
               f'… over chance ({wording.amount(chance, about["unit"])})',
               [led(judged) if each else NONE for judged, each in zip(found, over, strict=True)])]),
-          *against('gain', 'gain over {}', gained)]
+          *against('gain', 'gain over {}', 'its baseline', gained)]
 
 
 def _measured(found: Sequence[Mapping[str, Any] | None]) -> list[Cell]:

@@ -25,8 +25,7 @@ from distill.export import card as cards
 from distill.export import stablehlo
 from distill.logs import say
 from distill.models.stablehlo import PROGRAM, Program
-from distill.pipelines import nodes
-from distill.pipelines.judging import BATCHING
+from distill.pipelines import judging, nodes
 from distill.types import Batch, Status, Stop
 
 USAGE = 'usage: python -m distill.export --model=DIR --to=DIR [--inputs=FILE]'
@@ -112,7 +111,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any]) -> Tried:
   path = workdir / 'config.json'
   try:
     config = json.loads(path.read_text('utf-8'))
-    source = {key: value for key, value in config['data'].items() if key not in BATCHING}
+    source = judging.source(config['data'])
   except (ValueError, LookupError, AttributeError) as error:
     raise Stop(Status.CONFIG, f'{path} is no config of a run: give --inputs=FILE') from error
   dataset = lookup.build('data', source, 'data')

@@ -60,8 +60,7 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
 
 def _loaded(node: Mapping[str, Any]) -> dict[str, Any]:
   """Where a teacher that isn't trained here comes from."""
-  return {'place': node['init'], 'model': {
-      key: value for key, value in node.get('model', {}).items() if key in exported.FREE}}
+  return {'place': node['init'], 'model': exported.free(node.get('model', {}))}
 
 
 def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, float]],

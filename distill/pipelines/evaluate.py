@@ -58,7 +58,8 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: tuple[int, .
   dataset = told.dataset
   if not dataset.pixels and card['tokenizer_sha256'] != dataset.tokenizer_sha256:
     dataset = _read_by(name, node.place, card, told)
-    widths = tuple(w for w in widths if w < dataset.sizes['length']) + (dataset.sizes['length'],)
+    room = dataset.sizes['length']
+    widths = (*[w for w in widths if w < room][1 - batches.MOST_WIDTHS:], room)
     run.log.say(f'{name}: reads the texts by its own tokenizer')
   model = Model(name, node.role, pure, weights, {'place': node.place, 'model': dict(node.model)},
                 dataset, widths, node.teachers, node.saw, node.spent, program, _note(card, told))

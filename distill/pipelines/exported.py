@@ -14,12 +14,17 @@ from distill.types import Status, Stop
 FREE = 'dropout', 'words'           # fields of a loaded model that a config may change
 
 
+def free(node: Mapping[str, Any]) -> dict[str, Any]:
+  """What a config changes of a loaded model."""
+  return {key: node[key] for key in FREE if key in node}
+
+
 def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
             where: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
   """The model, weights and card of `init`, which must be what `model` says, if it says it."""
-  free = {key: spec.model[key] for key in FREE if key in spec.model}
-  model, weights, card = predict.exported(spec.init, f'{where}.init', model=free, fresh=spec.fresh,
-                                          sizes=dataset.sizes, seed=seed)
+  model, weights, card = predict.exported(
+      spec.init, f'{where}.init', model=free(spec.model), fresh=spec.fresh, sizes=dataset.sizes,
+      seed=seed)
   check_card(card, dataset, where)
   for key, value in spec.model.items():
     if card['model'].get(key, value) != value:

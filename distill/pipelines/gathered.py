@@ -97,8 +97,7 @@ def _of_run(run: pathlib.Path) -> Iterator[Found]:
       if not node.get('init'):
         raise Stop(Status.CHECKPOINT, f'--models: {run} has no export/{name} any more: remove its '
                    'report.json and run it again, or name its other models')
-      place, free = node['init'], {
-          key: value for key, value in node.get('model', {}).items() if key in exported.FREE}
+      place, free = node['init'], exported.free(node.get('model', {}))
     yield Found(ModelNode(
         place, _content(hub.folder(place, '--models')), model['role'], free,
         tuple(model.get('teachers', ())), model['saw'], told['training'].get(name),
@@ -109,7 +108,8 @@ def _content(folder: pathlib.Path) -> str:
   digest = hashlib.sha256()
   for file in sorted(f for kind in ('safetensors', 'stablehlo', 'json') for f in folder.glob(
       f'*.{kind}')):
-    digest.update(file.name.encode() + file.read_bytes())
+    with open(file, 'rb') as content:
+      digest.update(file.name.encode() + hashlib.file_digest(content, 'sha256').digest())
   return digest.hexdigest()
 
 

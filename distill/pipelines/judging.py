@@ -1,10 +1,10 @@
 """What models are judged by, and a model that is."""
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from distill import lookup, sharding
+from distill import lookup, sharding, step
 from distill.data import batches
 from distill.data.sets import Dataset, Split
 from distill.models.pure import Pure
@@ -26,12 +26,17 @@ class Judging:
 
   @property
   def splits(self) -> tuple[str, ...]:
+    """The names of those to judge by."""
     return tuple(dict.fromkeys((self.evaluate.split, *self.evaluate.also)))
 
   @property
   def untrained(self) -> tuple[str, ...]:
     """The parts of a model that nothing trains, for the task doesn't look at them."""
     return () if 'logits' in self.task.reads else ('head', 'pooler')
+
+  def ask(self, model: 'Model') -> Callable:
+    """The compiled call by which a model answers a batch."""
+    return step.make_eval_step(model.pure, self.layout, self.task.reads)
 
   def batches(self, split: Split, widths: Sequence[int]) -> Sequence[Batch]:
     """A split's batches as the task wants them."""
@@ -75,11 +80,15 @@ def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
   return next(own, next(iter(teachers.values()), None))
 
 
+def source(data: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of a node `data` that says what the examples are."""
+  return {key: value for key, value in data.items() if key not in BATCHING}
+
+
 def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
   """Reads the data, unless it is there, and checks that it can be judged by."""
   layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
-  source = {key: value for key, value in config.data.items() if key not in BATCHING}
-  dataset = dataset or lookup.build('data', source, 'data')
+  dataset = dataset or lookup.build('data', source(config.data), 'data')
   evaluate = lookup.call(nodes.Evaluate, config.evaluate, 'evaluate')
   judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
   for name, where in judged.items():

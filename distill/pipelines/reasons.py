@@ -5,12 +5,12 @@ inputs corrupted, on fixed samples of it. What was seen inside stays in records/
 from which a page draws without the models.
 """
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from distill import predict, step
+from distill import predict
 from distill.data import batches
 from distill.data.sets import Split
 from distill.evaluate import faithfulness, inside, quality, robustness
@@ -24,18 +24,18 @@ CORRUPTED = 256         # examples
 DRAWN, DISAGREED = 48, 16       # … that are looked into, and those that are shown beside them
 
 
-def reasons(models: Sequence[Model], records: Mapping[str, Records], told: Judging,
-            run: Run) -> dict[str, dict[str, Any]]:
+def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapping[str, Records],
+            told: Judging, run: Run) -> dict[str, dict[str, Any]]:
   """`classes`, `calibration`, `faithfulness`, `layers` and `robustness` of every model, by name.
 
-  `records` are theirs of the split of the evaluation. Without a teacher there is nothing to be
-  faithful to. A program answers, and cannot be looked into.
+  `asks` are their `Judging.ask`, `records` theirs of the split of the evaluation. Without a teacher
+  there is nothing to be faithful to. A program answers, and cannot be looked into.
   """
   evaluate, names = told.evaluate, told.dataset.classes
   resamples = evaluate.resamples
   seen, stood = {}, {}
   if evaluate.cost and evaluate.faithfulness and 'logits' in told.task.reads:
-    seen, stood = _looked_into(models, records, told, run)
+    seen, stood = _looked_into(models, asks, records, told, run)
 
   def of(model: Model) -> dict[str, Any]:
     own, teacher = records[model.name], teacher_of(model, models)
@@ -54,7 +54,8 @@ def reasons(models: Sequence[Model], records: Mapping[str, Records], told: Judgi
   return {model.name: of(model) for model in models}
 
 
-def _looked_into(models: Sequence[Model], records: Mapping[str, Records], told: Judging,
+def _looked_into(models: Sequence[Model], asks: Mapping[str, Callable],
+                 records: Mapping[str, Records], told: Judging,
                  run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
   """What is inside every model, if there is a teacher to explain, and what each stands.
 
@@ -79,9 +80,10 @@ def _looked_into(models: Sequence[Model], records: Mapping[str, Records], told: 
               inside.looked, within, _batches(model, shown, told), target=target(model),
               special=model.dataset.special, classes=told.dataset.sizes['classes'],
               drawn=order[:DRAWN], tokenizer=model.dataset.tokenizer))
-    run.log.say(f'{model.name}: answers {CORRUPTED} corrupted {model.dataset.what}')
-    some = _batches(model, order[:CORRUPTED], told)
-    stood[model.name] = _stood(model, within, some, records[model.name], told)
+    some = order[:CORRUPTED]
+    run.log.say(f'{model.name}: answers {len(some)} corrupted {model.dataset.what}')
+    stood[model.name] = _stood(model, asks[model.name], within, _batches(model, some, told),
+                               records[model.name], told)
     run.stop_if_preempted()
   return seen, stood
 
@@ -103,16 +105,15 @@ def _shown(order: np.ndarray, models: Sequence[Model],
   return np.concatenate([order[:DRAWN], others[np.isin(others, apart)][:DISAGREED]])
 
 
-def _stood(model: Model, within: inside.Inside | None, some: Sequence[Batch], records: Records,
-           told: Judging) -> dict[str, Any]:
+def _stood(model: Model, ask: Callable, within: inside.Inside | None, some: Sequence[Batch],
+           records: Records, told: Judging) -> dict[str, Any]:
   """The quality of a model on corrupted examples and, if it can be looked into, attacked ones."""
   task, special = told.task, model.dataset.special
   about = dict(robustness.kinds(some[0], special))
-  eval_step = step.make_eval_step(model.pure, told.layout, task.reads)
   found = {}
   for kind in about:
     changed = [robustness.corrupted(batch, kind, special) for batch in some]
-    found[kind] = predict.records(eval_step, model.weights, changed, task, told.layout)
+    found[kind] = predict.records(ask, model.weights, changed, task, told.layout)
   if within:
     about['fgsm'] = robustness.FGSM
     found['fgsm'] = robustness.attacked(within, some, records, task, special)

@@ -1,9 +1,9 @@
 """How every pipeline ends: its models measured side by side, and the report."""
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from distill import predict, sharding, step
+from distill import predict, sharding
 from distill.disk import reach
 from distill.evaluate import quality, report, tiers
 from distill.pipelines import costs, plan, reasons
@@ -30,11 +30,11 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
   reach, '' for none. Predictions and what was seen inside are kept in `records/`, made once.
   """
   limits = tiers.limits(told.evaluate.tiers, asked)
-  records = {split: {} for split in told.splits}
-  for split, model in itertools.product(told.splits, models):
-    records[split][model.name] = recorded(model, split, told, run)
+  asks = {model.name: told.ask(model) for model in models}
+  records = {split: {m.name: recorded(m, asks[m.name], split, told, run) for m in models}
+             for split in told.splits}
   run.stop_if_preempted()
-  why = reasons.reasons(models, records[told.evaluate.split], told, run)
+  why = reasons.reasons(models, asks, records[told.evaluate.split], told, run)
   judged = {split: judgements(models, of, told) for split, of in records.items()}
   main = judged.pop(told.evaluate.split)
   spent = costs.measured(models, told, run)
@@ -92,16 +92,15 @@ def judgements(models: Sequence[Model], records: Mapping[str, Records],
   return {model.name: judged(model) for model in models}
 
 
-def recorded(model: Model, split: str, told: Judging, run: Run) -> Records:
+def recorded(model: Model, ask: Callable, split: str, told: Judging, run: Run) -> Records:
   """The model's records of a split, kept in `records/`; made once."""
   suffix = '' if split == told.evaluate.split else f'-{split}'
-  eval_step = step.make_eval_step(model.pure, told.layout, told.task.reads)
 
   def make() -> Records:
     examples = model.dataset.splits[split]
     run.log.say(f'{model.name}: answers {len(examples):,} {model.dataset.what} of {split}')
     rows = told.batches(examples, model.widths)
-    return predict.records(eval_step, model.weights, rows, told.task, told.layout)
+    return predict.records(ask, model.weights, rows, told.task, told.layout)
   found = predict.kept(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
   reach('recorded', model.name)
   return found
