@@ -532,3 +532,11 @@ def test_a_report_may_say_why_models_decide_as_they_do(found, tmp_path):
     with pytest.raises(ValueError, match=next(iter(spoilt))):
       report.write(tmp_path, found, [])
     reasoned(found)
+
+
+def test_of_several_teachers_each_student_keeps_of_its_own(found):
+  other = copy.deepcopy(found['models'][1]) | {'name': 'second', 'teachers': ['second-teacher']}
+  other['retention'] = {**other['retention'], 'of': 'second-teacher'}
+  found['models'] += [copy.deepcopy(found['models'][0]) | {'name': 'second-teacher'}, other]
+  said = report.table(found)
+  assert "its teacher's accuracy kept" in said and 'baseline\'s accuracy' not in said
