@@ -35,7 +35,7 @@ from distill.types import Status, Stop
 
 SCHEMA = 1
 MANIFEST, STATE = 'MANIFEST.json', 'state.safetensors'      # of a checkpoint
-CARD, WEIGHTS = 'config.json', 'model.safetensors'          # of an export
+CARD = 'config.json'                                        # of an export
 KEPT = 2                                                    # checkpoints of a stage that stay
 LOOSE = ('README.md',)              # not sealed: whoever passes a model on may write there
 LARGEST = 2**26                                             # bytes of a seal
@@ -105,23 +105,23 @@ def latest(folder: Path) -> int | None:
   return max((s for s in _steps(folder) if (folder / str(s) / MANIFEST).is_file()), default=None)
 
 
-def export(folder: Path, params: Mapping[str, Any], card: Mapping[str, Any],
-           texts: Mapping[str, str] | None = None,
+def export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any],
            config: Mapping[str, Any] | None = None) -> None:
-  """Writes the folder that a model ships in: float32 weights, its card, text files by name.
+  """Writes the folder that a model ships in: its files and its card, sealed.
 
   `config` is what else `config.json` says, for other libraries. An export that is there already
   is replaced; anything else that is there is set aside.
   """
   folder = folder.absolute()
-  wide = lambda a: a.astype(np.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a
-  weights = {path: wide(array) for path, array in _arrays(params).items()}
   if os.path.lexists(folder) and (fault := _inspect(folder, CARD)[1]):
     _set_aside(folder, fault)
-  form = {'format': 'pt'}             # without it `transformers` refuses the file
-  _publish(folder, CARD, {WEIGHTS: safetensors.numpy.save(weights, form), **{
-      name: written.encode() for name, written in (texts or {}).items()}}, {
-          **(config or {}), 'card': dict(card)})
+  _publish(folder, CARD, files, {**(config or {}), 'card': dict(card)})
+
+
+def wide(array: Any) -> np.ndarray:
+  """An array as an export holds it: on the host, in C order, and float32 if it has fractions."""
+  array = np.asarray(sharding.on_host(array), order='C')
+  return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def ship(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> None:
@@ -137,22 +137,9 @@ def opened(folder: Path, file: str) -> dict[str, Any]:
   """What `config.json` of an export says, after verifying every file, `file` among them."""
   content, fault = _inspect(folder, CARD, alone=False)
   if fault or file not in content['files']:
-    raise _broken(folder, file, fault or f'{file} is missing')
+    raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model, a folder with {CARD} and '
+               f'{file}: {fault or f"{file} is missing"}')
   return content
-
-
-def load(folder: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """The parameters of an export, by path, and its card, after verifying every file."""
-  content = opened(Path(folder), WEIGHTS)
-  try:
-    return _tensors(Path(folder) / WEIGHTS), content['card']
-  except (SafetensorError, OSError) as error:
-    raise _broken(folder, WEIGHTS, f'{WEIGHTS} cannot be read: {error}') from error
-
-
-def _broken(folder: Path | str, file: str, fault: str) -> Stop:
-  return Stop(Status.CHECKPOINT, f'{folder} is no intact exported model, a folder with {CARD} and '
-              f'{file}: {fault}')
 
 
 def sha256(tree: Any) -> str:

@@ -157,9 +157,12 @@ def _parts(carry: Mapping[str, Any]) -> dict[str, jax.Array]:
 def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
                    terms: tuple[objective.Term, ...], *,
                    schedules: Mapping[str, Schedule] | None = None,
+                   prepare: Callable[[Batch], Batch] | None = None,
                    augment: tuple[Callable, ...] = (), accumulate: int = 1,
                    dtype: str = 'float32', layout: Layout | None = None) -> Callable:
   """`(state, teacher_weights, batch, seed) -> (totals, gradients, sums, rest, views)`.
+
+  `prepare` makes of the stored fields of a batch what models read (`modalities.Modality`).
 
   Totals and gradients are by group of terms, sums {name: (sum, count)}; the views are those of the
   last micro-batch, with what a step knows only after them: of every term its mean, without weight
@@ -182,6 +185,7 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
 
   def gradients(state: State, teacher_weights, batch: Batch, seed: jax.Array):
     key = jax.random.fold_in(seed, state.step)
+    batch = prepare(batch) if prepare else batch
     for i, change in enumerate(augment):
       batch = change(batch, jax.random.fold_in(key, i))
     key = jax.random.fold_in(key, len(augment))
@@ -276,14 +280,21 @@ def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term]
     raise Stop(Status.CONFIG, f'train.accumulate={n}: {mixing[0]}, so it cannot be accumulated')
 
 
-def make_eval_step(model: Pure, layout: Layout | None = None,
-                   reads: Sequence[str] = ('logits',)) -> Callable:
-  """`(params, rest, batch) -> {'logits': …}`, jitted, in evaluation mode and float32.
+def make_eval_step(model: Pure, measure: Callable, layout: Layout | None = None) -> Callable:
+  """`(params, rest, batch) -> measured`, jitted, in evaluation mode and float32.
 
-  `reads` are the outputs that are wanted.
+  `measure(ask, batch)` is a task's: it asks the model for its outputs, and gives what is kept of
+  them. The batch is prepared.
   """
   def eval_step(params: Flat, rest: Flat, batch: Batch) -> Outputs:
     params = layout.gathered(params) if layout else params
-    outputs, _ = model(params, rest, batch, train=False, key=None)
-    return {name: outputs[name] for name in reads}
+    return measure(lambda asked: model(params, rest, asked, train=False, key=None)[0], batch)
   return jax.jit(eval_step)
+
+
+def outputs_alone(names: Sequence[str]) -> Callable:
+  """A `measure` that gives some outputs as they are."""
+  def measure(ask: Callable, batch: Batch) -> Outputs:
+    outputs = ask(batch)
+    return {name: outputs[name] for name in names}
+  return measure

@@ -5,7 +5,7 @@ Parameters are one flat dict, `model/…` and `projectors/P/…`; an export keep
 import dataclasses
 import fnmatch
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -126,15 +126,14 @@ def _spec(*, module: Mapping, reads: str | Sequence[str]):
   """The types of a projector's fields, for `lookup.check`."""
 
 
-# A shorter model has the first positions alone, and a vocabulary may be padded at its end.
-CUT = ('position/embedding', 'token/embedding', 'words/bias')
-
-
-def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str) -> Flat:
+def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str,
+                 cut: Collection[str] = ()) -> Flat:
   """Parameters of a model that starts from a deeper one of the same width.
 
   Block i takes block `layers[i]` of the source; everything else is taken by its own path
-  (DistilBERT 2019, §3: every second layer; PKD's `skip`). `params` gives the paths and shapes.
+  (DistilBERT 2019, §3: every second layer; PKD's `skip`). `params` gives the paths and shapes. Of
+  the parameters `cut` the first rows are taken: a shorter model has the first positions alone, and
+  a vocabulary may be padded at its end.
   """
   blocks = {int(path.split('/')[1]) for path in params if path.startswith('blocks/')}
   if layers and len(layers) != len(blocks):
@@ -149,7 +148,7 @@ def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str) 
     if there not in source:
       raise Stop(Status.MISFIT, f'{where}: the source has no {there} to start {path} from')
     found = source[there]
-    if path in CUT:
+    if path in cut:
       found = found[:value.shape[0]]
     if found.shape != value.shape:
       raise Stop(Status.MISFIT, f'{where}: {there} is {list(found.shape)} in the source, '

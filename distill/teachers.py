@@ -1,35 +1,51 @@
-"""Teachers: frozen modules whose outputs are views.
+"""Teachers: sources of outputs that are views; most are frozen modules.
 
-A teacher runs in evaluation mode, under `stop_gradient`, outside the differentiated function.
+A module runs in evaluation mode, under `stop_gradient`, outside the differentiated function.
 Its weights are an argument of the step: never a constant of it, never donated, never saved
 with the student (their sha256 is).
 """
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from distill.lookup import nearest
 from distill.models.pure import Flat, Pure
 from distill.sharding import Layout
-from distill.types import Batch, Outputs
+from distill.types import Batch, Outputs, Status, Stop
 
 Weights = tuple[Flat, Flat]        # parameters and the rest
 DTYPES = ('float32', 'bfloat16')    # that models compute in
 
 
+class Teacher(Protocol):
+  """A source of outputs, which are the view `NAME/…` of a step."""
+  name: str
+
+  @property
+  def shapes(self) -> tuple[Any, Any]:
+    """The shapes of its weights."""
+
+  def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
+    """Its outputs for a prepared batch."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A module and how to run it.
+class Live:
+  """A teacher that is a module, run in every step.
 
   `microbatch` is the largest number of examples it takes at once (0: the whole batch), but at
   least one on every device; so the student's batch can be larger than what fits beside the
-  teacher. `dtype` is what it computes in.
+  teacher. `dtype` is what it computes in. `fields` are fields that it reads in the place of others:
+  {'image': 'large'} hands it the batch's `large` as `image`.
   """
   name: str
   model: Pure
   dtype: str = 'float32'
   microbatch: int = 0
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
@@ -37,7 +53,16 @@ class Teacher:
     if self.microbatch < 0:
       raise ValueError(f'microbatch={self.microbatch} must be 0 or more')
 
+  @property
+  def shapes(self) -> tuple[Any, Any]:
+    return self.model.shapes
+
   def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
+    for field in self.fields.values():
+      if field not in batch:
+        raise Stop(Status.MISFIT, f'teachers.{self.name}.reads: the batch has no field {field!r}'
+                   + nearest(field, batch))
+    batch = {**batch, **{name: batch[field] for name, field in self.fields.items()}}
     params, rest = cast(weights, self.dtype)
     size, replicas = len(batch['valid']), 1
     if layout:
@@ -46,9 +71,28 @@ class Teacher:
     each = size // replicas
     fewest = min(-(-size // self.microbatch), each) if self.microbatch else 1
     n = next(n for n in range(fewest, each + 1) if each % n == 0)
-    outputs = [self.model(params, rest, part(dict(batch), i, n), train=False, key=None)[0]
+    outputs = [self.model(params, rest, part(batch, i, n), train=False, key=None)[0]
                for i in range(n)]
     return jax.lax.stop_gradient(joined(outputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+  """A teacher whose outputs the data set has, as the fields `NAME/…` of every batch."""
+  name: str
+
+  @property
+  def shapes(self) -> tuple[Any, Any]:
+    return {}, {}
+
+  def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
+    prefix = f'{self.name}/'
+    outputs = {field.removeprefix(prefix): value for field, value in batch.items()
+               if field.startswith(prefix)}
+    if not outputs:
+      raise Stop(Status.MISFIT, f"teachers.{self.name}.source='fields': the batch has no field "
+                 f'{prefix}…; it has {", ".join(batch)}')
+    return jax.lax.stop_gradient(outputs)
 
 
 def outputs(teachers: tuple[Teacher, ...], weights: Mapping[str, Weights], batch: Batch,

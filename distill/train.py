@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from distill import checkpoint, lookup, objective, sharding, step
 from distill.carry import Carry
+from distill.data import batches
 from distill.logs import Log, means
 from distill.models.pure import Flat
 from distill.step import State
@@ -70,6 +71,7 @@ class Stage:
   weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
   carries: Mapping[str, Carry] = dataclasses.field(default_factory=dict)
+  prepare: Callable | None = None                 # stored fields as models read them
   augment: tuple[Callable, ...] = ()
   evaluate: Callable[[Flat, Flat], Mapping[str, float]] | None = None
   layout: sharding.Layout = dataclasses.field(default_factory=sharding.layout)
@@ -130,8 +132,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.where}.optimizer',
                           steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
-  how = dict(schedules=stage.schedules, augment=stage.augment, accumulate=plan.accumulate,
-             dtype=plan.dtype, layout=stage.layout)
+  how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
+             accumulate=plan.accumulate, dtype=plan.dtype, layout=stage.layout)
   train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
   norms = step.make_norms(*what, **how) if plan.shares else None
   # With the layouts of the run, so that the first step needn't be traced again.
@@ -140,6 +142,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   params, rest = stage.student.shapes()
 
   def views(params, rest, weights, batch):
+    batch = stage.prepare(batch) if stage.prepare else batch
     for i, change in enumerate(stage.augment):
       batch = change(batch, jax.random.key(i))
     outputs = {t.name: t(weights[t.name], batch) for t in stage.teachers}
@@ -275,7 +278,8 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run):
   mapped = lambda call, **how: call if one else jax.jit(
       jax.vmap(call, in_axes=(0, axes, 0, 0)), **how)
   train_step = mapped(ready.train_step, donate_argnums=0)
-  batch = lambda i: layout.fed(joined([s.stage.data[i] for s in sittings]))
+  feeds = [batches.read_ahead(sitting.stage.data, done) for sitting in sittings]
+  batch = lambda: layout.fed(joined([next(feed) for feed in feeds]))
   seed, pending = joined([jax.random.key(s.stage.seed) for s in sittings]), []
   alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
 
@@ -298,11 +302,12 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run):
       sitting.save(done, own, len(sittings))
 
   if ready.norms and sittings[0].fresh:
-    norms = mapped(ready.norms)(state, weights, batch(0), seed)
+    first = layout.fed(joined([sitting.stage.data[0] for sitting in sittings]))
+    norms = mapped(ready.norms)(state, weights, first, seed)
     for sitting, own in sound(jax.device_get(norms)):
       _tell_shares(own, stage.name, sitting.run)
   while done < plan.steps and not stop:
-    state, sums = train_step(state, weights, batch(done), seed)
+    state, sums = train_step(state, weights, batch(), seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more

@@ -7,19 +7,18 @@ Axis names, in shapes and in jaxtyping strings:
 
 and of images, [b h w c]: height, width, channels.
 
-Fields of a batch (`Batch`); all lead with the batch axis. `tokens`, `types` and `mask` are a
-text's, `image` is an image's:
+Fields of a batch (`Batch`); all lead with the batch axis. Every batch has
 
-  id        int32 [b]     index of the example in its split
-  tokens    int32 [b s]   token ids, padded to one of the data's widths
-  types     int32 [b s]   0 for the first sentence, 1 for the second
-  mask      float [b s]   1 for a token, 0 for padding
-  image     float32 [b h w c]   pixels with mean 0 and deviation 1 over the training split
+  id        int32 [b]     index of the example in its split, -1 in a row that only fills the batch
+  labelled  float [b]     1 where the run may see the example's targets
+  valid     float [b]     1 for an example, 0 for a row that only fills the batch
+
+and the fields of its data set (`Field`): inputs, which its modality describes, and targets, such as
+
   label     int32 [b]     the class, or -1 where the run may not see it; in a regression
             float32 [b]   the value, or 0 there
-  labelled  float [b]     1 where the run may see the label
-  valid     float [b]     1 for an example, 0 for a row that only fills the batch
 """
+import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -33,6 +32,20 @@ Batch = Mapping[str, 'jax.Array']
 Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a model names them
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
 Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One array of every example: its shape, its type, and what stands where nothing is known.
+
+  `axes` are sizes, or names of axes along which examples differ: a named axis is padded with `pad`
+  to the width of the example's bucket. Rows that only fill a batch hold `pad`. A `target` is what
+  a model is to find: it is `pad` where the run may not see the example's label.
+  """
+  axes: tuple[int | str, ...]
+  dtype: str
+  pad: float = 0
+  target: bool = False
 
 
 class Status(enum.IntEnum):

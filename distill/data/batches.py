@@ -1,36 +1,44 @@
-"""The epoch plan: from (seed, i) to a batch whose texts are about equally long.
+"""The epoch plan: from (seed, i) to a batch whose examples are about equally long.
 
-An epoch is a permutation of the texts, dealt into buckets by each text's own length; a
-bucket's texts fill batches of one width in that order, and the batches follow each other by
-the place of their last text in the permutation. So the width of a text never depends on its
-neighbours, there are as many shapes as widths, and every text is shown exactly once.
-Images have one size: one bucket, and no widths.
+An epoch is a permutation of the examples, dealt into buckets by each example's own lengths; a
+bucket's examples fill batches of one shape in that order, and the batches follow each other by
+the place of their last example in the permutation. So the width of an example never depends on its
+neighbours, there are as many shapes as buckets, and every example is shown exactly once.
+Examples of one size, such as images, have one bucket, and no widths.
 """
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
+from distill import modalities
 from distill.data.sets import Split
+from distill.types import Status, Stop
 
-MOST_WIDTHS = 4         # each is one compilation
+MOST_WIDTHS = 4         # of an axis; each is one compilation
+THREADS, AHEAD = 2, 4   # that read batches while a step runs, and the batches that they read ahead
+
+Widths = Mapping[str, np.ndarray]       # ascending, by the axis
+WidthsNode = Sequence[int] | Mapping[str, Sequence[int]] | None      # as a config has them
 
 
-def batches(split: Split, *, batch_size: int, seed: int, steps: int,
-            widths: Sequence[int] | None = None, labelled: float = 1.0,
-            drawn: float = 0.0, rows: np.ndarray | None = None) -> grain.MapDataset:
+def batches(split: Split, *, batch_size: int, seed: int, steps: int, widths: WidthsNode = None,
+            labelled: float = 1.0, drawn: float = 0.0,
+            rows: np.ndarray | None = None) -> grain.MapDataset:
   """`steps` shuffled batches; `ds[i]` is a function of (seed, i), `ds[k:]` resumes at step k.
 
-  A batch holds the fields of `distill.types`; an epoch's last batch of each width is filled
-  with empty rows (`valid` 0, `id` -1).
+  A batch holds the split's fields and those of `distill.types`; an epoch's last batch of each
+  bucket is filled with empty rows (`valid` 0, `id` -1).
 
   Args:
-    widths: what texts are padded to, at most four; by default quarters of the longest.
+    widths: what a named axis is padded to, at most four: of the first axis, or by the names of
+      axes. By default quarters of the longest for the first axis, and the longest for any other.
     labelled: the share of labels that may be seen; a hash of the example decides which.
-    drawn: the share of every batch that is drawn from the labelled examples of its width, in
+    drawn: the share of every batch that is drawn from the labelled examples of its bucket, in
       endless permutations; the rest walks through all. 1.0: the labelled examples alone.
     rows: the places in every batch, ascending, that are built: those of one of the processes
       that share the batches. By default all.
@@ -41,54 +49,65 @@ def batches(split: Split, *, batch_size: int, seed: int, steps: int,
   return grain.MapDataset.source(range(steps)).map(plan.batch)
 
 
-def in_order(split: Split, *, batch_size: int,
-             widths: Sequence[int] | None = None) -> grain.MapDataset:
-  """Every example once with its label, shortest width first, for evaluation."""
+def in_order(split: Split, *, batch_size: int, widths: WidthsNode = None) -> grain.MapDataset:
+  """Every example once with its targets, narrowest bucket first, for evaluation."""
   plan = _Plan(split, batch_size, widths)
   return grain.MapDataset.source(range(plan.epoch_steps)).map(plan.batch)
 
 
-def epoch_steps(split: Split, *, batch_size: int, widths: Sequence[int] | None = None,
+def epoch_steps(split: Split, *, batch_size: int, widths: WidthsNode = None,
                 labelled: float = 1.0, drawn: float = 0.0) -> int:
   """The batches of one epoch of `batches`."""
   return _Plan(split, batch_size, widths, labelled, drawn).epoch_steps
 
 
-def padding_share(split: Split, *, widths: Sequence[int] | None = None) -> float | None:
-  """The share of positions that hold padding when every text is shown once; None for images."""
-  widths = checked_widths(split, widths)
-  if 'image' in split.columns:
-    return None
-  length = split.columns['length']
-  return 1 - float(length.sum() / widths[np.searchsorted(widths, length)].sum())
+def read_ahead(batches: Sequence[Any], start: int = 0) -> Iterator[Any]:
+  """The batches from `start` on, read by threads while the caller computes.
+
+  What comes, and in which order, is that of `batches[start]`, `batches[start + 1]`, ….
+  """
+  if not isinstance(batches, grain.MapDataset):
+    batches = grain.MapDataset.source(batches)
+  options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+  return iter(batches[start:].to_iter_dataset(options))
+
+
+def padding_share(split: Split, *, widths: WidthsNode = None) -> float | None:
+  """The share of positions along the first named axis that hold padding when every example is
+  shown once; None where no axis is named.
+  """
+  for axis, sizes in checked_widths(split, widths).items():
+    length = split.index[axis]
+    return 1 - float(length.sum() / sizes[np.searchsorted(sizes, length)].sum())
+  return None
 
 
 class _Plan:
-  """What batch i holds; without a seed the rows keep their order, shortest width first."""
+  """What batch i holds; without a seed the rows keep their order, narrowest bucket first."""
 
-  def __init__(self, split, batch_size, widths, labelled=1.0, drawn=0.0, seed=None, own=None):
+  def __init__(self, split, batch_size, widths, labelled=1.0, drawn=0.0, seed=None, places=None):
     if batch_size < 1:
       raise ValueError(f'batch_size={batch_size} must be at least 1')
     for name, share in (('labelled', labelled), ('drawn', drawn)):
       if not 0 <= share <= 1:
         raise ValueError(f'{name}={share} must be a share between 0 and 1')
     self._split, self._size, self._seed = split, batch_size, seed
-    self._own = np.arange(batch_size) if own is None else own
+    self._places = np.arange(batch_size) if places is None else places
     self._widths = checked_widths(split, widths)
-    self._seen = split.known & (split.columns['draw'] < labelled)
-    self._label = split.columns['label'].dtype
-    self._unseen = -1 if np.issubdtype(self._label, np.integer) else 0.0
-    if drawn and not self._seen.any():
+    self._visible = split.known & (split.index['hash01'] < labelled)
+    if drawn and not self._visible.any():
       raise ValueError(f'drawn={drawn}, but none of the {len(split)} examples is labelled')
     if drawn == 1:
-      self._rows, quota = np.flatnonzero(self._seen), 0
+      self._rows, quota = np.flatnonzero(self._visible), 0
     else:
       self._rows, quota = np.arange(len(split)), min(round(drawn * batch_size), batch_size - 1)
-    self._images = 'image' in split.columns
-    bucket = (np.zeros(len(split), int) if self._images
-              else np.searchsorted(self._widths, split.columns['length']))
+    self._shape = tuple(len(sizes) for sizes in self._widths.values())
+    bucket = np.zeros(len(split), int)
+    for axis, sizes in self._widths.items():
+      bucket = bucket * len(sizes) + np.searchsorted(sizes, split.index[axis])
     self._bucket = bucket[self._rows]
-    pools = [np.flatnonzero(self._seen & (bucket == k)) for k in range(max(1, len(self._widths)))]
+    pools = [np.flatnonzero(self._visible & (bucket == k))
+             for k in range(int(np.prod(self._shape)))]
     self._drawn = [quota if len(pool) else 0 for pool in pools]
     self._pools = [np.tile(pool, -(-n // max(1, len(pool))))        # at least a batch's worth
                    for pool, n in zip(pools, self._drawn, strict=True)]
@@ -106,25 +125,30 @@ class _Plan:
     rows = dealt[k][ordinal * walk:(ordinal + 1) * walk]
     if self._drawn[k]:
       rows = np.concatenate([rows, self._draw(k, epoch * self._steps[k] + ordinal)])
-    rows = rows[self._own[self._own < len(rows)]]
-    n, columns, seen = len(rows), self._split.columns, self._seen[rows]
-    filled = lambda values, fill=0, dtype=np.int32: np.concatenate(
-        [values.astype(dtype), np.full((len(self._own) - n, *values.shape[1:]), fill, dtype)])
-    if self._images:
-      inputs = {'image': filled(columns['image'][rows], dtype=np.float32)}
-    else:
-      width = self._widths[k]
-      inputs = {
-          'tokens': filled(columns['tokens'][rows, :width]),
-          'types': filled(columns['types'][rows, :width]),
-          'mask': filled(np.arange(width) < columns['length'][rows, None], dtype=np.float32)}
-    return {
-        'id': filled(rows, -1), **inputs,
-        'label': filled(np.where(seen, columns['label'][rows], self._unseen), self._unseen,
-                        self._label),
-        'labelled': filled(seen, dtype=np.float32),
-        'valid': filled(np.ones(n), dtype=np.float32),
-    }
+    return self._built(rows[self._places[self._places < len(rows)]], k)
+
+  def _built(self, rows: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """The batch of some rows of bucket k, filled up with empty ones."""
+    split, size, visible = self._split, len(self._places), self._visible[rows]
+    widths = {axis: int(sizes[at]) for (axis, sizes), at in zip(
+        self._widths.items(), np.unravel_index(k, self._shape) if self._shape else (),
+        strict=True)}
+    filled = lambda values, fill, dtype: np.concatenate(
+        [values.astype(dtype), np.full(size - len(rows), fill, dtype)])
+    fetched = split.fetch(rows) if split.fields.keys() - split.index.keys() else {}
+    batch = {'id': filled(rows, -1, np.int32)}
+    for name, field in split.fields.items():
+      values = split.index[name][rows] if name in split.index else fetched[name]
+      lengths = {axis: split.index[axis][rows] for axis in field.axes if axis in widths}
+      try:
+        whole = modalities.stacked(values, field, widths, size, lengths)
+      except modalities.Misshapen as error:
+        raise Stop(Status.DATA, f'data: example {rows[error.row]}: its {name} {error}') from error
+      if field.target:
+        whole[:len(rows)][~visible] = field.pad
+      batch[name] = whole
+    return batch | {'labelled': filled(visible, 0, np.float32),
+                    'valid': filled(np.ones(len(rows)), 0, np.float32)}
 
   def _epoch(self, epoch: int):
     """The rows of each bucket, and the batches in their order as (bucket, ordinal)."""
@@ -159,23 +183,32 @@ def _permutation(n: int, *what) -> np.ndarray:
                     kind='stable')
 
 
-def checked_widths(split: Split, widths: Sequence[int] | None = None) -> np.ndarray:
-  """The widths, ascending: those given, or quarters of the longest in steps of 8.
+def checked_widths(split: Split, widths: WidthsNode = None) -> dict[str, np.ndarray]:
+  """The widths of every named axis of a split, ascending; {} where no axis is named.
 
-  Of images there are none.
+  Those given, or else for the first axis quarters of the longest in steps of 8, and for any other
+  the longest.
   """
   if not len(split):
     raise ValueError('the split is empty')
-  if 'image' in split.columns:
-    if widths is not None and len(widths):
-      raise ValueError(f'widths={tuple(widths)}: that is for texts; images have one size')
-    return np.array([], int)
-  longest, room = int(split.columns['length'].max()), split.columns['tokens'].shape[1]
-  if widths is None:
-    return np.unique([min(-(-room * quarter // 32) * 8, room) for quarter in (1, 2, 3, 4)])
+  given = widths if isinstance(widths, Mapping) else {}
+  if widths is not None and not isinstance(widths, Mapping) and len(widths):
+    if not split.axes:
+      raise ValueError(f'widths={tuple(widths)}: the examples have one size, and need none')
+    given = {split.axes[0]: widths}
+  if unknown := given.keys() - {*split.axes}:
+    raise ValueError(f'widths.{min(unknown)}: the examples have no axis of that name; there is '
+                     + (', '.join(split.axes) or 'none'))
+  return {axis: _checked_axis(split, axis, given[axis]) if axis in given else np.unique(
+      [min(-(-split.room[axis] * quarter // 32) * 8, split.room[axis])
+       for quarter in ((1, 2, 3, 4) if axis == split.axes[0] else (4,))]) for axis in split.axes}
+
+
+def _checked_axis(split: Split, axis: str, widths: Sequence[int]) -> np.ndarray:
+  longest, room = int(split.index[axis].max()), split.room[axis]
   if len(widths) > MOST_WIDTHS or list(widths) != sorted(set(widths)):
     raise ValueError(f'widths={tuple(widths)} must be at most {MOST_WIDTHS}, ascending')
   if not (0 < min(widths, default=0) and longest <= max(widths) <= room):
     raise ValueError(f'widths={tuple(widths)}: the widest must be between {longest}, the longest '
-                     f'text, and {room}, the room the data gives it')
+                     f'example, and {room}, the room the data gives it')
   return np.asarray(widths)

@@ -12,6 +12,7 @@ import numpy as np
 
 from distill.data import rows, sets, text
 from distill.lookup import nearest
+from distill.modalities import tokenizer as tokenizers
 from distill.types import Status, Stop
 
 PARTS = ('train', 'validation', 'test')
@@ -24,7 +25,7 @@ LABELS = ('label', 'class', 'category', 'target', 'sentiment', 'intent', 'score'
 
 class _Example(NamedTuple):
   where: str
-  text: sets.Text
+  text: tokenizers.Text
   label: Any                        # None where there is none
 
 
@@ -223,7 +224,7 @@ def _class(example: _Example, names: Sequence[str]) -> str:
   return name
 
 
-def _key(row: sets.Text) -> str:
+def _key(row: tokenizers.Text) -> str:
   """Equal for texts that differ only in capitals and space."""
   return json.dumps([' '.join(part.casefold().split())
                      for part in ((row,) if isinstance(row, str) else row)])

@@ -1,20 +1,26 @@
-"""From labelled images to a data set: standardised pixels, splits, fingerprint."""
+"""From labelled images to a data set: splits, statistics of the pixels, fingerprint."""
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from distill.data.sets import Dataset, Split
-from distill.types import Status, Stop
+from distill.data.sets import Dataset, Split, in_memory
+from distill.modalities.image import STORED, Image
+from distill.types import Field, Status, Stop
+
+PART = 1024             # images that are looked at at once
 
 
 def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]], *, name: str,
             classes: Sequence[str], versions: Mapping[str, str],
             parts: Mapping[str, float] | None = None, white: float = 255.0,
             notes: Iterable[str] = ()) -> Dataset:
-  """Standardises splits of images with labels: every channel by the mean and the deviation of
-  `train`.
+  """A data set of images in memory with labels; a model reads every channel standardised by the
+  mean and the deviation of `train`.
+
+  Pixels of 8 or 16 bits without a sign are kept as they are, and standardised in the step; others
+  are kept standardised, as float32. Nothing is copied that needn't be.
 
   Args:
     images: by split [n h w] or [n h w c], of any number type, all of one size.
@@ -25,68 +31,43 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
   """
   parts = parts or {}
   if any(share < 0 for share in parts.values()) or sum(parts.values()) >= 1:
-    raise ValueError(f'{_said(parts)} must be shares of the training images, below 1 in all')
+    raise ValueError(f'{_describe(parts)} must be shares of the training images, below 1 in all')
   if not len(images.get('train', ())):
     raise Stop(Status.DATA, f'{name}: there is no training image; the splits are '
                + (', '.join(f'{s} ({len(x)})' for s, x in images.items()) or 'none'))
   found = {split: _checked(name, split, pixels, labels[split], len(classes))
            for split, pixels in images.items()}
-  if len({pixels.shape[1:] for pixels, _ in found.values()}) > 1:
+  if len({(pixels.shape[1:], pixels.dtype) for pixels, _ in found.values()}) > 1:
     raise Stop(Status.DATA, f'{name}: the images differ in size: ' + ', '.join(
-        f'{split} {list(pixels.shape[1:])}' for split, (pixels, _) in found.items()))
+        f'{split} {list(pixels.shape[1:])} {pixels.dtype}'
+        for split, (pixels, _) in found.items()))
   found = _parted(found, parts)
   if not len(found['train'][0]):
-    raise Stop(Status.DATA, f'{name}: {_said(parts)} leave no image to train on')
-  train = found['train'][0].astype(np.float64)
-  mean, deviation = train.mean((0, 1, 2)), train.std((0, 1, 2))
-  if (constant := np.flatnonzero(deviation == 0)).size:
-    raise Stop(Status.DATA, f'{name}: channel {constant[0]} is {mean[constant[0]]:g} in all '
-               'training images, which tells nothing: leave it out')
-  height, width, channels = train.shape[1:]
-  pixels = {'height': height, 'width': width, 'channels': channels, 'mean': mean.tolist(),
-            'deviation': deviation.tolist(), 'white': float(white)}
+    raise Stop(Status.DATA, f'{name}: {_describe(parts)} leave no image to train on')
+  mean, deviation = _moments(found['train'][0], name)
+  height, width, channels = found['train'][0].shape[1:]
+  dtype = found['train'][0].dtype.name
+  modality = Image(height, width, channels, mean, deviation, float(white),
+                   dtype if dtype in STORED else 'float32')
   digest = hashlib.sha256(repr(tuple(classes)).encode())
+  fields = {**modality.fields, 'label': Field((), 'int32', -1, target=True)}
+  splits = {}
   for split, (raw, label) in found.items():
-    digest.update(f'{split} {raw.shape}'.encode() + raw.tobytes() + label.tobytes())
-  splits = {split: Split({'image': standardised(raw, pixels), 'label': label, 'draw': _draws(raw)})
-            for split, (raw, label) in found.items()}
-  return Dataset(name=name, classes=tuple(classes), splits=splits, fingerprint=digest.hexdigest(),
-                 versions=versions, sizes={'channels': channels, 'classes': len(classes)},
-                 notes=tuple(notes), pixels=pixels)
-
-
-def standardised(raw: np.ndarray, pixels: Mapping[str, Any]) -> np.ndarray:
-  """Float32 [n h w c] of raw pixels."""
-  mean, deviation = (np.asarray(pixels[name]) for name in ('mean', 'deviation'))
-  return ((raw - mean) / deviation).astype(np.float32)
-
-
-def stacked(raw: np.ndarray, pixels: Mapping[str, Any]) -> np.ndarray:
-  """[n h w c] of one image or several, where a single channel needn't be an axis.
-
-  A ValueError unless they have the size that a model was made for.
-  """
-  size = height, width, channels = tuple(pixels[k] for k in ('height', 'width', 'channels'))
-  whole = raw[..., None] if channels == 1 and raw.shape[-2:] == (height, width) else raw
-  whole = whole[None] if whole.ndim == 3 else whole
-  if whole.ndim != 4 or whole.shape[1:] != size or not len(whole):
-    raise ValueError(f'its shape is {list(raw.shape)}, but the model takes images of {list(size)}, '
-                     'height, width and channels, one or several')
-  if raw.dtype.kind not in 'buif' or not np.isfinite(raw).all():
-    raise ValueError('its pixels are not all finite numbers')
-  return whole
-
-
-def told(pixels: Mapping[str, Any]) -> str:
-  """What a model takes, by `pixels`, in words."""
-  numbers = lambda name: ', '.join(f'{value:.6g}' for value in pixels[name])
-  return (f'images of {pixels["height"]} × {pixels["width"]} × {pixels["channels"]} with mean '
-          f'{numbers("mean")} and deviation {numbers("deviation")}' if pixels else 'texts')
+    digest.update(f'{split} {raw.shape}'.encode())
+    for chunk in _chunks(raw):
+      digest.update(chunk.tobytes())
+    digest.update(label.tobytes())
+    stored = raw if dtype in STORED else modality.standardised(raw)
+    splits[split] = Split({'hash01': _hash01(raw), 'label': label}, fields,
+                          in_memory({'image': stored}))
+  facts = {**modality.sizes, 'classes': len(classes), 'names': tuple(classes)}
+  return Dataset(name=name, modality=modality, splits=splits, fingerprint=digest.hexdigest(),
+                 versions=versions, facts=facts, notes=tuple(notes))
 
 
 def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
              classes: int) -> tuple[np.ndarray, np.ndarray]:
-  """Raw pixels as float32 [n h w c], and labels as int32 [n]."""
+  """Pixels [n h w c], and labels as int32 [n]."""
   pixels, label = np.asarray(pixels), np.asarray(labels)
   wrong = lambda line: Stop(Status.DATA, f'{name}: {split}: {line}')
   if pixels.ndim not in (3, 4) or not all(pixels.shape[1:]) or pixels.dtype.kind not in 'buif':
@@ -96,15 +77,69 @@ def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
                 f'{len(pixels)} images')
   if (bad := np.flatnonzero((label < -1) | (label >= classes))).size:
     raise wrong(f'image {bad[0]} has label {label[bad[0]]}, outside the {classes} classes')
-  if (bad := np.flatnonzero(~np.isfinite(pixels).reshape(len(pixels), -1).all(1))).size:
-    raise wrong(f'image {bad[0]} has pixels that are not finite')
-  pixels = np.ascontiguousarray(pixels if pixels.ndim == 4 else pixels[..., None], '<f4')
-  return pixels, label.astype('<i4')
+  if pixels.dtype.kind == 'f':
+    bad = np.flatnonzero(~np.isfinite(pixels).reshape(len(pixels), -1).all(1))
+    if bad.size:
+      raise wrong(f'image {bad[0]} has pixels that are not finite')
+  pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+  pixels = pixels if pixels.dtype.name in STORED else pixels.astype('<f4')
+  return np.ascontiguousarray(pixels), label.astype('<i4')
+
+
+def _moments(train: np.ndarray, name: str) -> tuple[list[float], list[float]]:
+  """The mean and the deviation of each channel of the training images.
+
+  Of integers from exact sums over how often each value occurs, whatever their number.
+  """
+  if train.dtype.name in STORED:
+    counts = [_counts(train[..., channel]) for channel in range(train.shape[-1])]
+    return moments(counts, name)
+  wide = train.astype(np.float64)
+  return _varied(wide.mean((0, 1, 2)).tolist(), wide.std((0, 1, 2)).tolist(), name)
+
+
+def moments(counts: Sequence[np.ndarray], name: str) -> tuple[list[float], list[float]]:
+  """The mean and the deviation of each channel, from how often it has each value 0, 1, …."""
+  means, deviations = [], []
+  for count in counts:
+    values = [(value, int(n)) for value, n in enumerate(count) if n]
+    n, first, second = (sum(value**power * n for value, n in values) for power in range(3))
+    means.append(first / n)
+    deviations.append(math.sqrt((n * second - first * first) / (n * n)))
+  return _varied(means, deviations, name)
+
+
+def _varied(means: list[float], deviations: list[float],
+            name: str) -> tuple[list[float], list[float]]:
+  """The same, or a Stop at a channel that is constant."""
+  if 0 in deviations:
+    channel = deviations.index(0)
+    raise Stop(Status.DATA, f'{name}: channel {channel} is {means[channel]:g} in all '
+               'training images, which tells nothing: leave it out')
+  return means, deviations
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+  """How often each value occurs, a part at a time."""
+  size = np.iinfo(values.dtype).max + 1
+  return sum(np.bincount(part.reshape(-1), minlength=size) for part in _parts(values))
+
+
+def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
+  """The images, some at a time."""
+  return (images[start:start + PART] for start in range(0, len(images), PART))
+
+
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+  """The images as float32, some at a time: what hashes are of."""
+  return (part.astype('<f4') for part in _parts(images))
 
 
 def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[str, float]):
   """The splits with parts of `train` as further ones."""
-  place, start, parted = _draws(found['train'][0], b'parts'), 0.0, dict(found)
+  if not any(parts.values()):
+    return dict(found)
+  place, start, parted = _hash01(found['train'][0], b'parts'), 0.0, dict(found)
   for name, share in parts.items():
     if not share:
       continue
@@ -117,12 +152,12 @@ def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[s
   return parted
 
 
-def _draws(images: np.ndarray, salt: bytes = b'') -> np.ndarray:
+def _hash01(images: np.ndarray, salt: bytes = b'') -> np.ndarray:
   """A hash of every image in [0, 1)."""
   digests = b''.join(hashlib.blake2b(image.tobytes(), digest_size=8, salt=salt).digest()
-                     for image in images)
+                     for chunk in _chunks(images) for image in chunk)
   return (np.frombuffer(digests, '<u8') >> 11) * 2.0**-53
 
 
-def _said(parts: Mapping[str, float]) -> str:
+def _describe(parts: Mapping[str, float]) -> str:
   return ' and '.join(f'{name}={share}' for name, share in parts.items())

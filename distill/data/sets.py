@@ -1,73 +1,108 @@
-"""What a data set is once it is loaded: named columns, and what a model must fit."""
+"""What a data set is once it is loaded: splits of examples, their modality, and facts."""
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-Text = str | tuple[str, str]        # a text, or a pair of them
+from distill.modalities import Modality
+from distill.types import Field, Status, Stop
+
+Columns = Mapping[str, np.ndarray | Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Examples as columns of equal length; the row is the example's id.
+  """Examples of a data set; a row of the index is an example, its number the example's id.
 
-  Texts have
+  `index` has the small columns, all of n rows, that decide order, buckets and labels:
 
-    tokens  int32 [n s]         padded with 0 to the longest length the data set allows
-    types   int32 [n s]         0 for the first text, 1 for the second
-    length  int32 [n]           the example's own number of tokens
+    hash01  float64 [n]   a hash of the example in [0, 1): it decides whose label may be seen
+    AXIS    int [n]       for every named axis of the fields, the example's own length
+    label   [n]           classes, -1 where there is none; or numbers, NaN where there is none
+    known   bool [n]      which examples have targets; only where no label says so
 
-  images
+  `fetch(rows)` brings the fields that are no columns of the index, from memory or from files:
+  arrays that lead with the rows, or a list of an array for each row. Along a named axis an example
+  has its own length, or is padded beyond it. `fetch` may be called by several threads.
 
-    image   float32 [n h w c]   with mean 0 and deviation 1 in each channel of the training split
-
-  and all
-
-    label   int32 [n]           the class, or -1 where there is none; in a regression float32, NaN
-    draw    float64 [n]         a hash of the text or the pixels in [0, 1): it decides whose label
-                                may be seen
+  `room` is the most that an example may have along each named axis. `raw` are the examples as they
+  were before they were encoded, if they are kept: another tokenizer can then read them.
   """
-  columns: Mapping[str, np.ndarray]
-  text: Sequence[Text] = ()
+  index: Mapping[str, np.ndarray]
+  fields: Mapping[str, Field]
+  fetch: Callable[[np.ndarray], Columns]
+  room: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  raw: Sequence[Any] = ()
+
+  def __post_init__(self):
+    lengths = {name: len(column) for name, column in self.index.items()}
+    if len(self.raw):
+      lengths['raw'] = len(self.raw)
+    for name, length in lengths.items():
+      if length != lengths['hash01']:
+        raise Stop(Status.DATA, f'data: the index has {lengths["hash01"]} rows of hash01 and '
+                   f'{length} of {name}: a row is an example in all columns')
+    for axis in self.axes:
+      if axis not in self.index or axis not in self.room:
+        raise Stop(Status.DATA, f'data: a field has the axis {axis!r}: the index needs a column '
+                   f'{axis!r} with the length of every example, and room its largest')
 
   def __len__(self) -> int:
-    return len(self.columns['label'])
+    return len(self.index['hash01'])
 
   @property
   def known(self) -> np.ndarray:
-    """Bool [n]: which examples have a label."""
-    label = self.columns['label']
+    """Bool [n]: which examples have targets."""
+    if 'known' in self.index:
+      return self.index['known']
+    if 'label' not in self.index:
+      return np.zeros(len(self), bool)
+    label = self.index['label']
     return label >= 0 if np.issubdtype(label.dtype, np.integer) else ~np.isnan(label)
+
+  @property
+  def axes(self) -> tuple[str, ...]:
+    """The named axes, in the order of the fields."""
+    return tuple(dict.fromkeys(axis for field in self.fields.values() for axis in field.axes
+                               if isinstance(axis, str)))
+
+  def subset(self, rows: np.ndarray) -> 'Split':
+    """The examples of some rows, in their order."""
+    return dataclasses.replace(
+        self, index={name: column[rows] for name, column in self.index.items()},
+        fetch=lambda chosen: self.fetch(rows[chosen]),
+        raw=[self.raw[row] for row in rows] if len(self.raw) else ())
+
+
+def in_memory(columns: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], Columns]:
+  """A `fetch` from arrays that lead with the examples; they may be memory-mapped."""
+  return lambda rows: {name: column[rows] for name, column in columns.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Splits, with what identifies them (`fingerprint`) and what a model must fit (`sizes`).
+  """Splits, with what identifies them (`fingerprint`) and what is known of them (`facts`).
 
-  No classes: the labels are numbers, or there are none at all. `sizes['classes']` is then 1.
+  `facts` reach models, tasks, augments and carries alike, by the names of their parameters:
+  `classes` (how many outputs a model has; 1 where labels are numbers), `names` (those of the
+  classes), the sizes of the modality, and what else a source knows, such as `special` tokens.
   """
   name: str
-  classes: tuple[str, ...]
+  modality: Modality
   splits: Mapping[str, Split]
   fingerprint: str                  # sha256 over splits, examples, labels and the order of classes
   versions: Mapping[str, str]       # of the packages or the builder that the examples come from
-  sizes: Mapping[str, int]          # classes; vocabulary and length, or channels
-  tokenizer: str = ''               # a `tokenizers.Tokenizer` as JSON; '' for images
-  tokenizer_sha256: str = ''
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   notes: tuple[str, ...] = ()       # lines to be said once
-  special: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  # … ids of the tokens that are no words, by their names in BERT
-  pixels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  # … of images: what `images.standardised` must know, which their models' exports carry
 
   @property
-  def what(self) -> str:
-    """What its examples are called."""
-    return 'images' if self.pixels else 'texts'
+  def names(self) -> tuple[str, ...]:
+    """The names of the classes; () where there are none."""
+    return tuple(self.facts.get('names', ()))
 
-  def inputs(self, widths: Sequence[int]) -> dict[str, Any]:
-    """What a model's export says of its inputs; texts are padded to `widths`."""
-    return {'pixels': dict(self.pixels)} if self.pixels else {
-        'length': self.sizes['length'], 'widths': list(widths),
-        'tokenizer_sha256': self.tokenizer_sha256}
+  @property
+  def sizes(self) -> dict[str, int]:
+    """What a model must fit: the sizes of the inputs, and the number of classes."""
+    classes = {'classes': self.facts['classes']} if 'classes' in self.facts else {}
+    return {**self.modality.sizes, **classes}

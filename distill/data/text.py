@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from distill.data import tokenizer as tokenizers
-from distill.data.sets import Dataset, Split, Text
+from distill.data.sets import Dataset, Split
 from distill.data.stored import packed, source_sha256, stored, unpacked
-from distill.types import Status, Stop
+from distill.modalities import text as modality
+from distill.modalities import tokenizer as tokenizers
+from distill.modalities.tokenizer import Text
+from distill.types import Field, Status, Stop
 
 
 def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[float]], *,
@@ -47,41 +49,44 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
     made = given or tokenizers.trained(texts['train'], vocabulary)
     arrays = {'tokenizer': packed(made)}
     for split, rows in texts.items():
-      encoded = {**tokenizers.encode(made, rows, length=length), 'draw': _draws(rows)}
+      encoded = {**tokenizers.encode(made, rows, length=length), 'draw': _hash01(rows)}
       arrays |= {f'{split}/{column}': values for column, values in encoded.items()}
     return arrays
 
   code = [source_sha256(file) for file in (__file__, tokenizers.__file__)]
   arrays = stored('text', [fingerprint, length, given or vocabulary, code,
                            importlib.metadata.version('tokenizers')], make, cache)
+  made = unpacked(arrays['tokenizer'])
+  reader = modality.Text(length=length, tokenizer=made)
+  target = Field((), *(('float32', 0.0) if numbers else ('int32', -1)), target=True)
   splits, notes = {}, list(notes)
   for split, rows in texts.items():
-    column = {c: arrays[f'{split}/{c}'] for c in ('tokens', 'types', 'length', 'draw')}
-    splits[split] = Split({**column, 'label': label[split]}, rows)
+    column = {c: arrays[f'{split}/{c}'] for c in ('tokens', 'types', 'length', 'draw', 'cut')}
+    index = {'hash01': column['draw'], modality.AXIS: column['length'], 'label': label[split]}
+    splits[split] = Split(index, {**reader.fields, 'label': target}, modality.fetch(column),
+                          room=reader.room, raw=rows)
     empty = sum(not ''.join(row).strip() for row in rows)
-    cut = int(arrays[f'{split}/cut'].sum())
+    cut = int(column['cut'].sum())
     notes += [f'{split}: {empty} of {len(rows)} texts are empty'] if empty else []
     notes += [f'{split}: {cut} of {len(rows)} texts cut to {length} tokens'] if cut else []
-  made = unpacked(arrays['tokenizer'])
-  return Dataset(
-      name=name, classes=tuple(classes), splits=splits, fingerprint=fingerprint, versions=versions,
-      sizes={'vocabulary': tokenizers.entries(made), 'length': length,
-             'classes': max(1, len(classes))},
-      tokenizer=made, tokenizer_sha256=hashlib.sha256(made.encode()).hexdigest(),
-      notes=tuple(notes), special=tokenizers.special(made))
+  facts = {**reader.sizes, 'classes': max(1, len(classes)), 'names': tuple(classes),
+           'special': reader.special}
+  return Dataset(name=name, modality=reader, splits=splits, fingerprint=fingerprint,
+                 versions=versions, facts=facts, notes=tuple(notes))
 
 
 def _parted(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence], share: float):
   """Texts and labels with a part of `train` as the split `held_out`; equal texts stay together."""
   if 'held_out' in texts:
     raise ValueError(f'held_out={share}, but there is a split held_out already')
-  out = _draws(texts['train'], b'held out') < share
+  out = _hash01(texts['train'], b'held out') < share
   part = lambda values, rows: [values[i] for i in np.flatnonzero(rows)]
   return tuple({**whole, 'train': part(whole['train'], ~out), 'held_out': part(whole['train'], out)}
                for whole in (texts, labels))
 
 
-def _draws(texts: Sequence[Text], salt: bytes = b'') -> np.ndarray:
+def _hash01(texts: Sequence[Text], salt: bytes = b'') -> np.ndarray:
+  """A hash of every text in [0, 1)."""
   digests = b''.join(hashlib.blake2b(json.dumps(text).encode(), digest_size=8, salt=salt).digest()
                      for text in texts)
   return (np.frombuffer(digests, '<u8') >> 11) * 2.0**-53

@@ -4,7 +4,7 @@ python -m distill.evaluate.alone '{"place": DIR, …}'        # what `Child` sta
 
 The process learns its core before it loads NumPy and JAX, whose threads then have no other. It
 answers each line on stdin, a call of `cost.Subject` as JSON, by one on stdout. The data isn't
-needed: calls are on the longest texts, or images, that the job's `inputs` speak of.
+needed: calls are on the largest inputs that the job's `inputs`, a card, speak of.
 """
 import contextlib
 import json
@@ -55,10 +55,10 @@ class Child:
 
 
 @contextlib.contextmanager
-def children(jobs: Mapping[str, Mapping[str, Any]], reads: Sequence[str],
+def children(jobs: Mapping[str, Mapping[str, Any]], outputs: Sequence[str],
              cache: str | None = None) -> Iterator[dict[str, Child]]:
-  """A process for every model; `jobs` have its `place` and `model` as `predict.opened` takes them,
-  and the `inputs` to time it on as a card has them.
+  """A process for every model; `jobs` have its `place` and `model` as `formats.open_model` takes
+  them, and the `inputs` to time it on as a card has them.
 
   `cache` is where JAX keeps compiled programs.
   """
@@ -66,7 +66,7 @@ def children(jobs: Mapping[str, Mapping[str, Any]], reads: Sequence[str],
   with contextlib.ExitStack() as ending:
     found = {}
     for name, job in jobs.items():
-      found[name] = Child(name, {**job, 'reads': list(reads), 'core': core}, cache)
+      found[name] = Child(name, {**job, 'outputs': list(outputs), 'core': core}, cache)
       ending.callback(_end, found[name].process)
     yield found
 
@@ -84,11 +84,12 @@ def main(job: str) -> None:
   told = json.loads(job)
   if told['core'] is not None:
     os.sched_setaffinity(0, {told['core']})
-  from distill import predict  # JAX counts its cores when it is loaded
+  from distill import formats, modalities  # JAX counts its cores when it is loaded
   from distill.evaluate import cost
   answers, sys.stdout = sys.stdout, sys.stderr
-  pure, weights, _ = predict.opened(told['place'], model=told.get('model'))
-  subject = cost.Subject(pure, weights, told['inputs'], told['reads'])
+  pure, weights, _ = formats.open_model(told['place'], model=told.get('model'))
+  modality = modalities.from_card(told['inputs'], told['place'])
+  subject = cost.Subject(pure, weights, modality, told['outputs'])
   for line in sys.stdin:
     name, *arguments = json.loads(line)
     answer = getattr(subject, name)(*arguments)

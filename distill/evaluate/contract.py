@@ -49,7 +49,7 @@ TIER = {'name': str, 'passed': bool,
                     'value': (float, None), 'passed': bool}]}     # None: not measured, not passed
 MODEL = {
     'name': str, 'note?': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
-    'saw': (*({what: int, 'labels': int} for what in ('texts', 'images')), None), **JUDGED,
+    'saw': ({'labels': int, ...: int}, None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),
     'throughput_per_s': (float, None), 'flops': (float, None), 'peak_memory_bytes': (int, None),

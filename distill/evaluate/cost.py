@@ -5,20 +5,17 @@ alike and their ratios hold. A `Subject` is timed in this process and with all i
 `evaluate.alone` has a process of its own, on one core that all of them share.
 """
 import os
-import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from distill import step
+from distill import modalities, step
 from distill.evaluate import energy
-from distill.models.pure import Pure
-from distill.models.stablehlo import PROGRAM
+from distill.modalities import Modality
 from distill.teachers import Weights
-from distill.types import Batch
 
 ROUNDS = 5
 BATCHES = 1, 8, 32          # the first is timed for latency, the fastest an example for throughput
@@ -38,12 +35,12 @@ class Timed(Protocol):
 
 
 class Subject:
-  """A model timed where it is. `inputs` is what its export says of them."""
+  """A model timed where it is, on full batches of its modality, until it gives `outputs`."""
 
-  def __init__(self, pure: Pure, weights: Weights, inputs: Mapping[str, Any],
-               reads: Sequence[str] = ('logits',)):
-    self._step = step.make_eval_step(pure, None, reads)
-    self._weights, self._inputs = weights, inputs
+  def __init__(self, pure: Callable, weights: Weights, modality: Modality,
+               outputs: Sequence[str]):
+    self._step = step.make_eval_step(pure, step.outputs_alone(outputs))
+    self._weights, self._modality = weights, modality
     self._calls: dict[int, tuple[jax.stages.Compiled, tuple]] = {}
 
   def plan(self, batch: int) -> dict[str, Any]:
@@ -63,31 +60,9 @@ class Subject:
 
   def _compiled(self, batch: int) -> tuple[jax.stages.Compiled, tuple]:
     if batch not in self._calls:
-      arguments = jax.device_put((*self._weights, full(self._inputs, batch)))
+      arguments = jax.device_put((*self._weights, modalities.full(self._modality, batch)))
       self._calls[batch] = self._step.lower(*arguments).compile(), arguments
     return self._calls[batch]
-
-
-def full(inputs: Mapping[str, Any], size: int) -> Batch:
-  """`size` examples for a model whose export says this of its inputs; texts of the last width."""
-  if 'pixels' in inputs:
-    shape = (inputs['pixels'][name] for name in ('height', 'width', 'channels'))
-    return {'image': np.zeros((size, *shape), np.float32), 'valid': np.ones(size, np.float32)}
-  shape = size, inputs['widths'][-1]
-  return {'tokens': np.ones(shape, np.int32), 'types': np.zeros(shape, np.int32),
-          'mask': np.ones(shape, np.float32)}
-
-
-def params(tree: Any, *, embeddings: bool = True) -> int:
-  """The number of parameters, on request without embedding tables (leaves named `embedding`)."""
-  named = jax.tree_util.tree_leaves_with_path(tree)
-  return sum(leaf.size for path, leaf in named
-             if embeddings or _spelled(path).rpartition('/')[2] != 'embedding')
-
-
-def nbytes(tree: Any) -> int:
-  """The bytes of all parameters as they are held."""
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def flops(compiled: jax.stages.Compiled) -> int | None:
@@ -105,18 +80,6 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
   plan = compiled.memory_analysis()
   return None if plan is None else (plan.argument_size_in_bytes + plan.output_size_in_bytes
                                     + plan.temp_size_in_bytes - plan.alias_size_in_bytes)
-
-
-def shipped(folder: pathlib.Path) -> int | None:
-  """Bytes of the weights in a folder that a model ships in, or of the program that holds them."""
-  files = [*folder.glob('*.safetensors')] or [*folder.glob(PROGRAM)]
-  return sum(file.stat().st_size for file in files) if files else None
-
-
-def quantised(tree: Any) -> float:
-  """The share of the parameters that 8 bits or fewer hold."""
-  small = sum(leaf.size for leaf in jax.tree.leaves(tree) if leaf.dtype.itemsize == 1)
-  return small / max(1, params(tree))
 
 
 def measured(subjects: Mapping[str, Timed], *, seconds: float = 0.2, watts: float = 0.0,
@@ -156,7 +119,3 @@ def measured(subjects: Mapping[str, Timed], *, seconds: float = 0.2, watts: floa
 def _cores() -> int:
   """That this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
-def _spelled(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')

@@ -16,6 +16,8 @@ from distill.types import Records
 Metric = dict[str, Any]         # value, low, high, n, unit, higher_is_better
 BINS = 15               # of the reliability curve (Guo 2017, §5)
 TOP = 0.2               # the share of an example's places that are its top
+SEEN = {'id', 'sampled', 'target', 'places', 'attribution', 'rollout', 'layers', 'grams'}
+# … arrays of `inside.looked` that every modality has; the others are of the inputs
 LEAST = float(np.finfo(np.float32).tiny)      # a probability below, as 0, counts as this
 
 
@@ -105,7 +107,8 @@ def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
   if not all(np.array_equal(ours[name], theirs[name]) for name in ('id', 'target', 'sampled')):
     raise ValueError('what was kept of different examples cannot be compared')
   sampled, found, how = ours['sampled'], {}, dict(resamples=resamples, seed=seed)
-  same = 'tokens' not in ours or np.array_equal(ours['tokens'], theirs['tokens'])
+  same = all(name in theirs and np.array_equal(ours[name], theirs[name])
+             for name in ours.keys() - SEEN)       # what the models read
   places = [place.ravel() for place in ours['places'][sampled]]
 
   def compared(name, alike):
@@ -120,7 +123,7 @@ def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
     if same and of in ours and of in theirs and len(values := compared(of, alike)):
       found[name] = _mean(values, unit, True, **how)
   n = int(sampled.sum())
-  if n > 4:
+  if n > 4 and len(ours['layers']) and len(theirs['layers']):
     best = lambda rows: float(cka(*(
         of['grams'][:, rows][:, :, rows] for of in (ours, theirs))).max(axis=1).mean())
     value = best(np.arange(n))
@@ -134,7 +137,7 @@ def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
 
 def layers(ours: Records, theirs: Records) -> dict[str, Any] | None:
   """The CKA of every layer of a model (rows) with every one of the teacher's (columns)."""
-  if ours['sampled'].sum() < 4:
+  if ours['sampled'].sum() < 4 or not len(ours['layers']) or not len(theirs['layers']):
     return None
   return {'rows': ours['layers'].tolist(), 'columns': theirs['layers'].tolist(),
           'cka': cka(ours['grams'], theirs['grams']).tolist()}

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from distill import modalities
 from distill.evaluate import quality, wording
 from distill.evaluate.contract import Report
 from distill.types import Records
 
 SHOWN = 6
-WORDS = 120             # of a text; of a longer one what follows is left out
 FOR, AGAINST = '#0072B2', '#D55E00'       # which colour-blind readers tell apart
 
 
@@ -25,7 +25,7 @@ def examples(report: Report, records: Mapping[str, Records],
   student = next((m for m in report['models'] if m['role'] == 'student'), {})
   pair = [(student.get('retention') or {}).get('of'), student.get('name')]
   if not all(name in records and name in inside and 'prediction' in records[name]
-             and {'image', 'pieces'} & inside[name].keys() for name in pair):
+             and modalities.shows(inside[name]) for name in pair):
     return 0, []
   theirs, ours = quality.aligned(*(records[name] for name in pair))
   apart = np.abs(np.subtract(theirs['prediction'], ours['prediction'], dtype=np.float64))
@@ -47,47 +47,20 @@ def examples(report: Report, records: Mapping[str, Records],
           'name': name, 'answer': said(answer), 'right': bool(answer == truth) if classes else None,
           'sure': float(of['probabilities'][at].max()) if classes else None,
           **_looked(there, int(np.flatnonzero(there['id'] == example)[0]))})
-    return {'truth': said(truth), 'views': views, 'picture': views[0].pop('image')}
+    return {'truth': said(truth), 'views': views, 'picture': views[0].pop('picture')}
   return int((apart > 0).sum()), [shown(example) for example in seen[:SHOWN]]
 
 
-def words(tokens: np.ndarray, places: np.ndarray, attribution: np.ndarray,
-          pieces: Mapping[int, str]) -> list[tuple[str, float | None]]:
-  """A text's words with their shares of the largest attribution, in [-1, 1].
-
-  Word pieces ('##') are joined and their attributions added. What is no word has no share: of it
-  the ends are left out, and what parts two texts is '·'.
-  """
-  at, found = np.flatnonzero(places), []
-  for i in range(at[0], at[-1] + 1) if len(at) else ():
-    piece = pieces[int(tokens[i])]
-    if not places[i]:
-      found.append(('·' if 'SEP' in piece or '/s' in piece else piece, None))
-    elif piece.startswith('##') and found and found[-1][1] is not None:
-      found[-1] = found[-1][0] + piece[2:], found[-1][1] + float(attribution[i])
-    else:
-      found.append((piece.removeprefix('##'), float(attribution[i])))
-  most = max((abs(value) for _, value in found if value is not None), default=0) or 1
-  return [(word, None if value is None else value / most) for word, value in found]
-
-
-def _looked(there: Records, at: int) -> dict[str, Any]:
-  """What a model looked at: words with their backgrounds, or an image and a map."""
-  places, attribution = there['places'][at], there['attribution'][at].astype(np.float64)
-  if 'image' in there:
+def _looked(seen: Records, at: int) -> dict[str, Any]:
+  """What a model looked at: an image and a map, or words with their backgrounds."""
+  shown = modalities.show(seen, at)
+  if 'pixels' in shown:
     from matplotlib import colors  # here, as in charts
-    image = there['image'][at]
-    image = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
-    low, high = image.min(), image.max()
-    shown = np.broadcast_to((image - low) / (high - low or 1), (*image.shape[:2], 3))
     scale = colors.LinearSegmentedColormap.from_list('', (AGAINST, '#ffffff', FOR))
-    most = np.abs(attribution).max() or 1
-    return {'image': _png(shown), 'map': _png(scale(0.5 + 0.5 * attribution / most)), 'words': ()}
-  pieces = dict(zip(there['piece_ids'].tolist(), there['pieces'].tolist(), strict=True))
-  found = words(there['tokens'][at], places, attribution, pieces)
-  more = [('…', None)] * (len(found) > WORDS)
-  return {'image': None, 'map': None,
-          'words': [(word, _background(share)) for word, share in found[:WORDS] + more]}
+    return {'picture': _png(shown['pixels']), 'map': _png(scale(0.5 + 0.5 * shown['map'])),
+            'spans': ()}
+  return {'picture': None, 'map': None,
+          'spans': [(word, _background(share)) for word, share in shown['spans']]}
 
 
 def _background(share: float | None) -> str:

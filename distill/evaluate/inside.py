@@ -1,8 +1,6 @@
 """What goes on in a model on a few examples: what it looks at, and what its layers hold.
 
-Gradients are with regard to pixels or to the embeddings of words: `Inside` gives a model, in
-place of its token table, one that holds the batch's own rows, so that every position has a
-gradient of its own and no model needs to know.
+Gradients are with regard to what the modality's probe says: pixels, or the embeddings of words.
 """
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import sharding
+from distill.modalities import Probe
 from distill.models.pure import Flat, Pure
+from distill.tasks import Task
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Records
 
-TABLE, WORDS = 'token/embedding', 'words/bias'          # parameters with an entry a token
 LAYERS = re.compile(r'embedding|stem|block\d+/hidden|stage\d+/features|pooled')
 ATTENTION = re.compile(r'block\d+/attention')
 FIRST = 'embedding', 'stem'
@@ -26,66 +25,41 @@ STEPS = 16              # of the integral
 class Inside:
   """A model with its weights that tells more than its answers.
 
-  Called with a batch, its inputs `x` and `by` [b c], it gives
+  Called with a batch, its inputs `x` and `by` [b c], it gives, where the task explains an output
+  [b c],
 
-    logits     [b c]    at x
-    gradient   as x     of Σ by · logits with regard to x
-    rollout    [b s]    of models with attention
-    LAYERS     [b f]    each: a text's mean over its tokens, or an image's maps flattened
+    measured           the task's, at x
+    gradient   as x    of Σ by · output with regard to x
+    rollout    [b s]   of models with attention
+    layers     {name: [b f]}   what each layer holds of an example, as the probe pools it
   """
 
-  def __init__(self, model: Pure, weights: Weights, layout: sharding.Layout):
-    self.layout, self.table = layout, weights[0].get(TABLE)
+  def __init__(self, model: Pure, weights: Weights, layout: sharding.Layout, probe: Probe,
+               task: Task):
+    self.layout, self.probe, self.task = layout, probe, task
     self.weights = sharding.placed(weights, layout.weights(weights))
 
     def view(params: Flat, rest: Flat, batch: Batch) -> Outputs:
       params = layout.gathered(params)
 
-      def outputs_at(x):
-        own, fed = _fed(params, batch, x)
-        outputs, _ = model(own, rest, fed, train=False, key=None)
-        return outputs['logits'], _kept(outputs, batch)
+      def output_at(x):
+        changed, fed = probe.feed(params, batch, x)
+        outputs, _ = model(changed, rest, fed, train=False, key=None)
+        kept = {'measured': task.measure(lambda _: outputs, batch),
+                'layers': {name: probe.pool(outputs[name], batch)
+                           for name in filter(LAYERS.fullmatch, outputs)}}
+        if attention := [outputs[name] for name in sorted(filter(ATTENTION.fullmatch, outputs))]:
+          kept['rollout'] = rollout(attention)
+        return outputs[task.explain.output], kept
 
-      logits, pull, kept = jax.vjp(outputs_at, batch['x'], has_aux=True)
-      return {'logits': logits, 'gradient': pull(batch['by'].astype(logits.dtype))[0], **kept}
+      output, pull, kept = jax.vjp(output_at, batch['x'], has_aux=True)
+      return {'gradient': pull(batch['by'].astype(output.dtype))[0], **kept}
     self.view = jax.jit(view)
 
   def __call__(self, batch: Batch, x: np.ndarray, by: np.ndarray) -> Outputs:
     rows = self.layout.rows(len(x), 'evaluate.batch_size')
     fed = {**batch, 'x': x.astype(np.float32), 'by': by.astype(np.float32)}
     return self.view(*self.weights, self.layout.fed({k: value[rows] for k, value in fed.items()}))
-
-  def inputs(self, batch: Batch) -> np.ndarray:
-    """The pixels [b h w c], or the embeddings of the tokens [b s d]."""
-    if 'image' in batch:
-      return np.asarray(batch['image'])
-    return np.asarray(self.table)[batch['tokens']]
-
-  def spread(self) -> float:
-    """The standard deviation of an input's numbers: of pixels 1, or that of the token table."""
-    return 1.0 if self.table is None else float(np.std(np.asarray(self.table, np.float64)))
-
-
-def _fed(params: Flat, batch: Batch, x: jax.Array) -> tuple[Flat, Batch]:
-  """Parameters and a batch by which a model reads x."""
-  if 'image' in batch:
-    return params, {**batch, 'image': x}
-  rows = x.reshape(-1, x.shape[-1])
-  own = {TABLE: rows} | ({WORDS: jnp.zeros(len(rows))} if WORDS in params else {})
-  return params | own, {**batch, 'tokens': jnp.arange(len(rows)).reshape(x.shape[:2])}
-
-
-def _kept(outputs: Outputs, batch: Batch) -> Outputs:
-  found = {}
-  for name in filter(LAYERS.fullmatch, outputs):
-    layer = outputs[name]
-    if layer.ndim == 3:
-      mask = batch['mask'][:, :, None]
-      layer = (layer * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
-    found[name] = layer.reshape(len(layer), -1)
-  if attention := [outputs[name] for name in sorted(filter(ATTENTION.fullmatch, outputs))]:
-    found['rollout'] = rollout(attention)
-  return found
 
 
 def rollout(attention: Sequence[jax.Array]) -> jax.Array:
@@ -100,13 +74,6 @@ def rollout(attention: Sequence[jax.Array]) -> jax.Array:
   return share
 
 
-def places(batch: Batch, special: Mapping[str, int]) -> np.ndarray:
-  """Where an input says something: words [b s], or pixels [b h w], all of them."""
-  if 'image' in batch:
-    return np.ones(batch['image'].shape[:3], bool)
-  return (batch['mask'] > 0) & ~np.isin(batch['tokens'], list(special.values()))
-
-
 def integrated(gradient: Callable[[np.ndarray], np.ndarray], x: np.ndarray, start: np.ndarray,
                steps: int = STEPS) -> np.ndarray:
   """Integrated gradients of what `gradient` is the gradient of (Sundararajan 2017, eq. 1).
@@ -118,23 +85,22 @@ def integrated(gradient: Callable[[np.ndarray], np.ndarray], x: np.ndarray, star
   return (x - start) * sum(gradient(start + alpha * (x - start)) for alpha in way) / steps
 
 
-def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int], classes: int,
-           drawn: Collection[int], special: Mapping[str, int], tokenizer: str = '') -> Records:
-  """What is kept of the examples of some batches:
+def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int],
+           drawn: Collection[int]) -> Records:
+  """What is kept of the examples of some prepared batches:
 
     id           int32 [n]
     sampled      bool [n]         one of `drawn`, not there for what models say of it
-    target       int32 [n]        the class that is explained: `target`, by id; 0 of a regression
-    tokens       int32 [n s]      or image float32 [n h w c]
-    piece_ids    int32 [v]        the tokens that occur, of texts with a `tokenizer` (JSON)
-    pieces       str [v]          … as it spells them
-    places       bool [n s]       the words; or [n h w], all pixels
-    attribution  float32 [n s]    integrated gradients of the target's logit less the mean of all
-                                  (softmax doesn't see that mean), summed over an embedding; or,
-                                  summed over channels, [n h w]
+    target       int32 [n]        the column that is explained: `target`, by id; 0 of a regression
+    places       bool [n …]       where an input says something: words [s], or pixels [h w]
+    attribution  float32 [n …]    integrated gradients of the target's column less the mean of all
+                                  (softmax doesn't see that mean), summed over an embedding or over
+                                  channels
     rollout      float32 [n s]    of models with attention
     layers       str [l]          from the input to the output
     grams        float32 [l m m]  products of the layers' features, of the m sampled examples
+
+  and what the probe keeps of the inputs themselves, by names of its own.
 
   The way to an input starts where no word is: at rows of zeros for the embeddings of words (as
   Sundararajan 2017, §6.3), special tokens and positions being there; or at the mean pixel.
@@ -142,37 +108,31 @@ def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int
   found, features = [], []
   for batch in map(batches.__getitem__, range(len(batches))):
     keep = np.flatnonzero(batch['valid'])
-    told, layers = _told(inside, batch, target, classes, special)
-    told['sampled'] = np.isin(told['id'], list(drawn))
-    found.append({name: value[keep] for name, value in told.items()})
-    features.append({name: layer[keep][told['sampled'][keep]] for name, layer in layers.items()})
+    seen, layers = _seen(inside, batch, target)
+    seen['sampled'] = np.isin(seen['id'], list(drawn))
+    found.append({name: value[keep] for name, value in seen.items()})
+    features.append({name: layer[keep][seen['sampled'][keep]] for name, layer in layers.items()})
   names = sorted(features[0], key=lambda name: (name not in FIRST, name == 'pooled', name))
   whole = [np.concatenate([part[name] for part in features]).astype(np.float64) for name in names]
   centred = [layer - layer[:1] for layer in whole]          # of constant features nothing is left
   grams = [(z - z.mean(0)) @ (z - z.mean(0)).T for z in centred]
-  told = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-  return {**told, **(_spelled(told['tokens'], tokenizer) if tokenizer else {}),
-          'layers': np.array(names), 'grams': np.array(grams, np.float32)}
+  seen = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+  n = int(seen['sampled'].sum())
+  return {**seen, **inside.probe.legend(seen), 'layers': np.array(names, np.str_),
+          'grams': np.array(grams, np.float32).reshape(len(names), n, n)}
 
 
-def _spelled(tokens: np.ndarray, tokenizer: str) -> Records:
-  from tokenizers import Tokenizer  # here: models of images don't need it
-  spell, ids = Tokenizer.from_str(tokenizer).id_to_token, np.unique(tokens)
-  return {'piece_ids': ids.astype(np.int32),
-          'pieces': np.array([spell(i) or '' for i in ids.tolist()])}
-
-
-def _told(inside: Inside, batch: Batch, target: Mapping[int, int], classes: int,
-          special: Mapping[str, int]) -> tuple[Records, dict[str, np.ndarray]]:
+def _seen(inside: Inside, batch: Batch,
+          target: Mapping[int, int]) -> tuple[Records, dict[str, np.ndarray]]:
   """What `looked` keeps of one batch, and its layers' features."""
+  probe, columns = inside.probe, inside.task.explain.columns
   explained = np.array([target.get(int(example), 0) for example in batch['id']], np.int32)
-  by = np.eye(classes)[explained] - (1 / classes if classes > 1 else 0)
-  x, words = inside.inputs(batch), places(batch, special)
+  by = np.eye(columns)[explained] - (1 / columns if columns > 1 else 0)
+  x, places = probe.inputs(batch), probe.positions(batch)
   gradient = lambda at: sharding.on_host(inside(batch, at, by)['gradient'])
-  attribution = integrated(gradient, x, np.where(words[..., None], 0, x)).sum(-1)
+  attribution = integrated(gradient, x, np.where(places[..., None], 0, x)).sum(-1)
   outputs = sharding.on_host(inside(batch, x, by))
-  field = 'image' if 'image' in batch else 'tokens'
-  return ({'id': np.asarray(batch['id']), 'target': explained, field: np.asarray(batch[field]),
-           'places': words, 'attribution': attribution.astype(np.float32),
+  return ({'id': np.asarray(batch['id']), 'target': explained, **probe.keep(batch),
+           'places': places, 'attribution': attribution.astype(np.float32),
            **({'rollout': outputs['rollout']} if 'rollout' in outputs else {})},
-          {name: value for name, value in outputs.items() if LAYERS.fullmatch(name)})
+          outputs['layers'])

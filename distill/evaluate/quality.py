@@ -6,23 +6,15 @@ show, not what another seed of the training could. The draws depend on the numbe
 the seed alone, so models whose records are `aligned` are paired by example.
 """
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from distill.tasks import Task
 from distill.types import Records
 
 Metrics = Mapping[str, Mapping[str, Any]]       # as the report holds them
 TAILS = (2.5, 97.5)     # percent
-
-
-class Task(Protocol):
-  """What quality needs of a task."""
-  metrics: Mapping[str, Mapping[str, Any]]      # name -> unit, higher_is_better
-  primary: str
-  constant: Callable[[Records], Records] | None       # what `chance` scores
-
-  def score(self, records: Records) -> dict[str, float]: ...
 
 
 class Resampled(NamedTuple):
@@ -35,7 +27,7 @@ def resampled(task: Task, records: Records, *, resamples: int = 1000, seed: int 
   """The metrics of records, by a bootstrap."""
   values = task.score(records)
   n = len(records['id'])
-  draws = _columns(task.score(_rows(records, draw)) for draw in _draws(n, resamples, seed))
+  draws = task.bootstrap(records, _draws(n, resamples, seed))
   return Resampled({name: {'value': value, **bounds(draws[name]), 'n': n, **task.metrics[name]}
                     for name, value in values.items()}, draws)
 
@@ -176,11 +168,6 @@ def _draws(n: int, resamples: int, seed: int):
     raise ValueError(f'resamples={resamples}: an interval needs at least one')
   random = np.random.default_rng(seed)
   return (random.integers(n, size=n) for _ in range(resamples))
-
-
-def _columns(rows) -> dict[str, np.ndarray]:
-  rows = list(rows)
-  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def bounds(scores: np.ndarray) -> dict[str, float]:

@@ -2,6 +2,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from distill import modalities
 from distill.evaluate import tiers, wording
 from distill.evaluate.contract import Model, Report
 
@@ -14,7 +15,6 @@ ALIKE = {'agreement': 'same answer as teacher',
          'distance': 'distance from teacher', 'saliency': 'saliency overlap',
          'saliency_top': 'top {} shared, against 20 % by chance', 'rollout': 'attention overlap',
          'cka': 'layers alike', 'ece': 'calibration error'}
-PLACES = {'texts': 'words', 'images': 'pixels'}         # of what models saw
 NONE = '–', ''
 CLASSES = 20            # of more, those on which the first student is worst
 
@@ -43,7 +43,7 @@ def missed(report: Report) -> bool:
   """
   models = report['models']
   there = [m for m in models if m['peak_memory_bytes'] is not None]
-  return _saw(models) == 'images' and bool(there) and (
+  return modalities.by_noun(_saw(models)).convolved and bool(there) and (
       report['hardware']['device'] == 'cpu' or any(m.get('process_bytes') for m in there))
 
 
@@ -110,7 +110,7 @@ def classes(report: Report) -> tuple[int, Rows]:
 
 
 def _saw(models: Sequence[Model]) -> str:
-  """What models learnt from: texts or images, or '' where that isn't known."""
+  """What models learnt from, by what it is called, or '' where that isn't known."""
   return next((what for model in models for what in model['saw'] or () if what != 'labels'), '')
 
 
@@ -176,7 +176,7 @@ def _alike(models: Sequence[Model]) -> Rows:
   """How like their teacher models are, and how far from being as sure as they are right."""
   found = {label: [{**model['faithfulness'], **(model.get('calibration') or {})}.get(name)
                    for model in models] for name, label in ALIKE.items()}
-  places = PLACES.get(_saw(models), 'places')
+  places = modalities.by_noun(_saw(models)).spots
   return [(label.format(places), _measured(each)) for label, each in found.items() if any(each)]
 
 

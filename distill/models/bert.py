@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distill.models import layers
+from distill.models.pure import Traits
 from distill.types import Batch, Outputs
 
 POOLING = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
@@ -33,6 +34,12 @@ class Bert(nnx.Module):
     words                         [b m v]    with `words`: the masked-word head at the positions
                                              `batch['positions']` [b m], or at all of them
   """
+  traits = Traits(
+      heads={'pooler': ('pooled', 'logits'), 'head': ('logits',), 'words': ('words',)},
+      tables=('token/embedding', 'words/bias'),
+      cut=('position/embedding', 'token/embedding', 'words/bias'),
+      kin={'heads': 'blocks', 'first': 'position', 'eps': 'norm', 'pooling': 'pooler'},
+      free=('dropout', 'words'))
 
   def __init__(self, *, vocabulary: int, length: int, classes: int, width: int, depth: int,
                heads: int, inner: int = 0, types: int = 2, dropout: float = 0.1,

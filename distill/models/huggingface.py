@@ -2,27 +2,24 @@
 
 BERT (and MiniLM, which is one), RoBERTa and DistilBERT. A checkpoint is read strictly: every
 tensor has a place or is known to have none, and a part — encoder, pooler, head, masked-word
-head — is there whole or not at all. Nothing is unpickled.
+head — is there whole or not at all. `formats/huggingface.py` reads and writes the files.
 """
 import dataclasses
 import fnmatch
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from distill.lookup import nearest
+from distill.models.bert import Bert
 from distill.models.pure import Flat
 from distill.types import Status, Stop
 
-CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
-INDEX = f'{WEIGHTS}.index.json'
-PARTS = ('pooler', 'head', 'words')         # that a checkpoint may lack
+CONFIG = 'config.json'                      # as error lines call it
+PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +120,15 @@ class Checkpoint:
   labels: tuple[str, ...]
 
 
-def read(folder: pathlib.Path) -> Checkpoint:
-  """The checkpoint in a folder; what is wrong with it is named: file, field or tensor."""
-  told = config(folder)
-  family = _family(told, folder)
-  node, arrays = _node(told, family, folder), {}
-  for name, array in _tensors(folder).items():
+def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
+         folder: pathlib.Path) -> Checkpoint:
+  """The checkpoint of a config and tensors; what is wrong with it is named: field or tensor.
+
+  `folder` is where they are from, for error lines.
+  """
+  family = _family(config, folder)
+  node, arrays = _node(config, family, folder), {}
+  for name, array in tensors.items():
     if arrays.setdefault(_canonical(name, family), array) is not array:
       raise _fault(folder, f'it has the tensor {name} twice, by two names')
   table = _table(family, node['depth'], node['types'])
@@ -152,12 +152,7 @@ def read(folder: pathlib.Path) -> Checkpoint:
       raise _fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
                    f'{list(shape)}')
   return Checkpoint(node, {path: _turned(path, array) for path, array in found.items()},
-                    _labels(told, classes, folder))
-
-
-def config(folder: pathlib.Path) -> dict[str, Any]:
-  """What `config.json` says."""
-  return _json(folder / CONFIG)
+                    _labels(config, classes, folder))
 
 
 def named(node: Mapping[str, Any], params: Flat,
@@ -260,42 +255,6 @@ def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
   outputs = {'up': node['inner'], 'head': classes, 'words': node['vocabulary']}.get(module, width)
   inputs = node['inner'] if module == 'down' else width
   return (outputs, inputs) if leaf == 'kernel' else (outputs,)
-
-
-def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """All tensors as float32, of one file or of the shards that an index names."""
-  files, arrays = {WEIGHTS}, {}
-  if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
-    try:
-      files = {str(name) for name in _json(folder / INDEX)['weight_map'].values()}
-    except (KeyError, AttributeError):
-      raise _fault(folder, f'{INDEX} maps no tensors to files') from None
-  for name in sorted(files):
-    if pathlib.PurePath(name).name != name or not (folder / name).is_file():
-      pickles = sorted(path.name for path in folder.glob('*.bin'))
-      raise _fault(folder, f'there is no {name} in it' + (
-          f', but {pickles[0]}: a pickle, which can run code when it is opened; convert it by '
-          "from_pretrained(DIR).save_pretrained(DIR) of the model's class in transformers"
-          if pickles else ''))
-    try:
-      with safe_open(folder / name, 'flax') as file:       # NumPy has no bfloat16
-        arrays |= {key: np.asarray(file.get_tensor(key).astype(jnp.float32))
-                   for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-      raise _fault(folder / name, f'it cannot be read: {error}') from error
-  return arrays
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_bytes())
-  except OSError as error:
-    raise _fault(path.parent, f'it is no checkpoint: {path.name}: {error.strerror}') from error
-  except ValueError as error:
-    raise _fault(path, f'it is no JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise _fault(path, 'it holds no object')
-  return content
 
 
 def _fault(path: pathlib.Path, line: str) -> Stop:

@@ -4,7 +4,7 @@ Flat dicts make a step cheap to dispatch, and paths are what freezing, exporting
 starting from a teacher's layers speak of.
 """
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -14,19 +14,49 @@ Flat = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
+class Traits:
+  """What a class of models says of its parameters and arguments, as its attribute `traits`.
+
+  heads: top-level modules that only some tasks need, each with the outputs that it serves. A
+    checkpoint may lack them, and an export leaves out those that nothing trained.
+  tables: paths of parameters that have a row for every token, the table of embeddings first.
+  cut: paths of parameters of which a smaller model takes the first rows.
+  kin: arguments that change what equal shapes compute, each with the module for which they do.
+  free: arguments that no parameter depends on, and that a loaded model may be given.
+  """
+  heads: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  tables: tuple[str, ...] = ()
+  cut: tuple[str, ...] = ()
+  kin: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  free: tuple[str, ...] = ('dropout',)
+
+
+PLAIN = Traits()
+
+
+def traits_of(kind: Any) -> Traits:
+  """The traits of a class of models, or of a model."""
+  return getattr(kind, 'traits', PLAIN)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pure:
   """A module without its arrays.
 
   `make(rngs)` constructs the module; nothing is computed until `init`. `mixing`: in training an
   output depends on the batch's other examples, for the module keeps batch statistics or says so.
+  `traits` are those of its class.
   """
   make: Callable[[nnx.Rngs], nnx.Module]
+
+  differentiable = True
 
   def __post_init__(self):
     module = nnx.eval_shape(lambda: self.make(nnx.Rngs(0)))
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     object.__setattr__(self, '_graph', graph)
     object.__setattr__(self, '_states', (params, rest))
+    object.__setattr__(self, 'traits', traits_of(module))
     object.__setattr__(self, 'mixing', getattr(module, 'mixing', False) or any(
         isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)))
 

@@ -5,6 +5,7 @@ import jax
 from flax import nnx
 
 from distill.models.norm import BatchNorm
+from distill.models.pure import Traits
 from distill.types import Batch, Outputs
 
 
@@ -28,6 +29,7 @@ class ResNet(nnx.Module):
     weights/head/kernel, weights/head/bias    [d c] [c]
     weights/stageN/scale, weights/stageN/bias [c]        of the stage's last BatchNorm
   """
+  traits = Traits(heads={'head': ('logits',)})
 
   def __init__(self, *, depth: int, widths: Sequence[int] = (16, 16, 32, 64), channels: int = 3,
                classes: int, rngs: nnx.Rngs):

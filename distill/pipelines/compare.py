@@ -9,12 +9,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill import predict, sharding, step, train
+from distill import formats, records, sharding, step, train
 from distill.data import batches
 from distill.evaluate import tiers
-from distill.export import huggingface
 from distill.models.pure import Flat, Pure
-from distill.pipelines import exported, plan, reported
+from distill.pipelines import plan, reported
 from distill.pipelines.judging import Model
 from distill.pipelines.setting import Setting, Trained, setting
 from distill.student import under
@@ -42,25 +41,26 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
     this.log.say(f'{told.dataset.name}: {note}')
   announced = plan.announce(told, this)
 
-  reads = {'dataset': told.dataset, 'widths': told.widths}
-  models = [Model(name, 'teacher', pure, told.weights[name], _loaded(config['teachers'][name]),
-                  **reads) for name, pure in told.loaded.items()]
+  reads = {'modality': told.modality, 'splits': told.dataset.splits}
+  models = [Model(name, 'teacher', pure, told.weights[name], {}, _loaded(
+      config['teachers'][name], name), **reads) for name, pure in told.loaded.items()]
   for trained in told.trained:
     name = trained.stage.name
     weights, spent = finished(trained, announced, told, this)
     if trained.role in ('teacher', 'assistant'):
       told.weights[name] = weights
     models.append(Model(
-        name, trained.role, trained.stage.student.model, weights,
+        name, trained.role, trained.stage.student.model, weights, trained.card,
         {'place': str(this.workdir / 'export' / name)}, **reads, teachers=trained.teachers,
         saw=trained.saw, spent=spent))
   return reported.reported(config, models, told, asked, this, padding_share=batches.padding_share(
-      told.dataset.splits['train'], widths=told.widths))
+      told.dataset.splits['train'], widths=dict(told.modality.widths)))
 
 
-def _loaded(node: Mapping[str, Any]) -> dict[str, Any]:
+def _loaded(node: Mapping[str, Any], name: str) -> dict[str, Any]:
   """Where a teacher that isn't trained here comes from."""
-  return {'place': node['init'], 'model': exported.free(node.get('model', {}))}
+  return {'place': node['init'],
+          'model': formats.free(node['init'], node.get('model', {}), f'teachers.{name}.init')}
 
 
 def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, float]],
@@ -72,7 +72,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
   stage, shared = trained.stage, plan.shared(trained, run)
   if stage.name not in announced or plan.left(trained, run):
     run.log.say(f'{stage.name}: taken from {shared}, which an equal stage left')
-    _, weights, card = predict.exported(str(shared))
+    _, weights, card = formats.load(str(shared))
     spent = card['training']
   else:
     evaluate, left, costs = scoring(stage.student.model, told), ({}, {}), []
@@ -87,7 +87,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
   for folder in (run.workdir / 'export' / stage.name, shared):
     if folder:
       sharding.once(lambda folder=folder: shipped(
-          folder, weights, {**trained.card, 'training': spent}, told))
+          folder, trained, weights, {**trained.card, 'training': spent}, told))
   return weights, spent
 
 
@@ -97,23 +97,24 @@ def following(stage: train.Stage, left: tuple[Flat, Flat]) -> tuple[Flat, Flat]:
                for own, there in zip(stage.start(), left, strict=True))
 
 
-def shipped(folder: pathlib.Path, weights: Weights, card: Mapping[str, Any],
+def shipped(folder: pathlib.Path, trained: Trained, weights: Weights, card: Mapping[str, Any],
             told: Setting) -> None:
   """Exports a model without the parts that nothing trained, unless that was done before."""
   if not folder.exists():
     folder.parent.mkdir(parents=True, exist_ok=True)
     params = {path: array for path, array in weights[0].items()
-              if path.split('/')[0] not in told.untrained}
-    huggingface.write(folder, (params, weights[1]), card, told.dataset.tokenizer)
+              if path.split('/')[0] not in trained.idle}
+    formats.write(folder, formats.Shipped(
+        trained.stage.student.model, (params, weights[1]), card, told.modality))
 
 
 def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
   """What `train.eval_every` logs: the task's metrics on the split of the evaluation."""
-  eval_step = step.make_eval_step(model, told.layout, told.task.reads)
+  eval_step = step.make_eval_step(model, told.task.measure, told.layout)
   rows = told.rows[told.evaluate.split]
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
-    found = told.task.score(predict.records(eval_step, weights, rows, told.task, told.layout))
+    found = told.task.score(records.records(eval_step, weights, rows, told.task, told.layout))
     return {f'{told.evaluate.split}/{name}': value for name, value in found.items()}
   return scores

@@ -1,26 +1,28 @@
 """Any models that are there, side by side: runs, exports, programs, Hugging Face folders.
 
-All answer the same examples. A model of texts reads them by its own tokenizer, and all are padded
-and timed at the same widths, as far as a model has room.
+All answer the same examples. A model may read them by an encoding of its own, a tokenizer, and all
+are padded and timed at the same widths, as far as a model has room.
 """
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from distill import lookup, predict, sharding
-from distill.data import batches, images, tokenizer
-from distill.data.sets import Dataset, Split
+from distill import formats, hub, lookup, modalities, sharding
+from distill.data import batches
+from distill.data.sets import Split
 from distill.disk import replace
 from distill.evaluate import tiers
-from distill.models.stablehlo import Program
+from distill.modalities import Modality
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.judging import Judging, Model, judging
 from distill.train import Run
 from distill.types import Status, Stop
+
+Widths = Mapping[str, tuple[int, ...]]
 
 
 def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
@@ -40,33 +42,51 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   return reported.reported(config, models, told, asked, this)
 
 
-def _widths(told: Judging, widths: Sequence[int] | None) -> tuple[int, ...]:
+def _widths(told: Judging, widths: batches.WidthsNode) -> Widths:
   split = told.dataset.splits[told.evaluate.split]
-  return tuple(map(int, lookup.call(batches.checked_widths, {'widths': widths}, 'data',
-                                    split=split)))
+  found = lookup.call(batches.checked_widths, {'widths': widths}, 'data', split=split)
+  return {axis: tuple(map(int, sizes)) for axis, sizes in found.items()}
 
 
-def _model(name: str, node: nodes.ModelNode, told: Judging, widths: tuple[int, ...],
-           run: Run) -> Model:
+def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run: Run) -> Model:
   """The model, once it is sure that it can be asked."""
-  pure, weights, card = predict.opened(node.place, f'models.{name}', model=node.model)
-  program = card.get('program', {})
-  if program and 'bytes' not in program:
-    raise Stop(Status.CHECKPOINT, f'models.{name}: {node.place} does not say what its weights '
-               'take: export it again')
-  _check(name, card, told)
-  dataset = told.dataset
-  if not dataset.pixels and card['tokenizer_sha256'] != dataset.tokenizer_sha256:
-    dataset = _read_by(name, node.place, card, told)
-    room = dataset.sizes['length']
-    widths = (*[w for w in widths if w < room][1 - batches.MOST_WIDTHS:], room)
-    run.log.say(f'{name}: reads the texts by its own tokenizer')
-  model = Model(name, node.role, pure, weights, {'place': node.place, 'model': dict(node.model)},
-                dataset, widths, node.teachers, node.saw, node.spent, program, _note(card, told))
+  pure, weights, card = formats.open_model(node.place, f'models.{name}', model=node.model)
+  folder = hub.folder(node.place, f'models.{name}')
+  modality, splits = _reading(name, card, str(folder), told, widths, run)
+  _check_classes(name, card, told)
+  model = Model(name, node.role, pure, weights, card,
+                {'place': node.place, 'model': dict(node.model)}, modality, splits,
+                node.teachers, node.saw, node.spent, _note(card, told))
+  formats.at(folder).sizes(folder, weights, card)         # before anything is asked
   if model.note:
     run.log.say(f'{name}: {model.note}')
   _check_outputs(model, told)
   return model
+
+
+def _reading(name: str, card: Mapping[str, Any], folder: str, told: Judging, widths: Widths,
+             run: Run) -> tuple[Modality, Mapping[str, Split]]:
+  """The modality by which a model reads the data, and the splits as it reads them.
+
+  Where a model encodes raw examples otherwise than the data does, it reads them in its own way, if
+  they were kept; but not where the task judges the encoded inputs themselves.
+  """
+  data, where = told.dataset, f'models.{name}'
+  same = dataclasses.replace(data.modality, widths=dict(widths))
+  its = modalities.from_card(card, folder)
+  why = its.misfit(data.modality)
+  if not why:
+    return same, data.splits
+  room = {axis: min(size, its.room.get(axis, size)) for axis, size in data.modality.room.items()}
+  its = its.limited(room)
+  read = {split: told.task.labelled and its.read(data.splits[split]) for split in told.splits}
+  if not all(read.values()):
+    raise Stop(Status.MISFIT, f'{where}: {why}: only models of one task and its labels stand side '
+               'by side; --config=FILE chooses the data')
+  own = {axis: (*[w for w in sizes if w < room[axis]][1 - batches.MOST_WIDTHS:], room[axis])
+         for axis, sizes in widths.items()}
+  run.log.say(f'{name}: reads the {data.modality.noun} by its own encoding')
+  return dataclasses.replace(its, widths=own), {**data.splits, **read}
 
 
 def _note(card: Mapping[str, Any], told: Judging) -> str:
@@ -80,51 +100,30 @@ def _note(card: Mapping[str, Any], told: Judging) -> str:
 
 def _check_outputs(model: Model, told: Judging) -> None:
   """Stops unless the model gives what the task reads."""
-  batch = told.batches(model.dataset.splits[told.evaluate.split], model.widths)[0]
-  gives = ('logits',) if isinstance(model.pure, Program) else jax.eval_shape(
-      lambda *weights: model.pure(*weights, batch, train=False, key=None)[0], *model.weights)
-  if lacks := sorted({*told.task.reads} - {*gives}):
+  batch = told.batches(model.splits[told.evaluate.split], model.modality)[0]
+  gives = jax.eval_shape(lambda *weights: model.pure(*weights, batch, train=False, key=None)[0],
+                         *model.weights)
+  if lacks := sorted({*told.task.outputs} - {*gives}):
     raise Stop(Status.MISFIT, f'models.{model.name} gives no {lacks[0]}, by which the task judges: '
                'only models of one task stand side by side; --config=FILE chooses the data')
 
 
-def _check(name: str, card: Mapping[str, Any], told: Judging) -> None:
-  """Stops unless a model takes what the data has and gives what the task asks for."""
+def _check_classes(name: str, card: Mapping[str, Any], told: Judging) -> None:
+  """Stops unless a model has the parts and the classes that the task asks for."""
   data, where = told.dataset, f'models.{name}'
-  why = 'only models of one task and its labels stand side by side; --config=FILE chooses the data'
-  if card.get('pixels', {}) != data.pixels:
-    raise Stop(Status.MISFIT, f'{where} takes {images.told(card.get("pixels", {}))}, and '
-               f'{data.name} has {images.told(data.pixels)}: {why}')
-  if lacks := {path.split('/')[0] for path in card.get('fresh', ())} - {*told.untrained}:
+  if lacks := {path.split('/')[0] for path in card.get('fresh', ())} & {*told.task.parts}:
     raise Stop(Status.MISFIT, f'{where} has no {min(lacks)}: it is a pretrained encoder, which '
                'must be trained before it can answer')
-  if told.untrained:
-    if card['tokenizer_sha256'] != data.tokenizer_sha256:
-      raise Stop(Status.MISFIT, f'{where}: its words are not those of {data.name}: masked words of '
-                 'other tokenizers cannot be compared')
+  if not told.task.labelled:
     return
-  its, classes = tuple(card['classes']), data.classes
+  its, classes = tuple(card['classes']), data.names
   outputs = card['model'].get('classes', max(1, len(its)))
   same = [label.casefold() for label in its] == [label.casefold() for label in classes]
-  if outputs != data.sizes['classes'] or not (same or exported.nameless(its)):
-    said = lambda labels: ', '.join(labels) or 'numbers'
-    raise Stop(Status.MISFIT, f'{where} tells {said(its)}; {data.name} has {said(classes)}'
-               f'{", in this order" * (sorted(its) == sorted(classes))}: {why}')
-
-
-def _read_by(name: str, place: str, card: Mapping[str, Any], told: Judging) -> Dataset:
-  """The data with the texts of its judged splits as another tokenizer reads them."""
-  data = told.dataset
-  made, length = tokenizer.read(place, f'models.{name}'), min(card['length'], data.sizes['length'])
-  splits = dict(data.splits)
-  for split in told.splits:
-    examples = data.splits[split]
-    columns = tokenizer.encode(made, list(examples.text), length=length)
-    splits[split] = Split({**examples.columns, **columns}, examples.text)
-  return dataclasses.replace(
-      data, splits=splits, tokenizer=made, tokenizer_sha256=card['tokenizer_sha256'],
-      special=tokenizer.special(made),
-      sizes={**data.sizes, 'length': length, 'vocabulary': tokenizer.entries(made)})
+  if outputs != data.sizes.get('classes', outputs) or not (same or exported.nameless(its)):
+    describe = lambda labels: ', '.join(labels) or 'numbers'
+    raise Stop(Status.MISFIT, f'{where} tells {describe(its)}; {data.name} has {describe(classes)}'
+               f'{", in this order" * (sorted(its) == sorted(classes))}: only models of one task '
+               'and its labels stand side by side; --config=FILE chooses the data')
 
 
 def _curves(models: Mapping[str, nodes.ModelNode]) -> str:

@@ -1,16 +1,13 @@
 """Models that are there, by the places that a command names."""
 import dataclasses
-import hashlib
 import json
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from distill import hub
+from distill import formats, hub
 from distill.evaluate import report
-from distill.models.stablehlo import PROGRAM
-from distill.pipelines import exported
 from distill.pipelines.nodes import ModelNode
 from distill.types import Status, Stop
 
@@ -72,12 +69,12 @@ def _at(place: str) -> list[Found]:
     return [*_of_run(run)]
   if run.parent.name == 'export' and (run.parent.parent / 'report.json').is_file():
     return [found for found in _of_run(run.parent.parent) if found.stage == run.name]
-  if not any((run / name).is_file() for name in ('config.json', PROGRAM)):
+  if not formats.is_model(run):
     raise Stop(Status.CHECKPOINT, f'--models: {place} is no model: it is neither a workdir nor an '
                'export nor a folder with a config.json')
   if pathlib.Path(place).expanduser().is_dir():
-    return [Found(ModelNode(str(run), _content(run)), run.name)]
-  return [Found(ModelNode(place, _content(run)), place.partition('@')[0].rpartition('/')[2])]
+    return [Found(ModelNode(str(run), formats.content(run)), run.name)]
+  return [Found(ModelNode(place, formats.content(run)), place.partition('@')[0].rpartition('/')[2])]
 
 
 def _of_run(run: pathlib.Path) -> Iterator[Found]:
@@ -97,20 +94,12 @@ def _of_run(run: pathlib.Path) -> Iterator[Found]:
       if not node.get('init'):
         raise Stop(Status.CHECKPOINT, f'--models: {run} has no export/{name} any more: remove its '
                    'report.json and run it again, or name its other models')
-      place, free = node['init'], exported.free(node.get('model', {}))
+      place = node['init']
+      free = formats.free(place, node.get('model', {}), '--models')
     yield Found(ModelNode(
-        place, _content(hub.folder(place, '--models')), model['role'], free,
+        place, formats.content(hub.folder(place, '--models')), model['role'], free,
         tuple(model.get('teachers', ())), model['saw'], told['training'].get(name),
         str(run / 'metrics.jsonl'), name), name, run)
-
-
-def _content(folder: pathlib.Path) -> str:
-  digest = hashlib.sha256()
-  for file in sorted(f for kind in ('safetensors', 'stablehlo', 'json') for f in folder.glob(
-      f'*.{kind}')):
-    with open(file, 'rb') as content:
-      digest.update(file.name.encode() + hashlib.file_digest(content, 'sha256').digest())
-  return digest.hexdigest()
 
 
 def _told_apart(path: Sequence[str], paths: Sequence[Sequence[str]]) -> str:

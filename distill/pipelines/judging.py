@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from distill import lookup, sharding, step
+from distill import lookup, sharding, step, tasks
 from distill.data import batches
 from distill.data.sets import Dataset, Split
-from distill.models.pure import Pure
-from distill.models.stablehlo import Program
+from distill.modalities import Modality
 from distill.pipelines import nodes
+from distill.tasks import Task
 from distill.teachers import Weights
 from distill.types import Batch, Status, Stop
 
@@ -20,7 +20,8 @@ BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`,
 class Judging:
   """A task over splits of a data set, the main one first."""
   dataset: Dataset
-  task: Any
+  task: Task
+  task_node: Mapping[str, Any]      # the task's node with the facts that it takes, for cards
   evaluate: nodes.Evaluate
   layout: sharding.Layout
 
@@ -29,41 +30,36 @@ class Judging:
     """The names of those to judge by."""
     return tuple(dict.fromkeys((self.evaluate.split, *self.evaluate.also)))
 
-  @property
-  def untrained(self) -> tuple[str, ...]:
-    """The parts of a model that nothing trains, for the task doesn't look at them."""
-    return () if 'logits' in self.task.reads else ('head', 'pooler')
-
   def ask(self, model: 'Model') -> Callable:
     """The compiled call by which a model answers a batch."""
-    return step.make_eval_step(model.pure, self.layout, self.task.reads)
+    return step.make_eval_step(model.pure, self.task.measure, self.layout)
 
-  def batches(self, split: Split, widths: Sequence[int]) -> Sequence[Batch]:
-    """A split's batches as the task wants them."""
-    rows = lookup.call(batches.in_order, {'widths': widths}, 'data', split=split,
+  def batches(self, split: Split, modality: Modality) -> Sequence[Batch]:
+    """A split's prepared batches as the task wants them, padded to the modality's widths."""
+    rows = lookup.call(batches.in_order, {'widths': dict(modality.widths)}, 'data', split=split,
                        batch_size=self.evaluate.batch_size)
-    return rows.map(self.task.prepare) if self.task.prepare else rows
+    return rows.map(modality.prepare).map(self.task.prepare)
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
   """A model that the report speaks of.
 
-  `place` is what `predict.opened` takes, `dataset` has the examples as the model reads them,
-  and texts are padded to `widths`. `spent` is None for a model whose training isn't known,
-  `program` what a program's card says of its weights, `note` what readers must know.
+  `place` is what `formats.open_model` takes; `splits` are the examples as the model reads them, by
+  its `modality`, which knows the widths that they are padded to. `spent` is None for a model whose
+  training isn't known, `note` is what readers must know.
   """
   name: str
   role: str
-  pure: Pure | Program
+  pure: Callable
   weights: Weights
+  card: Mapping[str, Any]
   place: Mapping[str, Any]
-  dataset: Dataset
-  widths: tuple[int, ...] = ()
+  modality: Modality
+  splits: Mapping[str, Split]
   teachers: Sequence[str] = ()
   saw: Mapping[str, int] | None = None
   spent: Mapping[str, float] | None = None
-  program: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   note: str = ''
 
 
@@ -95,11 +91,21 @@ def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
     if name not in dataset.splits or not len(dataset.splits[name]):
       raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
                  + lookup.nearest(name, dataset.splits))
-  task = lookup.build('tasks', config.task, 'task', classes=dataset.sizes['classes'],
-                      names=dataset.classes, special=dataset.special)
+  task = _task(config.task, dataset)
   for name, where in judged.items():
     if task.labelled and not dataset.splits[name].known.all():
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
   layout.rows(evaluate.batch_size, 'evaluate.batch_size')
-  return Judging(dataset, task, evaluate, layout)
+  return Judging(dataset, task, tasks.spelled(config.task, dataset.facts), evaluate, layout)
+
+
+def _task(node: Mapping[str, Any], dataset: Dataset) -> Task:
+  """The task of a config, once it is sure that the data has what it needs."""
+  if 'name' in node:
+    for name, parameter in lookup.parameters(
+        lookup.find('tasks', node['name'], 'task.name')).items():
+      if parameter.default is parameter.empty and name not in (*node, *dataset.facts):
+        raise Stop(Status.CONFIG, f'task={node["name"]!r} needs {name}, and {dataset.name} '
+                   f'({dataset.modality.noun}) has none: choose a task that can judge them')
+  return lookup.build('tasks', node, 'task', **dataset.facts)

@@ -1,4 +1,5 @@
 """What a run is about to do, said before it does it; and what would stop it, found first."""
+import functools
 import json
 import os
 import pathlib
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from distill import checkpoint, sharding, train
 from distill.data.sets import Dataset
 from distill.disk import replace
-from distill.evaluate import cost
+from distill.modalities import Modality
+from distill.models import sizes
 from distill.pipelines.setting import Setting, Trained
 from distill.train import Run
 from distill.types import Batch, Status, Stop
@@ -27,16 +29,16 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
   """Stops if the workdir was begun with other examples."""
   path = run.workdir / 'data.json'
   now = {'name': dataset.name, 'fingerprint': dataset.fingerprint,
-         'tokenizer_sha256': dataset.tokenizer_sha256, 'versions': dict(dataset.versions)}
+         **dataset.modality.encoding(), 'versions': dict(dataset.versions)}
   if not path.exists():
     replace(path, json.dumps(now, indent=2))
     return
   before = json.loads(path.read_text())
-  if any(before[key] != now[key] for key in ('name', 'fingerprint', 'tokenizer_sha256')):
+  if any(before.get(key) != value for key, value in now.items() if key != 'versions'):
     changed = sorted(k for k in before['versions'].keys() | now['versions'].keys()
                      if before['versions'].get(k) != now['versions'].get(k))
     because = f' (changed: {", ".join(changed)})' if changed else ''
-    raise Stop(Status.DATA, f'{run.workdir} was begun with other {dataset.what} than '
+    raise Stop(Status.DATA, f'{run.workdir} was begun with other {dataset.modality.noun} than '
                f'{dataset.name} now has{because}: take another --workdir, or restore them')
 
 
@@ -53,15 +55,16 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   wide = max(10, *(len(stage.name) for t in told.trained for stage in t.stages))
   for trained, stage in ((t, stage) for t in told.trained if t.stage.name not in taken
                          for stage in t.stages):
-    ready = train.prepared(stage, {t.name: shapes[t.name] for t in stage.teachers})
+    ready = train.prepared(stage, {t.name: t.shapes for t in stage.teachers})
     steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
     size = len(ready.batch['valid'])
-    widths = [_width(stage.data[i]) for i in range(0, steps, max(steps // 50, 1))]
-    a_step = ready.flops() * sum(widths) / len(widths) / _width(ready.batch)    # nearly linear
+    width = functools.partial(_width, told.modality)
+    widths = [width(stage.data[i]) for i in range(0, steps, max(steps // 50, 1))]
+    a_step = ready.flops() * sum(widths) / len(widths) / width(ready.batch)     # nearly linear
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
     lines.append((f'{stage.name:<{wide}} {steps:>6,} steps of {size}',
-                  f'{cost.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
+                  f'{sizes.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
                   f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
                   f'from step {done:,}' if done else ''))
     if trained.role != 'baseline':                    # which is laid out as the student is
@@ -96,9 +99,10 @@ def left(trained: Trained, run: Run) -> bool:
   return bool(place and sharding.once(lambda: place.exists() and not own()))
 
 
-def _width(batch: Batch) -> int:
-  """Of a batch's texts; images have one size."""
-  return batch['tokens'].shape[1] if 'tokens' in batch else 1
+def _width(modality: Modality, batch: Batch) -> int:
+  """Of a batch along the first named axis; 1 where examples have one size."""
+  return next((batch[name].shape[1 + i] for name, field in modality.fields.items()
+               for i, axis in enumerate(field.axes) if isinstance(axis, str)), 1)
 
 
 def _check_disk(run: Run, needed: int) -> None:

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from distill import predict
+from distill import records as records_of
 from distill.data import batches
-from distill.data.sets import Split
 from distill.evaluate import faithfulness, inside, quality, robustness
-from distill.models.pure import Pure
 from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.train import Run
 from distill.types import Batch, Records
@@ -31,10 +29,10 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
   `asks` are their `Judging.ask`, `records` theirs of the split of the evaluation. Without a teacher
   there is nothing to be faithful to. A program answers, and cannot be looked into.
   """
-  evaluate, names = told.evaluate, told.dataset.classes
+  evaluate, names = told.evaluate, told.dataset.names
   resamples = evaluate.resamples
   seen, stood = {}, {}
-  if evaluate.cost and evaluate.faithfulness and 'logits' in told.task.reads:
+  if evaluate.cost and evaluate.faithfulness and told.task.explain:
     seen, stood = _looked_into(models, asks, records, told, run)
 
   def of(model: Model) -> dict[str, Any]:
@@ -62,26 +60,25 @@ def _looked_into(models: Sequence[Model], asks: Mapping[str, Callable],
   Of a model's view of an example it is its teacher's answer that is explained.
   """
   order = np.random.default_rng(SEED).permutation(len(told.dataset.splits[told.evaluate.split]))
-  shown = _shown(order, models, records)
+  shown, explain = _shown(order, models, records), told.task.explain
 
   def target(model: Model) -> dict[int, int]:
     answers = records[(teacher_of(model, models) or model).name]
-    return dict(zip(answers['id'].tolist(), answers['prediction'].tolist(), strict=True)) if (
-        'probabilities' in answers) else {}
+    return {} if explain.target is None else dict(zip(
+        answers['id'].tolist(), explain.target(answers).tolist(), strict=True))
   seen, stood = {}, {}
   for model in models:
-    within = inside.Inside(model.pure, model.weights, told.layout) if (
-        isinstance(model.pure, Pure) and (model.dataset.pixels or inside.TABLE in model.weights[0])
-        ) else None
+    probe = model.modality.probe(model.pure, model.weights) if model.pure.differentiable else None
+    within = inside.Inside(model.pure, model.weights, told.layout, probe, told.task
+                           ) if probe else None
     if len(shown) and within:
-      run.log.say(f'{model.name}: looked into on {len(shown)} {model.dataset.what}')
-      seen[model.name] = predict.kept(
+      run.log.say(f'{model.name}: looked into on {len(shown)} {model.modality.noun}')
+      seen[model.name] = records_of.kept(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
               inside.looked, within, _batches(model, shown, told), target=target(model),
-              special=model.dataset.special, classes=told.dataset.sizes['classes'],
-              drawn=order[:DRAWN], tokenizer=model.dataset.tokenizer))
+              drawn=order[:DRAWN]))
     some = order[:CORRUPTED]
-    run.log.say(f'{model.name}: answers {len(some)} corrupted {model.dataset.what}')
+    run.log.say(f'{model.name}: answers {len(some)} corrupted {model.modality.noun}')
     stood[model.name] = _stood(model, asks[model.name], within, _batches(model, some, told),
                                records[model.name], told)
     run.stop_if_preempted()
@@ -106,17 +103,21 @@ def _shown(order: np.ndarray, models: Sequence[Model],
 
 
 def _stood(model: Model, ask: Callable, within: inside.Inside | None, some: Sequence[Batch],
-           records: Records, told: Judging) -> dict[str, Any]:
-  """The quality of a model on corrupted examples and, if it can be looked into, attacked ones."""
-  task, special = told.task, model.dataset.special
-  about = dict(robustness.kinds(some[0], special))
-  found = {}
-  for kind in about:
-    changed = [robustness.corrupted(batch, kind, special) for batch in some]
-    found[kind] = predict.records(ask, model.weights, changed, task, told.layout)
+           records: Records, told: Judging) -> dict[str, Any] | None:
+  """The quality of a model on corrupted examples and, if it can be looked into, attacked ones.
+
+  None where the modality knows no corruption, and the model can't be attacked.
+  """
+  task, about, found = told.task, {}, {}
+  for kind, corruption in model.modality.corruptions.items():
+    about[kind] = corruption.about
+    changed = [robustness.corrupted(batch, corruption, model.modality) for batch in some]
+    found[kind] = records_of.records(ask, model.weights, changed, task, told.layout)
   if within:
     about['fgsm'] = robustness.FGSM
-    found['fgsm'] = robustness.attacked(within, some, records, task, special)
+    found['fgsm'] = robustness.attacked(within, some, records)
+  if not found:
+    return None
   ids = next(iter(found.values()))['id']
   clean = {name: values[np.isin(records['id'], ids)] for name, values in records.items()}
   return robustness.stood(task, clean, found, about, resamples=told.evaluate.resamples)
@@ -124,8 +125,8 @@ def _stood(model: Model, ask: Callable, within: inside.Inside | None, some: Sequ
 
 def _batches(model: Model, ids: np.ndarray, told: Judging) -> list[Batch]:
   """The examples of the main split in batches of one shape, as the model reads them."""
-  split = model.dataset.splits[told.evaluate.split]
-  part = Split({name: column[ids] for name, column in split.columns.items()})
-  rows = batches.in_order(part, batch_size=told.evaluate.batch_size, widths=model.widths[-1:])
+  part = model.splits[told.evaluate.split].subset(ids)
+  widest = {axis: sizes[-1:] for axis, sizes in model.modality.widths.items()}
+  rows = batches.in_order(part, batch_size=told.evaluate.batch_size, widths=widest)
   return [{**batch, 'id': np.where(batch['valid'] > 0, ids[batch['id']], -1).astype(np.int32)}
-          for batch in map(rows.__getitem__, range(len(rows)))]
+          for batch in map(model.modality.prepare, map(rows.__getitem__, range(len(rows))))]

@@ -3,7 +3,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from distill import predict, sharding
+from distill import records as records_of
+from distill import sharding
 from distill.disk import reach
 from distill.evaluate import quality, report, tiers
 from distill.pipelines import costs, plan, reasons
@@ -97,10 +98,10 @@ def recorded(model: Model, ask: Callable, split: str, told: Judging, run: Run) -
   suffix = '' if split == told.evaluate.split else f'-{split}'
 
   def make() -> Records:
-    examples = model.dataset.splits[split]
-    run.log.say(f'{model.name}: answers {len(examples):,} {model.dataset.what} of {split}')
-    rows = told.batches(examples, model.widths)
-    return predict.records(ask, model.weights, rows, told.task, told.layout)
-  found = predict.kept(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
+    examples = model.splits[split]
+    run.log.say(f'{model.name}: answers {len(examples):,} {model.modality.noun} of {split}')
+    rows = told.batches(examples, model.modality)
+    return records_of.records(ask, model.weights, rows, told.task, told.layout)
+  found = records_of.kept(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
   reach('recorded', model.name)
   return found

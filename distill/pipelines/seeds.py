@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill import predict, sharding, train
+from distill import formats, sharding, train
 from distill.pipelines import plan
 from distill.pipelines.compare import following, scoring
 from distill.pipelines.setting import setting
@@ -23,12 +23,12 @@ def together(configs: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
   if any(config != alike[0] for config in alike):
     raise Stop(Status.CONFIG, 'these runs differ in more than their seeds')
   told = [setting(config) for config in configs]
-  if len(widths := told[0].widths) > 1:
-    raise Stop(Status.CONFIG, f'the seeds of a step have texts of other widths, of {widths}: '
-               f'give data.widths={widths[-1:]}')
+  for axis, widths in told[0].modality.widths.items():
+    if len(widths) > 1:
+      raise Stop(Status.CONFIG, 'the seeds of a step have examples of other widths along '
+                 f'{axis!r}, of {widths}: give data.widths={widths[-1:]}')
   for each, run in zip(told, runs, strict=True):
     plan.same_corpus(each.dataset, run)
-  shapes = {name: model.shapes for name, model in told[0].loaded.items()}
   for several in zip(*(each.trained for each in told), strict=True):
     name, model = several[0].stage.name, several[0].stage.student.model
     todo = [k for k, trained in enumerate(several) if not plan.left(trained, runs[k])]
@@ -39,11 +39,10 @@ def together(configs: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
       runs[0].log.say(f'{parts[0].name}: {len(todo)} seeds')
       stages = [dataclasses.replace(part, evaluate=evaluate, start=functools.partial(
           following, part, ended[k])) for k, part in zip(todo, parts, strict=True)]
-      ready = train.prepared(stages[0], {t.name: shapes[t.name] for t in stages[0].teachers})
+      ready = train.prepared(stages[0], {t.name: t.shapes for t in stages[0].teachers})
       found = train.together(stages, ready, [runs[k] for k in todo])
       ended = {k: left for k, (*left, _) in zip(todo, found, strict=True)}
-    shapes[name] = model.shapes
     for k, trained in enumerate(several) if several[0].role in ('teacher', 'assistant') else ():
       told[k].weights[name] = (
           sharding.on_host(tuple(under(part, 'model/') for part in ended[k])) if k in ended
-          else predict.exported(str(plan.shared(trained, runs[k])))[1])
+          else formats.load(str(plan.shared(trained, runs[k])))[1])

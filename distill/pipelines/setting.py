@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import distill
-from distill import checkpoint, lookup, objective, predict
+from distill import checkpoint, formats, lookup, modalities, objective
 from distill.carry import Carry
 from distill.data import batches
 from distill.data.stored import source_sha256
+from distill.modalities import Modality
 from distill.models.pure import Flat, Pure
 from distill.pipelines import exported, nodes
 from distill.pipelines.baseline import without
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.judging import BATCHING, Judging, judging
 from distill.student import Student, started_from, with_projectors
-from distill.teachers import Teacher, Weights
+from distill.teachers import Cached, Live, Teacher, Weights
 from distill.train import Stage
 from distill.types import Batch, Schedule, Status, Stop
 
@@ -37,11 +38,13 @@ class Trained:
 
   The role is 'teacher', 'assistant' (a teacher that learns from others), 'student' or 'baseline'.
   `before` are the stages that come first, in order; their models are no part of the report.
+  `idle` are the model's heads that nothing trains: an export leaves them out.
   """
   stage: Stage
   role: str
   card: Mapping[str, Any]
-  saw: Mapping[str, int]            # texts or images, and labels
+  saw: Mapping[str, int]            # examples, by what they are called, and labels
+  idle: tuple[str, ...]
   identity: str
   before: tuple[Stage, ...] = ()
 
@@ -61,7 +64,7 @@ class Setting(Judging):
 
   The stages of student and baseline share `weights`, which fills as teachers finish.
   """
-  widths: tuple[int, ...]           # that texts are padded to; () for images
+  modality: Modality                # of the data, with the widths that examples are padded to
   rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, each after those that it reads; student, baseline
@@ -83,9 +86,9 @@ def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
   for name in config.teachers:
     build.teacher(name)
   trained = (*build.trained, *build.students())
-  rows = {name: told.batches(dataset.splits[name], build.widths) for name in told.splits}
-  return Setting(dataset, told.task, told.evaluate, told.layout, build.widths, rows, build.loaded,
-                 trained, build.weights)
+  rows = {name: told.batches(dataset.splits[name], build.modality) for name in told.splits}
+  return Setting(dataset, told.task, told.task_node, told.evaluate, told.layout, build.modality,
+                 rows, build.loaded, trained, build.weights)
 
 
 class _Builder:
@@ -100,7 +103,8 @@ class _Builder:
     widths = lookup.call(batches.checked_widths, {k: v for k, v in self.batching.items()
                                                   if k == 'widths'}, 'data',
                          split=self.dataset.splits['train'])
-    self.widths = tuple(map(int, widths))
+    self.modality = dataclasses.replace(self.dataset.modality, widths={
+        axis: tuple(map(int, sizes)) for axis, sizes in widths.items()})
     self.nodes = {}                   # of models, by where they are described
     self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
     self.trained, self.loaded, self.weights = [], {}, weights   # of those, as `Setting` has them
@@ -120,6 +124,8 @@ class _Builder:
     if name in self.teachers:
       return self.teachers[name]
     seed = spec.seed + (0 if spec.shared else self.config.seed)
+    if spec.source == 'fields':
+      return self.cached(name, spec)
     if spec.init:
       model, weights, card = exported.teacher(spec, self.dataset, seed, where)
       self.nodes[where] = card['model']
@@ -133,16 +139,32 @@ class _Builder:
     if spec.train:
       self.trained.append(self.learner(name, Student(model), start, seed, readers))
       self.identities[name] = self.trained[-1].identity
-    elif lacks := {p.split('/')[0] for p in card['fresh']} - {*self.told.untrained}:
-      part = 'masked-word head' if 'words' in lacks else min(lacks)
-      raise Stop(Status.MISFIT, f'{where}: {spec.init} has no {part} for {self.dataset.name}: give '
-                 f'{where}.train, to fine-tune it, or a checkpoint that has one')
+    elif lacks := {p.split('/')[0] for p in card['fresh']} - ({*self.idle(model)} - {*spec.model}):
+      raise Stop(Status.MISFIT, f'{where}: {spec.init} has no module {min(lacks)!r} for '
+                 f'{self.dataset.name}: give {where}.train, to fine-tune it, or a checkpoint that '
+                 'has one')
     else:
       self.loaded[name], self.weights[name] = model, weights
       self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights)])
-    self.teachers[name] = lookup.call(Teacher, {
-        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model)
+    self.teachers[name] = lookup.call(Live, {
+        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model,
+                                      fields=spec.reads)
     return self.teachers[name]
+
+  def cached(self, name: str, spec: nodes.TeacherNode) -> Teacher:
+    """A teacher whose outputs the data has: it has no weights, and is no part of the report."""
+    if spec.init or spec.train or spec.model:
+      raise Stop(Status.CONFIG, f"teachers.{name}.source='fields': its outputs are the data's, so "
+                 'it takes neither model nor init nor train')
+    self.weights[name], self.identities[name] = ({}, {}), digest(['fields', name])
+    self.teachers[name] = Cached(name)
+    return self.teachers[name]
+
+  def idle(self, model: Pure, paths: Collection[str] = ()) -> tuple[str, ...]:
+    """The heads of a model that neither the task nor any of these views' paths has use for."""
+    read = {path.partition('/')[2] for path in paths}
+    return tuple(part for part, outputs in model.traits.heads.items()
+                 if part not in self.told.task.parts and read.isdisjoint(outputs))
 
   def learner(self, name: str, student: Student, start: Callable[[], tuple[Flat, Flat]], seed: int,
               readers: tuple[str, ...]) -> Trained:
@@ -167,8 +189,9 @@ class _Builder:
     stage = Stage(name=name, student=student, start=start, data=data, train=plan, where=where,
                   seed=seed, terms=terms, teachers=teachers, weights=self.weights,
                   optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'),
-                  layout=self.layout)
+                  prepare=self.modality.prepare, layout=self.layout)
     return Trained(stage, 'assistant' if teachers else 'teacher', self.card(self.nodes[where]), saw,
+                   self.idle(student.model, [path for term in terms for path in term.paths]),
                    self.identity(teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
                                  batching=self.batching | order,
                                  teachers={other: self.identities[other] for other in read},
@@ -219,16 +242,19 @@ class _Builder:
           start=functools.partial(start, student), weights=self.weights,
           teachers=tuple(self.teachers[teacher] for teacher in self.among_teachers(read)),
           optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
-          augment=self.augment(step.augment, where or 'config'), layout=self.layout))
-    for view in ('student', *self.specs):
-      for output in self.told.task.reads:
+          prepare=self.modality.prepare, augment=self.augment(step.augment, where or 'config'),
+          layout=self.layout))
+    for view in ('student', *(name for name, spec in self.specs.items() if spec.source == 'live')):
+      for output in self.told.task.outputs:
         objective.at(views, f'{view}/{output}', f'task={config.task["name"]!r}')
     card = self.card(spelled)
     inits = [exported.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
     identity = self.identity(config=described, inits=inits)
-    trained = [Trained(stages[-1], 'student', card, saw, identity, tuple(stages[:-1]))]
+    idle = self.idle(model, [path for stage in stages for term in stage.terms
+                             for path in term.paths])
+    trained = [Trained(stages[-1], 'student', card, saw, idle, identity, tuple(stages[:-1]))]
     alone = [without(stage, {*self.specs}) for stage in stages]
     if alone[-1]:
       of = [{**dataclasses.asdict(step), 'objective': {
@@ -239,15 +265,17 @@ class _Builder:
           alone=of, data=config.data, student=config.student, carry=config.carry,
           schedules=config.schedules, inits=inits if node.init else [],
           teachers=config.teachers if node.init else {})
-      trained.append(Trained(alone[-1], 'baseline', card, saw, identity,
+      trained.append(Trained(alone[-1], 'baseline', card, saw, idle, identity,
                              tuple(filter(None, alone[:-1]))))
     return trained
 
   def carries(self, read: Collection[str]) -> dict[str, Carry]:
     """What the terms that are there read of `carry`."""
-    columns, labelled = self.dataset.splits['train'].columns, self.labelled
-    labels = np.where(columns['draw'] < labelled, columns['label'], -1)
-    return {name: lookup.build('carry', spec, f'carry.{name}', labels=labels)
+    index = self.dataset.splits['train'].index
+    facts = dict(self.dataset.facts)
+    if 'label' in index:
+      facts['labels'] = np.where(index['hash01'] < self.labelled, index['label'], -1)
+    return {name: lookup.build('carry', spec, f'carry.{name}', **facts)
             for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
 
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
@@ -259,8 +287,8 @@ class _Builder:
     size = how.get('batch_size')          # its absence is for `call` to say
     rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
                        rows=self.layout.rows(size) if isinstance(size, int) else None)
-    labels = int(((split.columns['draw'] < labelled) & split.known).sum())
-    saw = {self.dataset.what: labels if drawn == 1 else len(split), 'labels': labels}
+    labels = int(((split.index['hash01'] < labelled) & split.known).sum())
+    saw = {self.modality.noun: labels if drawn == 1 else len(split), 'labels': labels}
     return rows, saw, functools.partial(batches.epoch_steps, split, **{
         key: value for key, value in how.items() if key != 'seed'})
 
@@ -268,7 +296,7 @@ class _Builder:
     """A model that fits the data, and its node with every size spelled out."""
     function = lookup.find('models', node.get('name', ''), f'{where}.name')
     taken = lookup.parameters(function)
-    node = {**{k: v for k, v in self.dataset.sizes.items() if k in taken}, **node}
+    node = {**{k: v for k, v in self.dataset.facts.items() if k in taken}, **node}
     exported.check_sizes(node, self.dataset, where)
     if 'members' in node:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
@@ -277,30 +305,31 @@ class _Builder:
     return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
 
   def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
-    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.sizes,
-                              special=self.dataset.special) for i, node in enumerate(nodes))
+    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.facts)
+                 for i, node in enumerate(nodes))
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
     data = self.dataset
-    return {'model': dict(node), 'classes': list(data.classes), **data.inputs(self.widths),
-            'data': data.name, 'fingerprint': data.fingerprint}
+    return {'model': dict(node), 'classes': list(data.names), **modalities.card(self.modality),
+            'task': dict(self.told.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
   def identity(self, **of: Any) -> str:
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
-        'tokenizer': self.dataset.tokenizer_sha256, 'batching': self.batching,
-        'code': _code(), 'jax': jax.__version__, 'untrained': self.told.untrained, **of})
+        'inputs': self.modality.card(), 'task': dict(self.told.task_node),
+        'batching': self.batching, 'code': _code(), 'jax': jax.__version__, **of})
 
   def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
-    shapes = lambda m: jax.eval_shape(
-        lambda p, r, b: m(p, r, b, train=False, key=None)[0], *m.shapes, batch)
-    own = shapes(model)
+    batch = dict(jax.eval_shape(self.modality.prepare, batch))
+    own = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
+                         batch)
     moving = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
     return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
-            **{name: shapes(teacher.model) for name, teacher in self.teachers.items()}}
+            **{name: jax.eval_shape(lambda w, b, teacher=teacher: teacher(w, b), teacher.shapes,
+                                    batch) for name, teacher in self.teachers.items()}}
 
   def start(self, node: nodes.StudentNode,
             model: Pure) -> Callable[[Student], tuple[Flat, Flat]]:
@@ -317,15 +346,15 @@ class _Builder:
       source, there = self.teachers[node.init].model, None
       kin = self.nodes[f'teachers.{node.init}']
     else:
-      source, there, card = predict.exported(node.init, 'student.init', fresh=node.fresh, seed=seed,
-                                             sizes=self.dataset.sizes)
-      exported.check_card(card, self.dataset, 'student')
+      source, there, card = formats.load(node.init, 'student.init', fresh=node.fresh, seed=seed,
+                                         sizes=self.dataset.sizes)
+      exported.check_card(card, node.init, self.dataset, 'student')
       kin = card['model']
-    if not all(path.startswith('head/') for part in shapes for path in part):
-      exported.check_kin(self.nodes['student'], kin, node.init,
-                         fresh('pooler/kernel') or 'pooler' in self.told.untrained)
+    taken = {path.split('/')[0] for part in shapes for path in part} - {*self.idle(model)}
+    if len(taken) > 1:                # one module, such as a teacher's head, may be in any model
+      exported.check_kin(self.nodes['student'], kin, node.init, taken)
     take = lambda weights: tuple(
-        part and started_from(part, there, node.layers, 'student')
+        part and started_from(part, there, node.layers, 'student', model.traits.cut)
         for part, there in zip(shapes, weights, strict=True))
     jax.eval_shape(take, source.shapes)
 

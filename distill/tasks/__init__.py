@@ -1,6 +1,88 @@
-"""What "good" means: from a model's outputs to records, and from records to metrics.
+"""What "good" means: from a model's outputs to records, and from records to metrics."""
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
-A task has `predict`, `score`, `metrics` and `primary`, and says what it needs: `reads`, the outputs
-of a model that `predict` takes; `labelled`, whether examples need a label; and `prepare`, what it
-does to a batch that a model is judged by, if anything.
-"""
+import jax
+import numpy as np
+
+from distill import lookup
+from distill.types import Batch, Outputs, Records
+
+Measured = Mapping[str, Any]        # what `measure` gives, leading with the batch axis
+Ask = Callable[[Batch], Outputs]    # a model with its weights, in evaluation mode
+
+
+class Explain(NamedTuple):
+  """How an answer is explained: by the gradient of an output of a model, [b c] with c `columns`.
+
+  `target(records)` are the columns that are explained, int [n]; None: there is one column.
+  `slope(records)` is the gradient of each example's loss with regard to the output, [n c].
+  """
+  output: str
+  columns: int
+  target: Callable[[Records], np.ndarray] | None
+  slope: Callable[[Records], np.ndarray]
+
+
+class Task(Protocol):
+  """What a model is to do, and how well it does it.
+
+  `outputs` are the outputs of a model that `measure` asks for, `parts` the top-level modules that a
+  shipped model must have where its class has them. `labelled` says whether examples need targets.
+  `constant` gives the records of the best answer that is always the same, None if no such answer is
+  known; `explain` is None where saliency and attacks mean nothing.
+  """
+  metrics: Mapping[str, Mapping[str, Any]]      # name -> unit, higher_is_better
+  primary: str                                  # the metric that a report speaks of
+  outputs: tuple[str, ...]
+  parts: tuple[str, ...]
+  labelled: bool
+  constant: Callable[[Records], Records] | None
+  explain: Explain | None
+
+  def prepare(self, batch: Batch) -> Batch:
+    """What examples are asked: the batch on the host, with inputs hidden from the model, say."""
+
+  def measure(self, ask: Ask, batch: Batch) -> Mapping[str, jax.Array]:
+    """What is kept of every answer, of a fixed width an example; pure, inside jit."""
+
+  def records(self, measured: Measured, batch: Batch) -> Records:
+    """The records of one batch, without the rows that only fill it; on the host.
+
+    `id` is the example's, `label` what tells whether records are of the same examples.
+    """
+
+  def score(self, records: Records) -> dict[str, float]:
+    """Every metric's value."""
+
+  def bootstrap(self, records: Records,
+                resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Every metric's value on each resample, which is the rows that it takes of the records."""
+
+  def answer(self, measured: Measured) -> dict[str, Any]:
+    """What `distill.predict` prints of one example's answer, as JSON."""
+
+
+def rescored(score: Callable[[Records], dict[str, float]], records: Records,
+             resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+  """The `bootstrap` of a task whose metrics cost little: every resample is scored by itself."""
+  values = [score({name: column[rows] for name, column in records.items()}) for rows in resamples]
+  return {name: np.array([value[name] for value in values]) for name in values[0]}
+
+
+def spelled(node: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+  """A task's node with the facts that it takes, as an export carries it; the names are its card's.
+  """
+  taken = lookup.parameters(lookup.find('tasks', node['name'], 'task.name'))
+  return {**{k: v for k, v in facts.items() if k in taken and k != 'names'}, **node}
+
+
+def from_card(card: Mapping[str, Any], path: str) -> Task:
+  """The task that an exported model was made for.
+
+  A card of an earlier version doesn't say: then it classifies, or without classes it regresses.
+  """
+  names = tuple(card['classes'])
+  node = card['task'] if 'task' in card else {
+      'name': 'classification.Classification' if names else 'regression.Regression'}
+  return lookup.build('tasks', node, path, classes=max(1, len(names)), names=names)

@@ -1,8 +1,13 @@
 """Classification: one of c classes for every example."""
+from collections.abc import Iterable
+from typing import Any
+
+import jax
 import numpy as np
 
 from distill.lookup import nearest
-from distill.types import Records
+from distill.tasks import Ask, Explain, Measured, rescored
+from distill.types import Batch, Records
 
 FRACTION = {'unit': 'fraction', 'higher_is_better': True}
 
@@ -22,7 +27,7 @@ class Classification:
     prediction     int32 [n]      the likeliest class
     probabilities  float32 [n c]
   """
-  reads, labelled, prepare = ('logits',), True, None
+  outputs, parts, labelled = ('logits',), ('head', 'pooler'), True
 
   def __init__(self, *, classes: int, names: tuple[str, ...] = (), primary: str = 'accuracy'):
     if classes < 2:
@@ -39,10 +44,18 @@ class Classification:
       raise ValueError(f'primary={primary!r} is no metric of {classes} classes'
                        + nearest(primary, self.metrics))
     self.primary = primary
+    self.explain = Explain('logits', classes, lambda records: records['prediction'], self._slope)
 
-  def predict(self, outputs: Records, batch: Records) -> Records:
+  def prepare(self, batch: Batch) -> Batch:
+    return batch
+
+  def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
+    """The logits [b c]: what is made of them is computed in float64, on the host."""
+    return {'logits': ask(batch)['logits']}
+
+  def records(self, measured: Measured, batch: Batch) -> Records:
     """The records of one batch, without the rows that only fill it."""
-    logits = np.asarray(outputs['logits'], np.float64)
+    logits = np.asarray(measured['logits'], np.float64)
     if logits.shape[1:] != (self.classes,):
       raise ValueError(f'logits are {list(logits.shape)}, not [b {self.classes}]')
     keep = np.asarray(batch['valid']) != 0
@@ -58,6 +71,21 @@ class Classification:
     """The same examples when the answer is always their commonest class, or the first of these."""
     commonest = np.bincount(records['label'], minlength=self.classes).argmax()
     return {**records, 'prediction': np.full_like(records['prediction'], commonest)}
+
+  def _slope(self, records: Records) -> np.ndarray:
+    """The gradient of cross-entropy with regard to the logits."""
+    return records['probabilities'] - np.eye(self.classes)[records['label']]
+
+  def answer(self, measured: Measured) -> dict[str, Any]:
+    """The likeliest class, its probability, and those of all."""
+    chances = np.asarray(jax.nn.softmax(measured['logits']), np.float64)
+    best = int(chances.argmax())
+    return {'label': self.names[best], 'probability': round(float(chances[best]), 4),
+            'probabilities': {name: round(float(p), 4)
+                              for name, p in zip(self.names, chances, strict=True)}}
+
+  def bootstrap(self, records: Records, resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    return rescored(self.score, records, resamples)
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""

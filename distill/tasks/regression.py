@@ -1,9 +1,14 @@
 """Regression: a number for every example."""
+from collections.abc import Iterable
+from typing import Any
+
+import jax
 import numpy as np
 from scipy.stats import rankdata
 
 from distill.lookup import nearest
-from distill.types import Records
+from distill.tasks import Ask, Explain, Measured, rescored
+from distill.types import Batch, Records
 
 CORRELATION = {'unit': 'correlation', 'higher_is_better': True}
 
@@ -22,7 +27,7 @@ class Regression:
     label          float32 [n]    the number, or NaN where it isn't known
     prediction     float32 [n]
   """
-  reads, labelled, prepare = ('logits',), True, None
+  outputs, parts, labelled = ('logits',), ('head', 'pooler'), True
   metrics = {'pearson': CORRELATION, 'spearman': CORRELATION,
              'mse': {'unit': '', 'higher_is_better': False}}
 
@@ -33,10 +38,19 @@ class Regression:
     if primary not in self.metrics:
       raise ValueError(f'primary={primary!r} is no metric' + nearest(primary, self.metrics))
     self.primary = primary
+    self.explain = Explain('logits', 1, None, lambda records: (
+        records['prediction'] - records['label'])[:, None])       # of half the squared error
 
-  def predict(self, outputs: Records, batch: Records) -> Records:
+  def prepare(self, batch: Batch) -> Batch:
+    return batch
+
+  def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
+    """The numbers, as logits [b 1]."""
+    return {'logits': ask(batch)['logits']}
+
+  def records(self, measured: Measured, batch: Batch) -> Records:
     """The records of one batch, without the rows that only fill it."""
-    logits = np.asarray(outputs['logits'], np.float32)
+    logits = np.asarray(measured['logits'], np.float32)
     if logits.shape[1:] != (1,):
       raise ValueError(f'logits are {list(logits.shape)}, not [b 1]')
     keep = np.asarray(batch['valid']) != 0
@@ -49,6 +63,13 @@ class Regression:
     """The same examples when the answer is always the mean of their labels."""
     mean = records['label'].mean(dtype=np.float64)
     return {**records, 'prediction': np.full(len(records['label']), mean)}
+
+  def answer(self, measured: Measured) -> dict[str, Any]:
+    """The number."""
+    return {'value': round(float(measured['logits'][0]), 4)}
+
+  def bootstrap(self, records: Records, resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    return rescored(self.score, records, resamples)
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""

@@ -1,11 +1,15 @@
 """Masked words: how well a model finds the words that are hidden from it."""
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from distill.lookup import nearest
+from distill.tasks import Ask, Measured, rescored
 from distill.tasks.classification import FRACTION
-from distill.types import Records
+from distill.types import Batch, Records, Status, Stop
 
 
 class MaskedWords:
@@ -24,7 +28,8 @@ class MaskedWords:
     right  int32 [n]      how many of these were the likeliest to the model
     nll    float32 [n]    the sum of their negative log likelihoods
   """
-  reads, labelled, constant = ('words',), False, None
+  outputs, parts, labelled = ('words',), ('words',), False
+  constant = explain = None
   metrics = {'cross_entropy': {'unit': 'nats', 'higher_is_better': False}, 'accuracy': FRACTION}
 
   def __init__(self, *, special: Mapping[str, int], share: float = 0.15,
@@ -37,7 +42,7 @@ class MaskedWords:
       raise ValueError(f'primary={primary!r} is no metric' + nearest(primary, self.metrics))
     self.special, self.share, self.primary = special, share, primary
 
-  def prepare(self, batch: Records) -> Records:
+  def prepare(self, batch: Batch) -> Batch:
     """The batch with words hidden, and `positions`, `target` and `chosen` as `masking.words` has.
     """
     tokens = np.asarray(batch['tokens'])
@@ -56,23 +61,36 @@ class MaskedWords:
     hidden[rows, positions[rows, columns]] = self.special['[MASK]']
     return {**batch, 'tokens': hidden, 'positions': positions, 'target': target, 'chosen': chosen}
 
-  def predict(self, outputs: Records, batch: Records) -> Records:
+  def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
+    """The sums of a text's hidden words, so that the vocabulary's logits stay on the device.
+
+    `right` [b], how many were the likeliest; `nll` [b], their negative log likelihoods.
+    """
+    words = ask(batch)['words'].astype(jnp.float32)                   # [b m v]
+    likelihood = jax.nn.log_softmax(words)
+    found = jnp.take_along_axis(likelihood, batch['target'][:, :, None], axis=2)[:, :, 0]
+    right = words.argmax(-1) == batch['target']
+    chosen = batch['chosen'] > 0
+    return {'right': jnp.sum(right & chosen, axis=1),
+            'nll': -jnp.sum(jnp.where(chosen, found, 0), axis=1)}
+
+  def records(self, measured: Measured, batch: Batch) -> Records:
     """The records of one batch, without the rows that only fill it."""
-    found = {'id': [], 'label': [], 'right': [], 'nll': []}
-    for row in np.flatnonzero(batch['valid']):      # one at a time: [m v] in float64 is a lot
-      chosen = batch['chosen'][row] > 0
-      words = np.asarray(outputs['words'][row], np.float64)[chosen]
-      target, example = batch['target'][row][chosen], batch['id'][row]
-      if not np.isfinite(words).all():
-        raise ValueError(f'example {example} has logits of words that are not finite')
-      words -= words.max(-1, keepdims=True)
-      at = np.take_along_axis(words, target[:, None], axis=1)[:, 0]
-      found['id'].append(example)
-      found['label'].append(len(target))
-      found['right'].append((words.argmax(-1) == target).sum())
-      found['nll'].append((np.log(np.exp(words).sum(-1)) - at).sum())
-    return {name: np.array(values, np.float32 if name == 'nll' else np.int32)
-            for name, values in found.items()}
+    keep = np.asarray(batch['valid']) != 0
+    nll, ids = (np.asarray(x)[keep] for x in (measured['nll'], batch['id']))
+    if (bad := ~np.isfinite(nll)).any():
+      raise ValueError(f'example {ids[bad][0]} has logits of words that are not finite')
+    return {'id': ids.astype(np.int32),
+            'label': (np.asarray(batch['chosen'])[keep] > 0).sum(1).astype(np.int32),
+            'right': np.asarray(measured['right'], np.int32)[keep], 'nll': nll.astype(np.float32)}
+
+  def answer(self, measured: Measured) -> dict[str, Any]:
+    """Nothing: what is hidden of a text is known only where it was hidden."""
+    raise Stop(Status.CHECKPOINT, 'a model of masked words answers no text: it is an encoder, to '
+               'fine-tune or to start a student from')
+
+  def bootstrap(self, records: Records, resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    return rescored(self.score, records, resamples)
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""

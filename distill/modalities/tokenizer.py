@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from distill import hub
-from distill.data.sets import Text
 from distill.types import Status, Stop
 
+Text = str | tuple[str, str]        # a text, or a pair of them
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of what is trained here
 HOW = {'do_lower_case': 'lowercase', 'strip_accents': 'strip_accents',
        'tokenize_chinese_chars': 'handle_chinese_chars'}  # from tokenizer_config.json to ours

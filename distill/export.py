@@ -2,6 +2,7 @@
 
 python -m distill.export --model=runs/NAME/export/student --to=DIR
 python -m distill.export --model=DIR --to=DIR --inputs=FILE
+python -m distill.export … --format=mylab.gguf:GGUF         # another format, of one's own
 
 The first is tried on the split that its run was judged by. The second is for any folder that
 `distill.predict` takes: FILE holds texts, one a line, a tab between those of a pair, or the pixels
@@ -12,26 +13,21 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from distill import checkpoint, hub, lookup, predict
-from distill.data import batches, tokenizer
-from distill.evaluate import cost, report
-from distill.export import card as cards
-from distill.export import stablehlo
+from distill import checkpoint, formats, hub, lookup, modalities
+from distill.data import batches
+from distill.evaluate import report
+from distill.formats import readme
 from distill.logs import say
-from distill.models.stablehlo import PROGRAM, Program
 from distill.pipelines import judging, nodes
-from distill.types import Batch, Status, Stop
+from distill.types import Status, Stop
 
-USAGE = 'usage: python -m distill.export --model=DIR --to=DIR [--inputs=FILE]'
+USAGE = 'usage: python -m distill.export --model=DIR --to=DIR [--inputs=FILE] [--format=NAME]'
 SIZE = 64               # of the batches of --inputs
-
-Tried = tuple[Sequence[Batch], Callable[[int], str], str]     # batches, an example's name, all's
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,57 +36,54 @@ def main(arguments: Sequence[str]) -> int:
     options = dict(a.removeprefix('--').split('=', 1) for a in arguments
                    if a.startswith('--') and '=' in a)
     if len(options) != len(arguments) or not {'model', 'to'} <= options.keys() <= {
-        'model', 'to', 'inputs'} or not all(options.values()):
+        'model', 'to', 'inputs', 'format'} or not all(options.values()):
       raise Stop(Status.CONFIG, USAGE)
-    ship(options['model'], pathlib.Path(options['to']), options.get('inputs', ''))
+    ship(options['model'], pathlib.Path(options['to']), options.get('inputs', ''),
+         options.get('format', 'stablehlo.StableHLO'))
   except Stop as stop:
     print(f'distill.export: {stop}', file=sys.stderr)
     return int(stop.status)
   return int(Status.DONE)
 
 
-def ship(place: str, to: pathlib.Path, inputs: str = '') -> None:
-  """Writes the folder `to`, unless it has the same model's program already."""
+def ship(place: str, to: pathlib.Path, inputs: str = '',
+         format: str = 'stablehlo.StableHLO') -> None:
+  """Writes the folder `to`, unless it has the same model in that format already."""
+  kind = lookup.find('formats', format, '--format')()
   folder = hub.folder(place, '--model')
   if (folder / 'export').is_dir():
     raise Stop(Status.CONFIG, f'--model={place} is a workdir: name one of its models, '
                + ' or '.join(sorted(str(p) for p in (folder / 'export').iterdir())))
-  if (folder / PROGRAM).is_file():
+  if kind.holds(folder) and not kind.trainable:
     raise Stop(Status.CONFIG, f'--model={place} is a program already')
-  model, weights, card = predict.whole(place)
-  identity = checkpoint.sha256(weights)
+  model, weights, card = formats.whole(place)
   if os.path.lexists(to):
-    if (to / PROGRAM).is_file() and checkpoint.opened(
-        to, PROGRAM)['card']['program']['weights'] == identity:
+    there = formats.card_of(to).get('program', {}) if kind.holds(to) else {}
+    if there.get('weights') == checkpoint.sha256(weights):
       say(f'{to} has this program already')
       return
     raise Stop(Status.CONFIG, f'--to={to} is there already, and nothing is overwritten: remove it, '
                'or name another place')
+  modality = modalities.from_card(card, str(folder))
   workdir = folder.resolve().parent.parent
   name = pathlib.Path(place).resolve().name           # a hub id's folder has another
   of_run = folder.resolve().parent.name == 'export' and (workdir / 'config.json').is_file()
   if inputs:
-    rows, named, on = _given(inputs, card, place)
+    trial = _given(inputs, modality)
   elif of_run:
-    rows, named, on = _judged(workdir, card)
+    trial = _judged(workdir, card, modality)
   else:
     raise Stop(Status.CONFIG, f'--model={place} is in no workdir whose data it could be tried on: '
                'give --inputs=FILE, of texts, one a line, or of images')
-  written = stablehlo.serialized(model, weights, card)
-  program = Program(written, str(to), jax.__version__)
-  say(f'{place}: {len(written):,} bytes for {", ".join(program.platforms)}; trying it on {on}')
-  measured = stablehlo.parity(program, model, weights, rows, card, named)
-  card = {key: value for key, value in card.items() if key != 'fresh'} | {'program': {
-      'platforms': list(program.platforms), 'weights': identity, 'parity': measured,
-      'params': cost.params(weights[0]),
-      'params_outside_embeddings': cost.params(weights[0], embeddings=False),
-      'bytes': cost.nbytes(weights), 'quantised': cost.quantised(weights[0])}}
-  texts = {'README.md': cards.readme(name, card, size=len(written), on=on,
-                                     **_measured(workdir if of_run else None, name))}
-  if 'pixels' not in card:
-    texts['tokenizer.json'] = tokenizer.read(place, '--model')
-  checkpoint.ship(to, {PROGRAM: written} | {k: v.encode() for k, v in texts.items()}, card)
-  print(f'{to}: {measured["examples"]:,} examples of {on} answered as by the module, logits within '
+  if not formats.named_in(kind):
+    card = {**card, 'format': format}
+  say(f'{place}: trying it on {trial.title}')
+  report_of = _measured(workdir if of_run else None, name)
+  measured = kind.write(to, formats.Shipped(model, weights, card, modality), trial,
+                        lambda card, size: {'README.md': readme.readme(
+                            name, card, modality, size=size, on=trial.title, **report_of)})
+  examples = f'{measured["examples"]:,} examples' if 'examples' in measured else 'the examples'
+  print(f'{to}: {examples} of {trial.title} answered as by the module, its outputs within '
         f'{measured["largest_difference"]:.2g}; {to}/README.md says how to run it')
 
 
@@ -98,15 +91,16 @@ def _measured(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
   """What the report of a run, if there is one, says of a model beside the others."""
   if workdir is None or not (workdir / 'report.json').is_file():
     return {}
-  told = report.read(workdir)
-  if not any(model['name'] == name for model in told['models']):
+  whole = report.read(workdir)
+  if not any(model['name'] == name for model in whole['models']):
     return {}
-  alone = [m for m in told['models'] if m['name'] == name or m['role'] != 'student']
-  return {'report': told, 'verdict': report.verdict({**told, 'models': alone}),
-          'table': report.table(told)}
+  alone = [m for m in whole['models'] if m['name'] == name or m['role'] != 'student']
+  return {'report': whole, 'verdict': report.verdict({**whole, 'models': alone}),
+          'table': report.table(whole)}
 
 
-def _judged(workdir: pathlib.Path, card: Mapping[str, Any]) -> Tried:
+def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
+            modality: modalities.Modality) -> formats.Trial:
   """The split that a run was judged by."""
   path = workdir / 'config.json'
   try:
@@ -122,32 +116,26 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any]) -> Tried:
   evaluate = lookup.call(nodes.Evaluate, config['evaluate'] if 'evaluate' in config else {},
                          'evaluate')
   split = dataset.splits[evaluate.split]
-  rows = batches.in_order(split, batch_size=evaluate.batch_size, widths=card.get('widths'))
-  on = f'the split {evaluate.split} of {dataset.name}'
-  named = lambda i: f'example {i} of {on}' + (f' ({str(split.text[i])[:60]})' if split.text else '')
-  return rows, named, on
+  rows = batches.in_order(split, batch_size=evaluate.batch_size, widths=dict(modality.widths))
+  title = f'the split {evaluate.split} of {dataset.name}'
+  example = lambda i: f'example {i} of {title}' + (f' ({str(split.raw[i])[:60]})' if len(split.raw)
+                                                   else '')
+  return formats.Trial(rows.map(dataset.modality.prepare), example, title)
 
 
-def _given(file: str, card: Mapping[str, Any], place: str) -> Tried:
+def _given(file: str, modality: modalities.Modality) -> formats.Trial:
   """The examples of a file, as the command `distill.predict` reads them."""
-  if 'pixels' in card:
-    inputs = [file]
-  else:
-    try:
-      inputs = [line for line in pathlib.Path(file).read_text('utf-8').splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-      raise Stop(Status.DATA, f'--inputs={file}: {error}') from error
   names, alike = [], {}
-  for said, batch in predict.asked(inputs, card, place):
-    shape = next(iter(batch.values())).shape
-    alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32),
-                                        'valid': np.ones(1, np.float32)})
-    names.append(next(iter(said.values())))
+  for about, example in modality.encode(modality.arguments(file)):
+    batch = modalities.padded(example, modality)
+    shape = tuple(x.shape for x in batch.values())
+    alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
+    names.append(next(iter(about.values())))
   if not names:
     raise Stop(Status.DATA, f'--inputs={file} is empty')
   rows = [{name: np.concatenate([one[name] for one in some[start:start + SIZE]])
            for name in some[0]} for some in alike.values() for start in range(0, len(some), SIZE)]
-  return rows, lambda i: repr(names[i][:60]), pathlib.Path(file).name
+  return formats.Trial(rows, lambda i: repr(names[i][:60]), pathlib.Path(file).name)
 
 
 if __name__ == '__main__':

@@ -5,10 +5,16 @@ from typing import Any
 
 import jax
 
+from distill import tasks
+from distill.modalities import Modality
+
+# What a modality says of how a program of it is used, where it leaves something out.
+USAGE = {'one': 'an example', 'tag': '', 'requires': '', 'imports': '', 'limits': '', 'code': (
+    '# The program takes prepared arrays, which lead with the examples: look at `card`.')}
 SIZES = {'depth': 'deep', 'width': 'wide', 'heads': 'heads', 'widths': 'wide'}
 
 
-def readme(name: str, card: Mapping[str, Any], *, size: int, on: str,
+def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int, on: str,
            report: Mapping[str, Any] | None = None, verdict: str = '', table: str = '') -> str:
   """README.md of the model `name`; `report` is that of its run, which `table` and `verdict` show.
 
@@ -23,8 +29,10 @@ def readme(name: str, card: Mapping[str, Any], *, size: int, on: str,
   own = models.get(name, {})
   role = own.get('role', '')
   return template.render(
-      name=name, card={'data': '', **card}, program=card['program'], pixels=card.get('pixels', {}),
-      bytes=size, jax=jax.__version__, on=on, role=role, saw=_saw(own.get('saw') or {}),
+      name=name, card={'data': '', **card}, program=card['program'], noun=modality.noun,
+      widths=modality.widths, usage={**USAGE, **modality.usage()},
+      output=tasks.from_card(card, 'the card').outputs[0], bytes=size, jax=jax.__version__, on=on,
+      role=role, saw=_saw(own.get('saw') or {}),
       sizes=_sizes(card['model']), table=table, verdict=verdict if role == 'student' else '',
       teachers=[model['name'] for model in models.values() if model['role'] == 'teacher'],
       split=report['task'].get('split', 'test') if report else '',

@@ -1,0 +1,118 @@
+"""The folder of Hugging Face `transformers`: a model of ours that it knows, or one of theirs."""
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from distill import checkpoint
+from distill.formats import Opened, Shipped, Trial, parameters
+from distill.formats.safetensors import FILE, file_bytes, written
+from distill.modalities import tokenizer as tokenizers
+from distill.modalities.text import Text
+from distill.models import huggingface
+from distill.models.sizes import sizes
+from distill.types import Status, Stop
+
+CONFIG, TOKENIZER, INDEX = 'config.json', 'tokenizer_config.json', f'{FILE}.index.json'
+
+
+class HuggingFace:
+  """Tensors and `config.json` in the names of `transformers`, which loads the folder as it is.
+
+  An export of ours has its sealed card beside them, and is verified; a folder that `transformers`
+  wrote is read strictly, tensor by tensor. Nothing is unpickled.
+  """
+  suffix, trainable = '.safetensors', True
+
+  def holds(self, folder: pathlib.Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+  def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
+    config = _json(folder / CONFIG)
+    ours = 'card' in config and 'transformers_version' not in config  # saving there copies our card
+    card = checkpoint.opened(folder, FILE)['card'] if ours else {}
+    found = huggingface.read(config, _tensors(folder), folder)
+    if not ours:
+      reads = Text.from_folder(str(folder), found.node['length'], path)
+      card = {'model': {**found.node, 'classes': max(len(found.labels), 1)},
+              'classes': found.labels, **reads.card()}
+    return parameters.assembled(found.params, card, folder, path, **changes)
+
+  def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
+            texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
+            ) -> dict[str, Any]:
+    tensors, config = _named(shipped)
+    tokenizer = shipped.modality.json
+    files = shipped.modality.files() | {
+        TOKENIZER: json.dumps(_about(tokenizer, shipped.card, config), indent=2)}
+    return written(folder, tensors, shipped, files, texts, config)
+
+  def sizes(self, folder: pathlib.Path, weights: parameters.Weights,
+            card: Mapping[str, Any]) -> dict[str, Any]:
+    return {**sizes(weights), 'hidden_bytes': 0, 'shipped_bytes': file_bytes(folder)}
+
+
+def knows(shipped: Shipped) -> bool:
+  """Whether `transformers` has such a model."""
+  return _named(shipped) is not None
+
+
+def _named(shipped: Shipped) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+  return huggingface.named(shipped.card['model'], shipped.weights[0] | shipped.weights[1],
+                           shipped.card['classes'])
+
+
+def _about(tokenizer: str, card: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+  """What `transformers` wants to know beside tokenizer.json, which it then takes as it is."""
+  content = json.loads(tokenizer)
+  words = {i: word for word, i in content['model']['vocab'].items()} | {
+      token['id']: token['content'] for token in content['added_tokens']}
+  special = {f'{name.strip("[]").lower()}_token': words[i]
+             for name, i in tokenizers.special(tokenizer).items()}
+  names = ('token_type_ids',) if 'type_vocab_size' in config else ()
+  return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': card['length'],
+          'model_input_names': ['input_ids', *names, 'attention_mask'], **special}
+
+
+def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """All tensors as float32, of one file or of the shards that an index names."""
+  files, arrays = {FILE}, {}
+  if (folder / INDEX).is_file() and not (folder / FILE).is_file():
+    try:
+      files = {str(name) for name in _json(folder / INDEX)['weight_map'].values()}
+    except (KeyError, AttributeError):
+      raise _fault(folder, f'{INDEX} maps no tensors to files') from None
+  for name in sorted(files):
+    if pathlib.PurePath(name).name != name or not (folder / name).is_file():
+      pickles = sorted(path.name for path in folder.glob('*.bin'))
+      raise _fault(folder, f'there is no {name} in it' + (
+          f', but {pickles[0]}: a pickle, which can run code when it is opened; convert it by '
+          "from_pretrained(DIR).save_pretrained(DIR) of the model's class in transformers"
+          if pickles else ''))
+    try:
+      with safe_open(folder / name, 'flax') as file:       # NumPy has no bfloat16
+        arrays |= {key: np.asarray(file.get_tensor(key).astype(jnp.float32))
+                   for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+      raise _fault(folder / name, f'it cannot be read: {error}') from error
+  return arrays
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_bytes())
+  except OSError as error:
+    raise _fault(path.parent, f'it is no checkpoint: {path.name}: {error.strerror}') from error
+  except ValueError as error:
+    raise _fault(path, f'it is no JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise _fault(path, 'it holds no object')
+  return content
+
+
+def _fault(path: pathlib.Path, line: str) -> Stop:
+  return Stop(Status.CHECKPOINT, f'{path}: {line}')

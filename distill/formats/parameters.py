@@ -1,0 +1,70 @@
+"""From arrays by our paths and a card to a model and its weights, what is missing begun anew."""
+import fnmatch
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from distill import lookup
+from distill.models.pure import Pure
+from distill.teachers import Weights
+from distill.types import Status, Stop
+
+
+def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathlib.Path, path: str,
+              *, model: Mapping[str, Any] | None = None, fresh: Sequence[str] = (),
+              sizes: Mapping[str, int] | None = None,
+              seed: int = 0) -> tuple[Pure, Weights, dict[str, Any]]:
+  """The model of a card with these arrays as its parameters.
+
+  `model` changes arguments that no parameter depends on, such as `dropout`. Parameters whose paths
+  match a pattern of `fresh`, and heads that the arrays lack, start anew by `seed`; `sizes` are
+  those of the data, which a new head has. The card's `fresh` lists them.
+  """
+  anew = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh)
+  node = {**card['model'], **(model or {})}
+  build = lambda node: Pure(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
+                                                      rngs=rngs))
+  pure = build(node)
+  missing = _missing(pure, arrays, anew)
+  if missing and _classes_are_new(node, build, pure, missing):
+    card = {**card, 'classes': ()}
+    if sizes and sizes.get('classes', node['classes']) != node['classes']:
+      node = node | {'classes': sizes['classes']}
+      pure = build(node)
+      missing = _missing(pure, arrays, anew)
+  shapes = pure.shapes[0] | pure.shapes[1]
+  for pattern in fresh:
+    if not fnmatch.filter(shapes, pattern):
+      raise Stop(Status.CONFIG, f'{path}: fresh={pattern!r} matches no parameter; they are named '
+                 + ', '.join(sorted(shapes)[:4]) + ', …')
+  heads = pure.traits.heads
+  unasked = {name for name in arrays if name not in shapes and name.split('/')[0] in heads}
+  for name in sorted((shapes.keys() | arrays.keys()) - missing - unasked):
+    here, there = (x[name].shape if name in x else 'missing' for x in (arrays, shapes))
+    if here != there:
+      raise Stop(Status.CHECKPOINT, f'{folder}: {name} is {here} in the weights and {there} in the '
+                 f'model {node["name"]}')
+  started = pure.init(seed, only=missing) if missing else ({}, {})
+  weights = tuple({name: new[name] if name in new else jnp.asarray(arrays[name]) for name in part}
+                  for part, new in zip(pure.shapes, started, strict=True))
+  return pure, weights, {**card, 'model': node, 'fresh': sorted(missing)}
+
+
+def _missing(pure: Pure, arrays: Mapping[str, Any], anew: Callable[[str], bool]) -> set[str]:
+  """The parameters that start anew: those that were asked to, and heads that aren't there."""
+  heads = pure.traits.heads
+  return {name for part in pure.shapes for name in part
+          if anew(name) or (name not in arrays and name.split('/')[0] in heads)}
+
+
+def _classes_are_new(node: Mapping[str, Any], build: Callable, pure: Pure,
+                     missing: set[str]) -> bool:
+  """Whether every parameter whose shape depends on the number of classes starts anew."""
+  if 'classes' not in node:
+    return False
+  other = build({**node, 'classes': node['classes'] + 1})
+  depend = {name for ours, theirs in zip(pure.shapes, other.shapes, strict=True)
+            for name in ours if name not in theirs or ours[name].shape != theirs[name].shape}
+  return bool(depend) and depend <= missing

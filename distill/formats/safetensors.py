@@ -1,0 +1,75 @@
+"""Our own export: the parameters by our paths in a safetensors file, sealed with their card."""
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from distill import checkpoint
+from distill.formats import Opened, Shipped, Trial, parameters
+from distill.models.sizes import sizes
+from distill.types import Status, Stop
+
+FILE = 'model.safetensors'
+METADATA = {'format': 'pt'}         # without it `transformers` refuses the file
+
+
+class Safetensors:
+  """A model of ours whose class is named in its card; only `distill` reads the folder."""
+  suffix, trainable = '.safetensors', True
+
+  def holds(self, folder: pathlib.Path) -> bool:
+    try:
+      about = json.loads((folder / checkpoint.CARD).read_bytes())
+    except (OSError, ValueError):
+      return False
+    return isinstance(about, dict) and 'card' in about and 'model_type' not in about
+
+  def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
+    card = checkpoint.opened(folder, FILE)['card']
+    try:
+      with safe_open(folder / FILE, 'np') as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+      raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model: {FILE} cannot be read: '
+                 f'{error}') from error
+    return parameters.assembled(arrays, card, folder, path, **changes)
+
+  def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
+            texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
+            ) -> dict[str, Any]:
+    arrays = shipped.weights[0] | shipped.weights[1]
+    return written(folder, arrays, shipped, shipped.modality.files(), texts)
+
+  def sizes(self, folder: pathlib.Path, weights: parameters.Weights,
+            card: Mapping[str, Any]) -> dict[str, Any]:
+    return {**sizes(weights), 'hidden_bytes': 0, 'shipped_bytes': file_bytes(folder)}
+
+
+def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
+            files: Mapping[str, str], texts: Callable | None = None,
+            about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """Writes tensors, card and text files; what is read back from the file must be equal to the bit.
+
+  `about` is what else `config.json` says, for other libraries.
+  """
+  arrays = {name: checkpoint.wide(array) for name, array in arrays.items()}
+  content = safetensors.numpy.save(arrays, METADATA)
+  files = {**files, **(texts(shipped.card, len(content)) if texts else {})}
+  checkpoint.export(folder, {FILE: content} | {k: v.encode() for k, v in files.items()},
+                    shipped.card, about)
+  with safe_open(folder / FILE, 'np') as file:
+    for name, array in arrays.items():
+      if not np.array_equal(file.get_tensor(name), array, equal_nan=True):
+        raise Stop(Status.CHECKPOINT, f'{folder}: {name} is not what was written: is the storage '
+                   'sound?')
+  return {'tolerance': 0, 'largest_difference': 0}
+
+
+def file_bytes(folder: pathlib.Path) -> int | None:
+  """The bytes of the weights in a folder, of one file or of several shards."""
+  files = [*folder.glob('*.safetensors')]
+  return sum(file.stat().st_size for file in files) if files else None

@@ -1,0 +1,266 @@
+"""What a kind of input is: the fields that a model reads, and what is particular to them.
+
+A modality is an object that a data set and an exported model carry, a frozen dataclass of this
+package or of any other (`'mylab.clouds:PointCloud'`). The rest of the house asks it, and never asks
+which one it is.
+"""
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+
+from distill import lookup
+from distill.types import Batch, Field, Records, Status, Stop
+
+Example = Mapping[str, np.ndarray]      # the fields of one example, neither padded nor batched
+Draw = Callable[[int], np.ndarray]      # as many 64-bit random numbers of an example as are asked
+
+
+class Corruption(Protocol):
+  """A way in which inputs are a little wrong."""
+  about: str                  # what is done to an example, in words
+
+  def __call__(self, example: dict[str, np.ndarray], draw: Draw) -> None:
+    """Changes the fields of one prepared example, in place."""
+
+
+class Probe(Protocol):
+  """How a model of the modality is looked into: what gradients are taken with regard to."""
+
+  def inputs(self, batch: Batch) -> np.ndarray:
+    """The numbers x that explain an answer, float [b …positions d], of a prepared batch."""
+
+  def feed(self, params: Mapping, batch: Batch, x: jax.Array) -> tuple[Mapping, Batch]:
+    """Parameters and a batch by which the model reads x; pure, inside jit."""
+
+  def positions(self, batch: Batch) -> np.ndarray:
+    """Where an input says something, bool [b …positions]: words, or pixels."""
+
+  def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:
+    """What a layer holds of each example, [b f]; pure, inside jit."""
+
+  def keep(self, batch: Batch) -> Records:
+    """What `show` draws of each example of a batch, by names of its own."""
+
+  def legend(self, kept: Records) -> Records:
+    """What else `show` needs, of all examples together."""
+
+  def spread(self) -> float:
+    """The standard deviation of the numbers x, which an attack is measured by."""
+
+
+class Modality(Protocol):
+  """A kind of input: a frozen dataclass, which may take over what is written out here."""
+  noun: ClassVar[str]                           # what its examples are called, in the plural
+  spots: ClassVar[str] = 'places'               # what its positions are called: words, pixels
+  convolved: ClassVar[bool] = False             # whether models read it by convolutions
+  spare: ClassVar[Sequence[str]] = ()           # sizes of which a model may have more
+  fields: Mapping[str, Field]                   # the inputs, as they are stored
+  sizes: Mapping[str, int]                      # facts that a model must fit, by their names
+  room: Mapping[str, int]                       # the most positions along each named axis
+  widths: Mapping[str, Sequence[int]]           # of the buckets, by the named axis
+
+  @property
+  def corruptions(self) -> Mapping[str, Corruption]:
+    """Ways in which inputs are a little wrong, by name."""
+    return {}
+
+  def prepare(self, batch: Batch) -> Batch:
+    """Stored fields as a model reads them: pixels standardised, say.
+
+    It is pure, and takes NumPy's arrays and JAX's alike: the train step traces it, an evaluation
+    calls it on the host. What is prepared already it leaves as it is.
+    """
+    return batch
+
+  def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
+    """What the command line names, as examples, each with what an answer to it is about."""
+
+  def arguments(self, file: str) -> list[str]:
+    """What `encode` takes, from a file of inputs (`distill.export --inputs=FILE`)."""
+    return [file]
+
+  def encoding(self) -> dict[str, str]:
+    """What decides how raw examples become fields: a workdir goes on only with the same."""
+    return {}
+
+  def card(self) -> dict[str, Any]:
+    """What an export says of its inputs, as JSON; `from_card(card, folder)` reads it."""
+
+  def files(self) -> dict[str, str]:
+    """Text files that an export needs beside its card, by name."""
+    return {}
+
+  def describe(self) -> str:
+    """The inputs, in words, for error lines."""
+    return self.noun
+
+  def misfit(self, data: 'Modality') -> str:
+    """Why a model that was made for this modality can't read `data`; '' if it can."""
+    return '' if self.card() == data.card() else (
+        f'it takes {self.describe()}, and the data has {data.describe()}')
+
+  def read(self, split: Any) -> Any:
+    """A split encoded anew from its raw examples for this modality, or None if it can't be."""
+    return None
+
+  def limited(self, room: Mapping[str, int]) -> 'Modality':
+    """The same with less room along named axes, into which `read` then fits the examples."""
+    return self
+
+  def probe(self, model: Any, weights: Any) -> Probe | None:
+    """How this model is looked into, or None if it can't be."""
+    return None
+
+  def usage(self) -> dict[str, str]:
+    """How a program is used without this package: parts of its README, as `readme.USAGE` has them.
+    """
+    return {}
+
+
+class Misshapen(ValueError):
+  """An example whose array doesn't have the shape of its field; `row` is its place."""
+
+  def __init__(self, row: int, line: str):
+    super().__init__(line)
+    self.row = row
+
+
+def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Mapping[str, int],
+            size: int, lengths: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+  """The arrays of some examples as one of `size` rows, padded along named axes to their widths.
+
+  An array of all examples may be longer along a named axis: that is padding, and is cut. `lengths`
+  are what the index says of every example; an example of a list that is longer is an error.
+  """
+  shape = tuple(widths[axis] if isinstance(axis, str) else axis for axis in field.axes)
+  whole = np.full((size, *shape), field.pad, field.dtype)
+  if isinstance(values, np.ndarray) and values.dtype != object:
+    part = _common(values.shape[1:], field, shape, 0)
+    whole[(slice(len(values)), *part)] = values[(slice(None), *part)]
+    return whole
+  for row, value in enumerate(values):
+    value = np.asarray(value)
+    part = _common(value.shape, field, shape, row)
+    for axis, length, width in zip(field.axes, value.shape, shape, strict=True):
+      most = int(lengths[axis][row]) if lengths and axis in lengths else width
+      if length > most:
+        raise Misshapen(row, f'has {length} entries along {axis!r}, and the index says {most}')
+    whole[(row, *part)] = value
+  return whole
+
+
+def _common(shape: Sequence[int], field: Field, wanted: Sequence[int],
+            row: int) -> tuple[slice, ...]:
+  """The part that an array of an example has in common with the wanted shape."""
+  if len(shape) != len(wanted) or not all(
+      isinstance(axis, str) or length == axis
+      for axis, length in zip(field.axes, shape, strict=True)):
+    raise Misshapen(row, f'is {list(shape)}, not {list(field.axes)}: an axis along which examples '
+                    'differ needs a name, and a column of the index')
+  return tuple(slice(min(lengths)) for lengths in zip(shape, wanted, strict=True))
+
+
+def padded(example: Example, modality: Modality) -> dict[str, np.ndarray]:
+  """A batch of one example, padded to its buckets' widths and prepared."""
+  lengths = {}
+  for name, field in modality.fields.items():
+    for axis, length in zip(field.axes, np.shape(example[name]), strict=True):
+      if isinstance(axis, str):
+        lengths[axis] = max(length, lengths.get(axis, 0))
+  widths = {}
+  for axis, length in lengths.items():
+    widths[axis] = next((int(w) for w in modality.widths[axis] if w >= length), 0)
+    if not widths[axis]:
+      raise Stop(Status.DATA, f'an example has {length} entries along {axis!r}, and the model has '
+                 f'room for {max(modality.widths[axis])}')
+  batch = {name: stacked([example[name]], dataclasses.replace(field, dtype=str(
+      np.asarray(example[name]).dtype)), widths, 1) for name, field in modality.fields.items()}
+  return modality.prepare(
+      batch | {'id': np.zeros(1, np.int32), 'valid': np.ones(1, np.float32)})
+
+
+def full(modality: Modality, size: int) -> dict[str, np.ndarray]:
+  """`size` prepared examples of the largest widths, whose values mean nothing: to time a model.
+
+  Numbers are 1, so that a mask says that every position counts, integers are 0.
+  """
+  batch = {name: np.full(
+      (size, *(modality.widths[axis][-1] if isinstance(axis, str) else axis
+               for axis in field.axes)), np.issubdtype(field.dtype, np.floating), field.dtype)
+           for name, field in modality.fields.items()}
+  return modality.prepare(batch | {'id': np.arange(size, dtype=np.int32),
+                                   'valid': np.ones(size, np.float32)})
+
+
+def symbolic(modality: Modality) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a prepared batch of any number of examples and any length of named axes."""
+  from jax import export  # here: only an export needs it
+  axes = [axis for field in modality.fields.values() for axis in field.axes
+          if isinstance(axis, str)]
+  names = ('b', *dict.fromkeys(axes))
+  sizes = dict(zip(names, export.symbolic_shape(', '.join(names), constraints=[
+      f'{axis} <= {modality.room[axis]}' for axis in names[1:]]), strict=True))
+  stored = {name: jax.ShapeDtypeStruct(
+      (sizes['b'], *(sizes.get(axis, axis) for axis in field.axes)), field.dtype)
+            for name, field in modality.fields.items()}
+  valid = jax.ShapeDtypeStruct((sizes['b'],), 'float32')
+  ready = jax.eval_shape(modality.prepare, stored | {'valid': valid})
+  return {name: ready[name] for name in stored}
+
+
+def name_of(modality: Modality) -> str:
+  """The name by which `lookup` finds the class of a modality."""
+  module, name = type(modality).__module__, type(modality).__qualname__
+  home = f'{__name__}.'
+  return f'{module.removeprefix(home)}.{name}' if module.startswith(home) else f'{module}:{name}'
+
+
+def card(modality: Modality) -> dict[str, Any]:
+  """What an export's card says of a modality."""
+  return {'modality': name_of(modality), **modality.card()}
+
+
+def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.json') -> Modality:
+  """The modality that an export carries; `folder` has the files that it needs.
+
+  A card of an earlier version, or of a folder that isn't ours, doesn't name it: the first of this
+  package is taken that knows its keys.
+  """
+  if 'modality' not in card:
+    found = next((kind for kind in _ours() if kind.knows(card)), None)
+    if found is None:
+      raise Stop(Status.CHECKPOINT, f'{folder}: {path} does not say what its inputs are')
+    return found.from_card(card, folder)
+  try:
+    kind = lookup.find('modalities', card['modality'], 'modality')
+  except Stop as stop:
+    raise Stop(Status.CHECKPOINT, f'{folder}: its inputs are of a modality that is not known here: '
+               f'{stop}') from None
+  return kind.from_card(card, folder)
+
+
+def show(records: Records, row: int) -> dict[str, Any]:
+  """What was kept of an example's inputs and of what a model looked at there, to be drawn.
+
+  `pixels` [h w 3] in [0, 1] and a `map` [h w], or `spans`: words with their shares of the largest
+  attribution in [-1, 1], None for what is no word.
+  """
+  return next(kind for kind in _ours() if kind.kept <= records.keys()).show(records, row)
+
+
+def shows(records: Records) -> bool:
+  """Whether `show` can."""
+  return any(kind.kept <= records.keys() for kind in _ours())
+
+
+def by_noun(noun: str) -> type[Modality]:
+  """The modality whose examples a report calls so; one that says no more where it isn't known."""
+  return next((kind for kind in _ours() if kind.noun == noun), Modality)
+
+
+def _ours() -> tuple[Any, ...]:
+  from distill.modalities import image, text  # which need this module
+  return image.Image, text.Text

@@ -1,0 +1,294 @@
+"""Texts, or pairs of texts, as the ids of their tokens."""
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.modalities import Draw, Example, Modality, tokenizer
+from distill.types import Batch, Field, Records, Status, Stop
+
+SHARE = 0.2             # of a text's words that a corruption changes
+AXIS = 's'              # positions of a sequence
+SHOWN = 120             # words of a text that are shown; of a longer one the others are left out
+INPUTS = ('tokens', 'types', 'mask')
+USAGE = '''tokenizer = Tokenizer.from_file('tokenizer.json')
+tokenizer.enable_truncation(card['length'])
+tokenizer.enable_padding()
+
+
+def answers(texts):          # 'a text', or ('one', 'the other') for a pair
+  rows = tokenizer.encode_batch(texts)
+  column = lambda name, dtype: np.array([getattr(row, name) for row in rows], dtype)
+  return program({'tokens': column('ids', np.int32), 'types': column('type_ids', np.int32),
+                  'mask': column('attention_mask', np.float32)})
+
+
+texts = ['How do I run this?', 'A second text, of another length.']
+found = answers(texts)'''
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Modality):
+  """Texts of at most `length` tokens, padded to one of `widths['s']`.
+
+  Fields:
+    tokens  int32 [s]    token ids
+    types   int32 [s]    0 for the first text, 1 for the second
+    mask    float32 [s]  1 for a token, 0 for padding
+
+  The tokenizer is a `tokenizers.Tokenizer` as JSON; without one it is read from `folder`, a place
+  as `tokenizer.read` takes it, when it is first needed. `sha256` is the tokenizer's.
+  """
+  length: int
+  widths: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+  tokenizer: str = dataclasses.field(default='', repr=False)
+  folder: str = ''
+  sha256: str = ''
+
+  noun, spots = 'texts', 'words'
+  spare = ('length', 'vocabulary')
+  kept = frozenset({'tokens', 'pieces'})        # arrays of `records/inside` that `show` needs
+  fields = {'tokens': Field((AXIS,), 'int32'), 'types': Field((AXIS,), 'int32'),
+            'mask': Field((AXIS,), 'float32')}
+
+  def __post_init__(self):
+    if self.tokenizer:
+      digest = hashlib.sha256(self.tokenizer.encode()).hexdigest()
+      object.__setattr__(self, 'sha256', digest)
+
+  @functools.cached_property
+  def json(self) -> str:
+    """The tokenizer."""
+    return self.tokenizer or tokenizer.read(self.folder, '--model')
+
+  @functools.cached_property
+  def special(self) -> dict[str, int]:
+    """The ids of the tokens that are no words, by their names in BERT."""
+    return tokenizer.special(self.json)
+
+  @functools.cached_property
+  def sizes(self) -> dict[str, int]:
+    return {'vocabulary': tokenizer.entries(self.json), 'length': self.length}
+
+  @property
+  def room(self) -> dict[str, int]:
+    return {AXIS: self.length}
+
+  @property
+  def corruptions(self) -> dict[str, 'Corruption']:
+    kinds = {'drop': (_drop, 'a fifth of the words left out'),
+             'swap': (_swap, "a fifth of the words, two at least, in each other's places"),
+             'unknown': (_unknown, 'a fifth of the words become [UNK]')}
+    return {name: Corruption(about, change, self.special, least=1 + (name == 'swap'))
+            for name, (change, about) in kinds.items()
+            if name != 'unknown' or '[UNK]' in self.special}
+
+  def arguments(self, file: str) -> list[str]:
+    """The texts of a file, one a line, as `encode` takes them."""
+    try:
+      lines = pathlib.Path(file).read_text('utf-8').splitlines()
+    except (OSError, ValueError) as error:
+      raise Stop(Status.DATA, f'--inputs={file}: {error}') from error
+    return [line for line in lines if line.strip()]
+
+  def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
+    """Texts as examples; a tab parts the two texts of a pair."""
+    columns = tokenizer.encode(self.json, [_pair(text) for text in arguments],
+                               length=self.widths[AXIS][-1])
+    for row, text in enumerate(arguments):
+      length = columns['length'][row]
+      yield {'text': text}, {
+          'tokens': columns['tokens'][row, :length], 'types': columns['types'][row, :length],
+          'mask': np.ones(length, np.float32)}
+
+  def read(self, split: Any) -> Any:
+    """The split with its texts read by this tokenizer, or None if they weren't kept."""
+    if not len(split.raw):
+      return None
+    encoded = tokenizer.encode(self.json, list(split.raw), length=self.length)
+    return dataclasses.replace(
+        split, index={**split.index, AXIS: encoded['length']}, fetch=fetch(encoded),
+        room={**split.room, AXIS: self.length})
+
+  def encoding(self) -> dict[str, str]:
+    return {'tokenizer_sha256': self.sha256}
+
+  def limited(self, room: Mapping[str, int]) -> 'Text':
+    return dataclasses.replace(self, length=room.get(AXIS, self.length))
+
+  def card(self) -> dict[str, Any]:
+    return {'length': self.length, 'widths': list(self.widths[AXIS]),
+            'tokenizer_sha256': self.sha256}
+
+  @staticmethod
+  def knows(card: Mapping[str, Any]) -> bool:
+    """Whether a card that doesn't name its modality is one of texts."""
+    return 'tokenizer_sha256' in card
+
+  @classmethod
+  def from_card(cls, card: Mapping[str, Any], folder: str) -> 'Text':
+    return cls(length=card['length'], widths={AXIS: tuple(card['widths'])}, folder=folder,
+               sha256=card['tokenizer_sha256'])
+
+  @classmethod
+  def from_folder(cls, folder: str, length: int, path: str) -> 'Text':
+    """The inputs of a model whose folder has a tokenizer, and which says no more of them."""
+    return cls(length=length, widths={AXIS: (length // 4, length // 2, length)},
+               tokenizer=tokenizer.read(folder, path), folder=folder)
+
+  def files(self) -> dict[str, str]:
+    return {'tokenizer.json': self.json}
+
+  def misfit(self, data: Any) -> str:
+    if not isinstance(data, Text):
+      return f'it takes texts, and the data has {data.describe()}'
+    if self.sha256 != data.sha256:
+      return (f'its tokenizer ({self.sha256[:8]}) is not that of the data ({data.sha256[:8]}): the '
+              'same ids are other words')
+    return ''
+
+  def probe(self, model: Any, weights: Any) -> 'Probe | None':
+    """With regard to the embeddings of words, of a model with a table of them."""
+    tables = model.traits.tables
+    if not tables or tables[0] not in weights[0]:
+      return None
+    return Probe(tables, np.asarray(weights[0][tables[0]]), self.special, self.json)
+
+  def usage(self) -> dict[str, str]:
+    return {'one': 'a text, or a pair of texts', 'tag': 'text-classification',
+            'requires': ' tokenizers', 'imports': 'from tokenizers import Tokenizer', 'code': USAGE,
+            'limits': f'Texts are cut after {self.length} tokens. Its words are those of '
+                      '`tokenizer.json`.'}
+
+  @staticmethod
+  def show(records: Records, row: int) -> dict[str, Any]:
+    """The words of a text, with their shares of the largest attribution."""
+    pieces = dict(zip(records['piece_ids'].tolist(), records['pieces'].tolist(), strict=True))
+    found = words(records['tokens'][row], records['places'][row],
+                  records['attribution'][row].astype(np.float64), pieces)
+    return {'spans': found[:SHOWN] + [('…', None)] * (len(found) > SHOWN)}
+
+
+def fetch(encoded: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+  """The `fetch` of a split, from what `tokenizer.encode` gave of its texts."""
+  tokens, types, length = (encoded[name] for name in ('tokens', 'types', 'length'))
+  positions = np.arange(tokens.shape[1])
+  return lambda rows: {'tokens': tokens[rows], 'types': types[rows],
+                       'mask': (positions < length[rows, None]).astype(np.float32)}
+
+
+def words(tokens: np.ndarray, places: np.ndarray, attribution: np.ndarray,
+          pieces: Mapping[int, str]) -> list[tuple[str, float | None]]:
+  """A text's words with their shares of the largest attribution, in [-1, 1].
+
+  Word pieces ('##') are joined and their attributions added. What is no word has no share: of it
+  the ends are left out, and what parts two texts is '·'.
+  """
+  at, found = np.flatnonzero(places), []
+  for i in range(at[0], at[-1] + 1) if len(at) else ():
+    piece = pieces[int(tokens[i])]
+    if not places[i]:
+      found.append(('·' if 'SEP' in piece or '/s' in piece else piece, None))
+    elif piece.startswith('##') and found and found[-1][1] is not None:
+      found[-1] = found[-1][0] + piece[2:], found[-1][1] + float(attribution[i])
+    else:
+      found.append((piece.removeprefix('##'), float(attribution[i])))
+  most = max((abs(value) for _, value in found if value is not None), default=0) or 1
+  return [(word, None if value is None else value / most) for word, value in found]
+
+
+def _pair(text: str) -> str | tuple[str, str]:
+  first, *more = text.split('\t')
+  if len(more) > 1 or not all(part.strip() for part in (first, *more)):
+    raise Stop(Status.DATA, f'{text!r} is neither a text nor two with a tab between them')
+  return (first, *more) if more else first
+
+
+def _positions(batch: Batch, special: Mapping[str, int]) -> np.ndarray:
+  """Where a text has words, bool [b s]."""
+  return (batch['mask'] > 0) & ~np.isin(batch['tokens'], list(special.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """Looks into a model by the embeddings of words.
+
+  In place of its token table a model gets one that holds the batch's own rows, so that every
+  position has a gradient of its own and no model needs to know. `tables` are the paths of the
+  parameters with a row for each token, that table first.
+  """
+  tables: tuple[str, ...]
+  table: np.ndarray
+  special: Mapping[str, int]
+  tokenizer: str
+
+  def inputs(self, batch: Batch) -> np.ndarray:
+    return self.table[batch['tokens']]
+
+  def feed(self, params: Mapping, batch: Batch, x: jax.Array) -> tuple[Mapping, Batch]:
+    rows = x.reshape(-1, x.shape[-1])
+    first, *others = self.tables
+    changed = {first: rows} | {path: jnp.zeros((len(rows), *params[path].shape[1:]))
+                               for path in others if path in params}
+    return params | changed, {**batch, 'tokens': jnp.arange(len(rows)).reshape(x.shape[:2])}
+
+  def spread(self) -> float:
+    return float(np.std(np.asarray(self.table, np.float64)))
+
+  def positions(self, batch: Batch) -> np.ndarray:
+    return _positions(batch, self.special)
+
+  def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:
+    """The mean over a text's tokens."""
+    if layer.ndim == 3:
+      mask = batch['mask'][:, :, None]
+      layer = (layer * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
+    return layer.reshape(len(layer), -1)
+
+  def keep(self, batch: Batch) -> Records:
+    return {'tokens': np.asarray(batch['tokens'])}
+
+  def legend(self, kept: Records) -> Records:
+    """The tokens that occur (`piece_ids`) as the tokenizer spells them (`pieces`)."""
+    from tokenizers import Tokenizer  # here: a run of images doesn't need it
+    spell, ids = Tokenizer.from_str(self.tokenizer).id_to_token, np.unique(kept['tokens'])
+    return {'piece_ids': ids.astype(np.int32),
+            'pieces': np.array([spell(i) or '' for i in ids.tolist()])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+  """Changes a share of a text's words, `least` at least; a text of one word stays as it is."""
+  about: str
+  change: Callable[[dict[str, np.ndarray], np.ndarray, Mapping[str, int]], None]
+  special: Mapping[str, int]
+  least: int = 1
+
+  def __call__(self, example: dict[str, np.ndarray], draw: Draw) -> None:
+    at = np.flatnonzero(_positions(example, self.special))
+    if len(at) > 1:
+      quota = max(self.least, round(SHARE * len(at)))
+      chosen = np.sort(np.argsort(draw(len(at)), kind='stable')[:quota])
+      self.change(example, at[chosen], self.special)
+
+
+def _unknown(text: dict[str, np.ndarray], chosen: np.ndarray, special: Mapping[str, int]) -> None:
+  text['tokens'][chosen] = special['[UNK]']
+
+
+def _swap(text: dict[str, np.ndarray], chosen: np.ndarray, special: Mapping[str, int]) -> None:
+  text['tokens'][chosen] = np.roll(text['tokens'][chosen], 1)
+
+
+def _drop(text: dict[str, np.ndarray], chosen: np.ndarray, special: Mapping[str, int]) -> None:
+  """The text closes up, and is padded at its end."""
+  for name in INPUTS:
+    values = text[name]
+    left = np.delete(values, chosen)
+    values[:len(left)], values[len(left):] = left, special['[PAD]'] if name == 'tokens' else 0
