@@ -129,8 +129,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   `weights` are the shapes of the teachers' weights.
   """
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
-  optimizer = lookup.call(step.make_optimizer, stage.optimizer, f'{stage.where}.optimizer',
-                          steps=plan.steps)
+  optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
+                           f'{stage.where}.optimizer', steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
              accumulate=plan.accumulate, dtype=plan.dtype, layout=stage.layout)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distill import objective, step
+from distill import objective, optimizers, step
 from distill.data import batches
 from distill.data.sets import Split
 from distill.evaluate import cost
@@ -67,7 +67,7 @@ def program(sizes: Sizes, *, taught: bool = True) -> tuple[Callable, list[Any]]:
                      'reads': {'student': 'student/logits', 'teacher': 'teacher/logits'}}
   student = Student(sizes.model(sizes.student))
   teacher = Teacher('teacher', sizes.model(sizes.teacher))
-  optimizer = step.make_optimizer(rate=RATE, decay=DECAY, clip=CLIP, steps=10_000)
+  optimizer = optimizers.adamw(rate=RATE, decay=DECAY, clip=CLIP, steps=10_000)
   run = step.make_train_step(student, (teacher,) if taught else (), objective.terms_from(terms),
                              optimizer)
   state = step.init_state(student, *student.init(1), optimizer, {})

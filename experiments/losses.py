@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distill import lookup, objective, step
+from distill import lookup, objective
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -147,7 +147,8 @@ def composed(config: 'Used') -> tuple[dict[str, Any], dict[str, Any]]:
   terms = [(where, loss) for where, loss in config.terms() if where != 'objective.hard']
   parts = {said: thing for where, _ in terms for _, said, thing in config.parts(where)}
   if (optimizer := config.at('optimizer.name')) != 'adamw':
-    parts[f'optimizer `{optimizer}`'] = getattr(step, optimizer, step.make_optimizer)
+    parts[f'optimizer `{optimizer}`'] = lookup.find(
+        'optimizers', optimizer, 'optimizer.name')
   if (model := config.at('student.model.name')) != 'resnet.ResNet':
     parts[f'model `{model}`'] = lookup.find('models', model, 'student.model')
   return {loss: lookup.find('losses', loss, 'losses') for _, loss in terms}, parts

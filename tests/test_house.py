@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
     {'types', 'lookup', 'disk', 'hub'},
-    {'losses', 'schedules', 'sharding', 'logs', 'data'},
+    {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'data'},
     {'models'},
     {'compress'},
     {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
@@ -22,8 +22,8 @@ FLOORS = [
     {'main'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NAMED_BY_CONFIGS = {'losses', 'schedules', 'models', 'data', 'tasks', 'augment', 'carry',
-                    'pipelines'}
+NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
+                    'carry', 'pipelines'}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
                   ('disk', 'types'), ('hub', 'types')}

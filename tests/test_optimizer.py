@@ -1,19 +1,22 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import step
+from distill import lookup, optimizers
 from distill.types import Status, Stop
 
-FLAT = dict(rate=1.0, steps=2, schedule='constant', warmup=0.0, clip=0.0)
+FLAT = dict(rate=1.0, schedule='constant', warmup=0.0, clip=0.0)
+
+
+def built(**node):
+  """The optimizer of a config's node, for two steps."""
+  return lookup.build('optimizers', {'name': 'adamw', **node}, 'optimizer', steps=2)
 
 
 def rates(steps, **options):
   """The rates of SGD, step by step."""
-  tx = step.make_optimizer(name='sgd', rate=1.0, steps=steps, clip=0.0, **options)
+  tx = optimizers.sgd(rate=1.0, steps=steps, clip=0.0, **options)
   state, found = tx.init(jnp.zeros(1)), []
   update = jax.jit(tx.update)
   for _ in range(steps):
@@ -24,7 +27,7 @@ def rates(steps, **options):
 
 def walked(gradients, start, **options):
   """Parameters after each of these gradients, which may depend on them."""
-  tx = step.make_optimizer(**{**FLAT, **options})
+  tx = built(**{**FLAT, **options})
   params, state, found = start, tx.init(start), []
   for gradient in gradients:
     updates, state = tx.update(gradient, state, params)
@@ -98,7 +101,7 @@ class TestDOT:
   @staticmethod
   def walked(groups, start, **options):
     """Parameters after each of these steps' gradients by group."""
-    tx = step.make_optimizer(**{**FLAT, 'name': 'dot', 'task': 'task', **options})
+    tx = built(**{**FLAT, 'name': 'dot', 'task': 'task', **options})
     params, state, found = start, tx.init(start), []
     for grads in groups:
       whole = jax.tree.map(lambda *g: sum(g), *grads.values())
@@ -175,15 +178,53 @@ def test_three_steps_of_sgd_are_those_of_torch():
     np.testing.assert_allclose(moved, theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('wrong', [
-    dict(name='adamx'), dict(rate=0.0), dict(schedule='step'), dict(warmup=1.5), dict(clip=-1.0),
-    dict(decay=-0.1), dict(name='adam', decay=0.1), dict(name='sgd', momentum=1.0),
-    dict(name='sgd', momentum=-0.1), dict(drop=0.0), dict(drop=1.5), dict(drops=(0.5, 1.0)),
-    dict(drops=(0.0,)), dict(task='task'), dict(name='sgd', delta=0.1),
-    dict(name='dot', momentum=0.95), dict(name='dot', momentum=0.05), dict(name='dot', delta=-0.1),
-    *(dict(name=name, momentum=0.9) for name in ('adamw', 'adam', 'lamb'))],
-    ids=lambda wrong: ' '.join(itertools.chain(*((k, str(v)) for k, v in wrong.items()))))
-def test_what_it_cannot_be_is_refused(wrong):
-  with pytest.raises(ValueError) as error:
-    step.make_optimizer(**{'rate': 1e-3, 'steps': 10, **wrong})
-  assert '\n' not in str(error.value)
+@pytest.mark.parametrize(('wrong', 'line'), [
+    (dict(rate=0.0), 'optimizer: rate=0.0 must be above 0'),
+    (dict(rate=float('nan')), 'optimizer: rate=nan must be above 0'),
+    (dict(warmup=1.5), 'warmup=1.5 in [0, 1]'),
+    (dict(schedule='step'), "schedule='step' is not one of cosine, linear, constant, steps"),
+    (dict(clip=-1.0), 'clip=-1.0 must be 0 or more'),
+    (dict(name='dot', clip=-1.0), 'clip=-1.0 must be 0 or more'),
+    *((dict(name=name, decay=-0.1), 'decay=-0.1 must be 0 or more')
+      for name in ('adamw', 'lamb', 'sgd', 'dot')),
+    (dict(drop=0.0), 'drop=0.0 must be in (0, 1]'), (dict(drop=1.5), 'drop=1.5 must be in (0, 1]'),
+    (dict(drops=(0.5, 1.0)), 'drops=(0.5, 1.0) between 0 and 1'),
+    (dict(drops=(0.0,)), 'drops=(0.0,) between 0 and 1'),
+    (dict(name='sgd', momentum=1.0), 'momentum=1.0 must be in [0, 1)'),
+    (dict(name='sgd', momentum=-0.1), 'momentum=-0.1 must be in [0, 1)'),
+    (dict(name='dot', momentum=0.95), 'momentum=0.95 ± delta=0.075 must be in [0, 1)'),
+    (dict(name='dot', momentum=0.05), 'momentum=0.05 ± delta=0.075 must be in [0, 1)'),
+    (dict(name='dot', delta=-0.1), 'momentum=0.9 ± delta=-0.1 must be in [0, 1)'),
+    (dict(name='adamx'), "optimizer.name='adamx' names nothing in distill/optimizers; did you"),
+    (dict(name='adam', decay=0.1), 'optimizer.decay: adam has no such field'),
+    (dict(task='task'), 'optimizer.task: adamw has no such field'),
+    (dict(name='sgd', delta=0.1), 'optimizer.delta: sgd has no such field'),
+    *((dict(name=name, momentum=0.9), f'optimizer.momentum: {name} has no such field')
+      for name in ('adamw', 'adam', 'lamb')),
+], ids=lambda x: x if isinstance(x, str) else ' '.join(f'{k}={v}' for k, v in x.items()))
+def test_wrong_fields_are_refused_in_one_line(wrong, line):
+  with pytest.raises(Stop) as stop:
+    built(**{'rate': 1e-3, **wrong})
+  assert stop.value.status == Status.CONFIG
+  assert line in str(stop.value) and '\n' not in str(stop.value)
+
+
+def test_names_of_the_room_are_the_optimizers():
+  assert lookup.names('optimizers') == ['adam', 'adamw', 'dot', 'lamb', 'sgd']
+
+
+@pytest.mark.parametrize(('node', 'paths'), [
+    ({}, ['[1][0].count', "[1][0].mu['w']", "[1][0].nu['w']", '[1][2].count']),
+    (dict(clip=0.0), ['[0][0].count', "[0][0].mu['w']", "[0][0].nu['w']", '[0][2].count']),
+    (dict(name='adam'), ['[1][0].count', "[1][0].mu['w']", "[1][0].nu['w']", '[1][1].count']),
+    (dict(name='lamb'), ['[1][0].count', "[1][0].mu['w']", "[1][0].nu['w']", '[1][3].count']),
+    (dict(name='sgd'), ['[1][1].count']),
+    (dict(name='sgd', momentum=0.9), ["[1][0].trace['w']", '[1][1].count']),
+    (dict(name='sgd', momentum=0.9, decay=0.1), ["[2][0].trace['w']", '[2][1].count']),
+    (dict(name='dot'), ["[0]['others'].trace['w']", "[0]['task'].trace['w']", '[1].count']),
+], ids=str)
+def test_paths_of_the_state_are_those_of_checkpoints(node, paths):
+  # What `step.make_optimizer` had, before there was this module: its checkpoints must resume.
+  state = built(rate=0.1, **node).init({'w': jnp.ones((2, 2))})
+  found = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+  assert found == paths

@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from distill import checkpoint, objective, sharding, step, teachers, train
+from distill import checkpoint, objective, optimizers, sharding, step, teachers, train
 from distill.models.bert import Bert
 from distill.models.projectors import Linear
 from distill.models.pure import Pure
@@ -58,7 +58,7 @@ def ready(layout, accumulate=1, microbatch=0):
   with pytest.MonkeyPatch.context() as patch:
     # Momentum, not Adam: that divides each gradient by its size, so a gradient that is 0 but for
     # rounding would move a parameter by the whole rate, in one layout up and in another down.
-    patch.setattr(step, 'make_optimizer', lambda *, steps: optax.chain(
+    patch.setattr(optimizers, 'adamw', lambda: optax.chain(
         optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9)))
     return train.prepared(stage, {'big': BIG.shapes})
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from distill import carry, lookup, objective, sharding, step, student, teachers
+from distill import carry, lookup, objective, optimizers, sharding, step, student, teachers
 from distill.models import norm
 from distill.models.pure import Pure
 from distill.types import Status, Stop
@@ -280,12 +280,11 @@ def balanced(kind):
   soft = {k: v for k, v in SOFT.items() if k != 'schedule'}
   carries = {'dwa': lambda: carry.DWA(terms=('hard', 'soft'), window=2),
              'gradnorm': lambda: carry.GradNorm(terms=('hard', 'soft'))}
-  optimizer = dict(name='dot', task='hard') if kind == 'dot' else dict(name='sgd')
+  plan = dict(rate=0.1, steps=9, schedule='constant', warmup=0.0)
   return dict(
       node={'hard': weighed(HARD, 'hard'), 'soft': weighed(soft, 'soft')},
       carries={kind: carries[kind]()} if kind in carries else {},
-      optimizer=step.make_optimizer(
-          rate=0.1, steps=9, schedule='constant', warmup=0.0, **optimizer))
+      optimizer=optimizers.dot(task='hard', **plan) if kind == 'dot' else optimizers.sgd(**plan))
 
 
 class TestWhatATermSaysOfItself:

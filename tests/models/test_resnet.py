@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import objective, sharding, step, teachers
+from distill import objective, optimizers, sharding, step, teachers
 from distill.models.pure import Pure
 from distill.models.resnet import ResNet
 from distill.student import Student
@@ -16,7 +16,7 @@ from distill.student import Student
 SIZES = dict(depth=8, widths=(3, 3, 4, 6), channels=2, classes=5)
 TERMS = objective.terms_from({'hard': dict(
     loss='supervised.cross_entropy', reads=dict(student='student/logits', label='batch/label'))})
-SGD = dict(name='sgd', rate=0.05, schedule='constant', warmup=0.0, clip=0.0, momentum=0.9,
+SGD = dict(rate=0.05, schedule='constant', warmup=0.0, clip=0.0, momentum=0.9,
            decay=5e-4)
 VALID = np.array([1, 1, 1, 0, 1, 1, 0, 1], np.float32)
 
@@ -142,7 +142,7 @@ def trained(steps=3, first=0, state=None, devices=1):
 def machine(devices):
   """The step; and what puts a state where the step wants it, by default the one at the start."""
   layout = sharding.layout(devices=jax.devices()[:devices]) if devices > 1 else None
-  student, optimizer = Student(NET), step.make_optimizer(**SGD, steps=3)
+  student, optimizer = Student(NET), optimizers.sgd(**SGD, steps=3)
   def state_of(saved):
     params, rest = ({f'model/{path}': x for path, x in part.items()} for part in start())
     state = saved or step.init_state(student, params, rest, optimizer, {})
