@@ -1,13 +1,16 @@
 """From a name in a config to the thing it names, checked; the only dynamic import.
 
 A name is an import path inside a room: `bert.Bert` in the room `models` is
-`distill.models.bert.Bert`. A config node is splatted into what it names, so the keyword
+`distill.models.bert.Bert`. With a colon it is a module that Python can import and a name in it:
+`mylab.nets:MobileNet`, in any room. A config node is splatted into what it names, so the keyword
 defaults of that function are the config's defaults, and its annotations are its types.
 """
 import difflib
 import importlib
 import inspect
+import pathlib
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +18,18 @@ from typing import Any
 
 from distill.types import Status, Stop
 
+NAMING = 'name', 'loss', 'pipeline'       # the fields of a config that hold names
+
 
 def find(room: str, name: str, where: str) -> Callable:
-  """The public object `distill.ROOM.NAME`; `where` is the config path for the error line."""
+  """Returns what `name` names: `distill.ROOM.NAME`, or `NAME` of a module for 'MODULE:NAME'.
+
+  `where` is the config path for the error line.
+  """
   if not isinstance(name, str):
     raise Stop(Status.CONFIG, f'{where}={name!r} must be a name, such as those in distill/{room}')
+  if ':' in name:
+    return _find_outside(room, name, f'{where}={name!r}')
   module_name, _, attribute = name.rpartition('.')
   path = f'distill.{room}.{module_name}' if module_name else f'distill.{room}'
   try:
@@ -34,6 +44,84 @@ def find(room: str, name: str, where: str) -> Callable:
     raise Stop(Status.CONFIG, f'{where}={name!r} names nothing in distill/{room}'
                + nearest(name, names(room)))
   return found
+
+
+def _find_outside(room: str, name: str, field: str) -> Callable:
+  """Returns what 'MODULE:NAME' names; an error line begins with `field`."""
+  module_name, _, attribute = name.partition(':')
+  if not all(part.isidentifier() for part in (*module_name.split('.'), attribute)):
+    raise Stop(Status.CONFIG, f"{field} must be MODULE:NAME, such as 'mylab.nets:MobileNet'")
+  try:
+    module = importlib.import_module(module_name)
+    known = hasattr(module, attribute)            # may import, where a package does so lazily
+    found = getattr(module, attribute, None)
+  except Stop:                                    # a signal's
+    raise
+  except (Exception, SystemExit) as error:
+    raise Stop(Status.CONFIG, f'{field}: {_import_failure(error, module_name)}') from error
+  if not known:
+    public = [key for key, value in vars(module).items()
+              if callable(value) and not key.startswith('_')]
+    raise Stop(Status.CONFIG, f'{field}: {module_name} has no {attribute!r}'
+               + nearest(attribute, _public(module) or public))
+  if not callable(found):
+    raise Stop(Status.CONFIG, f'{field} is a {type(found).__name__}, not a function or a class')
+  try:
+    returned = found if isinstance(found, type) else _signature(found).return_annotation
+    parameters(found)
+  except (TypeError, ValueError):
+    raise Stop(Status.CONFIG, f'{field} has no signature that Python can read: wrap it in a '
+               'function with named arguments') from None
+  if room == 'models' and not _is_module(returned):
+    raise Stop(Status.CONFIG, f'{field} is no model: it must be a class derived from nnx.Module or '
+               'a function whose annotation says that it returns one')
+  return found
+
+
+def _import_failure(error: BaseException, module_name: str) -> str:
+  """Says in one line why a module could not be imported."""
+  missing = error.name if isinstance(error, ModuleNotFoundError) else None
+  if missing and f'{module_name}.'.startswith(f'{missing}.'):
+    parent = sys.modules.get(missing.rpartition('.')[0])
+    if parent:
+      siblings = pkgutil.iter_modules(getattr(parent, '__path__', ()), f'{parent.__name__}.')
+      return f'there is no module {missing!r}' + nearest(missing, [info.name for info in siblings])
+    return (f'there is no module {missing!r}: the folder that holds it must be on PYTHONPATH, or '
+            'the command be run from that folder')
+  if missing:
+    return f'{module_name} needs the module {missing!r}, which is not installed'
+  reason = ': '.join([type(error).__name__, *str(error).splitlines()[:1]])
+  return f'importing {module_name} raises {reason}; python -c "import {module_name}" shows where'
+
+
+def _is_module(returned: Any) -> bool:
+  """Tells whether `returned` is a class of models.
+
+  The card of an export, which a stranger may have written, names a model too: no other function
+  (`os:system`) may be called by it.
+  """
+  nnx = sys.modules.get('flax.nnx')       # not imported here: mistakes are answered without JAX
+  return isinstance(returned, type) and nnx is not None and issubclass(returned, nnx.Module)
+
+
+def outside(node: Any) -> list[pathlib.Path]:
+  """Returns the folders or files of the packages that a config's node names with a colon.
+
+  Only names that `find` has found count.
+  """
+  found, nodes = set(), [node]
+  while nodes:
+    node = nodes.pop()
+    if isinstance(node, Mapping):
+      nodes += node.values()
+      found |= {value.split('.')[0].split(':')[0] for key, value in node.items()
+                if key in NAMING and isinstance(value, str) and ':' in value}
+    elif isinstance(node, list | tuple):
+      nodes += node
+  packages = [sys.modules[name] for name in found if name in sys.modules]
+  places = {place for package in packages for place in
+            getattr(package, '__path__', None) or [getattr(package, '__file__', None)] if place}
+  return sorted(map(pathlib.Path, places))
 
 
 def names(room: str) -> list[str]:
@@ -89,9 +177,17 @@ def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> An
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
   """The named parameters of a function or of a class's constructor."""
   # Of the constructor itself: the signature of an `nnx.Module` class is its metaclass's.
-  signature = inspect.signature(function.__init__ if isinstance(function, type) else function)
+  signature = _signature(function.__init__ if isinstance(function, type) else function)
   return {name: p for name, p in signature.parameters.items()
           if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and name != 'self'}
+
+
+def _signature(function: Callable) -> inspect.Signature:
+  """Returns the signature, its annotations that are strings evaluated where that is possible."""
+  try:
+    return inspect.signature(function, eval_str=True)
+  except Exception:                       # of names that only a type checker imports
+    return inspect.signature(function)
 
 
 def check(function: Callable, node: Mapping[str, Any], where: str,
@@ -103,9 +199,10 @@ def check(function: Callable, node: Mapping[str, Any], where: str,
   if not isinstance(node, Mapping):
     raise Stop(Status.CONFIG, f'{where}={node!r} is not a node with fields')
   taken = {k: p for k, p in parameters(function).items() if k not in set(skip)}
+  title = getattr(function, '__name__', type(function).__name__)      # a partial has none
   for key, value in node.items():
     if key not in taken:
-      raise Stop(Status.CONFIG, f'{where}.{key}: {function.__name__} has no such field'
+      raise Stop(Status.CONFIG, f'{where}.{key}: {title} has no such field'
                  + nearest(key, taken))
     expected = taken[key].annotation
     if not _fits(value, expected):
@@ -113,8 +210,7 @@ def check(function: Callable, node: Mapping[str, Any], where: str,
                  f'not a {_spelled(expected)}')
   missing = [k for k, p in taken.items() if p.default is p.empty and k not in node]
   if missing:
-    raise Stop(Status.CONFIG,
-               f'{where} lacks {", ".join(missing)}, which {function.__name__} needs')
+    raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}, which {title} needs')
 
 
 def _fits(value: Any, expected: Any) -> bool:
@@ -126,16 +222,16 @@ def _fits(value: Any, expected: Any) -> bool:
   kind = origin or expected
   if kind in (types.NoneType, None):
     return value is None
+  if not isinstance(kind, type):          # a Literal, a string that couldn't be evaluated, …
+    return True
   if kind is bool or isinstance(value, bool):
     return isinstance(value, bool) and kind is bool
   if kind is float:
     return isinstance(value, (int, float))
-  if isinstance(kind, type) and issubclass(kind, Sequence) and not issubclass(kind, (str, bytes)):
+  if issubclass(kind, Sequence) and not issubclass(kind, (str, bytes)):
     inner = [a for a in arguments if a is not ...]
     return isinstance(value, (list, tuple)) and all(_fits(v, inner[0]) for v in value if inner)
-  if isinstance(kind, type):
-    return isinstance(value, kind)
-  return True
+  return isinstance(value, kind)
 
 
 def _spelled(expected: Any) -> str:

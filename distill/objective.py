@@ -90,9 +90,10 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
   if name in ('loss', 'grad_norm'):
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
-  mixing = getattr(loss, 'mixing', False)
-  if mixing and spec.reads['where'] != (counted := spec.mask or 'batch/valid'):
-    raise Stop(Status.CONFIG, f'{where}.reads.where={spec.reads["where"]!r}: {spec.loss} mixes '
+  mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # of a partial, too
+  counted = spec.mask or 'batch/valid'
+  if mixing and spec.reads.get('where') != counted:
+    raise Stop(Status.CONFIG, f'{where}.reads.where={spec.reads.get("where")!r}: {spec.loss} mixes '
                f'examples, and must know those that its term counts: {counted!r}')
   if not spec.weight:
     return None

@@ -107,8 +107,8 @@ def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
     function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
     taken = lookup.parameters(function).get('inputs')
     if taken and taken.annotation is int and not isinstance(inputs, int):
-      raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: {function.__name__} reads one '
-                 'view alone')
+      raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
+                 f'{spec["module"]["name"]} reads one view alone')
     make = lambda rngs, spec=spec, where=where, inputs=inputs: lookup.build(
         'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)
     projectors[name] = Projector(Pure(make), read)

@@ -1,3 +1,8 @@
+import importlib
+import inspect
+import math
+import sys
+
 import pytest
 
 from distill import lookup
@@ -67,3 +72,148 @@ def test_right_types_pass():
 def test_a_given_keyword_may_not_be_set_too():
   with pytest.raises(Stop, match='node.steps: takes has no such field'):
     lookup.call(takes, {'rate': 1.0, 'steps': 2}, 'node', steps=7)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+  """Writes modules of a package `mylab` that lies outside of distill, and forgets them again."""
+  monkeypatch.syspath_prepend(tmp_path)
+
+  def write(**modules):
+    for name, text in {'__init__': '', **modules}.items():
+      file = tmp_path / 'mylab' / f'{name}.py'
+      file.parent.mkdir(exist_ok=True)
+      file.write_text(text)
+    importlib.invalidate_caches()
+    return tmp_path / 'mylab'
+  yield write
+  for name in [name for name in sys.modules if name.split('.')[0] == 'mylab']:
+    del sys.modules[name]
+
+
+ROOMS = ['data', 'models', 'losses', 'tasks', 'augment', 'carry', 'schedules', 'pipelines',
+         'optimizers']
+PARTS = '''
+from __future__ import annotations
+import functools
+import typing
+from flax import nnx
+if typing.TYPE_CHECKING:
+  from nowhere import Missing
+
+VERSION = 3
+
+class Net(nnx.Module):
+  def __init__(self, *, width: int, rngs: nnx.Rngs):
+    self.width = width
+
+def net(*, width: int = 2, rngs: nnx.Rngs) -> Net:
+  return Net(width=width, rngs=rngs)
+
+def takes(*, rate: float, on: bool = False, kind: typing.Literal['a', True] = 'a', **others):
+  return rate, on, kind, others
+
+def hidden(*, on: bool, of: Missing = None):
+  return on, of
+
+doubled = functools.partial(takes, rate=2.0)
+'''
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_a_colon_names_any_module_in_every_room(lab, room):
+  lab(parts=PARTS)
+  found = lookup.find(room, 'mylab.parts:Net', 'x.name')
+  assert found is sys.modules['mylab.parts'].Net
+
+
+def test_a_node_with_a_colon_is_built_and_checked_as_any_other(lab):
+  lab(parts=PARTS)
+  node = {'name': 'mylab.parts:takes', 'rate': 1, 'on': True, 'kind': True}
+  assert lookup.build('losses', node, 'x', steps=7, sizes=1) == (1, True, True, {})
+  assert lookup.build('losses', {'name': 'mylab.parts:doubled'}, 'x') == (2.0, False, 'a', {})
+  assert lookup.build('losses', {'name': 'mylab.parts:hidden', 'on': True, 'of': 3}, 'x') == (
+      True, 3)
+  for more, line in (({'on': 1}, 'x.on=1 is a int, not a bool'),
+                     ({'rates': 1.0}, "x.rates: takes has no such field; did you mean 'rate'")):
+    with pytest.raises(Stop, match=line):
+      lookup.build('losses', {**node, **more}, 'x')
+  with pytest.raises(Stop, match='x.of: partial has no such field'):
+    lookup.build('losses', {'name': 'mylab.parts:doubled', 'of': 1}, 'x')
+
+
+def test_a_model_is_a_class_of_modules_or_a_function_that_says_so(lab):
+  lab(parts=PARTS)
+  for name in ('Net', 'net'):
+    node = {'name': f'mylab.parts:{name}', 'width': 3}
+    assert lookup.build('models', node, 'x', rngs=None).width == 3
+  # An export's card may be a stranger's: nothing else may be called by it.
+  for name in ('os:system', 'mylab.parts:takes', 'mylab.parts:hidden', 'pathlib:Path'):
+    with pytest.raises(Stop, match=f"x.name='{name}' is no model: it must be a class derived"):
+      lookup.build('models', {'name': name, 'command': 'false'}, 'x')
+
+
+@pytest.mark.parametrize(('name', 'line'), [
+    ('mylab.parts:', " must be MODULE:NAME, such as 'mylab.nets:MobileNet'"),
+    (':Net', ' must be MODULE:NAME'), ('mylab.parts:Net:x', ' must be MODULE:NAME'),
+    (':', ' must be MODULE:NAME'), ('mylab.parts:Net.x', ' must be MODULE:NAME'),
+    ('.mylab:Net', ' must be MODULE:NAME'), ('mylab..parts:Net', ' must be MODULE:NAME'),
+    ('mylab/parts.py:Net', ' must be MODULE:NAME'), ('mylab.parts: Net', ' must be MODULE:NAME'),
+    ('yourlab.nets:Net', ": there is no module 'yourlab': the folder that holds it must be on "
+     'PYTHONPATH, or the command be run from that folder'),
+    ('mylab.part:Net', ": there is no module 'mylab.part'; did you mean 'mylab.parts'"),
+    ('mylab.parts.net:Net', ": there is no module 'mylab.parts.net'"),
+    ('mylab.parts:Nets', ": mylab.parts has no 'Nets'; did you mean 'Net' or 'net'?"),
+    ('mylab.parts:VERSION', ' is a int, not a function or a class'),
+    ('os:path', ' is a module, not a function or a class'),
+    ('mylab.needs:Net', ": mylab.needs needs the module 'nowhere', which is not installed"),
+    ('mylab.inner:Net', ": mylab.inner needs the module 'mylab.nowhere', which is not installed"),
+    ('mylab.faulty:Net', ': importing mylab.faulty raises ZeroDivisionError: division by zero; '
+     'python -c "import mylab.faulty" shows where'),
+    ('mylab.wrong:Net', ': importing mylab.wrong raises SyntaxError: '),
+    ('mylab.ends:Net', ': importing mylab.ends raises SystemExit: 3'),
+    ('mylab.silent:Net', ': importing mylab.silent raises KeyError; python'),
+    ('mylab.lines:Net', ': importing mylab.lines raises ValueError: one; python'),
+    ('mylab.lazy:Net', ': importing mylab.lazy raises RuntimeError: not now'),
+    ('math:hypot', ' has no signature that Python can read'),
+])
+def test_a_name_outside_that_names_nothing_is_one_line(lab, name, line):
+  lab(parts=PARTS, needs='import nowhere', inner='import mylab.nowhere', faulty='1 / 0',
+      wrong='def Net(:\n  pass', ends='raise SystemExit(3)', silent='raise KeyError',
+      lines='raise ValueError("one\\ntwo")',
+      lazy='def __getattr__(name):\n  raise RuntimeError("not now")')
+  # `hypot` has no signature in Python 3.11 and 3.12.
+  if name == 'math:hypot' and _has_signature(math.hypot):
+    pytest.skip('this Python knows its signature')
+  with pytest.raises(Stop) as stop:
+    lookup.find('losses', name, 'objective.soft.loss')
+  assert stop.value.status == Status.CONFIG
+  assert str(stop.value).startswith(f'objective.soft.loss={name!r}{line}')
+  assert '\n' not in str(stop.value) and 'Traceback' not in str(stop.value)
+
+
+def _has_signature(function):
+  try:
+    return bool(inspect.signature(function))
+  except ValueError:
+    return False
+
+
+def test_a_signal_while_a_module_is_imported_stays_what_it_is(lab):
+  lab(parts='from distill.types import Status, Stop\nraise Stop(Status.PREEMPTED, "saved")')
+  with pytest.raises(Stop, match='^saved$') as stop:
+    lookup.find('losses', 'mylab.parts:Net', 'x')
+  assert stop.value.status == Status.PREEMPTED
+
+
+def test_packages_outside_are_found_at_any_depth_of_a_config(lab):
+  folder = lab(parts=PARTS)
+  (folder.parent / 'mylab_one.py').write_text('def f():\n  pass\n')
+  importlib.invalidate_caches()
+  node = {'alone': [{'objective': {'soft': {'loss': 'mylab.parts:takes'}}}],
+          'student': {'model': {'name': 'mylab_one:f'}, 'init': 'C:drive', 'name': 'bert.Bert'}}
+  assert lookup.outside(node) == []                     # as long as nothing was found
+  lookup.find('losses', 'mylab.parts:takes', 'x')
+  lookup.find('losses', 'mylab_one:f', 'x')
+  assert lookup.outside(node) == [folder, folder.parent / 'mylab_one.py']
+  del sys.modules['mylab_one']

@@ -71,7 +71,7 @@ def test_a_projector_may_read_several_views_and_give_several(monkeypatch):
 
 def test_a_projector_that_reads_two_views_where_it_takes_one_is_refused():
   node = {'wider': dict(WIDER['wider'], reads=('student/block01/hidden',) * 2)}
-  with pytest.raises(Stop, match='wider.reads=.*: Linear reads one view alone') as stop:
+  with pytest.raises(Stop, match='wider.reads=.*: projectors.Linear reads one view alone') as stop:
     with_projectors(model(), node, (), SHAPES)
   assert stop.value.status == Status.CONFIG
 

@@ -318,7 +318,8 @@ class _Builder:
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'inputs': self.modality.card(), 'task': dict(self.told.task_node),
-        'batching': self.batching, 'code': _code(), 'jax': jax.__version__, **of})
+        'batching': self.batching, 'jax': jax.__version__,
+        'code': [file for place in (CODE, *lookup.outside(of)) for file in _code(place)], **of})
 
   def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
@@ -366,9 +367,10 @@ class _Builder:
 
 
 @functools.cache
-def _code() -> list[str]:
+def _code(place: pathlib.Path) -> list[str]:
   """The code that runs: read once, for files may change while it does."""
-  return [source_sha256(str(file)) for file in sorted(CODE.rglob('*.py'))]
+  files = sorted(place.rglob('*.py')) if place.is_dir() else [place]
+  return [source_sha256(str(file)) for file in files]
 
 
 def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int]) -> None:
