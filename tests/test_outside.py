@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from distill import checkpoint, lookup, main, objective, predict, train
+from distill import checkpoint, formats, lookup, main, objective, predict, train
+from distill.formats import safetensors
 from distill.logs import Log
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
@@ -187,10 +188,11 @@ def test_an_export_whose_model_python_does_not_find_says_which_folder_names_it(w
 
 
 def test_an_export_that_names_another_function_does_not_call_it(whole, folder, tmp_path):
-  arrays, card = checkpoint.load(whole[0] / 'export' / 'student')
+  export = whole[0] / 'export' / 'student'
   place, made = tmp_path / 'hostile', tmp_path / 'made'
   model = {'name': 'os:mkdir', 'path': str(made)}
-  checkpoint.export(place, arrays, {**card, 'model': model}, {}, {})
+  checkpoint.export(place, {safetensors.FILE: (export / safetensors.FILE).read_bytes()},
+                    {**formats.card_of(export), 'model': model})
   with pytest.raises(Stop, match="hostile.name='os:mkdir' is no model"):
     predict.answers(str(place), [image(folder)])
   assert not made.exists()
