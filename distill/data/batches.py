@@ -192,10 +192,11 @@ def checked_widths(split: Split, widths: WidthsNode = None) -> dict[str, np.ndar
   if not len(split):
     raise ValueError('the split is empty')
   given = widths if isinstance(widths, Mapping) else {}
-  if widths is not None and not isinstance(widths, Mapping) and len(widths):
-    if not split.axes:
+  if widths is not None and not isinstance(widths, Mapping):
+    if split.axes:
+      given = {split.axes[0]: widths}
+    elif len(widths):
       raise ValueError(f'widths={tuple(widths)}: the examples have one size, and need none')
-    given = {split.axes[0]: widths}
   if unknown := given.keys() - {*split.axes}:
     raise ValueError(f'widths.{min(unknown)}: the examples have no axis of that name; there is '
                      + (', '.join(split.axes) or 'none'))

@@ -38,7 +38,7 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
   found = {split: _checked(name, split, pixels, labels[split], len(classes))
            for split, pixels in images.items()}
   if len({(pixels.shape[1:], pixels.dtype) for pixels, _ in found.values()}) > 1:
-    raise Stop(Status.DATA, f'{name}: the images differ in size: ' + ', '.join(
+    raise Stop(Status.DATA, f'{name}: the images differ in size or type: ' + ', '.join(
         f'{split} {list(pixels.shape[1:])} {pixels.dtype}'
         for split, (pixels, _) in found.items()))
   found = _parted(found, parts)

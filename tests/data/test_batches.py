@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from distill.data import batches
-from distill.data.sets import Split
+from distill.data.sets import Split, in_memory
+from distill.modalities import text
+from distill.types import Field, Status, Stop
 
 
 def split_of(lengths, labels=None, draws=None, room=16):
@@ -12,14 +14,16 @@ def split_of(lengths, labels=None, draws=None, room=16):
   n, lengths = len(lengths), np.asarray(lengths, np.int32)
   place = np.arange(room) + np.zeros((n, 1), np.int32)
   inside = place < lengths[:, None]
-  return Split({
+  kind = 'float32' if np.asarray(labels).dtype.kind == 'f' else 'int32'
+  index = {
+      'hash01': np.asarray(np.arange(n) / max(n, 1) if draws is None else draws, np.float64),
+      's': lengths,
+      'label': (np.arange(n) % 3 if labels is None else np.asarray(labels)).astype(kind)}
+  label = Field((), kind, 0.0 if kind == 'float32' else -1, target=True)
+  return Split(index, {**text.Text.fields, 'label': label}, text.fetch({
       'tokens': np.where(inside, 100 * np.arange(n)[:, None] + place + 1, 0).astype(np.int32),
-      'types': (inside & (place > 2)).astype(np.int32),
-      'length': lengths,
-      'label': (np.arange(n) % 3 if labels is None else np.asarray(labels)).astype(
-          np.float32 if np.asarray(labels).dtype.kind == 'f' else np.int32),
-      'draw': np.asarray(np.arange(n) / max(n, 1) if draws is None else draws),
-  }, [f'text {i}' for i in range(n)])
+      'types': (inside & (place > 2)).astype(np.int32), 'length': lengths}),
+      room={'s': room}, raw=[f'text {i}' for i in range(n)])
 
 
 def ids(batch):
@@ -245,7 +249,7 @@ class TestWidths:
       (50, [16, 32, 40, 50]),         # 12.5, 25, 37.5, and never more than there is
       (8, [8]), (5, [5])])
   def test_are_quarters_of_the_room_by_default(self, room, widths):
-    assert batches.checked_widths(split_of([2], room=room)).tolist() == widths
+    assert batches.checked_widths(split_of([2], room=room))['s'].tolist() == widths
 
   @pytest.mark.parametrize('widths', [(), (8, 8, 16), (16, 8), (2, 4, 8, 12, 16), (0, 16), (8,),
                                       (8, 17)])
@@ -289,7 +293,7 @@ class TestHostileInput:
     split = split_of(lengths)
     found = epoch(split, number, batch_size=batch_size, seed=seed, labelled=labelled, drawn=drawn,
                   widths=(*sorted(widths), 16))
-    seen = {i for i, draw in enumerate(split.columns['draw']) if draw < labelled}
+    seen = {i for i, draw in enumerate(split.index['hash01']) if draw < labelled}
     shown = [i for batch in found for i in ids(batch)]
     assert set(shown) == (seen if drawn == 1 else set(range(len(lengths))))
     for batch in found:

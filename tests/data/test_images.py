@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from distill.data import batches, images
-from distill.data.sets import Split
 from distill.types import Status, Stop
 
 NOISE = np.random.default_rng(0)
@@ -15,6 +14,17 @@ def made(raw=RAW, labels=LABELS, **how):
       name='toy', classes=tuple('abcd'), versions={}), **how})
 
 
+def stored(split):
+  """The pixels of a split, as they are kept."""
+  return split.fetch(np.arange(len(split)))['image']
+
+
+def standardised(data, split='train'):
+  """The pixels of a split as a model reads them."""
+  part = data.splits[split]
+  return data.modality.prepare({'image': stored(part), 'valid': np.ones(len(part))})['image']
+
+
 def same(a, b):
   return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
@@ -25,25 +35,61 @@ class TestPixels:
     # 0, 2, 4 and 10: their mean is 4, their squares about it are 16, 4, 0 and 36, on average 14.
     raw = np.array([[[0]], [[2]], [[4]], [[10]]])
     data = made(raw, [0, 1, 2, -1])
-    image = data.splits['train'].columns['image']
+    image = standardised(data)
     assert image.shape == (4, 1, 1, 1) and image.dtype == np.float32
     np.testing.assert_allclose(image.ravel(), np.array([-4, -2, 0, 6]) / 14**0.5, rtol=1e-6)
-    assert data.pixels == {'height': 1, 'width': 1, 'channels': 1, 'mean': [4.0],
-                           'deviation': [14**0.5], 'white': 255.0}
+    assert data.modality.card() == {'pixels': {
+        'height': 1, 'width': 1, 'channels': 1, 'mean': [4.0], 'deviation': [14**0.5],
+        'white': 255.0}}
     assert data.splits['train'].known.tolist() == [True, True, True, False]
+
+  def test_mean_and_deviation_from_counts_are_those_of_numpy(self):
+    from sklearn.datasets import load_digits
+    raw = load_digits().images
+    data = images.dataset({'train': raw.astype(np.uint8)}, {'train': load_digits().target},
+                          name='digits', classes=tuple('0123456789'), versions={})
+    np.testing.assert_allclose(data.modality.mean, raw.mean(), rtol=1e-14)
+    np.testing.assert_allclose(data.modality.deviation, raw.std(), rtol=1e-14)
+
+  def test_a_sum_of_16_bit_pixels_is_exact(self):
+    # 3,000,000 pixels of 65,535 or 65,533: the sum of their squares is beyond float64's integers.
+    count = np.zeros(2**16, int)
+    count[[65_533, 65_535]] = 1_500_000
+    assert images.moments([count], 'toy') == ([65_534.0], [1.0])
+
+  def test_pixels_of_8_and_16_bits_are_kept_as_they_are(self):
+    for dtype in np.uint8, np.uint16:
+      data = made(RAW.astype(dtype))
+      assert data.modality.dtype == data.modality.fields['image'].dtype == np.dtype(dtype).name
+      np.testing.assert_array_equal(stored(data.splits['train']), RAW.astype(dtype), strict=True)
+    raw = np.ascontiguousarray(RAW)
+    assert np.shares_memory(raw, images._checked('toy', 'train', raw, LABELS, 4)[0])
+
+  @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32, np.float32, np.float64])
+  def test_the_type_of_the_pixels_changes_neither_hashes_nor_what_a_model_reads(self, dtype):
+    one, other = made(parts={'test': 0.3}), made(RAW.astype(dtype), parts={'test': 0.3})
+    assert other.fingerprint == one.fingerprint
+    for split in 'train', 'test':
+      for name, column in one.splits[split].index.items():
+        np.testing.assert_array_equal(other.splits[split].index[name], column, strict=True)
+      if dtype in (np.uint8, np.uint16):
+        np.testing.assert_array_equal(standardised(other, split), standardised(one, split))
+      else:         # of floating-point numbers the mean is not summed exactly
+        np.testing.assert_allclose(standardised(other, split), standardised(one, split), rtol=1e-6)
 
   def test_every_channel_of_the_training_split_has_mean_0_and_deviation_1(self):
     data = made(parts={'test': 0.3})
-    train = data.splits['train'].columns['image'].astype(np.float64)
+    train = standardised(data).astype(np.float64)
     np.testing.assert_allclose(train.mean((0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(train.std((0, 1, 2)), 1, rtol=1e-6)
     # By the training split's numbers, so the test split's own are others.
-    assert abs(data.splits['test'].columns['image'].mean()) > 1e-4
+    assert abs(standardised(data, 'test').mean()) > 1e-4
 
   def test_a_model_must_fit_channels_and_classes(self):
     assert made().sizes == {'channels': 2, 'classes': 4}
     assert made(RAW[..., 0]).sizes['channels'] == 1
-    assert made().what == 'images' and made().tokenizer == '' and made().special == {}
+    assert made().facts == {'channels': 2, 'classes': 4, 'names': tuple('abcd')}
+    assert made().modality.noun == 'images'
 
 
 class TestSplits:
@@ -57,28 +103,26 @@ class TestSplits:
     assert sum(sizes.values()) == 4000
 
   def test_a_part_does_not_depend_on_the_ones_after_it_nor_on_the_order(self):
-    found = lambda data, name: {image.tobytes() for image in images.standardised(
-        data.splits[name].columns['image'], {'mean': 0, 'deviation': 1})}
+    found = lambda data, name: {image.tobytes() for image in stored(data.splits[name])}
     alone, both = made(parts={'test': 0.3}), made(parts={'test': 0.3, 'validation': 0.3})
     turned = made(RAW[::-1], LABELS[::-1], parts={'test': 0.3})
     assert len(alone.splits['test']) == len(both.splits['test']) > 0
     assert len(found(alone, 'test')) == len(alone.splits['test'])
     assert found(alone, 'test') == found(turned, 'test')
-    assert (alone.splits['test'].columns['label']
-            == both.splits['test'].columns['label']).all()
+    assert (alone.splits['test'].index['label'] == both.splits['test'].index['label']).all()
 
   def test_equal_images_stay_together(self):
     data = made(np.repeat(RAW, 3, 0), np.repeat(LABELS, 3), parts={'test': 0.4})
     for split in data.splits.values():
-      _, counts = np.unique(split.columns['image'], axis=0, return_counts=True)
+      _, counts = np.unique(stored(split), axis=0, return_counts=True)
       assert (counts % 3 == 0).all()
 
   def test_who_is_held_out_says_nothing_about_whose_label_is_seen(self):
     raw = NOISE.integers(0, 256, (4000, 2, 2)).astype(np.uint8)
     data = made(raw, np.zeros(4000, int), parts={'test': 0.5})
     for split in data.splits.values():
-      draw = split.columns['draw']
-      assert abs((draw < 0.5).mean() - 0.5) < 0.06 and 0 <= draw.min() <= draw.max() < 1
+      place = split.index['hash01']
+      assert abs((place < 0.5).mean() - 0.5) < 0.06 and 0 <= place.min() <= place.max() < 1
 
   def test_the_fingerprint_is_of_pixels_labels_classes_and_splits(self):
     one = made()
@@ -99,10 +143,10 @@ class TestBatches:
     assert [batch['valid'].sum() for batch in found] == [16, 16, 8]
     last = found[-1]
     assert {name: (x.shape, x.dtype.name) for name, x in last.items()} == {
-        'id': ((16,), 'int32'), 'image': ((16, 3, 5, 2), 'float32'), 'label': ((16,), 'int32'),
+        'id': ((16,), 'int32'), 'image': ((16, 3, 5, 2), 'uint8'), 'label': ((16,), 'int32'),
         'labelled': ((16,), 'float32'), 'valid': ((16,), 'float32')}
     assert last['id'].tolist() == [*range(32, 40)] + [-1] * 8
-    np.testing.assert_array_equal(last['image'][:8], self.split.columns['image'][32:])
+    np.testing.assert_array_equal(last['image'][:8], RAW[32:])
     assert not last['image'][8:].any() and last['label'][7:].tolist() == [-1] * 9
     assert last['labelled'].tolist() == [1] * 7 + [0] * 9
 
@@ -122,7 +166,7 @@ class TestBatches:
       assert sorted(shown) == list(range(40))
 
   def test_are_drawn_from_labelled_images(self):
-    seen = set(np.flatnonzero(self.split.known & (self.split.columns['draw'] < 0.4)).tolist())
+    seen = set(np.flatnonzero(self.split.known & (self.split.index['hash01'] < 0.4)).tolist())
     assert 4 < len(seen) < 30
     for batch in batches.batches(self.split, batch_size=8, seed=0, steps=20, labelled=0.4,
                                  drawn=0.5):
@@ -138,13 +182,13 @@ class TestBatches:
       assert all(same(own[i], {name: x[rows] for name, x in whole[i].items()}) for i in range(11))
 
   def test_have_no_widths_and_no_padding(self):
-    assert batches.checked_widths(self.split).tolist() == []
+    assert batches.checked_widths(self.split) == batches.checked_widths(self.split, ()) == {}
     assert batches.padding_share(self.split) is None
-    with pytest.raises(ValueError, match='images have one size'):
+    with pytest.raises(ValueError, match='the examples have one size'):
       batches.batches(self.split, batch_size=2, seed=0, steps=1, widths=(8,))
 
   def test_an_empty_split_is_refused(self):
-    empty = Split({name: column[:0] for name, column in self.split.columns.items()})
+    empty = self.split.subset(np.arange(0))
     with pytest.raises(ValueError, match='empty'):
       batches.in_order(empty, batch_size=2)
 
@@ -170,7 +214,8 @@ class TestHostileInput:
     assert stop.value.status == Status.DATA and line in str(stop.value)
 
   def test_splits_of_several_sizes_are_refused(self):
-    with pytest.raises(Stop, match=r'differ in size: train \[3, 5, 2\], test \[3, 4, 2\]'):
+    with pytest.raises(Stop, match=r'differ in size or type: train \[3, 5, 2\] uint8, test '
+                       r'\[3, 4, 2\] uint8'):
       images.dataset({'train': RAW, 'test': RAW[:, :, 1:]}, {'train': LABELS, 'test': LABELS},
                      name='toy', classes=tuple('abcd'), versions={})
 
@@ -182,35 +227,6 @@ class TestHostileInput:
 
   def test_a_single_image_that_is_held_out_leaves_none(self):
     lone = next(RAW[i:i + 1] for i in range(40)
-                if images._draws(RAW[i:i + 1].astype('<f4'), b'parts')[0] < 0.5)
+                if images._hash01(RAW[i:i + 1].astype('<f4'), b'parts')[0] < 0.5)
     with pytest.raises(Stop, match='test=0.5 leave no image'):
       made(lone, [0], parts={'test': 0.5})
-
-
-class TestStacked:
-  grey = {'height': 8, 'width': 6, 'channels': 1}
-  coloured = {'height': 8, 'width': 6, 'channels': 3}
-
-  @pytest.mark.parametrize(('pixels', 'shape', 'n'), [
-      (grey, (8, 6), 1), (grey, (8, 6, 1), 1), (grey, (5, 8, 6), 5), (grey, (5, 8, 6, 1), 5),
-      (coloured, (8, 6, 3), 1), (coloured, (5, 8, 6, 3), 5),
-      (dict.fromkeys(grey, 3), (3, 3, 3), 1)])
-  def test_one_image_or_several(self, pixels, shape, n):
-    raw = NOISE.standard_normal(shape)
-    whole = images.stacked(raw, pixels)
-    assert whole.shape == (n, *pixels.values())
-    np.testing.assert_array_equal(whole.ravel(), raw.ravel())
-
-  @pytest.mark.parametrize(('pixels', 'shape'), [
-      (grey, (6, 8)), (grey, (8, 6, 3)), (grey, (48,)), (grey, ()), (grey, (0, 8, 6)),
-      (coloured, (8, 6)), (coloured, (5, 8, 6)), (coloured, (3, 8, 6)),
-      (coloured, (1, 2, 8, 6, 3))])
-  def test_another_size_is_refused(self, pixels, shape):
-    with pytest.raises(ValueError, match='height, width and channels'):
-      images.stacked(np.zeros(shape), pixels)
-
-  @pytest.mark.parametrize('raw', [np.full((8, 6), np.inf), np.full((8, 6), 1j),
-                                   np.full((8, 6), 'a')])
-  def test_what_is_no_number_is_refused(self, raw):
-    with pytest.raises(ValueError, match='finite numbers'):
-      images.stacked(raw, self.grey)
