@@ -9,7 +9,7 @@ from distill.data.sets import Dataset, Split, in_memory
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 
-PART = 1024             # images that are looked at at once
+PART = 2**22            # bytes of pixels that are looked at at once
 
 
 def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]], *, name: str,
@@ -54,11 +54,11 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
   splits = {}
   for split, (raw, label) in found.items():
     digest.update(f'{split} {raw.shape}'.encode())
-    for chunk in _chunks(raw):
+    for chunk in hashed(raw):
       digest.update(chunk.tobytes())
     digest.update(label.tobytes())
     stored = raw if dtype in STORED else modality.standardised(raw)
-    splits[split] = Split({'hash01': _hash01(raw), 'label': label}, fields,
+    splits[split] = Split({'hash01': hash01(raw), 'label': label}, fields,
                           in_memory({'image': stored}))
   facts = {**modality.sizes, 'classes': len(classes), 'names': tuple(classes)}
   return Dataset(name=name, modality=modality, splits=splits, fingerprint=digest.hexdigest(),
@@ -92,16 +92,15 @@ def _moments(train: np.ndarray, name: str) -> tuple[list[float], list[float]]:
   Of integers from exact sums over how often each value occurs, whatever their number.
   """
   if train.dtype.name in STORED:
-    counts = [_counts(train[..., channel]) for channel in range(train.shape[-1])]
-    return moments(counts, name)
+    return moments(counts(train), name)
   wide = train.astype(np.float64)
   return _varied(wide.mean((0, 1, 2)).tolist(), wide.std((0, 1, 2)).tolist(), name)
 
 
-def moments(counts: Sequence[np.ndarray], name: str) -> tuple[list[float], list[float]]:
-  """The mean and the deviation of each channel, from how often it has each value 0, 1, …."""
+def moments(found: np.ndarray, name: str) -> tuple[list[float], list[float]]:
+  """The mean and the deviation of each channel, from how often it has each value."""
   means, deviations = [], []
-  for count in counts:
+  for count in found:
     values = [(value, int(n)) for value, n in enumerate(count) if n]
     n, first, second = (sum(value**power * n for value, n in values) for power in range(3))
     means.append(first / n)
@@ -119,18 +118,28 @@ def _varied(means: list[float], deviations: list[float],
   return means, deviations
 
 
-def _counts(values: np.ndarray) -> np.ndarray:
-  """How often each value occurs, a part at a time."""
-  size = np.iinfo(values.dtype).max + 1
-  return sum(np.bincount(part.reshape(-1), minlength=size) for part in _parts(values))
+def counts(pixels: np.ndarray) -> np.ndarray:
+  """How often each channel has each value, int [c values]."""
+  size = np.iinfo(pixels.dtype).max + 1
+  found = np.zeros((pixels.shape[-1], size), np.int64)
+  for part in _parts(pixels):
+    for channel in range(len(found)):
+      found[channel] += np.bincount(part[..., channel].reshape(-1), minlength=size)
+  return found
 
 
 def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
   """The images, some at a time."""
-  return (images[start:start + PART] for start in range(0, len(images), PART))
+  size = at_once(images.nbytes // max(1, len(images)))
+  return (images[start:start + size] for start in range(0, len(images), size))
 
 
-def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+def at_once(nbytes: int) -> int:
+  """How many images of so many bytes are looked at at once."""
+  return max(1, PART // max(1, nbytes))
+
+
+def hashed(images: np.ndarray) -> Iterator[np.ndarray]:
   """The images as float32, some at a time: what hashes are of."""
   return (part.astype('<f4') for part in _parts(images))
 
@@ -139,7 +148,7 @@ def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[s
   """The splits with parts of `train` as further ones."""
   if not any(parts.values()):
     return dict(found)
-  place, start, parted = _hash01(found['train'][0], b'parts'), 0.0, dict(found)
+  place, start, parted = hash01(found['train'][0], b'parts'), 0.0, dict(found)
   for name, share in parts.items():
     if not share:
       continue
@@ -152,10 +161,10 @@ def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[s
   return parted
 
 
-def _hash01(images: np.ndarray, salt: bytes = b'') -> np.ndarray:
+def hash01(images: np.ndarray, salt: bytes = b'') -> np.ndarray:
   """A hash of every image in [0, 1)."""
   digests = b''.join(hashlib.blake2b(image.tobytes(), digest_size=8, salt=salt).digest()
-                     for chunk in _chunks(images) for image in chunk)
+                     for chunk in hashed(images) for image in chunk)
   return (np.frombuffer(digests, '<u8') >> 11) * 2.0**-53
 
 

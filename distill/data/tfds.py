@@ -1,18 +1,27 @@
-"""Text sets of the TFDS catalogue, prepared as array_record; no TensorFlow."""
+"""Sets of the TFDS catalogue, prepared as array_record; no TensorFlow.
+
+Texts are read once and tokenized. Images stay in their files, and are read where a batch needs
+them.
+"""
+import hashlib
+import io
 import json
 import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from distill.data import text
-from distill.data.sets import Dataset
-from distill.data.stored import packed, source_sha256, stored, unpacked
+from distill.data import images, text
+from distill.data.sets import Dataset, Split
+from distill.data.stored import Arrays, packed, source_sha256, stored, unpacked
 from distill.lookup import nearest
-from distill.types import Status, Stop
+from distill.modalities.image import STORED, Image
+from distill.types import Field, Status, Stop
 
 
 def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8000,
@@ -44,6 +53,175 @@ def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8
   return text.dataset(texts, corpus['labels'], name=dataset, classes=corpus['classes'],
                       length=length, vocabulary=vocabulary, tokenizer=tokenizer,
                       held_out=held_out, versions={dataset: folder.name}, cache=cache)
+
+
+def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), validation: float = 0.0,
+           white: float = 255.0, data_dir: str = '', cache: str = '') -> Dataset:
+  """All splits of a prepared data set of images of one size with a class each.
+
+  The images stay in their files: memory holds labels and hashes. The first time every image is read
+  once, for the statistics of the training images and the fingerprint, which are then kept on disk.
+
+  Args:
+    dataset: its name in the catalogue, 'cifar100'; the newest version.
+    fields: {'image': 'image', 'label': 'label'}; what is left out is called so.
+    validation: the share of `train` that becomes the split `validation`, by a hash of the pixels.
+    white: the value of a bright pixel.
+    data_dir: where it was prepared; else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+  """
+  names = {'image': 'image', 'label': 'label', **fields}
+  if len(names) != 2 or not all(isinstance(name, str) for name in names.values()):
+    raise ValueError(f"fields={dict(fields)} must be like {{'image': 'image', 'label': 'label'}}")
+  if not 0 <= validation < 1:
+    raise ValueError(f'validation={validation} must be a share below 1')
+  folder = _prepared(dataset, data_dir)
+  classes, files = _image_files(dataset, folder, names)
+  if 'train' not in files:
+    raise Stop(Status.DATA, f'{folder}: there is no split train; there is {", ".join(files)}')
+  if validation and 'validation' in files:
+    raise ValueError(f'validation={validation}, but there is a split validation already')
+  made_of = [source_sha256(__file__), source_sha256(images.__file__), names, classes, validation,
+             {split: [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in of.paths]
+              for split, of in files.items()}]
+  arrays = stored('tfds-images', made_of, lambda: _surveyed(files, classes, validation), cache)
+  about = unpacked(arrays['about'])
+  modality = Image(*about['shape'], *images.moments(
+      arrays['counts'], f'{dataset}: train'), float(white), about['dtype'])
+  target = Field((), 'int32', -1, target=True)
+  splits = {}
+  for split, of in files.items():
+    splits[split] = Split(
+        {'hash01': arrays[f'{split}/hash01'], 'label': arrays[f'{split}/label']},
+        {**modality.fields, 'label': target}, lambda rows, of=of: {'image': of.images(rows)})
+  if validation:
+    out = arrays['train/parts'] < validation
+    splits |= {'validation': splits['train'].subset(np.flatnonzero(out)),
+               'train': splits['train'].subset(np.flatnonzero(~out))}
+  facts = {**modality.sizes, 'classes': len(classes), 'names': tuple(classes)}
+  return Dataset(name=dataset, modality=modality, splits=splits, fingerprint=about['fingerprint'],
+                 versions={dataset: folder.name}, facts=facts)
+
+
+class _ImageFiles:
+  """The images of a split in its record files, read by their numbers, by any number of threads."""
+
+  def __init__(self, folder: pathlib.Path, split: str, info: Any, names: Mapping[str, str]):
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    self.paths, self.names = [str(path) for path in info.filepaths], names
+    self._about = f'{folder}: {split!r}'
+    try:
+      counts = [_records(path) for path in self.paths]
+      self._records = ArrayRecordDataSource(self.paths)
+    except Exception as error:        # array_record has no exceptions of its own
+      raise Stop(Status.DATA, f'{self._about} cannot be read ({_first_line(error)}): is a file '
+                 'cut? Prepare the data set again') from error
+    if sum(counts) != info.num_examples:
+      raise Stop(Status.DATA, f'{self._about} holds {sum(counts)} records, but dataset_info.json '
+                 f'says {info.num_examples}; prepare the data set again')
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def examples(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The images [n h w c] and labels [n] of some records."""
+    from tensorflow_datasets.proto import tf_example_pb2 as protos
+    pixels, labels = [], []
+    for row, record in zip(rows, self._read([int(row) for row in rows]), strict=True):
+      try:
+        features = protos.Example.FromString(record).features.feature
+        pixels.append(_decoded(features[self.names['image']].bytes_list.value[0]))
+        labels.append(features[self.names['label']].int64_list.value[0])
+      except Exception as error:      # of protobuf and Pillow
+        raise Stop(Status.DATA, f'{self._about}: record {row} is no image with a label '
+                   f'({_first_line(error)}); prepare the data set again') from error
+      if pixels[-1].shape != pixels[0].shape or pixels[-1].dtype != pixels[0].dtype:
+        raise Stop(Status.DATA, f'{self._about}: record {row} is {_kind(pixels[-1])}, and record '
+                   f'{rows[0]} {_kind(pixels[0])}: only images of one size can be read')
+    return np.stack(pixels), np.array(labels, np.int32)
+
+  def images(self, rows: np.ndarray) -> list[np.ndarray]:
+    return self.examples(rows)[0] if len(rows) else []
+
+  def _read(self, rows: Sequence[int]) -> Sequence[bytes]:
+    try:
+      return self._records.__getitems__(rows)
+    except Exception:                 # which one is it?
+      for row in rows:
+        try:
+          self._records.__getitems__([row])
+        except Exception as error:
+          raise Stop(Status.DATA, f'{self._about}: record {row} cannot be read '
+                     f'({_first_line(error)}): is a file cut or damaged? Prepare the data set again'
+                     ) from error
+      raise
+
+
+def _image_files(dataset: str, folder: pathlib.Path,
+                 names: Mapping[str, str]) -> tuple[list[str], dict[str, _ImageFiles]]:
+  """The names of the classes, and the files of every split that has examples."""
+  import tensorflow_datasets as tfds
+  info = tfds.builder_from_directory(folder).info
+  for name in names.values():
+    if name not in info.features:
+      raise ValueError(f'fields: {dataset} has no field {name!r}' + nearest(name, info.features))
+  for key, kind in ('image', tfds.features.Image), ('label', tfds.features.ClassLabel):
+    if not isinstance(info.features[names[key]], kind):
+      raise ValueError(f'fields.{key}: {names[key]!r} of {dataset} is no {kind.__name__} but '
+                       f'{info.features[names[key]]}')
+  return info.features[names['label']].names, {
+      split: _ImageFiles(folder, split, of, names) for split, of in info.splits.items()
+      if of.num_examples}
+
+
+def _surveyed(files: Mapping[str, _ImageFiles], classes: Sequence[str],
+              validation: float) -> Arrays:
+  """What is to be known of every image, by reading each once: labels, hashes, statistics."""
+  arrays, digest = {}, hashlib.sha256(repr((tuple(classes), validation)).encode())
+  first = files['train'].examples([0])[0]
+  shape, dtype, counts = first.shape[1:], first.dtype, 0
+  if dtype.name not in STORED:
+    raise Stop(Status.DATA, f'{files["train"]._about}: its images are {dtype}, and only '
+               f'{" and ".join(STORED)} can be read')
+  for split, of in files.items():
+    digest.update(f'{split} {(len(of), *shape)}'.encode())
+    columns: dict[str, list[np.ndarray]] = {'label': [], 'hash01': [], 'parts': []}
+    size = images.at_once(first.nbytes)
+    for start in range(0, len(of), size):
+      pixels, label = of.examples(range(start, min(start + size, len(of))))
+      if pixels.shape[1:] != shape or pixels.dtype != dtype:
+        raise Stop(Status.DATA, f'{of._about}: record {start} is {_kind(pixels[0])}, and the first '
+                   f'of train {_kind(first[0])}: only images of one size can be read')
+      if (bad := np.flatnonzero((label < -1) | (label >= len(classes)))).size:
+        raise Stop(Status.DATA, f'{of._about}: record {start + bad[0]} has label {label[bad[0]]}, '
+                   f'outside the {len(classes)} classes')
+      for part in images.hashed(pixels):
+        digest.update(part.tobytes())
+      parts = images.hash01(pixels, b'parts')
+      for name, column in (('label', label), ('hash01', images.hash01(pixels)), ('parts', parts)):
+        columns[name].append(column)
+      if split == 'train':
+        counts = counts + images.counts(pixels[parts >= validation])
+    whole = {name: np.concatenate(column) for name, column in columns.items()}
+    digest.update(whole['label'].tobytes())
+    arrays |= {f'{split}/{name}': column for name, column in whole.items()}
+  about = {'fingerprint': digest.hexdigest(), 'shape': list(map(int, shape)), 'dtype': dtype.name}
+  return arrays | {'counts': counts, 'about': packed(about)}
+
+
+def _decoded(content: bytes) -> np.ndarray:
+  """The pixels [h w c] of a picture file."""
+  from PIL import Image as pictures
+  with pictures.open(io.BytesIO(content)) as picture:
+    pixels = np.asarray(picture)
+  return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _kind(image: np.ndarray) -> str:
+  return f'{list(image.shape)} {image.dtype}'
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
