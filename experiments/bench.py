@@ -7,6 +7,7 @@ python -m experiments.bench [NAME …] [--rounds=5] [--json] [--out=experiments/
   start    a run's start with empty caches, and with full ones
   data     the data pipeline against the step that it feeds
   memory   XLA's plan for the step beside a count by hand
+  images   memory that images take, and the time that training waits for them
 
 Without a name all of them. What is compared is measured in turns, round by round: a ratio is one
 of a round, and the median of the rounds is held against its limit. `--json` prints the rows.
@@ -31,7 +32,7 @@ from experiments.rows import Row
 # Where a bench is. Imported when it runs: a wrong name is answered without JAX.
 BENCHES = {'step': 'bench_step.overhead', 'peers': 'bench_peers.peers',
            'start': 'bench_start.start', 'data': 'bench_step.pipeline',
-           'memory': 'bench_step.memory'}
+           'memory': 'bench_step.memory', 'images': 'bench_images.measure'}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,7 +84,7 @@ def measured(name: str, rounds: int) -> Row:
   from distill.pipelines import plan
   versions = plan.versions() | {
       package: importlib.metadata.version(package)
-      for package in (module.PACKAGES if name == 'peers' else ())}
+      for package in getattr(module, 'PACKAGES', ())}
   return rows.rounded({
       'schema': 1, 'bench': name, 'time': now.isoformat(timespec='seconds'),
       'commit': rows.commit(), 'seconds': seconds, 'rounds': rounds, **found,

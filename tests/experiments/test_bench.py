@@ -1,12 +1,24 @@
 import contextlib
 import importlib.util
 import json
+import os
 
 import numpy as np
 import pytest
+import tensorflow_datasets
 
+from distill.data import images
 from distill.types import Status
-from experiments import bench, bench_peers, bench_start, bench_step, bench_turns, rows, table
+from experiments import (
+    bench,
+    bench_images,
+    bench_peers,
+    bench_start,
+    bench_step,
+    bench_turns,
+    rows,
+    table,
+)
 from experiments.bench_step import Sizes
 
 TINY = Sizes(teacher=2, student=1, width=8, heads=2, inner=16, vocabulary=50, classes=3, batch=4,
@@ -168,6 +180,57 @@ def test_a_start_is_told_to_the_first_row_and_to_the_end(monkeypatch):
   assert seen[0][1] == seen[1][1] != seen[2][1]         # a round's runs share the caches, no more
   assert numbers['cold, to the first step']['median'] == 10
   assert numbers['warm, to the end']['median'] == 5 and numbers['cold / warm']['median'] == 6
+
+
+class TestImages:
+  TINY = bench_images.Sizes(train=24, test=8, side=8, classes=3, batch=8, batches=2, steps=2,
+                            depth=8, widths=(2, 2, 2, 2))
+
+  def test_shares_are_of_a_round(self, monkeypatch):
+    # 3 MiB; rounds of 1 s of 4 and 1 s of 2: 25 and 50 % of two steps of 2 and 1 s.
+    monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
+    found = {bench_images.walk: (3 * 2**20, 7.0), bench_images.train: (0, [(1.0, 4.0), (1.0, 2.0)])}
+    monkeypatch.setattr(bench_images, 'peak', lambda call, *_: found[call])
+    row = bench_images.measure(2, self.TINY)
+    assert row['sizes']['images'] == 'random' and row['sizes']['way'] == bench_images.WAY
+    spread = {name: (n['min'], n['max'], n['unit']) for name, n in row['numbers'].items()}
+    assert spread == {
+        'peak of anonymous memory': (3, 3, 'MiB'), 'opening, to the first batch': (7, 7, 's'),
+        'waiting for data': (25, 50, '%'), 'waiting, a batch': (500, 500, 'ms'),
+        'step': (1000, 2000, 'ms')}
+
+  def test_a_folder_without_the_images_is_said(self, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+    assert bench.main(['images', f'--out={tmp_path}']) == Status.DATA
+    assert 'holds no prepared data' in capsys.readouterr().err
+
+  def test_the_step_trains_on_the_stream(self):
+    first = next(bench_images.stream('', self.TINY, 1))
+    assert first['image'].shape == (8, 8, 8, 3)
+    (waited, wall), = bench_images.train('', self.TINY, 1)
+    assert 0 < waited < wall
+
+  def test_memory_is_that_of_the_call(self):
+    most, result = bench_images.peak(os.urandom, 2**26)
+    assert len(result) == 2**26 and 2**26 <= most < 2**28
+
+  def test_a_process_that_ends_is_told(self):
+    with pytest.raises(RuntimeError, match='_exit ended with 3'):
+      bench_images.peak(os._exit, 3)
+
+  def test_a_large_set_is_written_and_read_whole(self, tmp_path):
+    folder = bench_images.write(tmp_path, megabytes=1)
+    size = sum(file.stat().st_size for file in folder.glob('*train*'))
+
+    def dataset(folder):
+      source = tensorflow_datasets.builder_from_directory(folder).as_data_source('train')
+      examples = [source[i] for i in range(len(source))]
+      return images.dataset(
+          {'train': np.stack([e['image'] for e in examples])},
+          {'train': np.array([e['label'] for e in examples])}, name='noise', classes='0123456789',
+          versions={})
+    seen, _ = bench_images.walk_large(folder, dataset)
+    assert seen == 256 and size > seen * 64 * 64 * 3        # PNG makes noise no smaller
 
 
 def test_the_peer_is_the_faster_one(tmp_path, monkeypatch):
