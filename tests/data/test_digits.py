@@ -8,11 +8,11 @@ def test_they_are_scikit_learn_s():
   from sklearn.datasets import load_digits
   theirs, data = load_digits(), digits.Digits()
   assert {name: len(split) for name, split in data.splits.items()} == {'train': 1327, 'test': 470}
-  assert data.classes == tuple(map(str, theirs.target_names)) and data.pixels['white'] == 16
+  assert data.names == tuple(map(str, theirs.target_names)) and data.modality.white == 16
   raw = {}
   for split in data.splits.values():
-    pixels = split.columns['image'] * data.pixels['deviation'] + data.pixels['mean']
-    for image, label in zip(np.rint(pixels[..., 0]), split.columns['label'], strict=True):
+    pixels = split.fetch(np.arange(len(split)))['image'][..., 0]
+    for image, label in zip(pixels, split.index['label'], strict=True):
       raw.setdefault((image.astype(int).tobytes(), int(label)), 0)
   assert raw.keys() == {(image.astype(int).tobytes(), int(label)) for image, label in zip(
       theirs.images, theirs.target, strict=True)}
@@ -20,13 +20,13 @@ def test_they_are_scikit_learn_s():
 
 def test_every_split_has_every_class():
   for split in digits.Digits(validation=0.1).splits.values():
-    assert (np.bincount(split.columns['label'], minlength=10) > 5).all()
+    assert (np.bincount(split.index['label'], minlength=10) > 5).all()
 
 
 def test_a_validation_split_leaves_the_test_split_as_it_is():
   without, with_it = digits.Digits(), digits.Digits(validation=0.1)
   assert len(with_it.splits['validation']) == 173
-  assert np.array_equal(*(d.splits['test'].columns['draw'] for d in (without, with_it)))
+  assert np.array_equal(*(d.splits['test'].index['hash01'] for d in (without, with_it)))
   assert without.fingerprint != with_it.fingerprint
 
 

@@ -60,8 +60,8 @@ def world(tmp_path, monkeypatch):
 
 def rows(data):
   """All (text, class) of both splits."""
-  return sorted((text, data.classes[k]) for split in data.splits.values()
-                for text, k in zip(split.text, split.columns['label'], strict=True))
+  return sorted((text, data.names[k]) for split in data.splits.values()
+                for text, k in zip(split.raw, split.index['label'], strict=True))
 
 
 def texts(data):
@@ -76,7 +76,7 @@ class TestTexts:
                 for i in range(n)]
     data = world.data()
     assert rows(data) == sorted(expected)
-    assert data.classes == ('first', 'second', 'stdlib')
+    assert data.names == ('first', 'second', 'stdlib')
     assert data.versions == {'first': '1.0', 'second': '1.0',
                              'python': sys.version.split()[0].rstrip('+')}
 
@@ -184,7 +184,7 @@ class TestClasses:
   def test_a_small_library_is_left_out_and_named(self, world):
     world.package('third', {'third/a.py': module(sentence(i, 'x') for i in range(9))})
     data = world.data(('first', 'second', 'third'), minimum=10)
-    assert data.classes == ('first', 'second', 'stdlib') and 'third' not in data.versions
+    assert data.names == ('first', 'second', 'stdlib') and 'third' not in data.versions
     assert 'left out for fewer than 10 docstrings: third (9)' in data.notes
 
   def test_a_large_one_is_cut_by_a_hash_that_does_not_decide_the_split(self, world):
@@ -195,12 +195,12 @@ class TestClasses:
     # Standard deviation of a tenth's share of 360: sqrt(0.1 · 0.9 / 360) = 0.016.
     assert abs(len(part.splits['test']) / 360 - 0.1) < 0.06
     for split in ('train', 'test'):
-      assert set(part.splits[split].text) <= set(whole.splits[split].text)
+      assert set(part.splits[split].raw) <= set(whole.splits[split].raw)
 
   def test_two_distributions_of_one_package_are_one_library(self, world):
     world.package('second-more', {'second/b.py': module(sentence(i, 'cyan') for i in range(30))})
     data = world.data(('first', 'second', 'second-more'))
-    assert data.classes == ('first', 'second', 'stdlib')
+    assert data.names == ('first', 'second', 'stdlib')
     assert data.versions['second-more'] == data.versions['second'] == '1.0'
     assert (sentence(3, 'cyan'), 'second') in rows(data)
 
@@ -258,7 +258,7 @@ class TestCache:
     monkeypatch.setattr(docstrings, '_docstrings', None)
     warm = world.data()
     assert rows(warm) == rows(cold) and warm.fingerprint == cold.fingerprint
-    assert warm.tokenizer_sha256 == cold.tokenizer_sha256 and warm.notes == cold.notes
+    assert warm.modality.sha256 == cold.modality.sha256 and warm.notes == cold.notes
     # Other limits share the reading.
     assert len(rows(world.data(per_class=20))) == 60
 
@@ -279,7 +279,7 @@ walk = os.walk
 os.walk = lambda root: ((a, b[::-1], c[::-1]) for a, b, c in walk(root))
 from distill.data import docstrings
 data = docstrings.Docstrings(packages=('second', 'first'), minimum=10, length=16, cache=cache)
-print(data.fingerprint, data.tokenizer_sha256)
+print(data.fingerprint, data.modality.sha256)
 '''
 
 
@@ -289,7 +289,7 @@ def test_another_process_and_another_order_of_files_make_the_same(world):
   there = subprocess.run(
       [sys.executable, '-c', SCRIPT, str(world.site), str(world.standard), world.cache + '2'],
       env={**os.environ, 'PYTHONHASHSEED': '7'}, capture_output=True, text=True, check=True)
-  assert there.stdout.split() == [here.fingerprint, here.tokenizer_sha256]
+  assert there.stdout.split() == [here.fingerprint, here.modality.sha256]
 
 
 def test_a_config_can_name_it(world):
@@ -306,8 +306,8 @@ def test_the_declared_dependencies_are_a_corpus():
     data = docstrings.Docstrings()
   except types.Stop as stop:
     pytest.skip(str(stop))
-  labels = np.concatenate([split.columns['label'] for split in data.splits.values()])
-  assert len(labels) >= 15_000 and len(data.classes) >= 9 and 'stdlib' in data.classes
+  labels = np.concatenate([split.index['label'] for split in data.splits.values()])
+  assert len(labels) >= 15_000 and len(data.names) >= 9 and 'stdlib' in data.names
   assert np.bincount(labels).max() <= 4_000 and np.bincount(labels).min() >= 300
   assert abs(len(data.splits['test']) / len(labels) - 0.1) < 0.01
-  assert not {*data.splits['train'].text} & {*data.splits['test'].text}
+  assert not {*data.splits['train'].raw} & {*data.splits['test'].raw}

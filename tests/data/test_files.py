@@ -52,9 +52,9 @@ def rows_of(data, split=None):
   found = []
   for name, part in data.splits.items():
     if split in (None, name):
-      label = [None if not known else data.classes[int(k)] if data.classes else float(k)
-               for k, known in zip(part.columns['label'], part.known, strict=True)]
-      found += zip(part.text, label, strict=True)
+      label = [None if not known else data.names[int(k)] if data.names else float(k)
+               for k, known in zip(part.index['label'], part.known, strict=True)]
+      found += zip(part.raw, label, strict=True)
   return found
 
 
@@ -106,7 +106,7 @@ class TestFolders:
     path = write('text\tlabel\npoor\tneg\n', 'my/test.tsv')
     write('not data', 'my/README.md')
     data = load(path.removesuffix('/test.tsv'))
-    assert data.name == 'my' and data.classes == ('neg', 'pos')
+    assert data.name == 'my' and data.names == ('neg', 'pos')
     assert {split: len(found) for split, found in data.splits.items()} == {
         'dev': 1, 'test': 1, 'train': 20}
     assert rows_of(data, 'dev') == [('fine', 'pos')] and rows_of(data, 'test') == [('poor', 'neg')]
@@ -146,11 +146,11 @@ class TestDealing:
             for k, text in enumerate(('Some film {}', 'some  FILM {} '))]
     data = load(write(jsonl(rows)))
     for found in data.splits.values():
-      assert len(found) == 2 * len({' '.join(text.lower().split()) for text in found.text})
+      assert len(found) == 2 * len({' '.join(text.lower().split()) for text in found.raw})
 
   def test_a_text_keeps_its_split_when_others_come_and_go(self, write):
     where = lambda rows: {text: split for split, found in load(write(jsonl(rows))).splits.items()
-                          for text in found.text}
+                          for text in found.raw}
     rows = [{'text': f'text {i}', 'label': i % 2} for i in range(100)]
     few, many = where(rows[:50]), where(rows[::-1])
     assert few == {text: many[text] for text in few} and len(set(few.values())) == 3
@@ -159,7 +159,7 @@ class TestDealing:
     rows = [{'text1': 'a', 'text2': f'text {i}', 'label': i % 2} for i in range(2000)]
     data = load(write(jsonl(rows)))
     # The mean of 1,600 uniform numbers: standard deviation sqrt(1 / 12 / 1600) = 0.007.
-    assert abs(data.splits['train'].columns['draw'].mean() - 0.5) < 0.03
+    assert abs(data.splits['train'].index['hash01'].mean() - 0.5) < 0.03
 
   @pytest.mark.parametrize('gap', [{}, {'label': None}, {'label': ''}, {'label': ' '},
                                    {'label': math.nan}])
@@ -195,10 +195,10 @@ class TestDealing:
 
   def test_plain_text_is_dealt_out_and_has_no_classes(self, write):
     data = load(write('\n'.join(f'some text {i}' for i in range(100)), 'my.txt'))
-    assert data.classes == () and data.sizes['classes'] == 1
+    assert data.names == () and data.sizes['classes'] == 1
     assert set(data.splits) == {'train', 'validation', 'test'}
-    assert all(found.columns['label'].tolist() == [-1] * len(found)
-               and found.columns['label'].dtype == np.int32 for found in data.splits.values())
+    assert all(found.index['label'].tolist() == [-1] * len(found)
+               and found.index['label'].dtype == np.int32 for found in data.splits.values())
 
   @pytest.mark.parametrize('shares', [(0.8, 0.1), (0.8, 0.3, -0.1), (0.0, 0.5, 0.5), (1, 1, 1)])
   def test_shares_that_are_none_are_refused(self, write, shares):
@@ -216,13 +216,13 @@ class TestColumns:
   def test_are_found(self, write, row, text, note):
     label = list(row)[-1]
     data = load(write(jsonl([row, {**row, label: 1}])), shares=(1, 0, 0))
-    assert data.splits['train'].text == [text] * 2
-    assert data.notes[0] == note and data.classes == ('0', '1')
+    assert data.splits['train'].raw == [text] * 2
+    assert data.notes[0] == note and data.names == ('0', '1')
 
   def test_what_is_given_is_taken_and_not_said(self, write):
     rows = [{'a': 'one', 'b': 'two', 'text': 'no', 'label': 'no', 'k': k} for k in ('x', 'y')]
     data = load(write(jsonl(rows)), fields={'text': ['b', 'a'], 'label': 'k'}, shares=(1, 0, 0))
-    assert data.splits['train'].text == [('two', 'one')] * 2 and data.classes == ('x', 'y')
+    assert data.splits['train'].raw == [('two', 'one')] * 2 and data.names == ('x', 'y')
     assert data.notes == ('texts: train 2',)
 
   def test_numbers_in_a_table_are_no_texts(self, write):
@@ -262,9 +262,9 @@ class TestLabels:
   def classes(self, write, *labels, **how):
     rows = [{'text': f'text {i}', 'label': label} for i, label in enumerate(labels)]
     data = load(write(jsonl(rows)), shares=(1, 0, 0), **how)
-    assert rows_of(data) == [(f'text {i}', data.classes[k]) for i, k in enumerate(
-        data.splits['train'].columns['label'])]
-    return data.classes
+    assert rows_of(data) == [(f'text {i}', data.names[k]) for i, k in enumerate(
+        data.splits['train'].index['label'])]
+    return data.names
 
   def test_names_are_sorted_and_whole_numbers_as_numbers(self, write):
     assert self.classes(write, 'b', 'a', 'B', 'é') == ('B', 'a', 'b', 'é')
@@ -280,7 +280,7 @@ class TestLabels:
   def test_numbers_are_a_regression_where_it_is_asked_for(self, write):
     rows = [{'text': f'text {i}', 'label': label} for i, label in enumerate([0.5, -2, '3', None])]
     data = load(write(jsonl(rows)), regression=True, shares=(1, 0, 0))
-    assert data.classes == () and data.sizes['classes'] == 1
+    assert data.names == () and data.sizes['classes'] == 1
     assert [label for _, label in rows_of(data)] == [0.5, -2, 3, None]
     [batch] = batches.in_order(data.splits['train'], batch_size=4, widths=(8,))
     assert batch['label'].dtype == np.float32 and batch['label'].tolist() == [0.5, -2, 3, 0]

@@ -75,22 +75,22 @@ class TestLoading:
 
   def test_texts_labels_and_classes(self, prepared):
     data = load(prepared)
-    assert data.name == 'tiny' and data.classes == ('negative', 'positive')
+    assert data.name == 'tiny' and data.names == ('negative', 'positive')
     assert data.versions == {'tiny': '1.0.0'}
     train = data.splits['train']
-    assert sorted(zip(train.text, train.columns['label'].tolist(), strict=True)) == sorted(
+    assert sorted(zip(train.raw, train.index['label'].tolist(), strict=True)) == sorted(
         (row['sentence'], row['label']) for row in ROWS['train'])
 
   def test_a_row_without_a_label_is_kept_as_a_text(self, prepared):
     test = load(prepared).splits['test']
-    assert test.text == ['so so'] and test.columns['label'].tolist() == [-1]
+    assert test.raw == ['so so'] and test.index['label'].tolist() == [-1]
     [batch] = batches.in_order(test, batch_size=1)
     assert batch['label'].tolist() == [-1] and batch['labelled'].tolist() == [0]
 
   def test_two_names_are_a_pair(self, prepared):
     data = load(prepared, fields={'text': ['sentence', 'other'], 'label': 'label'})
-    assert data.splits['test'].text == [('so so', 'é')]
-    types_of = data.splits['train'].columns['types']
+    assert data.splits['test'].raw == [('so so', 'é')]
+    types_of = data.splits['train'].fetch(np.arange(len(data.splits['train'])))['types']
     assert (types_of.max(axis=1) == 1).all() and (types_of[:, 0] == 0).all()
 
   def test_the_environment_names_the_directory(self, prepared, monkeypatch):
@@ -110,8 +110,8 @@ class TestLoading:
     cold = load(prepared)
     monkeypatch.setattr(tensorflow_datasets, 'builder_from_directory', None)
     warm = load(prepared)
-    assert (warm.fingerprint, warm.tokenizer) == (cold.fingerprint, cold.tokenizer)
-    assert warm.splits['train'].text == cold.splits['train'].text
+    assert (warm.fingerprint, warm.modality.json) == (cold.fingerprint, cold.modality.json)
+    assert warm.splits['train'].raw == cold.splits['train'].raw
 
   def test_data_prepared_anew_is_read_anew(self, mine, tmp_path):
     root, folder = mine
@@ -120,7 +120,7 @@ class TestLoading:
         {'sentence': 'good show', 'other': '', 'label': 1}]})
     for file in other.iterdir():
       (folder / file.name).write_bytes(file.read_bytes())
-    assert 'good show' in load(root).splits['train'].text
+    assert 'good show' in load(root).splits['train'].raw
     assert load(root).fingerprint != before.fingerprint
 
   def test_tensorflow_stays_out(self, prepared):
@@ -142,12 +142,12 @@ class TestRegression:
 
   def labels(self, data, split):
     rows = data.splits[split]
-    return dict(zip(rows.text, rows.columns['label'].tolist(), strict=True))
+    return dict(zip(rows.raw, rows.index['label'].tolist(), strict=True))
 
   def test_a_label_that_is_a_float_makes_one(self, tmp_path):
     data = self.load(tmp_path, train=[2.5, -1.0, np.nan], test=[-1.0, -1.0])
-    assert data.classes == () and data.sizes['classes'] == 1
-    assert data.splits['train'].columns['label'].dtype == np.float32
+    assert data.names == () and data.sizes['classes'] == 1
+    assert data.splits['train'].index['label'].dtype == np.float32
     train = self.labels(data, 'train')
     assert (train['train 0'], train['train 1']) == (2.5, -1) and np.isnan(train['train 2'])
     assert not data.splits['test'].known.any()            # GLUE's way to keep labels secret
@@ -270,17 +270,17 @@ def real(dataset, **how):
 def test_real_sets_of_the_catalogue(dataset, text, sizes, labels):
   data = real(dataset, fields={'text': text, 'label': 'label'})
   assert {name: len(split) for name, split in data.splits.items()} == sizes
-  found = np.unique(np.concatenate([s.columns['label'] for s in data.splits.values()]))
+  found = np.unique(np.concatenate([s.index['label'] for s in data.splits.values()]))
   assert found.tolist() == labels
-  assert all(isinstance(row, str if len(text) == 1 else tuple) for row in data.splits['train'].text)
+  assert all(isinstance(row, str if len(text) == 1 else tuple) for row in data.splits['train'].raw)
 
 
 def test_sts_b_is_a_regression_of_pairs():
   data = real('glue/stsb', fields={'text': ('sentence1', 'sentence2'), 'label': 'label'})
-  assert data.classes == () and {name: (len(split), int(split.known.sum()))
+  assert data.names == () and {name: (len(split), int(split.known.sum()))
                                  for name, split in data.splits.items()} == {
       'train': (5749, 5749), 'validation': (1500, 1500), 'test': (1379, 0)}
-  label = data.splits['train'].columns['label']
+  label = data.splits['train'].index['label']
   assert label.dtype == np.float32 and (label.min(), label.max()) == (0, 5)
 
 
@@ -291,9 +291,10 @@ def test_chinese_with_the_chinese_vocabulary():
   data = real('chnsenticorp_htl', fields={'text': ('text',), 'label': 'label'},
               tokenizer=str(place), length=128)
   split, words = data.splits['test'], place.read_text().split('\n')
-  tokens, whole = split.columns['tokens'], split.columns['tokens'][:, -1] == 0      # not cut
+  tokens = split.fetch(np.arange(len(split)))['tokens']
+  whole = tokens[:, -1] == 0              # not cut
   assert data.sizes['vocabulary'] == 21_128 and whole.sum() > len(split) / 2
   assert (tokens == words.index('[UNK]')).sum() < 0.01 * (tokens != 0).sum()
   known = {word for word in words if '\u4e00' <= word <= '\u9fff'}
   for row in np.flatnonzero(whole):
-    assert known & {*split.text[row]} <= {words[i] for i in tokens[row]}
+    assert known & {*split.raw[row]} <= {words[i] for i in tokens[row]}

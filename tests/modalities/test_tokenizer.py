@@ -1,4 +1,4 @@
-"""Tokenizers of pretrained models: which are read, to what, and how bad ones are named."""
+"""Tokenizers that are trained here, and those of pretrained models: which are read, and to what."""
 import json
 
 import numpy as np
@@ -56,6 +56,82 @@ def saved(folder, made):
 
 def tokens(made, *texts):
   return Tokenizer.from_str(made).encode(*texts).tokens
+
+
+def pieces(made):
+  """The entries of a tokenizer, in the order of their ids."""
+  ids = json.loads(made)['model']['vocab']
+  return sorted(ids, key=ids.get)
+
+
+class TestTrained:
+
+  def test_merges_by_hand(self):
+    # hug 10, pug 5, pun 12, bun 4, hugs 5. Pairs: ##u##g 20, ##u##n 16; then h##ug 15 (p##un 12).
+    counts = {'hug': 10, 'pug': 5, 'pun': 12, 'bun': 4, 'hugs': 5}
+    words = [w for w, n in counts.items() for _ in range(n)]
+    assert pieces(tokenizer.trained(words, 64))[:16] == [
+        '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]',
+        '##g', '##n', '##s', '##u', 'b', 'h', 'p', '##ug', '##un', 'hug', 'pun']
+
+  def test_ties_are_broken_by_code_points(self):
+    # Ten pairs, each seen once: the merges come in the order of their characters.
+    assert pieces(tokenizer.trained(['zj yi xh wg vf ue td sc rb qa'], 64))[25:] == [
+        'qa', 'rb', 'sc', 'td', 'ue', 'vf', 'wg', 'xh', 'yi', 'zj']
+
+  def test_rare_characters_of_a_large_alphabet_are_unknown(self):
+    frequent, rare = 'abcdef', [chr(0x4E00 + i) for i in range(500)]
+    made = tokenizer.trained([frequent] * 9 + rare, 64)
+    assert len(pieces(made)) <= 64
+    found = tokenizer.encode(made, ['abcdef ' + rare[-1]], length=8)
+    assert found['tokens'][0, 2] == tokenizer.SPECIAL.index('[UNK]') != found['tokens'][0, 1]
+
+  def test_characters_beyond_the_basic_plane_are_pieces_too(self):
+    made = tokenizer.trained(['x\U0001F600\U0010FFFD' * 3], 64)
+    assert tokenizer.SPECIAL.index('[UNK]') not in tokenizer.encode(
+        made, ['x\U0001F600\U0010FFFD'], length=8)['tokens'][0]
+
+
+class TestEncode:
+  made = tokenizer.trained(['ab cd'] * 3, 64)
+  ids = {piece: i for i, piece in enumerate(pieces(made))}
+
+  def encoded(self, row, length=8):
+    found = tokenizer.encode(self.made, [row], length=length)
+    return {key: values[0].tolist() for key, values in found.items()}
+
+  def test_a_text(self):
+    assert self.encoded('AB  cd') == {
+        'tokens': [2, self.ids['ab'], self.ids['cd'], 3, 0, 0, 0, 0], 'types': [0] * 8,
+        'length': 4, 'cut': 0}
+
+  def test_a_pair(self):
+    assert self.encoded(('ab', 'cd ab')) == {
+        'tokens': [2, self.ids['ab'], 3, self.ids['cd'], self.ids['ab'], 3, 0, 0],
+        'types': [0, 0, 0, 1, 1, 1, 0, 0], 'length': 6, 'cut': 0}
+
+  def test_too_long_a_text_keeps_its_start_and_its_end_mark(self):
+    ab = self.ids['ab']
+    assert self.encoded('ab ' * 9, length=5) == {
+        'tokens': [2, ab, ab, ab, 3], 'types': [0] * 5, 'length': 5, 'cut': 1}
+
+  def test_a_text_of_just_the_length_is_not_cut(self):
+    assert self.encoded('ab ab ab', length=5)['cut'] == 0
+
+  def test_too_long_a_pair_loses_from_the_longer_text(self):
+    found = self.encoded(('ab ' * 9, 'cd'), length=8)
+    assert found['types'] == [0] * 6 + [1] * 2 and found['cut'] == 1
+
+  def test_an_empty_text_is_its_two_marks(self):
+    assert self.encoded('')['tokens'] == [2, 3, 0, 0, 0, 0, 0, 0]
+
+  def test_a_mark_in_a_text_is_not_a_mark(self):
+    found = self.encoded('[SEP] [PAD] [CLS]', length=16)
+    assert found['length'] == 2 + 9                       # three times: bracket, word, bracket
+    assert found['tokens'] == [2] + [1] * 9 + [3] + [0] * 5         # no piece is like these
+
+  def test_what_is_no_unicode_text_passes(self):
+    assert self.encoded('ab \ud800 \x00')['tokens'][:2] == [2, self.ids['ab']]
 
 
 def test_a_folder_a_file_and_both_forms_give_the_same_tokenizer(tmp_path):
