@@ -39,7 +39,8 @@ class TestDataset:
 
   def test_columns_and_sizes(self, tmp_path):
     data = dataset(cache=tmp_path)
-    assert data.sizes == {'vocabulary': len(vocabulary(data.modality.json)), 'length': 8, 'classes': 2}
+    words = len(vocabulary(data.modality.json))
+    assert data.sizes == {'vocabulary': words, 'length': 8, 'classes': 2}
     for name, n in (('train', 60), ('test', 20)):
       split = data.splits[name]
       columns = {**split.index, **fields(split)}

@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import numpy as np
@@ -17,13 +18,18 @@ def batch(n, **fields):
   return {'id': np.arange(n), 'label': np.zeros(n), 'valid': np.ones(n)} | fields
 
 
-class TestPredict:
+def kept(task, outputs, batch):
+  """The records of a batch for which a model has these outputs."""
+  return task.records(task.measure(lambda asked: outputs, batch), batch)
+
+
+class TestRecords:
 
   def test_by_hand(self):
     # softmax of (ln 1, ln 3) is (1/4, 3/4); the second row only fills the batch.
     logits = np.log([[1., 3.], [1., 1.], [4., 1.]]).astype(np.float32)
-    found = Classification(classes=2).predict(
-        {'logits': logits}, batch(3, id=[7, 8, 9], label=[1, 0, 1], valid=[1., 0., 1.]))
+    found = kept(Classification(classes=2), {'logits': logits},
+                 batch(3, id=[7, 8, 9], label=[1, 0, 1], valid=[1., 0., 1.]))
     np.testing.assert_array_equal(found['id'], [7, 9])
     np.testing.assert_array_equal(found['label'], [1, 1])
     np.testing.assert_array_equal(found['prediction'], [1, 0])
@@ -34,30 +40,30 @@ class TestPredict:
   def test_equals_scipy_and_of_equal_logits_takes_the_first(self):
     logits = np.random.default_rng(0).normal(scale=20, size=(30, 5)).astype(np.float32)
     logits[::3] = logits[::3].round(-1)                     # ties
-    found = Classification(classes=5).predict({'logits': logits}, batch(30))
+    found = kept(Classification(classes=5), {'logits': logits}, batch(30))
     wanted = special.softmax(logits.astype(np.float64), axis=1)
     np.testing.assert_allclose(found['probabilities'], wanted, rtol=1e-6)
     np.testing.assert_array_equal(found['prediction'], [row.index(max(row)) for row in
                                                         logits.tolist()])
 
   def test_huge_logits_give_probabilities(self):
-    found = Classification(classes=2).predict({'logits': np.array([[1e38, -1e38]])}, batch(1))
+    found = kept(Classification(classes=2), {'logits': np.array([[1e38, -1e38]])}, batch(1))
     np.testing.assert_array_equal(found['probabilities'], [[1., 0.]])
 
   @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
   def test_logits_that_are_not_finite_are_refused_by_the_id_of_their_example(self, bad):
     with pytest.raises(ValueError, match='example 12 '):
-      Classification(classes=2).predict(
-          {'logits': np.array([[0., 0.], [bad, 0.]])}, batch(2, id=[11, 12]))
+      kept(Classification(classes=2), {'logits': np.array([[0., 0.], [bad, 0.]])},
+           batch(2, id=[11, 12]))
 
   def test_bad_logits_of_a_row_that_only_fills_the_batch_do_not_matter(self):
-    found = Classification(classes=2).predict(
-        {'logits': np.array([[0., 1.], [np.nan, 0.]])}, batch(2, valid=[1., 0.]))
+    found = kept(Classification(classes=2), {'logits': np.array([[0., 1.], [np.nan, 0.]])},
+                 batch(2, valid=[1., 0.]))
     assert len(found['id']) == 1
 
   def test_logits_of_another_number_of_classes_are_refused(self):
     with pytest.raises(ValueError, match=r'\[1, 4\], not \[b 2\]'):
-      Classification(classes=2).predict({'logits': np.zeros((1, 4))}, batch(1))
+      kept(Classification(classes=2), {'logits': np.zeros((1, 4))}, batch(1))
 
 
 class TestScore:
@@ -160,3 +166,47 @@ def test_the_primary_metric_is_chosen_among_those_that_there_are():
     Classification(classes=2, primary='acuracy')
   with pytest.raises(ValueError, match="primary='f1' is no metric of 3 classes"):
     Classification(classes=3, primary='f1')
+
+
+class TestAnswer:
+
+  def test_by_hand(self):
+    # softmax of (ln 1, ln 3, ln 4) is (1/8, 3/8, 1/2).
+    task = Classification(classes=3, names=('no', 'perhaps', 'yes'))
+    measured = {'logits': np.log(np.array([1., 3., 4.], np.float32))}
+    assert task.answer(measured) == {'label': 'yes', 'probability': 0.5, 'probabilities': {
+        'no': 0.125, 'perhaps': 0.375, 'yes': 0.5}}
+
+  def test_is_json_and_rounded_to_four_places(self):
+    found = Classification(classes=2).answer({'logits': np.array([0., 1.], np.float32)})
+    # 1 / (1 + e⁻¹) = 0.731058…
+    assert json.loads(json.dumps(found)) == {
+        'label': '1', 'probability': 0.7311, 'probabilities': {'0': 0.2689, '1': 0.7311}}
+
+
+class TestExplain:
+
+  def test_the_slope_is_that_of_cross_entropy_by_finite_differences(self):
+    task, random = Classification(classes=4), np.random.default_rng(0)
+    logits, label = random.normal(scale=2, size=(9, 4)), random.integers(4, size=9)
+    found = kept(task, {'logits': logits.astype(np.float32)}, batch(9, label=label))
+    loss = lambda z: special.logsumexp(z, axis=1) - z[np.arange(9), label]
+    for column, step in enumerate(1e-4 * np.eye(4)):
+      slope = (loss(logits + step) - loss(logits - step)) / 2e-4
+      np.testing.assert_allclose(task.explain.slope(found)[:, column], slope, atol=1e-6)
+
+  def test_the_predicted_class_is_explained(self):
+    task = Classification(classes=3)
+    assert (task.explain.output, task.explain.columns) == ('logits', 3)
+    assert task.explain.target(records([0, 1], [2, 1])).tolist() == [2, 1]
+
+
+def test_bootstrap_scores_every_resample():
+  task, random = Classification(classes=3), np.random.default_rng(0)
+  whole = records(random.integers(3, size=40), random.integers(3, size=40))
+  resamples = [random.integers(40, size=40) for _ in range(7)]
+  found = task.bootstrap(whole, iter(resamples))
+  assert found.keys() == task.metrics.keys()
+  for i, rows in enumerate(resamples):
+    own = records(whole['label'][rows], whole['prediction'][rows])
+    assert {name: values[i] for name, values in found.items()} == task.score(own)

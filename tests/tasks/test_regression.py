@@ -17,11 +17,16 @@ def batch(n, **fields):
   return {'id': np.arange(n), 'label': np.zeros(n), 'valid': np.ones(n)} | fields
 
 
-class TestPredict:
+def kept(task, outputs, batch):
+  """The records of a batch for which a model has these outputs."""
+  return task.records(task.measure(lambda asked: outputs, batch), batch)
+
+
+class TestRecords:
 
   def test_by_hand(self):
     # The second row only fills the batch.
-    found = TASK.predict({'logits': np.array([[2.5], [9.], [-1.]], np.float32)},
+    found = kept(TASK, {'logits': np.array([[2.5], [9.], [-1.]], np.float32)},
                          batch(3, id=[7, 8, 9], label=[2., 0., 4.8], valid=[1., 0., 1.]))
     np.testing.assert_array_equal(found['id'], [7, 9])
     np.testing.assert_array_equal(found['label'], np.float32([2., 4.8]))
@@ -33,16 +38,16 @@ class TestPredict:
   @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
   def test_a_logit_that_is_not_finite_is_refused_by_the_id_of_its_example(self, bad):
     with pytest.raises(ValueError, match='example 12 '):
-      TASK.predict({'logits': np.array([[0.], [bad]])}, batch(2, id=[11, 12]))
+      kept(TASK, {'logits': np.array([[0.], [bad]])}, batch(2, id=[11, 12]))
 
   def test_a_bad_logit_of_a_row_that_only_fills_the_batch_does_not_matter(self):
-    found = TASK.predict({'logits': np.array([[1.], [np.nan]])}, batch(2, valid=[1., 0.]))
+    found = kept(TASK, {'logits': np.array([[1.], [np.nan]])}, batch(2, valid=[1., 0.]))
     assert len(found['id']) == 1
 
   @pytest.mark.parametrize('shape', [(3, 2), (3,), (3, 1, 1)])
   def test_a_head_of_another_size_is_refused(self, shape):
     with pytest.raises(ValueError, match=r'not \[b 1\]'):
-      TASK.predict({'logits': np.zeros(shape)}, batch(3))
+      kept(TASK, {'logits': np.zeros(shape)}, batch(3))
 
 
 class TestScore:
@@ -134,3 +139,28 @@ def test_a_task_for_classes_and_a_metric_that_is_not_there_are_refused():
   with pytest.raises(ValueError, match="primary='pearsn' is no metric; did you mean 'pearson'"):
     Regression(primary='pearsn')
   assert Regression(primary='mse').primary == 'mse'
+
+
+def test_an_answer_is_the_number_rounded_to_four_places():
+  assert TASK.answer({'logits': np.array([2.123449], np.float32)}) == {'value': 2.1234}
+
+
+def test_the_slope_is_that_of_half_the_squared_error_by_finite_differences():
+  random = np.random.default_rng(0)
+  logits, label = random.normal(size=(9, 1)), random.normal(size=9)
+  found = kept(TASK, {'logits': logits}, batch(9, label=label))
+  loss = lambda z: (z[:, 0] - label)**2 / 2
+  slope = (loss(logits + 1e-4) - loss(logits - 1e-4)) / 2e-4
+  np.testing.assert_allclose(TASK.explain.slope(found)[:, 0], slope, atol=1e-6)
+  assert TASK.explain.target is None and TASK.explain.columns == 1
+
+
+def test_bootstrap_scores_every_resample():
+  random = np.random.default_rng(0)
+  whole = records(random.normal(size=30), random.normal(size=30))
+  resamples = [random.integers(30, size=30) for _ in range(7)]
+  found = TASK.bootstrap(whole, iter(resamples))
+  assert found.keys() == TASK.metrics.keys()
+  for i, rows in enumerate(resamples):
+    own = records(whole['label'][rows], whole['prediction'][rows])
+    assert {name: values[i] for name, values in found.items()} == TASK.score(own)
