@@ -11,19 +11,29 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
     {'types', 'lookup', 'disk', 'hub'},
-    {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'data'},
-    {'models'},
+    {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
+    {'models', 'data'},
     {'compress'},
     {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
     {'step', 'checkpoint'},
-    {'train', 'predict', 'export'},
+    {'formats'},
+    {'train', 'records'},
     {'evaluate'},
     {'pipelines'},
-    {'main'},
+    {'main', 'predict', 'export'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
                     'carry', 'pipelines'}
+# Machinery never asks which modality, task or format it has: these literals, or paths that begin
+# with them, are for the rooms named beside them alone.
+FIELDS = {'image', 'tokens', 'types', 'pixels', 'tokenizer_sha256'}
+PARTS = {'head', 'pooler', 'words'}
+ASK_THE_OBJECT = {
+    **dict.fromkeys(FIELDS, {'modalities', 'data', 'models', 'augment', 'tasks'}),
+    **dict.fromkeys(PARTS, {'models', 'formats', 'tasks'}),
+    'logits': {'losses', 'models', 'tasks', 'augment', 'modalities', 'data', 'carry', 'objective',
+               'student', 'teachers'}}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
                   ('disk', 'types'), ('hub', 'types')}
@@ -58,6 +68,51 @@ def test_imports_go_down_only(path):
     return
   for there in imports(TREES[path]) - {here}:
     assert FLOOR[there] < FLOOR[here] or (here, there) in WITHIN_A_FLOOR, f'{here} imports {there}'
+
+
+def knowing(tree: ast.Module, here: str) -> list[str]:
+  """The literals by which a file of the room `here` asks what the object should be asked."""
+  found = [node.value for node in ast.walk(tree)
+           if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+  return [text for text in found
+          if here not in ASK_THE_OBJECT.get(text.split('/')[0], {here})]
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_machinery_never_asks_which_modality_or_task_it_has(path):
+  assert not knowing(TREES[path], room(path))
+
+
+@pytest.mark.parametrize('code, here', [
+    ("batch['image']", 'pipelines'), ("if 'tokens' in batch: pass", 'evaluate'),
+    ("outputs['logits']", 'step'), ("path.startswith('head/')", 'pipelines'),
+    ("card['tokenizer_sha256']", 'formats'), ("TABLE = 'words/bias'", 'evaluate'),
+    ("batch['pixels']", 'records'), ("x['types']", 'main'), ("p == 'pooler'", 'student')])
+def test_a_branch_on_a_modality_or_a_task_is_seen(code, here):
+  assert knowing(ast.parse(code), here)
+
+
+def test_nobody_asks_for_the_class_of_a_model_or_a_format():
+  for path in FILES:
+    if room(path) not in ('models', 'formats', 'modalities'):
+      for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'isinstance':
+          names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+          assert names.isdisjoint({'Program', 'Pure', 'Text', 'Image', 'StableHLO'}), path
+
+
+def test_nothing_imports_a_door():
+  for path in FILES:
+    if room(path) not in FLOORS[-1]:
+      assert imports(TREES[path]).isdisjoint(FLOORS[-1]), path
+
+
+def test_a_format_s_file_names_are_known_in_its_own_file():
+  for path in FILES:
+    if path.parent.name != 'formats' and room(path) != 'hub':      # which asks for these files
+      names = [n.value for n in ast.walk(TREES[path]) if isinstance(n, ast.Constant)
+               and isinstance(n.value, str) and n.value.endswith(('.safetensors', '.stablehlo'))]
+      assert names in ([], ['state.safetensors']), path       # the last is of a checkpoint
 
 
 def test_no_file_is_long():

@@ -54,10 +54,10 @@ def examples(report: Report, records: Mapping[str, Records],
 def _looked(seen: Records, at: int) -> dict[str, Any]:
   """What a model looked at: an image and a map, or words with their backgrounds."""
   shown = modalities.show(seen, at)
-  if 'pixels' in shown:
+  if 'picture' in shown:
     from matplotlib import colors  # here, as in charts
     scale = colors.LinearSegmentedColormap.from_list('', (AGAINST, '#ffffff', FOR))
-    return {'picture': _png(shown['pixels']), 'map': _png(scale(0.5 + 0.5 * shown['map'])),
+    return {'picture': _png(shown['picture']), 'map': _png(scale(0.5 + 0.5 * shown['map'])),
             'spans': ()}
   return {'picture': None, 'map': None,
           'spans': [(word, _background(share)) for word, share in shown['spans']]}

@@ -13,7 +13,7 @@ ALIKE = {'agreement': 'same answer as teacher',
          'agreement_on_errors': 'same answer where the teacher is wrong',
          'kl': 'KL from the teacher', 'correlation': 'correlation with teacher',
          'distance': 'distance from teacher', 'saliency': 'saliency overlap',
-         'saliency_top': 'top {} shared, against 20 % by chance', 'rollout': 'attention overlap',
+         'saliency_top': '{}, against 20 % by chance', 'rollout': 'attention overlap',
          'cka': 'layers alike', 'ece': 'calibration error'}
 NONE = '–', ''
 CLASSES = 20            # of more, those on which the first student is worst
@@ -176,8 +176,8 @@ def _alike(models: Sequence[Model]) -> Rows:
   """How like their teacher models are, and how far from being as sure as they are right."""
   found = {label: [{**model['faithfulness'], **(model.get('calibration') or {})}.get(name)
                    for model in models] for name, label in ALIKE.items()}
-  places = modalities.by_noun(_saw(models)).spots
-  return [(label.format(places), _measured(each)) for label, each in found.items() if any(each)]
+  overlap = modalities.by_noun(_saw(models)).overlap
+  return [(label.format(overlap), _measured(each)) for label, each in found.items() if any(each)]
 
 
 def _costs(models: Sequence[Model]) -> list[Rows]:

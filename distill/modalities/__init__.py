@@ -54,7 +54,7 @@ class Probe(Protocol):
 class Modality(Protocol):
   """A kind of input: a frozen dataclass, which may take over what is written out here."""
   noun: ClassVar[str]                           # what its examples are called, in the plural
-  spots: ClassVar[str] = 'places'               # what its positions are called: words, pixels
+  overlap: ClassVar[str] = 'top places shared'  # where two models look alike, in a report
   convolved: ClassVar[bool] = False             # whether models read it by convolutions
   spare: ClassVar[Sequence[str]] = ()           # sizes of which a model may have more
   fields: Mapping[str, Field]                   # the inputs, as they are stored
@@ -245,7 +245,7 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
 def show(records: Records, row: int) -> dict[str, Any]:
   """What was kept of an example's inputs and of what a model looked at there, to be drawn.
 
-  `pixels` [h w 3] in [0, 1] and a `map` [h w], or `spans`: words with their shares of the largest
+  `picture` [h w 3] in [0, 1] and a `map` [h w], or `spans`: words with their shares of the largest
   attribution in [-1, 1], None for what is no word.
   """
   return next(kind for kind in _ours() if kind.kept <= records.keys()).show(records, row)

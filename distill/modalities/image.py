@@ -43,7 +43,7 @@ class Image(Modality):
   dtype: str = 'float32'
   widths: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
-  noun, spots, convolved = 'images', 'pixels', True
+  noun, overlap, convolved = 'images', 'top pixels shared', True
   kept = frozenset({'image', 'attribution'})    # arrays of `records/inside` that `show` needs
 
   @property
@@ -85,7 +85,7 @@ class Image(Modality):
     if not np.issubdtype(pixels.dtype, np.integer):
       return batch
     xp = np if isinstance(pixels, np.ndarray) else jnp
-    entry = pixels.astype(np.int32) * self.channels + np.arange(self.channels, dtype=np.int32)
+    entry = pixels.astype(np.uint32) * self.channels + np.arange(self.channels, dtype=np.uint32)
     image = xp.asarray(self._table(pixels.dtype))[entry]
     return {**batch, 'image': xp.where(batch['valid'][:, None, None, None] > 0, image, 0)}
 
@@ -162,7 +162,7 @@ class Image(Modality):
     image = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
     low, high = image.min(), image.max()
     pixels = np.broadcast_to((image - low) / (high - low or 1), (*image.shape[:2], 3))
-    return {'pixels': pixels, 'map': attribution / (np.abs(attribution).max() or 1)}
+    return {'picture': pixels, 'map': attribution / (np.abs(attribution).max() or 1)}
 
 
 @dataclasses.dataclass(frozen=True)

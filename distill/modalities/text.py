@@ -51,7 +51,7 @@ class Text(Modality):
   folder: str = ''
   sha256: str = ''
 
-  noun, spots = 'texts', 'words'
+  noun, overlap = 'texts', 'top words shared'
   spare = ('length', 'vocabulary')
   kept = frozenset({'tokens', 'pieces'})        # arrays of `records/inside` that `show` needs
   fields = {'tokens': Field((AXIS,), 'int32'), 'types': Field((AXIS,), 'int32'),

@@ -1,12 +1,16 @@
 """Exported models, of which a teacher is made or a student starts: what they must have to fit."""
+import fnmatch
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import jax
 
 from distill import checkpoint, formats, hub, lookup, modalities
 from distill.data.sets import Dataset
-from distill.models.pure import Pure, traits_of
+from distill.models.pure import Flat, Pure, traits_of
 from distill.pipelines import nodes
+from distill.student import Student, started_from
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
@@ -23,6 +27,44 @@ def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
       raise Stop(Status.MISFIT, f'{where}.model.{key}={value!r}, but {spec.init} has '
                  f'{card["model"][key]!r}')
   return model, weights, card
+
+
+def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, dataset: Dataset,
+          seed: int, teachers: Mapping[str, tuple[Pure, Mapping[str, Any]]],
+          weights: Mapping[str, Weights],
+          idle: Collection[str]) -> Callable[[Student], tuple[Flat, Flat]]:
+  """Parameters before step 0: by the seed, or from a teacher's or an exported model's.
+
+  `spelled` is the node of the model, `teachers` are those of the run with theirs; what `weights`
+  has of a teacher is taken when the student starts. `idle` are heads that nothing trains.
+  """
+  if not node.init:
+    if node.layers:
+      raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
+    return lambda student: student.init(seed)
+  fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
+  shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
+            for part in model.shapes]
+  if node.init in teachers:
+    there, (source, kin) = None, teachers[node.init]
+  else:
+    source, there, card = formats.load(node.init, 'student.init', fresh=node.fresh, seed=seed,
+                                       sizes=dataset.sizes)
+    check_card(card, node.init, dataset, 'student')
+    kin = card['model']
+  modules = {path.split('/')[0] for part in shapes for path in part} - {*idle}
+  if len(modules) > 1:                # one module, such as a teacher's head, may be in any model
+    check_kin(spelled, kin, node.init, modules)
+  take = lambda found: tuple(
+      part and started_from(part, whole, node.layers, 'student', model.traits.cut)
+      for part, whole in zip(shapes, found, strict=True))
+  jax.eval_shape(take, source.shapes)
+
+  def begin(student: Student) -> tuple[Flat, Flat]:
+    taken = take(there or weights[node.init])
+    return tuple(own | {f'model/{path}': value for path, value in part.items()}
+                 for own, part in zip(student.init(seed), taken, strict=True))
+  return begin
 
 
 def content(init: str) -> str:

@@ -1,6 +1,5 @@
 """From a config to what it describes: data, task, and the stages to train, checked to fit."""
 import dataclasses
-import fnmatch
 import functools
 import hashlib
 import json
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import distill
-from distill import checkpoint, formats, lookup, modalities, objective
+from distill import checkpoint, lookup, modalities, objective
 from distill.carry import Carry
 from distill.data import batches
 from distill.data.stored import source_sha256
@@ -23,7 +22,7 @@ from distill.pipelines import exported, nodes
 from distill.pipelines.baseline import without
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.judging import BATCHING, Judging, judging
-from distill.student import Student, started_from, with_projectors
+from distill.student import Student, with_projectors
 from distill.teachers import Cached, Live, Teacher, Weights
 from distill.train import Stage
 from distill.types import Batch, Schedule, Status, Stop
@@ -162,7 +161,9 @@ class _Builder:
 
   def idle(self, model: Pure, paths: Collection[str] = ()) -> tuple[str, ...]:
     """The heads of a model that neither the task nor any of these views' paths has use for."""
-    read = {path.partition('/')[2] for path in paths}
+    views = [path.partition('/') for path in paths]
+    read = {*self.told.task.outputs,
+            *(name for view, _, name in views if view in ('student', 'self'))}
     return tuple(part for part, outputs in model.traits.heads.items()
                  if part not in self.told.task.parts and read.isdisjoint(outputs))
 
@@ -213,12 +214,16 @@ class _Builder:
     """
     config, node = self.config, lookup.call(nodes.StudentNode, self.config.student, 'student')
     model, spelled = self.model(node.model, 'student.model')
-    start = self.start(node, model)
+    start = exported.start(
+        node, model, spelled, dataset=self.dataset, seed=config.seed, weights=self.weights,
+        teachers={name: (teacher.model, self.nodes[f'teachers.{name}'])
+                  for name, teacher in self.teachers.items() if isinstance(teacher, Live)},
+        idle=self.idle(model))
     steps = {f'student-{name}': (f'before.{name}', lookup.call(
         nodes.StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
     steps['student'] = '', nodes.StepNode(config.objective, config.optimizer, config.train,
                                           config.augment)
-    stages, views = [], None
+    stages, views, used = [], None, set()
     for name, (where, step) in steps.items():
       data, saw, epoch = self.data(step.train, self.labelled, self.drawn, where or 'config')
       schedules = {name: lookup.build('schedules', spec, f'schedules.{name}') for name, spec in
@@ -237,6 +242,7 @@ class _Builder:
                                 node.frozen if step.frozen is None else step.frozen, views)
       read |= {path: f'student.projectors.{name}' for name, projector in
                student.projectors.items() for path in projector.reads}
+      used |= read.keys()
       stages.append(Stage(
           name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
           start=functools.partial(start, student), weights=self.weights,
@@ -252,8 +258,7 @@ class _Builder:
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
     identity = self.identity(config=described, inits=inits)
-    idle = self.idle(model, [path for stage in stages for term in stage.terms
-                             for path in term.paths])
+    idle = self.idle(model, used)
     trained = [Trained(stages[-1], 'student', card, saw, idle, identity, tuple(stages[:-1]))]
     alone = [without(stage, {*self.specs}) for stage in stages]
     if alone[-1]:
@@ -331,39 +336,6 @@ class _Builder:
     return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
             **{name: jax.eval_shape(lambda w, b, teacher=teacher: teacher(w, b), teacher.shapes,
                                     batch) for name, teacher in self.teachers.items()}}
-
-  def start(self, node: nodes.StudentNode,
-            model: Pure) -> Callable[[Student], tuple[Flat, Flat]]:
-    """Parameters before step 0: by the seed, or from a teacher's or an exported model's."""
-    seed = self.config.seed
-    if not node.init:
-      if node.layers:
-        raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
-      return lambda student: student.init(seed)
-    fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
-    shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
-              for part in model.shapes]
-    if node.init in self.teachers:
-      source, there = self.teachers[node.init].model, None
-      kin = self.nodes[f'teachers.{node.init}']
-    else:
-      source, there, card = formats.load(node.init, 'student.init', fresh=node.fresh, seed=seed,
-                                         sizes=self.dataset.sizes)
-      exported.check_card(card, node.init, self.dataset, 'student')
-      kin = card['model']
-    taken = {path.split('/')[0] for part in shapes for path in part} - {*self.idle(model)}
-    if len(taken) > 1:                # one module, such as a teacher's head, may be in any model
-      exported.check_kin(self.nodes['student'], kin, node.init, taken)
-    take = lambda weights: tuple(
-        part and started_from(part, there, node.layers, 'student', model.traits.cut)
-        for part, there in zip(shapes, weights, strict=True))
-    jax.eval_shape(take, source.shapes)
-
-    def start(student):
-      taken = take(there or self.weights[node.init])
-      return tuple(own | {f'model/{path}': value for path, value in part.items()}
-                   for own, part in zip(student.init(seed), taken, strict=True))
-    return start
 
 
 @functools.cache
