@@ -119,6 +119,8 @@ def _misfit(report: Report) -> str:
     wrong = _wrong(also, {split: JUDGED for split in splits}, f'{where}.also')
     if wrong := wrong or _wrong(model.get('teachers', []), [set(names)], f'{where}.teachers'):
       return wrong
+    if model['saw'] and len(model['saw']) < 2:
+      return f'{where}: saw must say of how many examples it is, by their noun, beside labels'
     for judged in (model, *(also[split] for split in splits)):
       if primary not in metrics or set(judged['quality']) != metrics:
         return f'{where} must have the quality {primary}, and all the same metrics'

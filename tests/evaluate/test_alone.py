@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from distill import formats
 from distill.evaluate import alone, cost
-from distill.export import huggingface
+from distill.modalities import image
 from distill.models.pure import Pure
 from distill.models.resnet import ResNet
 from distill.types import Status, Stop
@@ -22,7 +23,7 @@ def export(folder, *widths, depth=8):
   weights = tuple({path: np.asarray(x) for path, x in part.items()} for part in pure.init(0))
   card = {'model': model, 'classes': ['a', 'b', 'c'], 'pixels': PIXELS, 'data': 'd',
           'fingerprint': 'f'}
-  huggingface.write(folder, weights, card, '')
+  formats.write(folder, formats.Shipped(pure, weights, card, image.Image(**PIXELS)))
   return {'place': str(folder), 'inputs': {'pixels': PIXELS}}
 
 

@@ -1,29 +1,20 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from distill import lookup
+from distill import lookup, modalities
 from distill.evaluate import cost
+from distill.modalities import image, text
+from distill.models import sizes
 from distill.models.pure import Pure
 
-FLAT = {'token/embedding': np.zeros((10, 4), np.float32),
-        'block/kernel': np.zeros((4, 3), np.float32), 'bias': np.zeros(3, np.float16)}
+
+def texts(*widths):
+  return text.Text(length=widths[-1], widths={'s': widths})
 
 
-def test_parameters_and_bytes_by_hand():
-  assert cost.params(FLAT) == 40 + 12 + 3
-  assert cost.nbytes(FLAT) == 4 * 52 + 2 * 3
-
-
-def test_embedding_tables_can_be_left_out_of_flat_and_nested_trees():
-  nested = {'token': {'embedding': FLAT['token/embedding']}, 'embedding_norm': FLAT['bias']}
-  assert cost.params(FLAT, embeddings=False) == 15
-  assert cost.params(nested, embeddings=False) == 3
-
-
-def test_parameters_of_shapes_that_hold_no_numbers():
-  assert cost.params(jax.eval_shape(lambda: jnp.zeros((2, 3)))) == 6
+def pixels(height, width, channels):
+  return image.Image(height, width, channels, mean=[0.] * channels, deviation=[1.] * channels)
 
 
 @pytest.fixture(scope='module')
@@ -42,14 +33,14 @@ def test_memory_is_at_least_arguments_and_results(product):
   assert held <= cost.peak_memory(product) <= 1.1 * held
 
 
-def subject(name, inputs, **how):
+def subject(name, modality, **how):
   pure = Pure(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
-  return cost.Subject(pure, pure.init(0), inputs), pure
+  return cost.Subject(pure, pure.init(0), modality, ['logits']), pure
 
 
 def test_flops_of_an_encoder_by_hand():
   d, s, depth = 768, 32, 2
-  encoder, _ = subject('bert.Bert', {'widths': (s,)}, width=d, depth=depth, heads=12, vocabulary=10,
+  encoder, _ = subject('bert.Bert', texts(s), width=d, depth=depth, heads=12, vocabulary=10,
                        length=s, classes=5, dropout=0.0)
   # Multiplications. A block has four d × d and two d × 4d matrices at every token, and scores and
   # mixtures of s tokens. The answer is read at one position: there alone the last block has more
@@ -62,7 +53,7 @@ def test_flops_of_an_encoder_by_hand():
 
 
 def test_flops_of_a_network_by_hand():
-  network, _ = subject('resnet.ResNet', {'pixels': {'height': 8, 'width': 8, 'channels': 3}},
+  network, _ = subject('resnet.ResNet', pixels(8, 8, 3),
                        depth=6, widths=(64, 64, 128), channels=3, classes=5)
   # A 3×3 kernel on 8×8 positions, without what it has outside: 3·8 − 2 rows by as many columns; on
   # every second position 3·4 − 1; on 4×4 positions 3·4 − 2. The 1×1 shortcut has 4×4.
@@ -74,9 +65,9 @@ def test_flops_of_a_network_by_hand():
 
 
 def test_memory_of_a_network_by_hand():
-  network, pure = subject('bert.Bert', {'widths': (32,)}, width=256, depth=2, heads=4,
+  network, pure = subject('bert.Bert', texts(32), width=256, depth=2, heads=4,
                           vocabulary=1000, length=32, classes=5, dropout=0.0)
-  tokens, params = 8 * 32, cost.params(pure.shapes[0])
+  tokens, params = 8 * 32, sizes.params(pure.shapes[0])
   # float32: the parameters, three inputs a token, and where the most lives at once, in a block's
   # second half: what came into it, four times as much inside, and what comes out
   by_hand = 4 * (params + 3 * tokens + tokens * (256 + 4 * 256 + 256))
@@ -84,32 +75,12 @@ def test_memory_of_a_network_by_hand():
 
 
 def test_the_inputs_are_those_of_the_longest_texts_and_of_whole_images():
-  texts = cost.full({'widths': (16, 48)}, 2)
-  assert {name: x.shape for name, x in texts.items()} == dict.fromkeys(
+  full = modalities.full(texts(16, 48), 2)
+  assert {name: full[name].shape for name in ('tokens', 'types', 'mask')} == dict.fromkeys(
       ('tokens', 'types', 'mask'), (2, 48))
-  assert texts['mask'].all()
-  images = cost.full({'pixels': {'height': 8, 'width': 6, 'channels': 1}}, 3)
+  assert full['mask'].all()
+  images = modalities.full(pixels(8, 6, 1), 3)
   assert images['image'].shape == (3, 8, 6, 1) and images['valid'].tolist() == [1, 1, 1]
-
-
-def test_parameters_in_8_bits_are_counted_as_quantised():
-  tree = {'kernel': np.zeros((9, 10), np.int8), 'scale': np.zeros(10, np.float32)}
-  assert cost.quantised(tree) == .9
-  assert cost.quantised(FLAT) == 0
-
-
-def test_what_ships_is_the_weights_of_the_folder(tmp_path):
-  assert cost.shipped(tmp_path) is None
-  (tmp_path / 'a.safetensors').write_bytes(b'1234')
-  (tmp_path / 'b.safetensors').write_bytes(b'56')
-  (tmp_path / 'config.json').write_text('{}')
-  assert cost.shipped(tmp_path) == 6
-
-
-def test_a_program_ships_with_its_weights_inside(tmp_path):
-  (tmp_path / 'model.stablehlo').write_bytes(b'12345')
-  (tmp_path / 'README.md').write_text('…')
-  assert cost.shipped(tmp_path) == 5
 
 
 class Fake:
@@ -180,7 +151,7 @@ def test_energy_is_what_a_meter_counts_by_all_calls_or_else_an_estimate():
 
 
 def test_a_turn_leaves_its_first_call_out_and_ends(monkeypatch):
-  network, _ = subject('resnet.ResNet', {'pixels': {'height': 2, 'width': 2, 'channels': 1}},
+  network, _ = subject('resnet.ResNet', pixels(2, 2, 1),
                        depth=4, widths=(1, 1), channels=1, classes=2)
   waited = []
   monkeypatch.setattr(jax, 'block_until_ready', waited.append)

@@ -4,21 +4,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tokenizers import Tokenizer, models
 
 from distill import sharding
 from distill.evaluate import inside
+from distill.modalities import image, text
 from distill.models import bert, resnet
 from distill.models.pure import Pure
+from distill.tasks.classification import Classification
 
-SPECIAL = {'[PAD]': 0, '[UNK]': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
+WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *(f'w{i}' for i in range(5, 30))]
+TEXT = text.Text(length=6, widths={'s': (6,)}, tokenizer=Tokenizer(models.WordPiece(
+    {word: i for i, word in enumerate(WORDS)}, unk_token='[UNK]')).to_str())
+TABLE = bert.Bert.traits.tables[0]
 LAYOUT = sharding.layout()
-LOOK = dict(target={}, classes=3, drawn=range(8), special=SPECIAL)
+LOOK = dict(target={}, drawn=range(8))
 
 
 def encoder(seed=0, **more):
   model = Pure(lambda rngs: bert.Bert(vocabulary=30, length=6, classes=3, width=8, depth=2, heads=2,
                                       std=0.3, rngs=rngs, **more))
   return model, model.init(seed)
+
+
+def within_encoder(model, weights):
+  return inside.Inside(model, weights, LAYOUT, TEXT.probe(model, weights),
+                       Classification(classes=3))
+
+
+def within_images(model, classes):
+  return inside.Inside(model, model.init(0), LAYOUT, image.Probe(), Classification(classes=classes))
 
 
 def texts():
@@ -49,8 +64,7 @@ def images():
 
 @pytest.fixture(scope='module')
 def looked():
-  model, weights = encoder()
-  within = inside.Inside(model, weights, LAYOUT)
+  within = within_encoder(*encoder())
   return within, inside.looked(within, [texts()], **LOOK | {'target': {i: i % 3 for i in range(8)},
                                                            'drawn': range(6)})
 
@@ -70,12 +84,11 @@ class TestIntegratedGradients:
 
   def test_of_a_linear_model_are_the_weights_times_the_pixels(self):
     model = Pure(lambda rngs: Linear(rngs))
-    weights = model.init(0)
-    found = inside.looked(inside.Inside(model, weights, LAYOUT), [images()],
-                          **LOOK | {'target': {i: i % 4 for i in range(8)}, 'classes': 4})
-    w = np.asarray(weights[0]['w'])
-    for i, image in enumerate(images()['image']):
-      by_hand = (image * (w[..., i % 4] - w.mean(-1))).sum(-1)
+    found = inside.looked(within_images(model, 4), [images()],
+                          **LOOK | {'target': {i: i % 4 for i in range(8)}})
+    w = np.asarray(model.init(0)[0]['w'])
+    for i, pixels in enumerate(images()['image']):
+      by_hand = (pixels * (w[..., i % 4] - w.mean(-1))).sum(-1)
       np.testing.assert_allclose(found['attribution'][i], by_hand, rtol=1e-4, atol=1e-5)
     assert found['attribution'].shape == (8, 2, 2) and found['places'].all()
     np.testing.assert_array_equal(found['image'], images()['image'])
@@ -83,9 +96,9 @@ class TestIntegratedGradients:
   def test_of_an_encoder_add_up_to_what_its_words_change(self, looked):
     within, found = looked
     batch = texts()
-    x = within.inputs(batch)
-    words = inside.places(batch, SPECIAL)[..., None]
-    ends = [np.asarray(within(batch, at, np.zeros((8, 3)))['logits'])
+    x = within.probe.inputs(batch)
+    words = within.probe.positions(batch)[..., None]
+    ends = [np.asarray(within(batch, at, np.zeros((8, 3)))['measured']['logits'])
             for at in (x, np.where(words, 0, x))]
     target = np.arange(7) % 3
     centred = [(z - z.mean(1, keepdims=True))[np.arange(7), target] for z in (e[:7] for e in ends)]
@@ -106,30 +119,24 @@ class TestInside:
   def test_answers_as_the_model_does(self, more):
     model, weights = encoder(**more)
     batch = texts()
-    within = inside.Inside(model, weights, LAYOUT)
-    found = within(batch, within.inputs(batch), np.zeros((8, 3)))
+    within = within_encoder(model, weights)
+    found = within(batch, within.probe.inputs(batch), np.zeros((8, 3)))
     theirs = model(*weights, batch, train=False, key=None)[0]
-    np.testing.assert_allclose(found['logits'], theirs['logits'], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found['measured']['logits'], theirs['logits'], rtol=1e-5, atol=1e-6)
     mean = (theirs['block01/hidden'] * batch['mask'][..., None]).sum(1) / 5
-    np.testing.assert_allclose(found['block01/hidden'], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found['layers']['block01/hidden'], mean, rtol=1e-4, atol=1e-5)
 
   def test_gradients_are_those_of_the_table_added_up(self, looked):
     within, _ = looked
     model, (params, rest) = encoder()
     batch, by = texts(), np.random.default_rng(2).normal(size=(8, 3)).astype(np.float32)
     whole = jax.grad(lambda table: jnp.sum(by * model(
-        params | {inside.TABLE: table}, rest, batch, train=False, key=None)[0]['logits']))(
-            params[inside.TABLE])
-    found = np.asarray(within(batch, within.inputs(batch), by)['gradient'])
+        params | {TABLE: table}, rest, batch, train=False, key=None)[0]['logits']))(
+            params[TABLE])
+    found = np.asarray(within(batch, within.probe.inputs(batch), by)['gradient'])
     summed = np.zeros(whole.shape)
     np.add.at(summed, batch['tokens'], found)
     np.testing.assert_allclose(summed, whole, rtol=1e-3, atol=1e-5)
-
-  def test_an_input_spreads_as_the_token_table_or_as_pixels(self, looked):
-    within, _ = looked
-    assert within.spread() == pytest.approx(np.std(np.asarray(encoder()[1][0][inside.TABLE])))
-    model = Pure(lambda rngs: Linear(rngs))
-    assert inside.Inside(model, model.init(0), LAYOUT).spread() == 1
 
 
 class TestRollout:
@@ -178,18 +185,38 @@ class TestLooked:
     model = Pure(lambda rngs: resnet.ResNet(depth=8, widths=(2, 2, 2, 2), channels=3, classes=3,
                                             rngs=rngs))
     batch = images() | {'image': np.ones((8, 4, 4, 3), np.float32)}
-    found = inside.looked(inside.Inside(model, model.init(0), LAYOUT), [batch], **LOOK)
+    found = inside.looked(within_images(model, 3), [batch], **LOOK)
     assert found['layers'].tolist() == ['stem', 'stage1/features', 'stage2/features',
                                         'stage3/features', 'pooled']
     assert (found['grams'] == 0).all() and 'rollout' not in found     # eight equal images
 
+  def test_an_image_model_of_patches_is_looked_into(self):
+    # Two patches, each the mean of a column of pixels: of an image a layer [b s d] holds the mean
+    # over its patches.
+    model = Pure(lambda rngs: Patches(rngs))
+    found = inside.looked(within_images(model, 3), [images()], **LOOK)
+    assert found['layers'].tolist() == ['block00/hidden'] and 'rollout' not in found
+    mean = images()['image'].mean(axis=(1, 2))
+    mean = mean - mean.mean(0)
+    np.testing.assert_allclose(found['grams'][0], mean @ mean.T, rtol=1e-4, atol=1e-5)
+    # Class 0 is channel 0: its logit less the mean of all is Σ w · mean (channel 0 - all channels).
+    pixels = images()['image']
+    by_hand = (pixels[..., 0] - pixels.mean(-1)) * np.array([1, 2]) / 2
+    np.testing.assert_allclose(found['attribution'], by_hand, rtol=1e-4, atol=1e-5)
+
+
+class Patches(nnx.Module):
+  """An image's columns of pixels as a sequence, whose places count once and twice."""
+
+  def __init__(self, rngs):
+    self.w = nnx.Param(jnp.array([1., 2.]))
+
+  def __call__(self, batch, *, train=False, key=None):
+    hidden = batch['image'].mean(axis=1)                                # [b s d]
+    return {'block00/hidden': hidden, 'logits': jnp.einsum('bsd,s->bd', hidden, self.w[...])}
+
 
 def test_of_texts_the_tokens_that_occur_are_kept_as_they_are_spelled(looked):
-  from tokenizers import Tokenizer, models
-  spelling = {f'w{i}': i for i in range(30)}
-  spell = Tokenizer(models.WordPiece(spelling, unk_token='w1')).to_str()
-  within, without = looked
-  found = inside.looked(within, [texts()], **LOOK, tokenizer=spell)
-  assert not {'pieces', 'piece_ids'} & without.keys()
+  _, found = looked
   assert found['piece_ids'].tolist() == sorted({*found['tokens'].ravel().tolist()})
-  assert found['pieces'].tolist() == [f'w{i}' for i in found['piece_ids']]
+  assert found['pieces'].tolist() == [WORDS[i] for i in found['piece_ids']]

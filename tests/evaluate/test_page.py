@@ -20,6 +20,7 @@ from distill.evaluate import (
   tables,
   verdict,
 )
+from distill.modalities import text
 from distill.tasks.classification import Classification
 from distill.types import Status
 
@@ -210,13 +211,13 @@ class TestGallery:
     tokens = np.array([1, 4, 5, 6, 2, 3, 7, 2, 0])
     places = ~np.isin(tokens, (0, 1, 2, 3))
     attribution = np.array([9, 1, 2, -4, 9, 9, -4, 9, 9.])
-    assert gallery.words(tokens, places, attribution, pieces) == [
+    assert text.words(tokens, places, attribution, pieces) == [
         ('distilled', -.25), ('·', None), ('[UNK]', None), ('it', -1)]
 
   def test_a_text_without_words_or_attributions_is_shown_as_it_is(self):
     nothing = np.zeros(2)
-    assert gallery.words(np.array([1, 1]), np.zeros(2, bool), nothing, {1: '[SEP]'}) == []
-    assert gallery.words(np.array([1, 1]), np.ones(2, bool), nothing, {1: 'a'}) == [('a', 0)] * 2
+    assert text.words(np.array([1, 1]), np.zeros(2, bool), nothing, {1: '[SEP]'}) == []
+    assert text.words(np.array([1, 1]), np.ones(2, bool), nothing, {1: 'a'}) == [('a', 0)] * 2
 
   def test_shows_the_first_six_of_the_fixed_order_on_which_both_differ(self):
     found, records = reported(BOTH)
@@ -269,7 +270,7 @@ class TestGallery:
     del inside['image']
     _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
     for view in shown['views']:
-      assert view['words'] == [
+      assert view['spans'] == [
           ('a', 'rgba(0, 114, 178, 0.6)'), ('b', 'none'), ('c', 'rgba(213, 94, 0, 0.3)')]
 
   def apart_at_0(self):

@@ -1,3 +1,4 @@
+import functools
 import time
 import types
 import warnings
@@ -8,6 +9,7 @@ from scipy import stats
 from sklearn import metrics
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
+from distill import tasks
 from distill.evaluate import quality
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
@@ -39,6 +41,9 @@ class Error:
 
   def score(self, found):
     return {'error': float(np.mean(np.abs(found['label'] - found['prediction'])))}
+
+  def bootstrap(self, found, resamples):
+    return tasks.rescored(self.score, found, resamples)
 
 
 def intervals(task, found, **how):
@@ -278,9 +283,10 @@ def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
   values = {name: noise.uniform(1, 2, 30) for name in ('ours', 'theirs')}
   records = {name: {'id': np.arange(30), 'label': np.zeros(30), 'value': v}
              for name, v in values.items()}
+  score = lambda records: {'m': float(records['value'].mean())}
   task = types.SimpleNamespace(
       metrics={'m': {'unit': '', 'higher_is_better': higher}}, primary='m', constant=None,
-      score=lambda records: {'m': float(records['value'].mean())})
+      score=score, bootstrap=functools.partial(tasks.rescored, score))
   chance = {'m': 0.5 if higher else 3.0}
   ours, theirs = (quality.resampled(task, records[name], resamples=200)
                   for name in ('ours', 'theirs'))

@@ -431,6 +431,9 @@ class TestWrite:
        "energy_j_per_example.inputs.cores is '1', not of type float"),
       (('models', 0, 'tier'), {'name': 'edge', 'passed': True, 'limits': [{}]}, 'limits[0] lacks'),
       (('models', 1, 'tiers'), [{'name': 'edge'}], 'models[1].tiers[0] lacks passed, limits'),
+      (('models', 1, 'saw'), {'labels': 9}, 'student: saw must say of how many examples it is'),
+      (('models', 1, 'saw', 'labels'), ..., 'models[1].saw lacks labels'),
+      (('models', 1, 'saw', 'clouds'), 1.5, 'models[1].saw.clouds is 1.5, not of type int'),
       (('models', 1, 'shipped_bytes'), 1.5, 'models[1].shipped_bytes is 1.5, not of type int'),
       (('models',), {}, 'report.models is {}, not a list'),
       (('models',), [], 'there must be models'),
@@ -450,6 +453,15 @@ class TestWrite:
     with pytest.raises(ValueError, match=re.escape(said)):
       report.write(tmp_path, found, ROWS)
     assert (tmp_path / 'report.json').read_bytes() == before
+
+  def test_examples_may_have_any_noun(self, found, tmp_path):
+    for each in found['models']:
+      each['saw'] = {'clouds': 23_235, 'labels': 2_301}
+    report.write(tmp_path, found, ROWS)
+    assert report.read(tmp_path)['models'][1]['saw'] == {'clouds': 23_235, 'labels': 2_301}
+    assert re.search('clouds it saw +23,235', report.table(found))
+    page = (tmp_path / 'report.html').read_text('utf-8')
+    assert '23,235 clouds, 2,301 labelled' in page and 'text' not in report.table(found)
 
   @pytest.mark.parametrize('break_it, said', [
       (lambda also: also.clear(), 'student.also lacks held_out'),
