@@ -195,6 +195,13 @@ def full(modality: Modality, size: int) -> dict[str, np.ndarray]:
                                    'valid': np.ones(size, np.float32)})
 
 
+def bucketed(modality: Modality, widths: Mapping[str, Sequence[int]]) -> Modality:
+  """The modality with the widths of its own axes, among those that a split's fields have."""
+  own = {axis for field in modality.fields.values() for axis in field.axes}
+  return dataclasses.replace(modality, widths={
+      axis: tuple(map(int, sizes)) for axis, sizes in widths.items() if axis in own})
+
+
 def symbolic(modality: Modality) -> dict[str, jax.ShapeDtypeStruct]:
   """The shapes of a prepared batch of any number of examples and any length of named axes."""
   from jax import export  # here: only an export needs it

@@ -45,7 +45,7 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
 def _widths(told: Judging, widths: batches.WidthsNode) -> Widths:
   split = told.dataset.splits[told.evaluate.split]
   found = lookup.call(batches.checked_widths, {'widths': widths}, 'data', split=split)
-  return {axis: tuple(map(int, sizes)) for axis, sizes in found.items()}
+  return modalities.bucketed(told.dataset.modality, found).widths
 
 
 def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run: Run) -> Model:

@@ -102,8 +102,7 @@ class _Builder:
     widths = lookup.call(batches.checked_widths, {k: v for k, v in self.batching.items()
                                                   if k == 'widths'}, 'data',
                          split=self.dataset.splits['train'])
-    self.modality = dataclasses.replace(self.dataset.modality, widths={
-        axis: tuple(map(int, sizes)) for axis, sizes in widths.items()})
+    self.modality = modalities.bucketed(self.dataset.modality, widths)
     self.nodes = {}                   # of models, by where they are described
     self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
     self.trained, self.loaded, self.weights = [], {}, weights   # of those, as `Setting` has them

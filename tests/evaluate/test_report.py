@@ -339,7 +339,7 @@ class TestWrite:
     for said in ('97.5\u00a0% of the teacher&#39;s accuracy', '23,235 texts, all labelled',
                  '23,235 texts, 2,301 labelled, and the teacher', 'on 500 held-out examples',
                  '76.0–80.0', ' loss ', ' hard ', 'f00d' * 4,
-                 'jax 0.10.2', '8.3\u00a0% of all tokens are padding', 'cpu, Xeon, 2 cores'):
+                 'jax 0.10.2', '8.3\u00a0% of all positions are padding', 'cpu, Xeon, 2 cores'):
       assert said in text, said
     assert page.count('<svg') == 3        # the radar, and two panels
 
