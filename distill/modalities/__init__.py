@@ -87,7 +87,10 @@ class Modality(Protocol):
     return {}
 
   def card(self) -> dict[str, Any]:
-    """What an export says of its inputs, as JSON; `from_card(card, folder)` reads it."""
+    """What an export says of its inputs, as JSON; `from_card(card, folder)` reads it.
+
+    `widths` needn't be among it: they are written and read beside it.
+    """
 
   def files(self) -> dict[str, str]:
     """Text files that an export needs beside its card, by name."""
@@ -226,8 +229,10 @@ def name_of(modality: Modality) -> str:
 
 
 def card(modality: Modality) -> dict[str, Any]:
-  """What an export's card says of a modality."""
-  return {'modality': name_of(modality), **modality.card()}
+  """What an export's card says of a modality; its widths too, where that doesn't in its own way."""
+  widths = {axis: list(sizes) for axis, sizes in modality.widths.items()}
+  return {'modality': name_of(modality), **({'widths': widths} if widths else {}),
+          **modality.card()}
 
 
 def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.json') -> Modality:
@@ -246,7 +251,8 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
   except Stop as stop:
     raise Stop(Status.CHECKPOINT, f'{folder}: its inputs are of a modality that is not known here: '
                f'{stop}') from None
-  return kind.from_card(card, folder)
+  found, widths = kind.from_card(card, folder), card.get('widths')
+  return bucketed(found, widths) if isinstance(widths, Mapping) else found
 
 
 def show(records: Records, row: int) -> dict[str, Any]:
