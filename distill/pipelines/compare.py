@@ -44,6 +44,7 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
   reads = {'modality': told.modality, 'splits': told.dataset.splits}
   models = [Model(name, 'teacher', pure, told.weights[name], {}, _loaded(
       config['teachers'][name], name), **reads) for name, pure in told.loaded.items()]
+  reported_on = {*told.loaded, *(trained.stage.name for trained in told.trained)}
   for trained in told.trained:
     name = trained.stage.name
     weights, spent = finished(trained, announced, told, this)
@@ -51,7 +52,8 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
       told.weights[name] = weights
     models.append(Model(
         name, trained.role, trained.stage.student.model, weights, trained.card,
-        {'place': str(this.workdir / 'export' / name)}, **reads, teachers=trained.teachers,
+        {'place': str(this.workdir / 'export' / name)}, **reads,
+        teachers=[name for name in trained.teachers if name in reported_on],
         saw=trained.saw, spent=spent))
   return reported.reported(config, models, told, asked, this, padding_share=batches.padding_share(
       told.dataset.splits['train'], widths=dict(told.modality.widths)))

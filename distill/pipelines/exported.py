@@ -86,8 +86,8 @@ def check_card(card: Mapping[str, Any], place: str, dataset: Dataset, where: str
   name, classes, its = dataset.name, dataset.names, tuple(card['classes'])
   modality = modalities.from_card(card, str(hub.folder(place, f'{where}.init')))
   if why := modality.misfit(dataset.modality):
-    raise Stop(Status.MISFIT, f'{where}: {why}: take the data that it was trained on ({name} is '
-               f'other data), or give data.tokenizer the place that {where}.init has')
+    raise Stop(Status.MISFIT, f'{where}: {why}: take the data that it was trained on '
+               f'({name} is other data), or data that is encoded for it')
   outputs = card['model'].get('classes', max(1, len(its)))
   if outputs != dataset.sizes.get('classes', outputs) or (
       its and its != classes and not nameless(its)):

@@ -25,7 +25,7 @@ from distill.pipelines.judging import BATCHING, Judging, judging
 from distill.student import Student, with_projectors
 from distill.teachers import Cached, Live, Teacher, Weights
 from distill.train import Stage
-from distill.types import Batch, Schedule, Status, Stop
+from distill.types import Batch, Field, Schedule, Status, Stop
 
 CODE = pathlib.Path(distill.__file__).parent
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
@@ -124,6 +124,8 @@ class _Builder:
     seed = spec.seed + (0 if spec.shared else self.config.seed)
     if spec.source == 'fields':
       return self.cached(name, spec)
+    if spec.source != 'live':
+      raise Stop(Status.CONFIG, f"{where}.source={spec.source!r} must be 'live' or 'fields'")
     if spec.init:
       model, weights, card = exported.teacher(spec, self.dataset, seed, where)
       self.nodes[where] = card['model']
@@ -179,7 +181,7 @@ class _Builder:
     data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, **order)
     there = f'{where}.train.objective'
     terms = objective.terms_from(in_steps(own.objective, epoch, there), there)
-    _check_labels(terms, saw)
+    _check_labels(terms, saw, self.dataset.splits['train'].fields)
     read = self.among_teachers({path: term.where for term in terms for path in term.paths})
     teachers = tuple(self.teacher(other, (*readers, name)) for other in read)
     if spec.shared and (alone := [other for other in read if not self.specs[other].shared
@@ -229,7 +231,7 @@ class _Builder:
                    in_steps(config.schedules, epoch, 'schedules').items()}
       there = f'{where}.objective'.lstrip('.')
       terms = objective.terms_from(in_steps(step.objective, epoch, there), there)
-      _check_labels(terms, saw)
+      _check_labels(terms, saw, self.dataset.splits['train'].fields)
       read = {path: term.where for term in terms for path in term.paths}
       carries = {} if where else self.carries(read)
       read |= {path: f'carry.{name}' for name, carry in carries.items()
@@ -319,11 +321,12 @@ class _Builder:
             'task': dict(self.told.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
   def identity(self, **of: Any) -> str:
+    named = of, self.config.data, self.told.task_node, {'name': modalities.name_of(self.modality)}
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'inputs': self.modality.card(), 'task': dict(self.told.task_node),
         'batching': self.batching, 'jax': jax.__version__,
-        'code': [file for place in (CODE, *lookup.outside(of)) for file in _code(place)], **of})
+        'code': [file for place in (CODE, *lookup.outside(named)) for file in _code(place)], **of})
 
   def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
@@ -344,13 +347,19 @@ def _code(place: pathlib.Path) -> list[str]:
   return [source_sha256(str(file)) for file in files]
 
 
-def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int]) -> None:
-  """Stops unless terms that read labels leave out the examples whose label may not be seen."""
+def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int],
+                  fields: Mapping[str, Field]) -> None:
+  """Stops unless terms that read targets leave out the examples whose targets may not be seen.
+
+  A target that is 0 where it isn't known leaves them out too, as a mask.
+  """
+  targets = {f'batch/{name}': field for name, field in fields.items() if field.target}
+  masks = {'batch/labelled', *(path for path, field in targets.items() if not field.pad)}
   what, n = next((what, n) for what, n in saw.items() if what != 'labels')
   for term in terms:
-    if saw['labels'] < n and 'batch/label' in term.paths and (
-        term.mask != 'batch/labelled'):
-      raise Stop(Status.CONFIG, f'{term.where} reads batch/label, but {saw["labels"]:,} of '
+    read = [path for path in term.paths if path in targets]
+    if saw['labels'] < n and read and term.mask not in masks:
+      raise Stop(Status.CONFIG, f'{term.where} reads {read[0]}, but {saw["labels"]:,} of '
                  f"{n:,} {what} have one: give it mask='batch/labelled'")
 
 
