@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if not inputs and not sys.stdin.isatty():
       inputs = [line.rstrip('\n') for line in sys.stdin if line.strip()]
     if not inputs:
-      raise Stop(Status.DATA, f'there is nothing to classify; {USAGE}')
+      raise Stop(Status.DATA, f'there is nothing to answer; {USAGE}')
     rows = list(_answered(folder, inputs))
   except Stop as stop:
     print(f'distill.predict: {stop}', file=sys.stderr)

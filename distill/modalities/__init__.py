@@ -98,11 +98,13 @@ class Modality(Protocol):
 
   def describe(self) -> str:
     """The inputs, in words, for error lines."""
-    return self.noun
+    said = ', '.join(f'{name} {value}'[:60] for name, value in self.card().items())
+    return f'{self.noun} ({said})' if said else self.noun
 
   def misfit(self, data: 'Modality') -> str:
     """Why a model that was made for this modality can't read `data`; '' if it can."""
-    return '' if self.card() == data.card() else (
+    same = name_of(self) == name_of(data) and self.card() == data.card()
+    return '' if same else (
         f'it takes {self.describe()}, and the data has {data.describe()}')
 
   def read(self, split: Any) -> Any:

@@ -145,12 +145,15 @@ class Text(Modality):
   def files(self) -> dict[str, str]:
     return {'tokenizer.json': self.json}
 
+  def describe(self) -> str:
+    return f'texts of at most {self.length} tokens'
+
   def misfit(self, data: Any) -> str:
     if not isinstance(data, Text):
       return f'it takes texts, and the data has {data.describe()}'
     if self.sha256 != data.sha256:
       return (f'its tokenizer ({self.sha256[:8]}) is not that of the data ({data.sha256[:8]}): the '
-              'same ids are other words')
+              'same ids are other words; data.tokenizer names the one that reads the data')
     return ''
 
   def probe(self, model: Any, weights: Any) -> 'Probe | None':
