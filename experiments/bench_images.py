@@ -1,12 +1,12 @@
 """What images cost a run before and beside its steps: memory, and time that training waits.
 
-CIFAR-100 as `$TFDS_DATA_DIR` has it, or random images of its shape. Each number is of a process of
-its own. `stream` alone differs between ways of reading, and `WAY` is its name in a row.
+CIFAR-100 as `$TFDS_DATA_DIR` has it, or random images of its shape that TFDS writes. Each number is
+of a process of its own. The ways of reading are `WAYS`; nothing that a run keeps is there before.
 
-`write` makes a set that shouldn't be held in memory, and `peak(walk_large, folder, open_dataset)`
-tells what a way of reading it holds.
+python -m experiments.bench_images FOLDER [MEGABYTES]
 
-python -m experiments.bench_images FOLDER [MEGABYTES]       # writes such a set, by default 2 GB
+writes a set that shouldn't be held in memory there, by default of 2 GB, unless it is there, and
+tells what memory it takes to open it and to iterate over 200 batches.
 """
 import dataclasses
 import importlib
@@ -15,15 +15,16 @@ import multiprocessing
 import os
 import pathlib
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from distill import main, objective, step
-from distill.data import batches, images
+from distill.data import batches, images, tfds
 from distill.data.sets import Dataset
 from distill.models.pure import Pure
 from distill.models.resnet import ResNet
@@ -31,15 +32,15 @@ from distill.student import Student
 from distill.types import Batch, Status, Stop
 from experiments.bench_turns import spread
 
-WAY = 'arrays in memory, batches made in the training thread'
 NAME, VERSION = 'cifar100', '3.0.2'
 PACKAGES = ('tensorflow-datasets', 'array_record', 'pillow', 'numpy')   # whose versions a row has
 LOADED = ('tensorflow_datasets', 'PIL.Image')       # beside our own, before memory is counted
 PAUSE = 0.003               # seconds between two looks at a process
 AHEAD = 2                   # steps that training is ahead of the device, as `train.fit`
 WARM = 2                    # steps before those that count
-NOISE = 'noise'             # the set that `write` makes: its name, and an image's side
+NOISE = 'noise'             # the large set: its name, and an image's side
 SIDE, SHARD, AT_ONCE = 64, 16_384, 256
+MOST_MEMORY, MOST_WAITING = 333, 2      # MiB, which are 350 MB, and %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,53 +57,72 @@ class Sizes:
   widths: tuple[int, ...] = (16, 16, 32, 64)
 
 
-def stream(folder: str, sizes: Sizes, steps: int) -> Iterator[Batch]:
-  """Opens the images and yields batches as the training loop gets them."""
-  arrays, labels = {}, {}
+def arrays(folder: pathlib.Path, sizes: Sizes) -> Dataset:
+  """All images in memory."""
+  pixels, labels = {}, {}
   for split, n in ('train', sizes.train), ('test', sizes.test):
-    arrays[split] = np.empty((n, sizes.side, sizes.side, 3), np.uint8)
+    pixels[split] = np.empty((n, sizes.side, sizes.side, 3), np.uint8)
     labels[split] = np.empty(n, np.int32)
-    for i, (image, label) in enumerate(examples(folder, split, n, sizes)):
-      arrays[split][i], labels[split][i] = image, label
-  dataset = images.dataset(arrays, labels, name=NAME, versions={},
-                           classes=tuple(map(str, range(sizes.classes))))
-  del arrays, labels
-  rows = batches.batches(dataset.splits['train'], batch_size=sizes.batch, seed=0, steps=steps)
-  for i in range(steps):
-    yield rows[i]
+    for i, (image, label) in enumerate(examples(folder, split, n)):
+      pixels[split][i], labels[split][i] = image, label
+  return images.dataset(pixels, labels, name=NAME, versions={},
+                        classes=tuple(map(str, range(sizes.classes))))
 
 
-def examples(folder: str, split: str, n: int, sizes: Sizes) -> Iterator[tuple[np.ndarray, int]]:
-  """Yields n images of a split with their labels, one by one; random ones if there is no folder."""
-  if folder:
-    import tensorflow_datasets as tfds
-    source = tfds.builder_from_directory(folder).as_data_source(split)
-    yield from ((source[i]['image'], source[i]['label']) for i in range(n))
-    return
-  draw = np.random.default_rng(0)
-  for i in range(n):
-    yield draw.integers(256, size=(sizes.side, sizes.side, 3), dtype=np.uint8), i % sizes.classes
+def files(folder: pathlib.Path, sizes: Sizes) -> Dataset:
+  """Images in their record files; all are looked at first."""
+  with tempfile.TemporaryDirectory() as cache:
+    return tfds.Images(dataset=folder.parent.name, data_dir=str(folder.parent.parent), cache=cache)
+
+
+WAYS = {'arrays': arrays, 'files': files}
+
+
+def examples(folder: pathlib.Path, split: str, n: int) -> Iterator[tuple[np.ndarray, int]]:
+  """Yields n images of a split with their labels, one by one."""
+  import tensorflow_datasets
+  source = tensorflow_datasets.builder_from_directory(folder).as_data_source(split)
+  yield from ((source[i]['image'], source[i]['label']) for i in range(n))
+
+
+def stream(way: str, folder: pathlib.Path, sizes: Sizes, steps: int) -> Iterator[Batch]:
+  """Opens the images and yields batches as the training loop gets them."""
+  split = WAYS[way](folder, sizes).splits['train']
+  yield from batches.read_ahead(
+      batches.batches(split, batch_size=sizes.batch, seed=0, steps=steps))
 
 
 def measure(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
   """Returns the peak of memory, and the share of the time of training that waits for data."""
-  found = os.environ.get('TFDS_DATA_DIR', '')
-  folder = str(pathlib.Path(found).expanduser() / NAME / VERSION) if found else ''
-  if folder and not (pathlib.Path(folder) / 'dataset_info.json').is_file():
-    raise Stop(Status.DATA, f'images: {folder} holds no prepared data: prepare it there, or unset '
-               'TFDS_DATA_DIR for random images')
-  held, first = zip(*(peak(walk, stream, folder, sizes, sizes.batches) for _ in range(rounds)),
-                    strict=True)
-  _, timed = peak(train, folder, sizes, rounds)
+  with tempfile.TemporaryDirectory() as temporary:
+    root = os.environ.get('TFDS_DATA_DIR', '')
+    folder = pathlib.Path(root or temporary).expanduser() / NAME / VERSION
+    if not root:
+      write(folder, {'train': sizes.train, 'test': sizes.test}, sizes.side, sizes.classes)
+    elif not (folder / 'dataset_info.json').is_file():
+      raise Stop(Status.DATA, f'images: {folder} holds no prepared data: prepare it there, or unset '
+                 'TFDS_DATA_DIR for random images')
+    numbers = [_numbers(way, folder, sizes, rounds) for way in WAYS]
   return {
-      'sizes': {'way': WAY, 'images': f'{NAME} {VERSION} of TFDS' if folder else 'random',
+      'sizes': {'ways': {way: opened.__doc__ for way, opened in WAYS.items()},
+                'images': f'{NAME} {VERSION} of TFDS' if root else 'random',
                 **dataclasses.asdict(sizes)},
-      'numbers': {
-          'peak of anonymous memory': spread([n / 2**20 for n in held], 'MiB'),
-          'opening, to the first batch': spread(first, 's'),
-          'waiting for data': spread([100 * wait / wall for wait, wall in timed], '%'),
-          'waiting, a batch': spread([1e3 * wait / sizes.steps for wait, _ in timed], 'ms'),
-          'step': spread([1e3 * wall / sizes.steps for _, wall in timed], 'ms')}}
+      'numbers': {f'{way}: {name}': number for way, found in zip(WAYS, numbers, strict=True)
+                  for name, number in found.items()}}
+
+
+def _numbers(way: str, folder: pathlib.Path, sizes: Sizes, rounds: int) -> dict[str, Any]:
+  """The numbers of one way of reading."""
+  held, first = zip(*(peak(walk, stream, way, folder, sizes, sizes.batches)
+                      for _ in range(rounds)), strict=True)
+  _, timed = peak(train, way, folder, sizes, rounds)
+  return {
+      'peak of anonymous memory': spread([n / 2**20 for n in held], 'MiB', at_most=MOST_MEMORY),
+      'opening, to the first batch': spread(first, 's'),
+      'waiting for data': spread([100 * wait / wall for wait, wall in timed], '%',
+                                 at_most=MOST_WAITING),
+      'waiting, a batch': spread([1e3 * wait / sizes.steps for wait, _ in timed], 'ms'),
+      'step': spread([1e3 * wall / sizes.steps for _, wall in timed], 'ms')}
 
 
 def walk(open_stream: Callable[..., Iterable], *arguments: Any) -> float:
@@ -116,7 +136,8 @@ def walk(open_stream: Callable[..., Iterable], *arguments: Any) -> float:
   return first
 
 
-def train(folder: str, sizes: Sizes, rounds: int) -> list[tuple[float, float]]:
+def train(way: str, folder: pathlib.Path, sizes: Sizes,
+          rounds: int) -> list[tuple[float, float]]:
   """Trains a residual network; by round, the seconds that its thread waited for data, and all.
 
   The step is jitted and the loop that of `train.fit`: at most two steps ahead of the device.
@@ -130,7 +151,7 @@ def train(folder: str, sizes: Sizes, rounds: int) -> list[tuple[float, float]]:
       'reads': {'student': 'student/logits', 'label': 'batch/label'}}})
   run = step.make_train_step(student, (), terms, optimizer)
   state, seed = step.init_state(student, *student.init(0), optimizer, {}), jax.random.key(0)
-  data = stream(folder, sizes, WARM + rounds * sizes.steps)
+  data = stream(way, folder, sizes, WARM + rounds * sizes.steps)
 
   def steps(n: int) -> tuple[float, float]:
     nonlocal state
@@ -194,50 +215,59 @@ def anonymous(pid: int) -> int:
                if line.startswith('RssAnon:')), 0)
 
 
-def write(root: str, megabytes: int = 2000) -> pathlib.Path:
-  """Writes noise of 64 × 64 pixels as PNG, which it can't compress; returns the folder of the set.
+def write(folder: pathlib.Path, counts: Mapping[str, int], side: int, classes: int) -> None:
+  """Writes noise as PNG, which can't compress it, by TFDS itself; `counts` are images by split.
 
-  By TFDS itself, in array_record and in shards of 200 MB; never more than 256 images in memory.
+  In array_record, in shards of 16,384 images; never more than 256 of them in memory.
   """
-  import tensorflow_datasets as tfds
+  import tensorflow_datasets
   from PIL import Image
-  folder, draw = pathlib.Path(root) / NOISE / '1.0.0', np.random.default_rng(0)
+  core, features = tensorflow_datasets.core, tensorflow_datasets.features
   folder.mkdir(parents=True)
-  features = tfds.features.FeaturesDict({
-      'image': tfds.features.Image(shape=(SIDE, SIDE, 3)),
-      'label': tfds.features.ClassLabel(num_classes=10)})
-  identity = tfds.core.DatasetIdentity(name=NOISE, version=tfds.core.Version('1.0.0'),
-                                       data_dir=str(folder), module_name=NOISE)
-  writer = tfds.core.SequentialWriter(
-      tfds.core.DatasetInfo(builder=identity, features=features), max_examples_per_shard=SHARD,
-      file_format='array_record')
-  writer.initialize_splits(['train', 'test'])
+  draw = np.random.default_rng(0)
+  identity = core.DatasetIdentity(
+      name=folder.parent.name, version=core.Version(folder.name), data_dir=str(folder),
+      module_name=folder.parent.name)
+  info = core.DatasetInfo(builder=identity, features=features.FeaturesDict({
+      'image': features.Image(shape=(side, side, 3)),
+      'label': features.ClassLabel(num_classes=classes)}))
+  writer = core.SequentialWriter(info, max_examples_per_shard=SHARD, file_format='array_record')
+  writer.initialize_splits(list(counts))
 
   def example(i: int) -> dict[str, Any]:
-    pixels, file = draw.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8), io.BytesIO()
+    pixels, file = draw.integers(256, size=(side, side, 3), dtype=np.uint8), io.BytesIO()
     Image.fromarray(pixels).save(file, 'png', compress_level=0)
-    return {'image': file.getvalue(), 'label': i % 10}
+    return {'image': file.getvalue(), 'label': i % classes}
 
-  size = len(example(0)['image'])
-  writer.add_examples({'test': [example(i) for i in range(AT_ONCE)]})
-  for start in range(0, int(megabytes * 1e6 / size), AT_ONCE):    # each call writes the metadata
-    writer.add_examples({'train': [example(start + i) for i in range(AT_ONCE)]})
+  for split, n in counts.items():
+    for start in range(0, n, AT_ONCE):                          # each call writes the metadata
+      writer.add_examples({split: [example(i) for i in range(start, min(start + AT_ONCE, n))]})
   writer.close_all()
+
+
+def write_large(root: pathlib.Path, megabytes: int = 2000) -> pathlib.Path:
+  """Writes images of 64 × 64 of so many megabytes, unless it was done; the folder of the set."""
+  folder, n = root / NOISE / '1.0.0', int(megabytes * 1e6 / (3 * SIDE**2))
+  if not (folder / 'dataset_info.json').exists():
+    write(folder, {'train': n, 'test': AT_ONCE}, SIDE, 10)
   return folder
 
 
-def walk_large(folder: str, open_dataset: Callable[[str], Dataset], *, batch: int = 64,
-               steps: int = 0) -> tuple[int, float]:
-  """Opens the set that `write` made and iterates over it; the examples it saw, and seconds.
+def walk_large(folder: pathlib.Path, steps: int = 0, batch: int = 64) -> tuple[int, float, float]:
+  """Opens the set and iterates over it; the examples it saw, seconds to open it, and all.
 
   `steps` batches, by default an epoch. Called by `peak`, in a process of its own.
   """
-  began, split = time.perf_counter(), open_dataset(folder).splits['train']
+  began, split = time.perf_counter(), files(folder, Sizes()).splits['train']
+  opened = time.perf_counter() - began
   steps = steps or batches.epoch_steps(split, batch_size=batch)
-  rows = batches.batches(split, batch_size=batch, seed=0, steps=steps)
-  seen = sum(int(rows[i]['valid'].sum()) for i in range(steps))
-  return seen, time.perf_counter() - began
+  seen = sum(int(rows['valid'].sum()) for rows in batches.read_ahead(
+      batches.batches(split, batch_size=batch, seed=0, steps=steps)))
+  return seen, opened, time.perf_counter() - began
 
 
 if __name__ == '__main__':
-  print(write(sys.argv[1], *map(int, sys.argv[2:3])))
+  large = write_large(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:3]))
+  most, (saw, first, whole) = peak(walk_large, large, 200)
+  print(f'{large}: {most / 2**20:.0f} MiB at most; opened in {first:.1f} s, {saw:,} images in '
+        f'{whole - first:.1f} s')

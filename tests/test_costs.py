@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from distill.evaluate import alone, cost, energy
+from distill.modalities import image
 from distill.pipelines import costs
 
 MACHINE = 'cpu', 'gpu'          # where calls can run
@@ -58,10 +59,10 @@ def test_energy_is_of_the_device_that_is_timed(monkeypatch, tmp_path, backend, b
   monkeypatch.setattr(alone, 'children', lambda jobs, *_: contextlib.nullcontext(
       {name: Calls('cpu', spent) for name in jobs}))
   model = types.SimpleNamespace(
-      name='model', pure=None, weights=({}, {}), place={'place': str(tmp_path)}, widths=(),
-      dataset=types.SimpleNamespace(inputs=lambda widths: {}), program={})
+      name='model', pure=None, weights=({}, {}), place={'place': str(tmp_path)}, card={},
+      modality=image.Image(2, 2, 1, mean=[0.], deviation=[1.]))
   told = types.SimpleNamespace(
-      task=types.SimpleNamespace(reads=('logits',)),
+      task=types.SimpleNamespace(outputs=('logits',)),
       evaluate=types.SimpleNamespace(cost=True, alone=by_itself, watts=10.))
   run = types.SimpleNamespace(log=types.SimpleNamespace(say=lambda line: None))
   found = costs.measured([model], told, run)['model']

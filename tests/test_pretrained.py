@@ -121,8 +121,8 @@ def test_a_start_that_only_looks_equal_is_refused(door, tmp_path, init, field, v
 
 
 @pytest.mark.parametrize(('labels', 'fields', 'status', 'line'), [
-    ((), {'teachers.teacher.train': {}}, Status.MISFIT, 'has no head for my.jsonl: give '
-     'teachers.teacher.train'),
+    ((), {'teachers.teacher.train': {}}, Status.MISFIT, "has no module 'head' for my.jsonl: "
+     'give teachers.teacher.train'),
     (('no', 'perhaps', 'yes'), {}, Status.MISFIT, 'its head has 3 outputs for no, perhaps, yes; '
      "my.jsonl has animal0, animal1, in this order: give teachers.teacher.fresh=('head/*',)"),
     ((), {'teachers.teacher.fresh': "('hed/*',)"}, Status.CONFIG, "fresh='hed/*' matches no para"),

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import checkpoint, main, predict, train
-from distill.export import huggingface
+from distill import checkpoint, formats, main, predict, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -226,9 +225,9 @@ def plain(path, name='distilbert.py:test'):
 def test_masked_words_need_no_labels_and_classes_do(tmp_path):
   node = plain(tmp_path / 'texts.txt')
   told = setting(node)
-  assert not told.dataset.classes and not told.trained[1].saw['labels']
+  assert not told.dataset.names and not told.trained[1].saw['labels']
   batch = told.rows['test'][0]
-  mask = told.dataset.special['[MASK]']
+  mask = told.dataset.modality.special['[MASK]']
   assert ((batch['tokens'] == mask).sum(1) == batch['chosen'].sum(1)).all()
   with pytest.raises(Stop) as stopped:
     setting({**node, 'task': {'name': 'regression.Regression'}})
@@ -248,8 +247,9 @@ def test_a_model_without_the_head_that_the_task_reads_is_named(tmp_path):
   params, rest = stage.student.model.init(0)
   params = {path: value for path, value in params.items() if not path.startswith('words')}
   folder = tmp_path / 'encoder'
-  huggingface.write(folder, (params, rest), card, told.dataset.tokenizer)
+  formats.write(folder, formats.Shipped(
+      stage.student.model, (params, rest), card, told.dataset.modality))
   loaded = {**node, 'teachers': {'teacher': {'init': str(folder), 'model': {'words': True}}}}
-  with pytest.raises(Stop, match=r'teachers\.teacher: .* has no masked-word head'):
+  with pytest.raises(Stop, match=r"teachers\.teacher: .* has no module 'words'"):
     setting(loaded)
   assert teacher['train']

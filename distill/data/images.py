@@ -55,7 +55,7 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
   for split, (raw, label) in found.items():
     digest.update(f'{split} {raw.shape}'.encode())
     for chunk in hashed(raw):
-      digest.update(chunk.tobytes())
+      digest.update(chunk.data)
     digest.update(label.tobytes())
     stored = raw if dtype in STORED else modality.standardised(raw)
     splits[split] = Split({'hash01': hash01(raw), 'label': label}, fields,
@@ -163,8 +163,8 @@ def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[s
 
 def hash01(images: np.ndarray, salt: bytes = b'') -> np.ndarray:
   """A hash of every image in [0, 1)."""
-  digests = b''.join(hashlib.blake2b(image.tobytes(), digest_size=8, salt=salt).digest()
-                     for chunk in hashed(images) for image in chunk)
+  digests = b''.join(hashlib.blake2b(image, digest_size=8, salt=salt).digest()
+                     for chunk in hashed(images) for image in chunk.reshape(len(chunk), -1))
   return (np.frombuffer(digests, '<u8') >> 11) * 2.0**-53
 
 

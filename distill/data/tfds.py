@@ -23,6 +23,7 @@ from distill.lookup import nearest
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 
+MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}   # Pillow's, of 8 bits, by the channels
 
 def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8000,
          tokenizer: str = '', held_out: float = 0.0, data_dir: str = '',
@@ -103,11 +104,18 @@ def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), valida
 
 
 class _ImageFiles:
-  """The images of a split in its record files, read by their numbers, by any number of threads."""
+  """The images of a split in its record files, read by their numbers, by any number of threads.
 
-  def __init__(self, folder: pathlib.Path, split: str, info: Any, names: Mapping[str, str]):
+  `feature` is what TFDS says of the images.
+  """
+
+  def __init__(self, folder: pathlib.Path, split: str, info: Any, names: Mapping[str, str],
+               feature: Any):
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     self.paths, self.names = [str(path) for path in info.filepaths], names
+    self.dtype = np.dtype(feature.np_dtype).name
+    self._mode = MODES.get(feature.shape[-1]) if self.dtype == 'uint8' else None
+    self._format = None               # of the pictures, once one was read
     self._about = f'{folder}: {split!r}'
     try:
       counts = [_records(path) for path in self.paths]
@@ -129,18 +137,40 @@ class _ImageFiles:
     for row, record in zip(rows, self._read([int(row) for row in rows]), strict=True):
       try:
         features = protos.Example.FromString(record).features.feature
-        pixels.append(_decoded(features[self.names['image']].bytes_list.value[0]))
+        pixels.append(self._decoded(features[self.names['image']].bytes_list.value[0]))
         labels.append(features[self.names['label']].int64_list.value[0])
       except Exception as error:      # of protobuf and Pillow
         raise Stop(Status.DATA, f'{self._about}: record {row} is no image with a label '
                    f'({_first_line(error)}); prepare the data set again') from error
-      if pixels[-1].shape != pixels[0].shape or pixels[-1].dtype != pixels[0].dtype:
-        raise Stop(Status.DATA, f'{self._about}: record {row} is {_kind(pixels[-1])}, and record '
-                   f'{rows[0]} {_kind(pixels[0])}: only images of one size can be read')
+      if pixels[-1].shape != pixels[0].shape:
+        raise Stop(Status.DATA, f'{self._about}: record {row} is {list(pixels[-1].shape)}, and '
+                   f'record {rows[0]} {list(pixels[0].shape)}: only images of one size can be read')
     return np.stack(pixels), np.array(labels, np.int32)
 
   def images(self, rows: np.ndarray) -> list[np.ndarray]:
     return self.examples(rows)[0] if len(rows) else []
+
+  def _decoded(self, content: bytes) -> np.ndarray:
+    """The pixels [h w c] of a picture file.
+
+    Its format is taken to be that of the last one: Pillow else tries all, which takes longer than
+    reading a small picture.
+    """
+    from PIL import Image as pictures
+    try:
+      picture = pictures.open(io.BytesIO(content), formats=self._format and (self._format,))
+    except pictures.UnidentifiedImageError:
+      if not self._format:
+        raise
+      picture = pictures.open(io.BytesIO(content))
+    with picture:
+      self._format = picture.format
+      if self._mode and picture.mode != self._mode:     # grey among coloured ones, a palette, …
+        picture = picture.convert(self._mode)
+      pixels = np.asarray(picture)
+    if pixels.dtype.name != self.dtype:
+      raise ValueError(f'its pixels are {pixels.dtype}, and those of the data set {self.dtype}')
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
   def _read(self, rows: Sequence[int]) -> Sequence[bytes]:
     try:
@@ -168,8 +198,12 @@ def _image_files(dataset: str, folder: pathlib.Path,
     if not isinstance(info.features[names[key]], kind):
       raise ValueError(f'fields.{key}: {names[key]!r} of {dataset} is no {kind.__name__} but '
                        f'{info.features[names[key]]}')
+  feature = info.features[names['image']]
+  if (kind := np.dtype(feature.np_dtype).name) not in STORED:
+    raise Stop(Status.DATA, f'{folder}: its images are {kind}, and only {" and ".join(STORED)} can '
+               'be read')
   return info.features[names['label']].names, {
-      split: _ImageFiles(folder, split, of, names) for split, of in info.splits.items()
+      split: _ImageFiles(folder, split, of, names, feature) for split, of in info.splits.items()
       if of.num_examples}
 
 
@@ -178,46 +212,33 @@ def _surveyed(files: Mapping[str, _ImageFiles], classes: Sequence[str],
   """What is to be known of every image, by reading each once: labels, hashes, statistics."""
   arrays, digest = {}, hashlib.sha256(repr((tuple(classes), validation)).encode())
   first = files['train'].examples([0])[0]
-  shape, dtype, counts = first.shape[1:], first.dtype, 0
-  if dtype.name not in STORED:
-    raise Stop(Status.DATA, f'{files["train"]._about}: its images are {dtype}, and only '
-               f'{" and ".join(STORED)} can be read')
+  shape, counts = first.shape[1:], 0
   for split, of in files.items():
     digest.update(f'{split} {(len(of), *shape)}'.encode())
-    columns: dict[str, list[np.ndarray]] = {'label': [], 'hash01': [], 'parts': []}
+    columns: dict[str, list[np.ndarray]] = {'label': [], 'hash01': []}
     size = images.at_once(first.nbytes)
     for start in range(0, len(of), size):
       pixels, label = of.examples(range(start, min(start + size, len(of))))
-      if pixels.shape[1:] != shape or pixels.dtype != dtype:
-        raise Stop(Status.DATA, f'{of._about}: record {start} is {_kind(pixels[0])}, and the first '
-                   f'of train {_kind(first[0])}: only images of one size can be read')
+      if pixels.shape[1:] != shape:
+        raise Stop(Status.DATA, f'{of._about}: record {start} is {list(pixels.shape[1:])}, and the '
+                   f'first of train {list(shape)}: only images of one size can be read')
       if (bad := np.flatnonzero((label < -1) | (label >= len(classes)))).size:
         raise Stop(Status.DATA, f'{of._about}: record {start + bad[0]} has label {label[bad[0]]}, '
                    f'outside the {len(classes)} classes')
       for part in images.hashed(pixels):
-        digest.update(part.tobytes())
-      parts = images.hash01(pixels, b'parts')
-      for name, column in (('label', label), ('hash01', images.hash01(pixels)), ('parts', parts)):
-        columns[name].append(column)
+        digest.update(part.data)
+      columns['label'].append(label)
+      columns['hash01'].append(images.hash01(pixels))
+      if split == 'train' and validation:
+        columns.setdefault('parts', []).append(images.hash01(pixels, b'parts'))
+        pixels = pixels[columns['parts'][-1] >= validation]
       if split == 'train':
-        counts = counts + images.counts(pixels[parts >= validation])
+        counts = counts + images.counts(pixels)
     whole = {name: np.concatenate(column) for name, column in columns.items()}
     digest.update(whole['label'].tobytes())
     arrays |= {f'{split}/{name}': column for name, column in whole.items()}
-  about = {'fingerprint': digest.hexdigest(), 'shape': list(map(int, shape)), 'dtype': dtype.name}
+  about = {'fingerprint': digest.hexdigest(), 'shape': list(map(int, shape)), 'dtype': files['train'].dtype}
   return arrays | {'counts': counts, 'about': packed(about)}
-
-
-def _decoded(content: bytes) -> np.ndarray:
-  """The pixels [h w c] of a picture file."""
-  from PIL import Image as pictures
-  with pictures.open(io.BytesIO(content)) as picture:
-    pixels = np.asarray(picture)
-  return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def _kind(image: np.ndarray) -> str:
-  return f'{list(image.shape)} {image.dtype}'
 
 
 def _first_line(error: Exception) -> str:

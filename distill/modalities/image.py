@@ -87,7 +87,8 @@ class Image(Modality):
     xp = np if isinstance(pixels, np.ndarray) else jnp
     entry = pixels.astype(np.uint32) * self.channels + np.arange(self.channels, dtype=np.uint32)
     image = xp.asarray(self._table(pixels.dtype))[entry]
-    return {**batch, 'image': xp.where(batch['valid'][:, None, None, None] > 0, image, 0)}
+    valid = batch['valid'][:, None, None, None] > 0
+    return {**batch, 'image': xp.where(valid, image, np.float32(0))}
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
     """The images of files: `.npy` holds pixels as the data has them, others are pictures."""

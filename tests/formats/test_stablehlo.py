@@ -235,8 +235,8 @@ class TestReadme:
     assert '50.0 % (48.0–52.0)' in known and 'split `test`' in known and '1,078 images' in known
     assert 'student of the teacher' in known and 'keeps' not in known       # nothing was kept there
     assert 'nothing is claimed' in unknown and 'no, perhaps, yes' in unknown
-    for text in (known, unknown):
-      assert 'None' not in text and '\n\n\n\n' not in text and text.count('# ') >= 5
+    for page in (known, unknown):
+      assert 'None' not in page and '\n\n\n\n' not in page and page.count('# ') >= 5
 
   def test_whoever_writes_in_it_breaks_nothing(self, images, tmp_path):
     with (images[1] / 'README.md').open('a') as file:

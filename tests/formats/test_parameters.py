@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import checkpoint, predict
+from distill import checkpoint, formats
 from distill.models import bert, huggingface
 from distill.models.pure import Pure
 from distill.types import Status, Stop
@@ -45,7 +45,7 @@ POOLER = ['pooler/bias', 'pooler/kernel']
 
 
 def test_a_checkpoint_is_taken_as_it_is(pretrained):
-  net, (found, rest), card = predict.exported(pretrained())
+  net, (found, rest), card = formats.load(pretrained())
   assert card['fresh'] == [] and card['classes'] == ('x', 'y', 'z') and rest == {}
   assert card['model'].items() >= {'name': 'bert.Bert', **NODE, 'classes': 3}.items()
   assert card['widths'] == (4, 8, 16) and len(card['tokenizer_sha256']) == 64
@@ -60,7 +60,7 @@ def test_a_checkpoint_is_taken_as_it_is(pretrained):
 def test_parts_that_are_missing_or_unwanted_start_anew_with_the_classes_of_the_data(
     pretrained, left_out, fresh, anew):
   place, kept = pretrained(*left_out), params()
-  found = [predict.exported(place, fresh=fresh, sizes={'classes': 5, 'vocabulary': 7}, seed=seed)
+  found = [formats.load(place, fresh=fresh, sizes={'classes': 5, 'vocabulary': 7}, seed=seed)
            for seed in (1, 1, 2)]
   for _, (arrays, _), card in found:
     assert card['fresh'] == anew and card['classes'] == ()
@@ -73,39 +73,27 @@ def test_parts_that_are_missing_or_unwanted_start_anew_with_the_classes_of_the_d
 
 
 def test_a_head_that_is_taken_keeps_its_classes(pretrained):
-  _, (found, _), card = predict.exported(pretrained(), sizes={'classes': 5})
+  _, (found, _), card = formats.load(pretrained(), sizes={'classes': 5})
   assert card['model']['classes'] == 3 and found['head/bias'].shape == (3,)
-
-
-def test_a_regression_answers_with_its_value(pretrained):
-  place = pretrained(labels=())
-  net, weights, card = predict.exported(place, sizes={'classes': 1})
-  assert card['classes'] == () and card['fresh'] == [] and card['model']['classes'] == 1
-  row, = predict.answers(place, ['a b c'])
-  batch = {'tokens': np.array([[2, 5, 6, 7, 3]]), 'types': np.zeros((1, 5), int),
-           'mask': np.ones((1, 5), np.float32)}
-  value = float(net(*weights, batch)[0]['logits'][0, 0])
-  # padded to 8, and rounded to four places
-  assert row == {'text': 'a b c', 'value': pytest.approx(value, abs=1e-4)}
 
 
 def test_masked_words_are_taken_only_by_a_model_that_has_them(pretrained):
   place = pretrained(words=True)
-  assert not any(path.startswith('words/') for path in predict.exported(place)[1][0])
-  _, (found, _), card = predict.exported(place, model={'words': True})
+  assert not any(path.startswith('words/') for path in formats.load(place)[1][0])
+  _, (found, _), card = formats.load(place, model={'words': True})
   assert card['fresh'] == [] and found['words/bias'].shape == (9,)
-  _, _, card = predict.exported(pretrained(), model={'words': True})
+  _, _, card = formats.load(pretrained(), model={'words': True})
   assert {path.split('/')[0] for path in card['fresh']} == {'words'}
 
 
 def test_dropout_is_the_caller_s(pretrained):
-  _, _, card = predict.exported(pretrained(), model={'dropout': 0.3})
+  _, _, card = formats.load(pretrained(), model={'dropout': 0.3})
   assert card['model']['dropout'] == 0.3
 
 
 def refused(status, line, *arguments, **keywords):
   with pytest.raises(Stop) as stop:
-    predict.exported(*arguments, **keywords)
+    formats.load(*arguments, **keywords)
   assert stop.value.status == status and line in str(stop.value)
 
 
@@ -124,23 +112,10 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   whole = params()
   part = {path: value for path, value in whole.items() if path != 'norm/scale'}
   for name, arrays in (('whole', whole), ('part', part)):
-    checkpoint.export(tmp_path / name, arrays, card)
-  assert predict.exported(str(tmp_path / 'whole'))[2]['fresh'] == []
+    file = {'model.safetensors': safetensors.numpy.save(arrays)}
+    checkpoint.export(tmp_path / name, file, card)
+  assert formats.load(str(tmp_path / 'whole'))[2]['fresh'] == []
   refused(Status.CHECKPOINT, 'norm/scale is missing in the weights', str(tmp_path / 'part'))
   config = tmp_path / 'whole' / 'config.json'
   config.write_text(config.read_text().replace('"x"', '"w"'))
   refused(Status.CHECKPOINT, 'config.json is damaged', str(tmp_path / 'whole'))
-
-
-class TestPairs:
-
-  def test_a_tab_parts_two_texts(self, pretrained):
-    folder = pretrained()
-    one, pair = (predict.answers(folder, [text])[0] for text in ('a b', 'a\tb'))
-    assert pair['text'] == 'a\tb' and pair['probabilities'] != one['probabilities']
-
-  @pytest.mark.parametrize('text', ['', ' ', 'a\t', '\ta', 'a\tb\tc'])
-  def test_what_is_no_text_and_no_pair_is_named(self, pretrained, text):
-    with pytest.raises(Stop, match='neither a text nor two') as stop:
-      predict.answers(pretrained(), [text])
-    assert stop.value.status == Status.DATA
