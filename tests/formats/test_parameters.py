@@ -48,7 +48,7 @@ def test_a_checkpoint_is_taken_as_it_is(pretrained):
   net, (found, rest), card = formats.load(pretrained())
   assert card['fresh'] == [] and card['classes'] == ('x', 'y', 'z') and rest == {}
   assert card['model'].items() >= {'name': 'bert.Bert', **NODE, 'classes': 3}.items()
-  assert card['widths'] == (4, 8, 16) and len(card['tokenizer_sha256']) == 64
+  assert card['widths'] == [4, 8, 16] and len(card['tokenizer_sha256']) == 64
   for path, value in params().items():
     np.testing.assert_array_equal(found[path], value)
 
@@ -77,6 +77,13 @@ def test_a_head_that_is_taken_keeps_its_classes(pretrained):
   assert card['model']['classes'] == 3 and found['head/bias'].shape == (3,)
 
 
+def test_a_head_of_which_a_part_is_taken_keeps_its_classes(pretrained):
+  _, (found, _), card = formats.load(pretrained(), fresh=('head/kernel',), sizes={'classes': 5})
+  assert card['fresh'] == ['head/kernel'] and card['classes'] == ('x', 'y', 'z')
+  assert card['model']['classes'] == 3 and found['head/kernel'].shape == (8, 3)
+  assert (found['head/kernel'] != params()['head/kernel']).any()
+
+
 def test_masked_words_are_taken_only_by_a_model_that_has_them(pretrained):
   place = pretrained(words=True)
   assert not any(path.startswith('words/') for path in formats.load(place)[1][0])
@@ -100,8 +107,6 @@ def refused(status, line, *arguments, **keywords):
 def test_what_cannot_be_taken_is_refused(pretrained, tmp_path):
   place = pretrained()
   refused(Status.CONFIG, "fresh='heads/*' matches no parameter", place, fresh=('heads/*',))
-  refused(Status.CHECKPOINT, 'head/bias is (3,) in the weights and (5,) in the model', place,
-          fresh=('head/kernel',), sizes={'classes': 5})
   refused(Status.CONFIG, 'dropout=2.0', place, 'init', model={'dropout': 2.0})
   (tmp_path / 'pretrained' / 'vocab.txt').unlink()
   refused(Status.DATA, 'teachers.t.init: ', place, 'teachers.t.init')
@@ -111,11 +116,14 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   card = {'model': {'name': 'bert.Bert', **NODE, 'classes': 3}, 'classes': ['x', 'y', 'z']}
   whole = params()
   part = {path: value for path, value in whole.items() if path != 'norm/scale'}
-  for name, arrays in (('whole', whole), ('part', part)):
+  more = {**card, 'model': {**card['model'], 'classes': 5}}
+  for name, arrays, card in (('whole', whole, card), ('part', part, card), ('more', whole, more)):
     file = {'model.safetensors': safetensors.numpy.save(arrays)}
     checkpoint.export(tmp_path / name, file, card)
   assert formats.load(str(tmp_path / 'whole'))[2]['fresh'] == []
   refused(Status.CHECKPOINT, 'norm/scale is missing in the weights', str(tmp_path / 'part'))
+  refused(Status.CHECKPOINT, 'head/bias is (3,) in the weights and (5,) in the model',
+          str(tmp_path / 'more'))
   config = tmp_path / 'whole' / 'config.json'
   config.write_text(config.read_text().replace('"x"', '"w"'))
   refused(Status.CHECKPOINT, 'config.json is damaged', str(tmp_path / 'whole'))

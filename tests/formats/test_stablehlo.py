@@ -215,7 +215,8 @@ class TestReadme:
       inputs = names['texts'] if 'texts' in names else pixels(tmp_path, 1)
       if 'texts' not in names:
         names['found'] = names['answers'](np.load(*inputs)[..., None])
-      for row, logits in zip(predict.answers(str(module), inputs), names['found']['logits'], strict=True):
+      rows, found = predict.answers(str(module), inputs), names['found']['logits']
+      for row, logits in zip(rows, found, strict=True):
         said = names['card']['classes'][logits.argmax()] if 'label' in row else float(logits[0])
         assert row.get('label', row.get('value')) == (
             said if 'label' in row else pytest.approx(said, abs=1e-3))
