@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from distill import modalities
-from distill.data.sets import Split
+from distill.data.sets import Columns, Split
 from distill.types import Status, Stop
 
 MOST_WIDTHS = 4         # of an axis; each is one compilation
@@ -135,7 +135,7 @@ class _Plan:
         strict=True)}
     filled = lambda values, fill, dtype: np.concatenate(
         [values.astype(dtype), np.full(size - len(rows), fill, dtype)])
-    fetched = split.fetch(rows) if split.fields.keys() - split.index.keys() else {}
+    fetched = _fetched(split, rows)
     batch = {'id': filled(rows, -1, np.int32)}
     for name, field in split.fields.items():
       values = split.index[name][rows] if name in split.index else fetched[name]
@@ -174,6 +174,26 @@ class _Plan:
 
   def _cycle(self, k: int, cycle: int) -> np.ndarray:
     return self._pools[k][_permutation(len(self._pools[k]), self._seed, 'drawn', k, cycle)]
+
+
+def _fetched(split: Split, rows: np.ndarray) -> Columns:
+  """What a split brings of some rows, once it is sure that it is of all of them."""
+  wanted = split.fields.keys() - split.index.keys()
+  if not wanted:
+    return {}
+  try:
+    fetched = split.fetch(rows)
+  except IndexError as error:
+    raise Stop(Status.DATA, f'data: the index has {len(split)} rows, and its files or arrays fewer '
+               f'({error}): make the index anew') from error
+  for name in sorted(wanted):
+    if name not in fetched:
+      raise Stop(Status.DATA, f'data: there is a field {name!r}, but nothing was fetched of it; '
+                 f'there is {", ".join(fetched)}')
+    if len(fetched[name]) != len(rows):
+      raise Stop(Status.DATA, f'data: {len(rows)} rows of {name!r} were asked for, and '
+                 f'{len(fetched[name])} came: are the index and the files of one length?')
+  return fetched
 
 
 def _permutation(n: int, *what) -> np.ndarray:
