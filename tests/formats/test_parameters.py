@@ -117,9 +117,9 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   whole = params()
   part = {path: value for path, value in whole.items() if path != 'norm/scale'}
   more = {**card, 'model': {**card['model'], 'classes': 5}}
-  for name, arrays, card in (('whole', whole, card), ('part', part, card), ('more', whole, more)):
+  for name, arrays, its in (('whole', whole, card), ('part', part, card), ('more', whole, more)):
     file = {'model.safetensors': safetensors.numpy.save(arrays)}
-    checkpoint.export(tmp_path / name, file, card)
+    checkpoint.export(tmp_path / name, file, its)
   assert formats.load(str(tmp_path / 'whole'))[2]['fresh'] == []
   refused(Status.CHECKPOINT, 'norm/scale is missing in the weights', str(tmp_path / 'part'))
   refused(Status.CHECKPOINT, 'head/bias is (3,) in the weights and (5,) in the model',

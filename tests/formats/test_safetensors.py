@@ -1,0 +1,70 @@
+"""Our own folder: tensors as float32 to the bit, hostile files refused, nothing executed."""
+import os
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from distill import checkpoint
+from distill.formats import Shipped
+from distill.formats.safetensors import Safetensors, written
+from distill.types import Status, Stop
+
+PARAMS = {'blocks/0/kernel': jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], jnp.bfloat16),
+          'bias': np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+          'scale': jnp.float32(0.1), 'levels': np.arange(3, dtype=np.int8)}
+TEXTS = {'tokenizer.json': '{"é": 1}\r\n', 'README.md': ''}
+CARD = {'model': {'name': 'bert.Bert', 'layers': 2}, 'classes': ['json', 'ast']}
+SHIPPED = Shipped(None, ({}, {}), CARD, None)
+
+
+class Canary:
+  def __reduce__(self):
+    return os.mkdir, ('executed',)
+
+
+def test_what_ships_is_what_was_given_in_float32(tmp_path):
+  folder = tmp_path / 'export'
+  assert written(folder, PARAMS, SHIPPED, TEXTS) == {'tolerance': 0, 'largest_difference': 0}
+  params = safetensors.numpy.load_file(folder / 'model.safetensors')
+  assert checkpoint.opened(folder, 'model.safetensors')['card'] == CARD
+  assert {k: str(a.dtype) for k, a in params.items()} == {
+      'blocks/0/kernel': 'float32', 'bias': 'float32', 'scale': 'float32', 'levels': 'int8'}
+  for name, array in PARAMS.items():
+    np.testing.assert_array_equal(params[name], np.asarray(array, np.float32))
+  assert params['scale'].shape == ()
+  assert {n: (folder / n).read_bytes().decode() for n in TEXTS} == TEXTS
+  assert {p.name for p in folder.iterdir()} == {'config.json', 'model.safetensors', *TEXTS}
+  assert Safetensors().holds(folder)
+
+
+def test_texts_are_made_of_the_card_and_the_size_of_the_file(tmp_path):
+  texts = lambda card, size: {'README.md': f'{card["classes"]} {size}'}
+  written(tmp_path / 'export', PARAMS, SHIPPED, TEXTS, texts)
+  size = (tmp_path / 'export' / 'model.safetensors').stat().st_size
+  assert (tmp_path / 'export' / 'README.md').read_text() == f"['json', 'ast'] {size}"
+
+
+def test_a_storage_that_changes_numbers_is_noticed(tmp_path, monkeypatch):
+  save = safetensors.numpy.save
+  monkeypatch.setattr(safetensors.numpy, 'save', lambda arrays, metadata: save(
+      {**arrays, 'bias': arrays['bias'] + np.float32(2**-20)}, metadata))
+  with pytest.raises(Stop, match='bias is not what was written') as stop:
+    written(tmp_path / 'export', PARAMS, SHIPPED, {})
+  assert stop.value.status == Status.CHECKPOINT
+
+
+@pytest.mark.parametrize('weights', [
+    pickle.dumps(Canary()), (2**63 - 1).to_bytes(8, 'little') + b'{}', b'', b'\0' * 100,
+    len(header := b'{"w":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}')
+    .to_bytes(8, 'little') + header,
+], ids=['pickle', 'a header longer than the file', 'nothing', 'zeros', 'a shape that lies'])
+def test_hostile_weights_are_refused_and_nothing_is_executed(tmp_path, monkeypatch, weights):
+  monkeypatch.chdir(tmp_path)
+  checkpoint.export(tmp_path / 'export', {'model.safetensors': weights}, CARD)
+  with pytest.raises(Stop, match='model.safetensors cannot be read') as stop:
+    Safetensors().open(tmp_path / 'export', '--model')
+  assert stop.value.status == Status.CHECKPOINT and '\n' not in str(stop.value)
+  assert not (tmp_path / 'executed').exists()
