@@ -54,7 +54,7 @@ def ready(layout, accumulate=1, microbatch=0):
   stage = train.Stage(
       name='student', student=STUDENT, start=lambda: STUDENT.init(0), terms=TERMS, data=Batches(),
       optimizer={}, train=dict(steps=20, accumulate=accumulate),
-      teachers=(teachers.Teacher('big', BIG, microbatch=microbatch),), layout=layout)
+      teachers=(teachers.Live('big', BIG, microbatch=microbatch),), layout=layout)
   with pytest.MonkeyPatch.context() as patch:
     # Momentum, not Adam: that divides each gradient by its size, so a gradient that is 0 but for
     # rounding would move a parameter by the whole rate, in one layout up and in another down.

@@ -52,7 +52,7 @@ def batch(i=0, b=8):
 def machine(node=None, *, model=MODEL, frozen=(), optimizer=None, microbatch=0, **options):
   who = student.Student(model, {}, frozen)
   optimizer = optimizer or optax.sgd(0.1)
-  big = teachers.Teacher('big', MODEL, microbatch=microbatch)
+  big = teachers.Live('big', MODEL, microbatch=microbatch)
   terms = objective.terms_from(node or {'hard': HARD, 'soft': SOFT})
   run = step.make_train_step(who, (big,), terms, optimizer, **options)
   carries = options.get('carries', {})
@@ -184,7 +184,7 @@ def test_teachers_get_no_gradient_and_stay_as_they_are():
   assert_same(weights['big'], BIG)              # not donated, not changed
 
   def loss(weights):
-    big = teachers.Teacher('big', MODEL)
+    big = teachers.Live('big', MODEL)
     return big(weights, batch())['logits'].sum()
   assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(loss)(BIG)))
 
@@ -383,7 +383,7 @@ class TestBalance:
 def test_norms_are_those_of_each_term_alone():
   terms = objective.terms_from(dict(balanced('dot')['node'], hint=dict(
       loss='logits.mse', weight=2.0, reads=SOFT['reads'], schedule=dict(name='ramp', steps=3))))
-  who, big = student.Student(MODEL, {}, ()), teachers.Teacher('big', MODEL, microbatch=0)
+  who, big = student.Student(MODEL, {}, ()), teachers.Live('big', MODEL, microbatch=0)
   start = step.init_state(who, *who.init(0), optax.sgd(0.1), {})
   found = step.make_norms(who, (big,), terms)(start, {'big': BIG}, batch(), jax.random.key(1))
   for name in 'hard', 'soft':

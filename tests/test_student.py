@@ -138,8 +138,11 @@ class TestStartingFromATeacher:
     teacher, student = params(), params(seed=2)
     longer = {path: jnp.concatenate([value, value[:1]]) if path in (
         'token/embedding', 'position/embedding') else value for path, value in teacher.items()}
-    started = started_from(student, longer, (), 'student')
+    started = started_from(student, longer, (), 'student', model().traits.cut)
     assert all((started[path] == teacher[path]).all() for path in student)
+    with pytest.raises(Stop, match=r'embedding is \[') as stop:
+      started_from(student, longer, (), 'student')
+    assert stop.value.status == Status.MISFIT
 
   @pytest.mark.parametrize(('layers', 'width', 'line'), [
       ((0, 1, 2), 8, 'names 3 blocks, but the student has 2'),

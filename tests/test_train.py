@@ -12,7 +12,7 @@ from distill import objective, sharding, train
 from distill.logs import Log
 from distill.models.pure import Pure
 from distill.student import Student
-from distill.teachers import Teacher
+from distill.teachers import Live
 from distill.types import Status, Stop
 
 
@@ -57,6 +57,9 @@ class Dense(nnx.Module):
 
 
 class Batches:
+
+  def __len__(self):
+    return 5
 
   def __getitem__(self, i):
     x = np.random.default_rng(i).normal(size=(8, 4)).astype(np.float32)
@@ -106,7 +109,7 @@ class TestTogether:
     return train.Stage(
         name='student', student=student, start=lambda: student.init(seed), seed=seed,
         data=Interrupted(seed, **how), terms=objective.terms_from(terms), layout=layout,
-        teachers=(Teacher('teacher', self.TEACHER),), carries={'drawn': Drawn()}, augment=(noisy,),
+        teachers=(Live('teacher', self.TEACHER),), carries={'drawn': Drawn()}, augment=(noisy,),
         weights={'teacher': self.TEACHER.init(9 if common else 7 + seed)},
         evaluate=lambda params, rest: {'sum': float(params['model/dense/kernel'].sum())},
         optimizer=dict(name='adamw', rate=0.1), train=dict(
