@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distill import main, objective, step
+from distill import main, objective, optimizers, step
 from distill.data import batches, images, tfds
 from distill.data.sets import Dataset
 from distill.models.pure import Pure
@@ -87,9 +87,13 @@ def examples(folder: pathlib.Path, split: str, n: int) -> Iterator[tuple[np.ndar
 
 def stream(way: str, folder: pathlib.Path, sizes: Sizes, steps: int) -> Iterator[Batch]:
   """Opens the images and yields batches as the training loop gets them."""
-  split = WAYS[way](folder, sizes).splits['train']
-  yield from batches.read_ahead(
-      batches.batches(split, batch_size=sizes.batch, seed=0, steps=steps))
+  return shuffled(WAYS[way](folder, sizes), sizes.batch, steps)
+
+
+def shuffled(dataset: Dataset, size: int, steps: int) -> Iterator[Batch]:
+  """Training batches, read ahead."""
+  return batches.read_ahead(
+      batches.batches(dataset.splits['train'], batch_size=size, seed=0, steps=steps))
 
 
 def measure(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
@@ -100,8 +104,8 @@ def measure(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
     if not root:
       write(folder, {'train': sizes.train, 'test': sizes.test}, sizes.side, sizes.classes)
     elif not (folder / 'dataset_info.json').is_file():
-      raise Stop(Status.DATA, f'images: {folder} holds no prepared data: prepare it there, or unset '
-                 'TFDS_DATA_DIR for random images')
+      raise Stop(Status.DATA, f'images: {folder} holds no prepared data: prepare it there, or '
+                 'unset TFDS_DATA_DIR for random images')
     numbers = [_numbers(way, folder, sizes, rounds) for way in WAYS]
   return {
       'sizes': {'ways': {way: opened.__doc__ for way, opened in WAYS.items()},
@@ -145,13 +149,14 @@ def train(way: str, folder: pathlib.Path, sizes: Sizes,
   model = Pure(lambda rngs: ResNet(depth=sizes.depth, widths=sizes.widths, channels=3,
                                    classes=sizes.classes, rngs=rngs))
   student = Student(model)
-  optimizer = step.make_optimizer(name='sgd', rate=0.05, momentum=0.9, steps=10_000)
+  optimizer = optimizers.sgd(rate=0.05, momentum=0.9, steps=10_000)
+  dataset = WAYS[way](folder, sizes)
   terms = objective.terms_from({'hard': {
       'loss': 'supervised.cross_entropy',
       'reads': {'student': 'student/logits', 'label': 'batch/label'}}})
-  run = step.make_train_step(student, (), terms, optimizer)
+  run = step.make_train_step(student, (), terms, optimizer, prepare=dataset.modality.prepare)
   state, seed = step.init_state(student, *student.init(0), optimizer, {}), jax.random.key(0)
-  data = stream(way, folder, sizes, WARM + rounds * sizes.steps)
+  data = shuffled(dataset, sizes.batch, WARM + rounds * sizes.steps)
 
   def steps(n: int) -> tuple[float, float]:
     nonlocal state
@@ -258,11 +263,10 @@ def walk_large(folder: pathlib.Path, steps: int = 0, batch: int = 64) -> tuple[i
 
   `steps` batches, by default an epoch. Called by `peak`, in a process of its own.
   """
-  began, split = time.perf_counter(), files(folder, Sizes()).splits['train']
+  began, dataset = time.perf_counter(), files(folder, Sizes())
   opened = time.perf_counter() - began
-  steps = steps or batches.epoch_steps(split, batch_size=batch)
-  seen = sum(int(rows['valid'].sum()) for rows in batches.read_ahead(
-      batches.batches(split, batch_size=batch, seed=0, steps=steps)))
+  steps = steps or batches.epoch_steps(dataset.splits['train'], batch_size=batch)
+  seen = sum(int(rows['valid'].sum()) for rows in shuffled(dataset, batch, steps))
   return seen, opened, time.perf_counter() - began
 
 

@@ -16,10 +16,12 @@ from distill import objective, optimizers, step
 from distill.data import batches
 from distill.data.sets import Split
 from distill.evaluate import cost
+from distill.modalities import text
 from distill.models.bert import Bert
 from distill.models.pure import Pure
 from distill.student import Student
-from distill.teachers import Teacher
+from distill.teachers import Live
+from distill.types import Field
 from experiments.bench_turns import in_turns, seconds, spread
 
 OVERHEAD = 1.05             # the most that the step may take of its parts' time
@@ -66,7 +68,7 @@ def program(sizes: Sizes, *, taught: bool = True) -> tuple[Callable, list[Any]]:
     terms['soft'] = {'loss': 'logits.kl', 'kwargs': {'temperature': TEMPERATURE},
                      'reads': {'student': 'student/logits', 'teacher': 'teacher/logits'}}
   student = Student(sizes.model(sizes.student))
-  teacher = Teacher('teacher', sizes.model(sizes.teacher))
+  teacher = Live('teacher', sizes.model(sizes.teacher))
   optimizer = optimizers.adamw(rate=RATE, decay=DECAY, clip=CLIP, steps=10_000)
   run = step.make_train_step(student, (teacher,) if taught else (), objective.terms_from(terms),
                              optimizer)
@@ -95,7 +97,8 @@ def _warm(call: Callable[[], Any]) -> Callable[[], float]:
 def overhead(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
   """The distillation step against the teacher's forward pass plus the supervised step."""
   model, data = sizes.model(sizes.teacher), jax.device_put(sizes.data())
-  forward, weights = step.make_eval_step(model), model.init(0)
+  forward = step.make_eval_step(model, step.outputs_alone(('logits',)))
+  weights = model.init(0)
   times = in_turns({'distillation step': going(sizes),
                     'supervised step': going(sizes, taught=False),
                     'teacher forward': _warm(lambda: forward(*weights, data))}, rounds)
@@ -111,7 +114,8 @@ def memory(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
   run, arguments = program(sizes)
   plan = cost.peak_memory(run.lower(*arguments).compile())
   state, (weights, _) = arguments[0], arguments[1]['teacher']
-  held = by_hand(sizes, cost.params(state.params), cost.params(weights))
+  count = lambda params: sum(x.size for x in params.values())
+  held = by_hand(sizes, count(state.params), count(weights))
   once = lambda value, unit: spread([value], unit)
   return {'sizes': dataclasses.asdict(sizes), 'numbers': {
       **{f'by hand: {name}': once(n / 2**20, 'MiB') for name, n in held.items()},
@@ -173,8 +177,11 @@ def split(sizes: Sizes, texts: int) -> Split:
   random = np.random.default_rng(0)
   length = random.integers(3, sizes.length + 1, texts)
   tokens = random.integers(5, sizes.vocabulary, (texts, sizes.length))
-  return Split({
+  encoded = {
       'tokens': np.where(np.arange(sizes.length) < length[:, None], tokens, 0).astype(np.int32),
-      'types': np.zeros((texts, sizes.length), np.int32), 'length': length.astype(np.int32),
-      'label': random.integers(0, sizes.classes, texts).astype(np.int32),
-      'draw': random.random(texts)}, [''] * texts)
+      'types': np.zeros((texts, sizes.length), np.int32), 'length': length.astype(np.int32)}
+  return Split(
+      {'hash01': random.random(texts), text.AXIS: encoded['length'],
+       'label': random.integers(0, sizes.classes, texts).astype(np.int32)},
+      {**text.Text.fields, 'label': Field((), 'int32', -1, target=True)}, text.fetch(encoded),
+      room={text.AXIS: sizes.length})

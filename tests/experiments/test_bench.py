@@ -5,9 +5,7 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow_datasets
 
-from distill.data import images
 from distill.types import Status
 from experiments import (
     bench,
@@ -186,29 +184,48 @@ class TestImages:
   TINY = bench_images.Sizes(train=24, test=8, side=8, classes=3, batch=8, batches=2, steps=2,
                             depth=8, widths=(2, 2, 2, 2))
 
+  @pytest.fixture
+  def folder(self, tmp_path):
+    folder = tmp_path / 'toy' / '1.0.0'
+    bench_images.write(folder, {'train': 24, 'test': 8}, side=8, classes=3)
+    return folder
+
   def test_shares_are_of_a_round(self, monkeypatch):
     # 3 MiB; rounds of 1 s of 4 and 1 s of 2: 25 and 50 % of two steps of 2 and 1 s.
     monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
     found = {bench_images.walk: (3 * 2**20, 7.0), bench_images.train: (0, [(1.0, 4.0), (1.0, 2.0)])}
-    monkeypatch.setattr(bench_images, 'peak', lambda call, *_: found[call])
+    asked = []
+    monkeypatch.setattr(bench_images, 'peak', lambda call, *arguments: (
+        asked.append((call, arguments)), found[call])[1])
     row = bench_images.measure(2, self.TINY)
-    assert row['sizes']['images'] == 'random' and row['sizes']['way'] == bench_images.WAY
+    assert row['sizes']['images'] == 'random' and [*row['sizes']['ways']] == ['arrays', 'files']
     spread = {name: (n['min'], n['max'], n['unit']) for name, n in row['numbers'].items()}
-    assert spread == {
+    assert spread == {f'{way}: {name}': number for way in ('arrays', 'files') for name, number in {
         'peak of anonymous memory': (3, 3, 'MiB'), 'opening, to the first batch': (7, 7, 's'),
         'waiting for data': (25, 50, '%'), 'waiting, a batch': (500, 500, 'ms'),
-        'step': (1000, 2000, 'ms')}
+        'step': (1000, 2000, 'ms')}.items()}
+    limits = {name: n['at_most'] for name, n in row['numbers'].items() if 'at_most' in n}
+    assert [*limits.values()] == [333, 2, 333, 2]
+    ways = [arguments[0 if call is bench_images.train else 1] for call, arguments in asked]
+    assert ways == 3 * ['arrays'] + 3 * ['files']       # two rounds of memory, and one training
 
   def test_a_folder_without_the_images_is_said(self, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
     assert bench.main(['images', f'--out={tmp_path}']) == Status.DATA
     assert 'holds no prepared data' in capsys.readouterr().err
 
-  def test_the_step_trains_on_the_stream(self):
-    first = next(bench_images.stream('', self.TINY, 1))
-    assert first['image'].shape == (8, 8, 8, 3)
-    (waited, wall), = bench_images.train('', self.TINY, 1)
+  @pytest.mark.parametrize('way', bench_images.WAYS)
+  def test_the_step_trains_on_the_stream(self, folder, way):
+    first = next(bench_images.stream(way, folder, self.TINY, 1))
+    assert first['image'].shape == (8, 8, 8, 3) and first['image'].dtype == np.uint8
+    (waited, wall), = bench_images.train(way, folder, self.TINY, 1)
     assert 0 < waited < wall
+
+  def test_both_ways_yield_the_same_batches(self, folder):
+    one, other = (list(bench_images.stream(way, folder, self.TINY, 3)) for way in bench_images.WAYS)
+    for ours, theirs in zip(one, other, strict=True):
+      for name, column in ours.items():
+        np.testing.assert_array_equal(column, theirs[name], strict=True)
 
   def test_memory_is_that_of_the_call(self):
     most, result = bench_images.peak(os.urandom, 2**26)
@@ -218,19 +235,13 @@ class TestImages:
     with pytest.raises(RuntimeError, match='_exit ended with 3'):
       bench_images.peak(os._exit, 3)
 
-  def test_a_large_set_is_written_and_read_whole(self, tmp_path):
-    folder = bench_images.write(tmp_path, megabytes=1)
+  def test_a_large_set_is_written_once_and_read_whole(self, tmp_path):
+    folder = bench_images.write_large(tmp_path, megabytes=4)
     size = sum(file.stat().st_size for file in folder.glob('*train*'))
-
-    def dataset(folder):
-      source = tensorflow_datasets.builder_from_directory(folder).as_data_source('train')
-      examples = [source[i] for i in range(len(source))]
-      return images.dataset(
-          {'train': np.stack([e['image'] for e in examples])},
-          {'train': np.array([e['label'] for e in examples])}, name='noise', classes='0123456789',
-          versions={})
-    seen, _ = bench_images.walk_large(folder, dataset)
-    assert seen == 256 and size > seen * 64 * 64 * 3        # PNG makes noise no smaller
+    assert bench_images.write_large(tmp_path) == folder
+    seen, opened, whole = bench_images.walk_large(folder)
+    assert seen == 325 and size > seen * 64 * 64 * 3        # PNG makes noise no smaller
+    assert 0 < opened < whole
 
 
 def test_the_peer_is_the_faster_one(tmp_path, monkeypatch):
