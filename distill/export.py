@@ -74,7 +74,7 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
     trial = _judged(workdir, card, modality)
   else:
     raise Stop(Status.CONFIG, f'--model={place} is in no workdir whose data it could be tried on: '
-               'give --inputs=FILE, of texts, one a line, or of images')
+               f'give --inputs=FILE, of {modality.noun}')
   if not formats.named_in(kind):
     card = {**card, 'format': format}
   say(f'{place}: trying it on {trial.title}')
@@ -126,8 +126,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
 def _given(file: str, modality: modalities.Modality) -> formats.Trial:
   """The examples of a file, as the command `distill.predict` reads them."""
   names, alike = [], {}
-  for about, example in modality.encode(modality.arguments(file)):
-    batch = modalities.padded(example, modality)
+  for about, batch in modalities.encoded(modality, modality.arguments(file)):
     shape = tuple(x.shape for x in batch.values())
     alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
     names.append(next(iter(about.values())))

@@ -35,8 +35,8 @@ def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, st
   modality = modalities.from_card(card, str(hub.folder(folder, '--model')))
   task = tasks.from_card(card, f'{folder}: task')
   eval_step = step.make_eval_step(model, task.measure)
-  for about, example in modality.encode(inputs):      # one at a time: none depends on its company
-    measured = eval_step(*weights, modalities.padded(example, modality))
+  for about, batch in modalities.encoded(modality, inputs):   # one, which no company can change
+    measured = eval_step(*weights, batch)
     yield about, task.answer(jax.tree.map(lambda x: x[0], measured))
 
 

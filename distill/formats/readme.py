@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 
-from distill import tasks
+from distill import modalities, tasks
 from distill.modalities import Modality
 
 # What a modality says of how a program of it is used, where it leaves something out.
-USAGE = {'one': 'an example', 'tag': '', 'requires': '', 'imports': '', 'limits': '', 'code': (
-    '# The program takes prepared arrays, which lead with the examples: look at `card`.')}
+USAGE = {'one': 'an example', 'tag': '', 'requires': '', 'imports': '', 'limits': ''}
 SIZES = {'depth': 'deep', 'width': 'wide', 'heads': 'heads', 'widths': 'wide'}
 
 
@@ -30,7 +29,7 @@ def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int,
   role = own.get('role', '')
   return template.render(
       name=name, card={'data': '', **card}, program=card['program'], noun=modality.noun,
-      widths=modality.widths, usage={**USAGE, **modality.usage()},
+      widths=modality.widths, usage={**USAGE, 'code': _call(modality), **modality.usage()},
       outputs=tasks.from_card(card, 'the card').outputs, bytes=size, jax=jax.__version__, on=on,
       role=role, saw=_saw(own.get('saw') or {}),
       sizes=_sizes(card['model']), table=table, verdict=verdict if role == 'student' else '',
@@ -38,6 +37,15 @@ def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int,
       split=report['task'].get('split', 'test') if report else '',
       splits=_splits(report['data']['splits']) if report else '',
       hardware='{cpu}, {cores} cores'.format(**report['hardware']) if report else '')
+
+
+def _call(modality: Modality) -> str:
+  """A call of a program on an example whose values mean nothing."""
+  arrays = modalities.full(modality, 1)
+  lines = [f'    {name!r}: np.ones({arrays[name].shape}, np.{arrays[name].dtype}),'
+           for name in modality.fields]
+  return '\n'.join(('found = program({      # prepared arrays, which lead with the examples',
+                    *lines, '})'))
 
 
 def _saw(saw: Mapping[str, int]) -> str:

@@ -76,7 +76,10 @@ class Modality(Protocol):
     return batch
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
-    """What the command line names, as examples, each with what an answer to it is about."""
+    """What the command line names, as examples, each with what an answer to it is about.
+
+    Its ValueError says why an argument is no input.
+    """
 
   def arguments(self, file: str) -> list[str]:
     """What `encode` takes, from a file of inputs (`distill.export --inputs=FILE`)."""
@@ -172,7 +175,9 @@ def padded(example: Example, modality: Modality) -> dict[str, np.ndarray]:
   """A batch of one example, padded to its buckets' widths and prepared."""
   lengths = {}
   for name, field in modality.fields.items():
-    for axis, length in zip(field.axes, np.shape(example[name]), strict=True):
+    if len(shape := np.shape(example[name])) != len(field.axes):
+      raise ValueError(f'{name} is {list(shape)}, not {list(field.axes)}')
+    for axis, length in zip(field.axes, shape, strict=True):
       if isinstance(axis, str):
         lengths[axis] = max(length, lengths.get(axis, 0))
   widths = {}
@@ -185,6 +190,16 @@ def padded(example: Example, modality: Modality) -> dict[str, np.ndarray]:
       np.asarray(example[name]).dtype)), widths, 1) for name, field in modality.fields.items()}
   return modality.prepare(
       batch | {'id': np.zeros(1, np.int32), 'valid': np.ones(1, np.float32)})
+
+
+def encoded(modality: Modality,
+            arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], dict[str, np.ndarray]]]:
+  """What `encode` makes of arguments, each as a batch of one; a Stop where it can't read them."""
+  try:
+    for about, example in modality.encode(arguments):
+      yield about, padded(example, modality)
+  except ValueError as error:
+    raise Stop(Status.DATA, f'no {modality.noun}: {error}') from error
 
 
 def full(modality: Modality, size: int) -> dict[str, np.ndarray]:

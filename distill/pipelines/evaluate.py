@@ -100,12 +100,14 @@ def _note(card: Mapping[str, Any], told: Judging) -> str:
 
 def _check_outputs(model: Model, told: Judging) -> None:
   """Stops unless the model gives what the task reads."""
-  batch = told.batches(model.splits[told.evaluate.split], model.modality)[0]
+  split = model.splits[told.evaluate.split]
+  batch = told.batches(split, model.modality)[0]
   gives = jax.eval_shape(lambda *weights: model.pure(*weights, batch, train=False, key=None)[0],
                          *model.weights)
   if lacks := sorted({*told.task.outputs} - {*gives}):
     raise Stop(Status.MISFIT, f'models.{model.name} gives no {lacks[0]}, by which the task judges: '
                'only models of one task stand side by side; --config=FILE chooses the data')
+  told.check(model.pure, model.weights, split, model.modality, f'models.{model.name}')
 
 
 def _check_classes(name: str, card: Mapping[str, Any], told: Judging) -> None:

@@ -4,6 +4,9 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from distill import lookup, sharding, step, tasks
 from distill.data import batches
 from distill.data.sets import Dataset, Split
@@ -39,6 +42,25 @@ class Judging:
     rows = lookup.call(batches.in_order, {'widths': dict(modality.widths)}, 'data', split=split,
                        batch_size=self.evaluate.batch_size)
     return rows.map(modality.prepare).map(self.task.prepare)
+
+  def check(self, model: Callable, weights: Any, split: Split, modality: Modality,
+            where: str) -> None:
+    """Stops unless the task can judge what a model answers; `weights` may be shapes.
+
+    The task is tried on answers of zeros, so that what it lacks is known before training.
+    """
+    measured = lambda weights, batch: self.task.measure(
+        lambda asked: model(*weights, asked, train=False, key=None)[0], batch)
+    batch, task = self.batches(split, modality)[0], f'task={self.task_node["name"]!r}'
+    try:
+      found = jax.eval_shape(measured, weights, batch)
+      with np.errstate(all='ignore'):
+        self.task.records(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), found), batch)
+    except KeyError as error:
+      raise Stop(Status.MISFIT, f'{where}: {task} reads {error}, which is neither a field of '
+                 f'{self.dataset.name} nor an output of the model') from error
+    except ValueError as error:
+      raise Stop(Status.MISFIT, f'{where}: {task}: {error}') from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -251,9 +251,7 @@ class _Builder:
           optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
           prepare=self.modality.prepare, augment=self.augment(step.augment, where or 'config'),
           layout=self.layout))
-    for view in ('student', *(name for name, spec in self.specs.items() if spec.source == 'live')):
-      for output in self.told.task.outputs:
-        objective.at(views, f'{view}/{output}', f'task={config.task["name"]!r}')
+    self.check_judged(model, views)
     card = self.card(spelled)
     inits = [exported.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
@@ -274,6 +272,16 @@ class _Builder:
       trained.append(Trained(alone[-1], 'baseline', card, saw, idle, identity,
                              tuple(filter(None, alone[:-1]))))
     return trained
+
+  def check_judged(self, model: Pure, views: Mapping[str, Any]) -> None:
+    """Stops unless the task can judge the student and the teachers that have weights."""
+    split = self.dataset.splits[self.told.evaluate.split]
+    live = {name: self.teachers[name].model for name, spec in self.specs.items()
+            if spec.source == 'live'}
+    for name, each in {'student': model, **live}.items():
+      for output in self.told.task.outputs:
+        objective.at(views, f'{name}/{output}', f'task={self.config.task["name"]!r}')
+      self.told.check(each, each.shapes, split, self.modality, name)
 
   def carries(self, read: Collection[str]) -> dict[str, Carry]:
     """What the terms that are there read of `carry`."""
