@@ -5,6 +5,7 @@ package or of any other (`'mylab.clouds:PointCloud'`). The rest of the house ask
 which one it is.
 """
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -82,8 +83,12 @@ class Modality(Protocol):
     """
 
   def arguments(self, file: str) -> list[str]:
-    """What `encode` takes, from a file of inputs (`distill.export --inputs=FILE`)."""
-    return [file]
+    """What `encode` takes, from a file of inputs (`distill.export --inputs=FILE`): its lines."""
+    try:
+      lines = pathlib.Path(file).read_text('utf-8').splitlines()
+    except (OSError, ValueError) as error:
+      raise Stop(Status.DATA, f'--inputs={file}: {error}') from error
+    return [line for line in lines if line.strip()]
 
   def encoding(self) -> dict[str, str]:
     """What decides how raw examples become fields: a workdir goes on only with the same."""

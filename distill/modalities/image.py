@@ -90,6 +90,10 @@ class Image(Modality):
     valid = batch['valid'][:, None, None, None] > 0
     return {**batch, 'image': xp.where(valid, image, np.float32(0))}
 
+  def arguments(self, file: str) -> list[str]:
+    """The file itself: what it holds, `encode` finds out."""
+    return [file]
+
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
     """The images of files: `.npy` holds pixels as the data has them, others are pictures."""
     for file in arguments:

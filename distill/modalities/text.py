@@ -2,7 +2,6 @@
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -88,14 +87,6 @@ class Text(Modality):
     return {name: Corruption(about, change, self.special, least=1 + (name == 'swap'))
             for name, (change, about) in kinds.items()
             if name != 'unknown' or '[UNK]' in self.special}
-
-  def arguments(self, file: str) -> list[str]:
-    """The texts of a file, one a line, as `encode` takes them."""
-    try:
-      lines = pathlib.Path(file).read_text('utf-8').splitlines()
-    except (OSError, ValueError) as error:
-      raise Stop(Status.DATA, f'--inputs={file}: {error}') from error
-    return [line for line in lines if line.strip()]
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
     """Texts as examples; a tab parts the two texts of a pair."""
