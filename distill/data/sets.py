@@ -47,6 +47,9 @@ class Split:
       if axis not in self.index or axis not in self.room:
         raise Stop(Status.DATA, f'data: a field has the axis {axis!r}: the index needs a column '
                    f'{axis!r} with the length of every example, and room its largest')
+      if (beyond := np.flatnonzero(self.index[axis] > self.room[axis])).size:
+        raise Stop(Status.DATA, f'data: example {beyond[0]} has {self.index[axis][beyond[0]]} '
+                   f'entries along {axis!r}, and room says {self.room[axis]} at most')
 
   def __len__(self) -> int:
     return len(self.index['hash01'])
@@ -55,7 +58,7 @@ class Split:
   def known(self) -> np.ndarray:
     """Bool [n]: which examples have targets."""
     if 'known' in self.index:
-      return self.index['known']
+      return np.asarray(self.index['known'], bool)
     if 'label' not in self.index:
       return np.zeros(len(self), bool)
     label = self.index['label']

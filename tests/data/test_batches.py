@@ -1,3 +1,7 @@
+import dataclasses
+import threading
+import time
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -24,6 +28,28 @@ def split_of(lengths, labels=None, draws=None, room=16):
       'tokens': np.where(inside, 100 * np.arange(n)[:, None] + place + 1, 0).astype(np.int32),
       'types': (inside & (place > 2)).astype(np.int32), 'length': lengths}),
       room={'s': room}, raw=[f'text {i}' for i in range(n)])
+
+
+def boxes_of(sizes, room=None, hash01=None, known=None, whole=False):
+  """Examples of n points, all i + 1, and of m boxes, all 10 + i, their targets.
+
+  They are fetched as a list of an array for each, or as one array that is padded to the room.
+  """
+  n, m = np.array(sizes).T
+  known = np.ones(len(n), bool) if known is None else np.asarray(known)
+  room = room or {'n': 8, 'm': 4}
+  points = [np.full((k, 2), i + 1.0) for i, k in enumerate(n)]
+  boxes = [np.full((k, 4), 10.0 + i) for i, k in enumerate(m)]
+  padded = lambda arrays, width, fill: np.stack([np.pad(
+      x, ((0, width - len(x)), (0, 0)), constant_values=fill) for x in arrays])
+  if whole:
+    points, boxes = padded(points, room['n'], 0), padded(boxes, room['m'], -7)
+  pick = lambda arrays, rows: arrays[rows] if whole else [arrays[i] for i in rows]
+  return Split(
+      {'hash01': np.zeros(len(n)) if hash01 is None else np.asarray(hash01), 'known': known,
+       'n': n, 'm': m},
+      {'points': Field(('n', 2), 'float32'), 'boxes': Field(('m', 4), 'float32', -7, target=True)},
+      lambda rows: {'points': pick(points, rows), 'boxes': pick(boxes, rows)}, room=room)
 
 
 def ids(batch):
@@ -258,7 +284,175 @@ class TestWidths:
       batches.batches(split_of([9]), batch_size=2, seed=0, steps=1, widths=widths)
 
 
+  def test_are_one_width_by_default_for_any_further_axis(self):
+    found = batches.checked_widths(boxes_of([(3, 1), (40, 5)], room={'n': 64, 'm': 6}))
+    assert {axis: sizes.tolist() for axis, sizes in found.items()} == {
+        'n': [16, 32, 48, 64], 'm': [6]}
+
+  def test_a_sequence_is_of_the_first_axis_and_a_mapping_of_those_it_names(self):
+    split = boxes_of([(3, 1), (7, 2)], room={'n': 8, 'm': 4})
+    widths = lambda given: {axis: sizes.tolist() for axis, sizes in
+                            batches.checked_widths(split, given).items()}
+    assert widths((4, 8)) == widths({'n': (4, 8)}) == {'n': [4, 8], 'm': [4]}
+    assert widths({'m': (1, 2)}) == {'n': [8], 'm': [1, 2]}
+
+  @pytest.mark.parametrize(('widths', 'line'), [
+      ({'s': (8,)}, r'widths\.s: the examples have no axis of that name; there is n, m'),
+      ({'m': (1,)}, r'widths=\(1,\): the widest must be between 2, the longest example, and 4'),
+      ({'n': (8, 4)}, r'widths=\(8, 4\)')])
+  def test_of_axes_that_do_not_fit_are_refused(self, widths, line):
+    with pytest.raises(ValueError, match=line):
+      batches.in_order(boxes_of([(3, 1), (7, 2)], room={'n': 8, 'm': 4}), batch_size=2,
+                       widths=widths)
+
+
+class TestAxes:
+  """Examples that differ along two axes, one of them the targets' own."""
+  sizes = [(3, 1), (3, 4), (8, 1), (8, 4), (2, 2), (5, 3)]
+  widths = {'n': (4, 8), 'm': (2, 4)}
+
+  @pytest.mark.parametrize('whole', [True, False])
+  def test_a_bucket_is_a_width_of_each(self, whole):
+    split = boxes_of(self.sizes, whole=whole)
+    found = {batch['points'].shape[1:] + batch['boxes'].shape[1:]: sorted(ids(batch))
+             for batch in epoch(split, batch_size=4, widths=self.widths)}
+    assert found == {(4, 2, 2, 4): [0, 4], (4, 2, 4, 4): [1], (8, 2, 2, 4): [2],
+                     (8, 2, 4, 4): [3, 5]}
+
+  @pytest.mark.parametrize('whole', [True, False])
+  def test_everything_of_an_example_is_there_and_the_rest_is_padding(self, whole):
+    for batch in epoch(boxes_of(self.sizes, whole=whole), batch_size=4, widths=self.widths):
+      for row, i in enumerate(batch['id']):
+        n, m = self.sizes[i] if i >= 0 else (0, 0)
+        assert (batch['points'][row, :n] == i + 1).all() and (batch['points'][row, n:] == 0).all()
+        assert (batch['boxes'][row, :m] == 10 + i).all() and (batch['boxes'][row, m:] == -7).all()
+
+  def test_arrays_of_targets_are_hidden_where_the_label_may_not_be_seen(self):
+    split = boxes_of(self.sizes, hash01=[0.1, 0.9, 0.1, 0.9, 0.9, 0.1],
+                     known=[True, True, False, True, True, True])
+    for batch in epoch(split, batch_size=4, widths=self.widths, labelled=0.5):
+      for row, i in enumerate(batch['id']):
+        assert batch['labelled'][row] == (i in (0, 5))
+        assert (batch['boxes'][row] != -7).any() == (i in (0, 5))
+        assert (batch['points'][row] != 0).any() == (i >= 0)
+
+  def test_of_which_examples_have_targets_may_be_said_in_numbers(self):
+    split = boxes_of(self.sizes, known=np.array([1, 1, 0, 1, 1, 0]))
+    seen = {i: bool((b != -7).any()) for batch in batches.in_order(split, batch_size=3)
+            for i, b in zip(batch['id'].tolist(), batch['boxes'], strict=True)}
+    assert seen == {0: True, 1: True, 2: False, 3: True, 4: True, 5: False}
+
+  def test_padding_is_that_of_the_first_axis(self):
+    # 3 and 2 take 4 places each, 8 and 5 take 8: 3 + 3 + 8 + 8 + 2 + 5 of 4 · 3 + 8 · 3.
+    assert batches.padding_share(boxes_of(self.sizes), widths=self.widths) == pytest.approx(7 / 36)
+
+  def test_every_example_is_shown_once(self):
+    sizes = [(1 + i % 8, 1 + i % 4) for i in range(50)]
+    for number in range(2):
+      found = epoch(boxes_of(sizes), number, batch_size=3, widths=self.widths)
+      assert sorted(i for batch in found for i in ids(batch)) == list(range(50))
+
+
+class TestASplitWithoutLabel:
+  split = Split({'hash01': np.arange(6) / 6}, {'x': Field((2,), 'float32')},
+                in_memory({'x': np.arange(12.).reshape(6, 2)}))
+
+  def test_has_no_label_and_nothing_is_labelled(self):
+    assert not self.split.known.any() and self.split.axes == ()
+    for batch in (*epoch(self.split, batch_size=4), *batches.in_order(self.split, batch_size=4)):
+      assert batch.keys() == {'id', 'x', 'labelled', 'valid'} and not batch['labelled'].any()
+      for i, x in zip(batch['id'], batch['x'], strict=True):
+        assert x.tolist() == ([2 * i, 2 * i + 1] if i >= 0 else [0, 0])
+
+  def test_has_nothing_to_draw(self):
+    with pytest.raises(ValueError, match='none of the 6 examples is labelled'):
+      batches.batches(self.split, batch_size=2, seed=0, steps=1, drawn=0.5)
+
+  def test_a_subset_has_the_examples_of_its_rows(self):
+    part = self.split.subset(np.array([4, 1])).subset(np.array([1, 0, 1]))
+    [batch] = batches.in_order(part, batch_size=3)
+    assert batch['x'].tolist() == [[2, 3], [8, 9], [2, 3]] and batch['id'].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(part.index['hash01'], np.array([1, 4, 1]) / 6)
+
+
+class TestReadAhead:
+
+  def slow(self):
+    """Texts of which every other batch takes long to fetch; with who fetched."""
+    split, who = split_of([5, 12] * 20), set()
+
+    def fetch(rows):
+      who.add(threading.get_ident())
+      time.sleep(0.02 * (rows[0] % 2))
+      return split.fetch(rows)
+    return dataclasses.replace(split, fetch=fetch), who
+
+  @pytest.mark.parametrize('start', [0, 13, 44])
+  def test_gives_what_indexing_gives_from_any_step_on(self, monkeypatch, start):
+    monkeypatch.setattr(batches, 'THREADS', 4)
+    split, who = self.slow()
+    how = dict(batch_size=3, seed=0, steps=45, labelled=0.5, drawn=0.4)
+    ds, straight = (batches.batches(s, **how) for s in (split, split_of([5, 12] * 20)))
+    found = list(batches.read_ahead(ds, start))
+    assert len(found) == 45 - start
+    assert all(same(batch, straight[start + i]) for i, batch in enumerate(found))
+    assert threading.get_ident() not in who
+    if start == 0:
+      assert len(who) > 1
+
+  def test_reads_any_sequence(self):
+    assert list(batches.read_ahead(['a', 'b', 'c'], 1)) == ['b', 'c']
+
+
 class TestHostileInput:
+
+  def stopped(self, make):
+    with pytest.raises(Stop) as stop:
+      make()
+    assert stop.value.status == Status.DATA and '\n' not in str(stop.value)
+    return str(stop.value)
+
+  def test_examples_of_several_shapes_need_a_named_axis(self):
+    split = boxes_of([(3, 1), (5, 2), (4, 1)])
+    bare = dataclasses.replace(split, fields={**split.fields, 'points': Field((3, 2), 'float32')})
+    line = self.stopped(lambda: list(batches.in_order(bare, batch_size=4)))
+    assert line == ('data: example 1: its points is [5, 2], not [3, 2]: an axis along which '
+                    'examples differ needs a name, and a column of the index')
+
+  @pytest.mark.parametrize('shape', [(3,), (3, 2, 1), (3, 4)])
+  def test_arrays_of_another_shape_than_their_field_are_refused(self, shape):
+    for values in np.zeros((4, *shape)), [np.zeros(shape)] * 4:
+      split = Split({'hash01': np.zeros(4)}, {'x': Field((3, 2), 'float32')},
+                    lambda rows, values=values: {'x': [values[i] for i in rows] if isinstance(
+                        values, list) else values[rows]})
+      line = self.stopped(lambda split=split: batches.in_order(split, batch_size=4)[0])
+      assert line.startswith(f'data: example 0: its x is {list(shape)}, not [3, 2]: ')
+
+  def test_columns_of_several_lengths_are_refused(self):
+    line = self.stopped(lambda: Split({'hash01': np.zeros(4), 'label': np.zeros(3, int)}, {}, None))
+    assert line == ('data: the index has 4 rows of hash01 and 3 of label: a row is an example in '
+                    'all columns')
+    assert '4 rows of hash01 and 2 of raw' in self.stopped(
+        lambda: Split({'hash01': np.zeros(4)}, {}, None, raw=['a', 'b']))
+
+  def test_an_example_longer_than_its_index_says_is_refused(self):
+    split = boxes_of([(3, 1), (5, 2), (4, 1)])
+    short = dataclasses.replace(split, index={**split.index, 'n': np.array([3, 4, 4])})
+    line = self.stopped(lambda: list(batches.in_order(short, batch_size=2)))
+    assert line == "data: example 1: its points has 5 entries along 'n', and the index says 4"
+
+  @pytest.mark.parametrize('missing', ['index', 'room'])
+  def test_an_axis_without_a_column_of_the_index_or_room_is_refused(self, missing):
+    split = boxes_of([(3, 1)])
+    less = {k: v for k, v in getattr(split, missing).items() if k != 'm'}
+    line = self.stopped(lambda: dataclasses.replace(split, **{missing: less}))
+    assert line == ("data: a field has the axis 'm': the index needs a column 'm' with the length "
+                    'of every example, and room its largest')
+
+  def test_an_example_beyond_the_room_is_refused(self):
+    # Else it would be in no bucket, and never shown.
+    line = self.stopped(lambda: split_of([5, 17, 3], room=16))
+    assert line == "data: example 1 has 17 entries along 's', and room says 16 at most"
 
   def test_an_empty_split_is_refused(self):
     with pytest.raises(ValueError, match='empty'):
