@@ -48,9 +48,9 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
   node = source(config['data'])
   data = lookup.build('data', node, 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]
-  task = Classification(classes=len(data.classes))
+  task = Classification(classes=len(data.names))
   known = train.known
-  few = known & (train.columns['draw'] < config['data']['labelled'])
+  few = known & (train.index['hash01'] < config['data']['labelled'])
   models = {name: {'role': role, 'saw': {'texts': int(seen.sum()), 'labels': int(seen.sum())},
                    'n': len(test), 'retention': None, 'gain': None,
                    'quality': scores(task, train, test, seen)}
@@ -76,9 +76,9 @@ def scores(task: Classification, train, test, seen: np.ndarray) -> Mapping[str, 
 
   whole = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
   search = GridSearchCV(whole, {'logisticregression__C': STRENGTHS}, cv=3)
-  search.fit([train.text[i] for i in np.flatnonzero(seen)], train.columns['label'][seen])
-  chances = search.predict_proba(test.text)
-  label = test.columns['label']
+  search.fit([train.raw[i] for i in np.flatnonzero(seen)], train.index['label'][seen])
+  chances = search.predict_proba(test.raw)
+  label = test.index['label']
   return task.score({'id': np.arange(len(label)), 'label': label,
                      'prediction': search.classes_[chances.argmax(1)], 'probabilities': chances})
 

@@ -1,6 +1,6 @@
 """Images through the whole house: trained with batch statistics, reported, exported, asked."""
 import contextlib
-import json
+import dataclasses
 import re
 import shutil
 
@@ -10,9 +10,10 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from distill import checkpoint, predict, sharding, train
+from distill import checkpoint, formats, modalities, predict, sharding, train
 from distill.data import digits
 from distill.logs import Log, Silence
+from distill.modalities import text, tokenizer
 from distill.pipelines import compare, reasons
 from distill.pipelines.judging import Model
 from distill.pipelines.setting import setting
@@ -60,10 +61,15 @@ def weights(folder):
   return safetensors.numpy.load_file(folder / 'model.safetensors')
 
 
+def stored(n):
+  """The first test images as a batch holds them."""
+  return DATA.splits['test'].fetch(np.arange(n)) | {'valid': np.ones(n, np.float32)}
+
+
 def raw(n):
   """The first test images as the data had them, and as float64, for a float32 rounds."""
-  image = DATA.splits['test'].columns['image'][:n].astype(np.float64)
-  return np.rint(image * DATA.pixels['deviation'] + DATA.pixels['mean'])
+  image = DATA.modality.prepare(stored(n))['image'].astype(np.float64)
+  return np.rint(image * DATA.modality.deviation + DATA.modality.mean)
 
 
 class TestTheReport:
@@ -118,8 +124,9 @@ class TestTheReport:
     workdir, _ = whole
     records = {name: dict(np.load(workdir / 'records' / f'{name}.npz'))
                for name in ('teacher', 'student')}
-    models = [Model(name, name, pure, weights, {}, DATA) for name in records
-              for pure, weights, _ in [predict.exported(str(workdir / 'export' / name))]]
+    models = [Model(name, name, pure, weights, card, {}, DATA.modality, DATA.splits)
+              for name in records
+              for pure, weights, card in [formats.load(str(workdir / 'export' / name))]]
     this = train.Run('digits', tmp_path, Silence(), seed=0)
     evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
     asks = {model.name: evaluate().ask(model) for model in models}
@@ -136,8 +143,9 @@ class TestTheExport:
 
   def test_has_what_the_model_must_know_of_pixels_and_no_tokenizer(self, whole):
     folder = whole[0] / 'export/student'
-    card = checkpoint.load(folder)[1]
-    assert card['pixels'] == DATA.pixels and card['classes'] == list(digits.CLASSES)
+    card = checkpoint.opened(folder, 'model.safetensors')['card']
+    assert card['pixels'] == DATA.modality.card()['pixels'] and card['modality'] == 'image.Image'
+    assert card['classes'] == list(digits.CLASSES)
     assert sorted(path.name for path in folder.iterdir()) == ['config.json', 'model.safetensors']
     assert not card.keys() & {'tokenizer_sha256', 'length', 'widths'}
 
@@ -150,9 +158,9 @@ class TestTheExport:
 
   def test_read_again_it_gives_equal_logits(self, whole):
     """The last checkpoint's parameters and statistics, beside the export's."""
-    model, (params, rest), _ = predict.exported(str(whole[0] / 'export/student'))
+    model, (params, rest), _ = formats.load(str(whole[0] / 'export/student'))
     saved = weights_of_checkpoint(whole[0] / 'checkpoints/student/6')
-    batch = {'image': DATA.splits['test'].columns['image'][:4], 'valid': np.ones(4, np.float32)}
+    batch = DATA.modality.prepare(stored(4))
     ours = model(params, rest, batch, train=False, key=None)[0]['logits']
     theirs = model({path: saved[f'params/model/{path}'] for path in params},
                    {path: saved[f'rest/model/{path}'] for path in rest}, batch,
@@ -234,16 +242,19 @@ class TestStarting:
 
   def test_a_model_of_other_pixels_or_of_texts_is_refused(self, whole, tmp_path):
     folder = whole[0] / 'export/teacher'
-    card = json.loads((folder / 'config.json').read_text())['card']
-    for pixels, said in ((DATA.pixels | {'mean': [1.0]}, 'images of 8 × 8 × 1 with mean 1 and'),
-                         ({}, 'it takes texts')):
-      checkpoint.export(tmp_path / 'other', weights(folder), card | {'pixels': pixels})
+    model, held, card = formats.load(str(folder))
+    spell = tokenizer.trained(['a text'], 40)
+    for other, said in (
+        (dataclasses.replace(DATA.modality, mean=[1.0]), 'images of 8 × 8 × 1 with mean 1 and'),
+        (text.Text(length=8, widths={'s': (8,)}, tokenizer=spell), 'it takes texts')):
+      formats.write(tmp_path / 'other', formats.Shipped(
+          model, held, card | modalities.card(other), other))
       with pytest.raises(Stop) as stop:
         setting(config(teachers={'teacher': {'init': f'{tmp_path}/other'}}))
       assert stop.value.status == Status.MISFIT and said in str(stop.value)
 
-  def test_widths_are_for_texts(self):
-    with pytest.raises(Stop, match='images have one size') as stop:
+  def test_widths_are_for_examples_that_differ_in_length(self):
+    with pytest.raises(Stop, match=r'data: widths=\(8,\): the examples have one size') as stop:
       setting(config(data={'widths': (8,)}))
     assert stop.value.status == Status.CONFIG
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distill import lookup
-from distill.data.sets import Dataset, Split
+from distill.data.sets import Dataset, Split, in_memory
 from experiments import rows, tfidf
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -15,18 +15,16 @@ def split(n):
   """Class 0 speaks of cats, class 1 of dogs; every third text is unlabelled and speaks of both."""
   label = np.array([-1 if i % 3 == 2 else i % 2 for i in range(n)], np.int32)
   words = {0: 'cat purrs', 1: 'dog barks', -1: 'cat dog'}
-  return Split({'label': label, 'draw': np.linspace(0, 1, n, endpoint=False)},
-               [f'the {words[int(k)]} {i}' for i, k in enumerate(label)])
+  return Split({'label': label, 'hash01': np.linspace(0, 1, n, endpoint=False)}, {}, in_memory({}),
+               raw=[f'the {words[int(k)]} {i}' for i, k in enumerate(label)])
 
 
 def test_it_learns_from_the_labels_it_may_see_and_leaves_a_row(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(ROOT)
   test = split(300)
-  labelled = test.columns['label'] >= 0
-  test = Split({name: values[labelled] for name, values in test.columns.items()},
-               [t for t, keep in zip(test.text, labelled, strict=True) if keep])
-  splits = {'train': split(300), 'test': test}
-  data = Dataset('toy', ('cat', 'dog'), splits, 'f', {}, {}, '', '', (), {})
+  test = test.subset(np.flatnonzero(test.known))
+  data = Dataset('toy', None, {'train': split(300), 'test': test}, 'f', {},
+                 {'names': ('cat', 'dog')})
   monkeypatch.setattr(lookup, 'build', lambda *_: data)
   assert tfidf.main(['configs/bert.py', f'--out={tmp_path}']) == 0
   [row], faults = rows.read(tmp_path / 'results.jsonl')
