@@ -117,15 +117,17 @@ class _ImageFiles:
     self._mode = MODES.get(feature.shape[-1]) if self.dtype == 'uint8' else None
     self._format = None               # of the pictures, once one was read
     self._about = f'{folder}: {split!r}'
-    try:
-      counts = [_records(path) for path in self.paths]
-      self._records = ArrayRecordDataSource(self.paths)
-    except Exception as error:        # array_record has no exceptions of its own
-      raise Stop(Status.DATA, f'{self._about} cannot be read ({_first_line(error)}): is a file '
-                 'cut? Prepare the data set again') from error
-    if sum(counts) != info.num_examples:
-      raise Stop(Status.DATA, f'{self._about} holds {sum(counts)} records, but dataset_info.json '
+    count = 0
+    for path in self.paths:
+      try:
+        count += _records(path)
+      except Exception as error:      # array_record has no exceptions of its own
+        raise Stop(Status.DATA, f'{self._about}: {os.path.basename(path)} cannot be read '
+                   f'({_first_line(error)}): is it cut? Prepare the data set again') from error
+    if count != info.num_examples:
+      raise Stop(Status.DATA, f'{self._about} holds {count} records, but dataset_info.json '
                  f'says {info.num_examples}; prepare the data set again')
+    self._records = ArrayRecordDataSource(self.paths)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -237,7 +239,7 @@ def _surveyed(files: Mapping[str, _ImageFiles], classes: Sequence[str],
     whole = {name: np.concatenate(column) for name, column in columns.items()}
     digest.update(whole['label'].tobytes())
     arrays |= {f'{split}/{name}': column for name, column in whole.items()}
-  about = {'fingerprint': digest.hexdigest(), 'shape': list(map(int, shape)), 'dtype': files['train'].dtype}
+  about = {'fingerprint': digest.hexdigest(), 'shape': shape, 'dtype': files['train'].dtype}
   return arrays | {'counts': counts, 'about': packed(about)}
 
 
