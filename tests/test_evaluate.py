@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import main, predict
+from distill import export, main, predict
 from distill.evaluate import __main__ as door
 from distill.evaluate import report
-from distill.export import __main__ as export
 from distill.pipelines import gathered
 from distill.types import Status
 from tests.test_pretrained import pretrained
@@ -107,17 +106,17 @@ def test_a_run_a_program_and_a_foreign_folder_stand_side_by_side(place, tmp_path
 def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, ask):
   """Held against `distill.predict`, which knows nothing of the data."""
   code, said, _ = ask('run', 'foreign')
-  assert code == Status.DONE and 'foreign: reads the texts by its own tokenizer' in said
+  assert code == Status.DONE and 'foreign: reads the texts by its own encoding' in said
   texts = list(map(json.loads, (place / 'my.jsonl').read_text().splitlines()))
   label = {text['text']: text['label'] for text in texts}
   from distill.data import files
   split = files.Text(path=str(place / 'my.jsonl'), vocabulary=64, length=16).splits['test']
-  answers = predict.answers(str(place / 'foreign'), split.text)
+  answers = predict.answers(str(place / 'foreign'), split.raw)
   found = records(tmp_path / 'out', 'foreign')
   order = np.argsort(found['id'])
   names = np.array(['cat', 'dog'])
   assert names[found['prediction'][order]].tolist() == [answer['label'] for answer in answers]
-  assert names[found['label'][order]].tolist() == [label[text] for text in split.text]
+  assert names[found['label'][order]].tolist() == [label[text] for text in split.raw]
   np.testing.assert_allclose(found['probabilities'][order], [
       list(answer['probabilities'].values()) for answer in answers], atol=1e-4)      # rounded
 
