@@ -59,7 +59,7 @@ class Modality(Protocol):
   convolved: ClassVar[bool] = False             # whether models read it by convolutions
   spare: ClassVar[Sequence[str]] = ()           # sizes of which a model may have more
   fields: Mapping[str, Field]                   # the inputs, as they are stored
-  sizes: Mapping[str, int]                      # facts that a model must fit, by their names
+  sizes: Mapping[str, int] = {}                 # facts that a model must fit, by their names
   room: Mapping[str, int]                       # the most positions along each named axis
   widths: Mapping[str, Sequence[int]]           # of the buckets, by the named axis
 
@@ -97,8 +97,14 @@ class Modality(Protocol):
   def card(self) -> dict[str, Any]:
     """What an export says of its inputs, as JSON; `from_card(card, folder)` reads it.
 
-    `widths` needn't be among it: they are written and read beside it.
+    By default the fields of the dataclass. `widths` are written and read beside it.
     """
+    return {name: getattr(self, name) for name in _own(self)}
+
+  @classmethod
+  def from_card(cls, card: Mapping[str, Any], folder: str) -> 'Modality':
+    """The modality that an export says it has; `folder` is where its `files` are."""
+    return cls(**{name: card[name] for name in _own(cls)})
 
   def files(self) -> dict[str, str]:
     """Text files that an export needs beside its card, by name."""
@@ -294,6 +300,11 @@ def shows(records: Records) -> bool:
 def by_noun(noun: str) -> type[Modality]:
   """The modality whose examples a report calls so; one that says no more where it isn't known."""
   return next((kind for kind in _ours() if kind.noun == noun), Modality)
+
+
+def _own(modality: Any) -> list[str]:
+  """The fields of a modality's dataclass that its card has, by name."""
+  return [field.name for field in dataclasses.fields(modality) if field.name != 'widths']
 
 
 def _ours() -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ class Explain(NamedTuple):
 
 
 class Task(Protocol):
-  """What a model is to do, and how well it does it.
+  """What a model is to do, and how well it does it. A class may inherit what is written out here.
 
   `outputs` are the outputs of a model that `measure` asks for, `parts` the top-level modules that a
   shipped model must have where its class has them. `labelled` says whether examples need targets.
@@ -35,13 +35,14 @@ class Task(Protocol):
   metrics: Mapping[str, Mapping[str, Any]]      # name -> unit, higher_is_better
   primary: str                                  # the metric that a report speaks of
   outputs: tuple[str, ...]
-  parts: tuple[str, ...]
-  labelled: bool
-  constant: Callable[[Records], Records] | None
-  explain: Explain | None
+  parts: tuple[str, ...] = ()
+  labelled: bool = True
+  constant: Callable[[Records], Records] | None = None
+  explain: Explain | None = None
 
   def prepare(self, batch: Batch) -> Batch:
     """What examples are asked: the batch on the host, with inputs hidden from the model, say."""
+    return batch
 
   def measure(self, ask: Ask, batch: Batch) -> Mapping[str, jax.Array]:
     """What is kept of every answer, of a fixed width an example; pure, inside jit."""
@@ -58,6 +59,7 @@ class Task(Protocol):
   def bootstrap(self, records: Records,
                 resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Every metric's value on each resample, which is the rows that it takes of the records."""
+    return rescored(self.score, records, resamples)
 
   def answer(self, measured: Measured) -> dict[str, Any]:
     """What `distill.predict` prints of one example's answer, as JSON."""
