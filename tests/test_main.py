@@ -205,7 +205,7 @@ def test_predict_is_what_the_records_say(whole):
   split = lookup.build('data', data, 'data').splits['test']
   with np.load(whole[0] / 'records/student.npz') as records:
     rows = {int(i): p for i, p in zip(records['id'], records['probabilities'], strict=True)}
-  for i, row in enumerate(predict.answers(str(whole[0] / 'export/student'), split.text[:5])):
+  for i, row in enumerate(predict.answers(str(whole[0] / 'export/student'), split.raw[:5])):
     # batch 1 and rounding to four places
     np.testing.assert_allclose(list(row['probabilities'].values()), rows[i], atol=1e-4)
 
