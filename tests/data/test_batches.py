@@ -285,9 +285,9 @@ class TestWidths:
 
 
   def test_are_one_width_by_default_for_any_further_axis(self):
-    found = batches.checked_widths(boxes_of([(3, 1), (40, 5)], room={'n': 64, 'm': 6}))
+    found = batches.checked_widths(boxes_of([(3, 1), (40, 5)], room={'n': 64, 'm': 32}))
     assert {axis: sizes.tolist() for axis, sizes in found.items()} == {
-        'n': [16, 32, 48, 64], 'm': [6]}
+        'n': [16, 32, 48, 64], 'm': [32]}
 
   def test_a_sequence_is_of_the_first_axis_and_a_mapping_of_those_it_names(self):
     split = boxes_of([(3, 1), (7, 2)], room={'n': 8, 'm': 4})

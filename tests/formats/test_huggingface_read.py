@@ -9,7 +9,16 @@ import safetensors.numpy
 
 from distill.formats.huggingface import HuggingFace
 from distill.types import Status, Stop
-from tests.models.test_huggingface import computed, golden, live, ours, peers, theirs, write
+from tests.models.test_huggingface import (
+    computed,
+    golden,
+    live,
+    ours,
+    peers,
+    read,
+    theirs,
+    write,
+)
 
 __all__ = ['peers']                 # a fixture
 
@@ -34,7 +43,7 @@ def test_every_form_of_the_weights_gives_the_same_parameters(tmp_path, how):
   config, arrays, _ = golden('Bert')
   narrow = lambda x: np.asarray(jnp.asarray(x, how).astype(jnp.float32))
   wide = {k: narrow(x) for k, x in arrays.items()} if '16' in how else arrays
-  wanted = opened(write(tmp_path / 'wide', config, wide))
+  wanted = read(write(tmp_path / 'wide', config, wide)).params
   folder = write(tmp_path / 'form', config, arrays)
   file = folder / 'model.safetensors'
   if '16' in how:
