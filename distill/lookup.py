@@ -19,6 +19,9 @@ from typing import Any
 from distill.types import Status, Stop
 
 NAMING = 'name', 'loss', 'pipeline'       # the fields of a config that hold names
+METHODS = {         # of a room's classes, where the card of an export may name one
+    'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode', 'from_card'),
+    'tasks': ('measure', 'records', 'score', 'answer')}
 
 
 def find(room: str, name: str, where: str) -> Callable:
@@ -40,7 +43,7 @@ def find(room: str, name: str, where: str) -> Callable:
                  'installed: see the extras in setup.py') from None
     module = None
   found = None if attribute.startswith('_') else getattr(module, attribute, None)
-  if not callable(found):
+  if not callable(found) or not _is_kind(room, found):
     raise Stop(Status.CONFIG, f'{where}={name!r} names nothing in distill/{room}'
                + nearest(name, names(room)))
   return found
@@ -67,14 +70,13 @@ def _find_outside(room: str, name: str, field: str) -> Callable:
   if not callable(found):
     raise Stop(Status.CONFIG, f'{field} is a {type(found).__name__}, not a function or a class')
   try:
-    returned = found if isinstance(found, type) else _signature(found).return_annotation
+    kind = _is_module(found) if room == 'models' else _is_kind(room, found)
     parameters(found)
   except (TypeError, ValueError):
     raise Stop(Status.CONFIG, f'{field} has no signature that Python can read: wrap it in a '
                'function with named arguments') from None
-  if room == 'models' and not _is_module(returned):
-    raise Stop(Status.CONFIG, f'{field} is no model: it must be a class derived from nnx.Module or '
-               'a function whose annotation says that it returns one')
+  if not kind:
+    raise Stop(Status.CONFIG, f'{field} is no {_one_of(room)}')
   return found
 
 
@@ -94,14 +96,39 @@ def _import_failure(error: BaseException, module_name: str) -> str:
   return f'importing {module_name} raises {reason}; python -c "import {module_name}" shows where'
 
 
-def _is_module(returned: Any) -> bool:
-  """Tells whether `returned` is a class of models.
+def _one_of(room: str) -> str:
+  """Says what a name in a room must be of, where not anything that can be called will do."""
+  function = 'or a function whose annotation says that it returns one'
+  if room == 'models':
+    return f'model: it must be a class derived from nnx.Module {function}'
+  methods = ', '.join(METHODS[room])
+  if room == 'modalities':
+    return f'modality: it must be a class with {methods}'
+  return f'{room[:-1]}: it must be a class with {methods}, {function}'
+
+
+def _made(function: Callable) -> Any:
+  """Returns what a call gives: the class itself, or what a function's annotation says."""
+  return function if isinstance(function, type) else _signature(function).return_annotation
+
+
+def _is_module(function: Callable) -> bool:
+  """Tells whether a call gives a model.
 
   The card of an export, which a stranger may have written, names a model too: no other function
   (`os:system`) may be called by it.
   """
+  made = _made(function)
   nnx = sys.modules.get('flax.nnx')       # not imported here: mistakes are answered without JAX
-  return isinstance(returned, type) and nnx is not None and issubclass(returned, nnx.Module)
+  return isinstance(made, type) and nnx is not None and issubclass(made, nnx.Module)
+
+
+def _is_kind(room: str, function: Callable) -> bool:
+  """Tells whether a call gives what the room has, by its methods, for the same reason."""
+  if room not in METHODS:
+    return True
+  made = function if room == 'modalities' else _made(function)
+  return isinstance(made, type) and all(hasattr(made, name) for name in METHODS[room])
 
 
 def outside(node: Any) -> list[pathlib.Path]:
@@ -132,13 +159,15 @@ def names(room: str) -> list[str]:
   found = []
   for info in pkgutil.iter_modules(package.__path__):
     module = importlib.import_module(f'distill.{room}.{info.name}')
-    found += [f'{info.name}.{name}' for name in _public(module)]
+    found += [f'{info.name}.{name}' for name in _public(module)
+              if _is_kind(room, getattr(module, name))]
   return sorted(found)
 
 
 def _public(module) -> list[str]:
   return [name for name, value in vars(module).items()
-          if callable(value) and not name.startswith('_') and value.__module__ == module.__name__]
+          if callable(value) and not name.startswith('_')
+          and getattr(value, '__module__', None) == module.__name__]      # a ufunc has none
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

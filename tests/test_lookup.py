@@ -110,6 +110,18 @@ class Net(nnx.Module):
 def net(*, width: int = 2, rngs: nnx.Rngs) -> Net:
   return Net(width=width, rngs=rngs)
 
+class Scores:
+  measure = records = score = answer = print
+
+def scores(*, share: float = 0.5) -> Scores:
+  return Scores()
+
+class Clouds:
+  encode = from_card = print
+
+class File:
+  holds = open = write = sizes = print
+
 def takes(*, rate: float, on: bool = False, kind: typing.Literal['a', True] = 'a', **others):
   return rate, on, kind, others
 
@@ -123,8 +135,9 @@ doubled = functools.partial(takes, rate=2.0)
 @pytest.mark.parametrize('room', ROOMS)
 def test_a_colon_names_any_module_in_every_room(lab, room):
   lab(parts=PARTS)
-  found = lookup.find(room, 'mylab.parts:Net', 'x.name')
-  assert found is sys.modules['mylab.parts'].Net
+  name = 'Scores' if room == 'tasks' else 'Net'
+  found = lookup.find(room, f'mylab.parts:{name}', 'x.name')
+  assert found is getattr(sys.modules['mylab.parts'], name)
 
 
 def test_a_node_with_a_colon_is_built_and_checked_as_any_other(lab):
@@ -151,6 +164,30 @@ def test_a_model_is_a_class_of_modules_or_a_function_that_says_so(lab):
   for name in ('os:system', 'mylab.parts:takes', 'mylab.parts:hidden', 'pathlib:Path'):
     with pytest.raises(Stop, match=f"x.name='{name}' is no model: it must be a class derived"):
       lookup.build('models', {'name': name, 'command': 'false'}, 'x')
+
+
+@pytest.mark.parametrize(('room', 'good', 'line'), [
+    ('tasks', ('Scores', 'scores'), 'is no task: it must be a class with measure, records, score, '
+     'answer, or a function'),
+    ('modalities', ('Clouds',), 'is no modality: it must be a class with encode, from_card'),
+    ('formats', ('File',), 'is no format: it must be a class with holds, open, write, sizes, or')])
+def test_what_a_card_names_is_no_other_function_either(lab, room, good, line):
+  lab(parts=PARTS)
+  for name in good:
+    assert callable(lookup.find(room, f'mylab.parts:{name}', 'x'))
+  for name in ('os:mkdir', 'mylab.parts:takes', 'mylab.parts:Net', 'pathlib:Path'):
+    with pytest.raises(Stop, match=f"x='{name}' {line}"):
+      lookup.find(room, name, 'x')
+
+
+@pytest.mark.parametrize(('room', 'name', 'known'), [
+    ('tasks', 'classification.rescored', "did you mean 'classification.Classification'"),
+    ('modalities', 'cloud.PointCloud', 'there is image.Image, text.Text'),
+    ('formats', 'gguf.GGUF', 'there is huggingface.HuggingFace, safetensors.Safetensors, '
+     'stablehlo.StableHLO')])
+def test_a_room_of_kinds_has_nothing_else(room, name, known):
+  with pytest.raises(Stop, match=f"x='{name}' names nothing in distill/{room}; {known}"):
+    lookup.find(room, name, 'x')
 
 
 @pytest.mark.parametrize(('name', 'line'), [
