@@ -79,7 +79,7 @@ def at(folder: pathlib.Path) -> Format:
 
 def named_in(kind: Format) -> bool:
   """Whether a folder's files tell that it is of this format, so that its card needn't."""
-  return any(isinstance(kind, type(ours)) for ours in formats())
+  return type(kind) in map(type, formats())
 
 
 def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
@@ -89,6 +89,15 @@ def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
   except (OSError, ValueError, KeyError, TypeError):
     return {}
   return card if isinstance(card, Mapping) else {}
+
+
+def model_node(card: Mapping[str, Any], folder: pathlib.Path) -> Mapping[str, Any]:
+  """The node of the model of an export's card."""
+  node = card.get('model')
+  if not isinstance(node, Mapping):
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card does not say what its model is: export the '
+               'model again')
+  return node
 
 
 def is_model(folder: pathlib.Path) -> bool:
@@ -139,7 +148,9 @@ def free(place: str, node: Mapping[str, Any], path: str) -> dict[str, Any]:
   from distill.models.pure import traits_of
   if not node:
     return {}
-  name = card_of(hub.folder(place, path)).get('model', {}).get('name', 'bert.Bert')
+  folder = hub.folder(place, path)
+  card = card_of(folder)
+  name = model_node(card, folder).get('name') if card else 'bert.Bert'
   kind = lookup.find('models', name, f'{path}: {place}')
   return {key: node[key] for key in traits_of(kind).free if key in node}
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from distill import lookup
+from distill.formats import model_node
 from distill.models.pure import Pure
 from distill.teachers import Weights
 from distill.types import Status, Stop
@@ -23,7 +24,7 @@ def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathli
   those of the data, which a new head has. The card's `fresh` lists them.
   """
   anew = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh)
-  node = {**card['model'], **(model or {})}
+  node = {**model_node(card, folder), **(model or {})}
   build = lambda node: Pure(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
                                                       rngs=rngs))
   pure = build(node)

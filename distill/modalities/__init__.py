@@ -273,14 +273,22 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
     found = next((kind for kind in _ours() if kind.knows(card)), None)
     if found is None:
       raise Stop(Status.CHECKPOINT, f'{folder}: {path} does not say what its inputs are')
-    return found.from_card(card, folder)
+    return _read(found, card, folder)
   try:
     kind = lookup.find('modalities', card['modality'], 'modality')
   except Stop as stop:
     raise Stop(Status.CHECKPOINT, f'{folder}: its inputs are of a modality that is not known here: '
                f'{stop}') from None
-  found, widths = kind.from_card(card, folder), card.get('widths')
+  found, widths = _read(kind, card, folder), card.get('widths')
   return bucketed(found, widths) if isinstance(widths, Mapping) else found
+
+
+def _read(kind: Any, card: Mapping[str, Any], folder: str) -> Modality:
+  try:
+    return kind.from_card(card, folder)
+  except KeyError as error:
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card lacks {error}, which {kind.__name__} needs: '
+               'export the model again') from error
 
 
 def show(records: Records, row: int) -> dict[str, Any]:
