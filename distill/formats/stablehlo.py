@@ -128,8 +128,11 @@ def serialized(shipped: Shipped, outputs: Sequence[str], *,
     return bytes(export.export(jax.jit(forward), platforms=tuple(platforms))(
         modalities.symbolic(modality)).serialize())
   except (ValueError, TypeError, NotImplementedError) as error:     # a module's own, as it's traced
-    raise Stop(Status.CONFIG, f'{card["model"]["name"]} cannot be exported for any batch: '
-               f'{str(error).splitlines()[0]}') from error
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    if '_DimExpr' in why:
+      why += '; the size of a batch is a symbol: take it from x.shape, without len() and int()'
+    raise Stop(Status.CONFIG, f'{card["model"]["name"]} cannot be exported for any batch: {why}'
+               ) from error
 
 
 def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
