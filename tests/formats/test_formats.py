@@ -49,7 +49,7 @@ class TestUnknown:
       ({'format': 'nolab.gguf:GGUF'}, 'its format is not known here: format=\'nolab.gguf:GGUF\': '
        "there is no module 'nolab'"),
       ({'format': 5}, 'its format is not known here: format=5 must be a name'),
-      ({'format': 'os:abort'}, "format='os:abort' is no format"),
+      ({'format': 'pathlib:Path'}, "format='pathlib:Path' is no format"),
       ({'modality': 'cloud.PointCloud'}, "its inputs are of a modality that is not known here: "
        "modality='cloud.PointCloud' names nothing in distill/modalities; there is image.Image, "),
       ({'modality': 'nolab.clouds:Cloud'}, "known here: modality='nolab.clouds:Cloud': there is no "
