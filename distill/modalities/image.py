@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtri
 
 from distill.modalities import Draw, Example, Modality
 from distill.types import Batch, Field, Records, Status, Stop
@@ -211,6 +210,7 @@ class Corruption:
 
 
 def _noise(image: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+  from scipy.special import ndtri  # here: only this corruption needs it
   return image + 0.3 * ndtri(uniform).reshape(image.shape)
 
 
