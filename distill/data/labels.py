@@ -56,18 +56,18 @@ def classes(column: Mapping[str, Sequence[Raw]], names: Sequence[str] = ()) -> C
   """Returns the name of every label's class; `names` are the classes where the user gives them."""
   texts = _texts(column)
   if names:
-    number = _named(column, texts, names)
-    ignored = {text for text, name in number.items() if name is None and text not in MISSING}
+    name_of = _named(column, texts, names)
+    ignored = {text for text, name in name_of.items() if name is None and text not in MISSING}
     notes = [_ignored(texts, ignored, '')] if ignored else []
     order = tuple(names)
   else:
-    number, notes = _found(column, texts)
-    order = _sorted({name for name in number.values() if name is not None})
-  found = {split: [None if text is None else number[text] for text in rows]
+    name_of, notes = _found(column, texts)
+    order = _sorted({name for name in name_of.values() if name is not None})
+  found = {split: [None if text is None else name_of[text] for text in rows]
            for split, rows in texts.items()}
   _check_variety(column, found)
-  marks = {text for text in MISSING if number.get(text, text) is None}
-  return Column(found, order, _missing(texts, marks) + _merged(column, texts, number) + notes)
+  marks = {text for text in MISSING if name_of.get(text, text) is None}
+  return Column(found, order, _missing(texts, marks) + _merged(column, texts, name_of) + notes)
 
 
 def numbers(column: Mapping[str, Sequence[Raw]]) -> Column:
@@ -176,16 +176,16 @@ def _named(column: Mapping[str, Sequence[Raw]], texts: Mapping[str, Sequence[str
   meant: dict[str, str] = {}
   for text, name in exact.items():
     meant.setdefault(_meaning(text), name)
-  number: dict[str, str | None] = {}
+  name_of: dict[str, str | None] = {}
   for split, rows in texts.items():
     for raw, text in zip(column[split], rows, strict=True):
-      if text is None or text in number:
+      if text is None or text in name_of:
         continue
-      number[text] = exact.get(text, meant.get(_meaning(text)))
-      if number[text] is None and text not in MISSING and _whole(text) not in UNLABELLED:
+      name_of[text] = exact.get(text, meant.get(_meaning(text)))
+      if name_of[text] is None and text not in MISSING and _whole(text) not in UNLABELLED:
         raise Stop(Status.DATA, f'{raw.where}: the label {shown(text)} is not among data.labels'
                    + nearest(text, names))
-  return number
+  return name_of
 
 
 def _meaning(text: str) -> str:
@@ -198,34 +198,37 @@ def _meaning(text: str) -> str:
 def _found(column: Mapping[str, Sequence[Raw]], texts: Mapping[str, Sequence[str | None]]
            ) -> tuple[dict[str, str | None], list[str]]:
   """Returns the class of every text of a column whose classes nobody names, and notes."""
-  places = {text: raw.where for split, rows in texts.items()
-            for raw, text in zip(column[split], rows, strict=True) if text is not None}
+  places: dict[str, str] = {}           # where each text is first
+  for split, rows in texts.items():
+    for raw, text in zip(column[split], rows, strict=True):
+      if text is not None:
+        places.setdefault(text, raw.where)
   for text, where in places.items():
     value = float(text) if NUMBER.fullmatch(text) else 0.0
     if math.isfinite(value) and value % 1:
       raise Stop(Status.DATA, f'{where}: the label {text[:60]} has a fraction: are labels numbers '
                  '(data.regression=True, as in configs/files.py:regression), or classes (then '
                  'name them in data.labels)?')
-  number: dict[str, str | None] = {**_alike(places.keys() - MISSING),
+  name_of: dict[str, str | None] = {**_alike(places.keys() - MISSING),
                                    **dict.fromkeys(places.keys() & MISSING)}
   negative = {text for text in places.keys() - MISSING if _whole(text) in UNLABELLED}
-  ignored, notes = _unlabelled(texts, negative, number) if negative else (set(), [])
-  return number | dict.fromkeys(ignored), notes
+  ignored, notes = _unlabelled(texts, negative, name_of) if negative else (set(), [])
+  return name_of | dict.fromkeys(ignored), notes
 
 
 def _unlabelled(texts: Mapping[str, Sequence[str | None]], negative: Collection[str],
-                number: Mapping[str, str | None]) -> tuple[Collection[str], list[str]]:
+                name_of: Mapping[str, str | None]) -> tuple[Collection[str], list[str]]:
   """Returns the texts among `negative`, -1 and -100, that mean "no label", and a note."""
-  names = _sorted({name for name in number.values() if name is not None})
+  names = _sorted({name for name in name_of.values() if name is not None})
   listed = ', '.join(names[:8]) + ', …' * (len(names) > 8)
-  rest = {_whole(text) for text in number.keys() - MISSING - negative}
+  rest = {_whole(text) for text in name_of.keys() - MISSING - negative}
   if None not in rest and min(rest, default=0) < 0:
     return (), []                       # a scale, such as -2 … 2
   kinds = [{*rows} - MISSING - {None} for rows in texts.values()]
   apart = all(kind <= negative or not kind & negative for kind in kinds)     # as in GLUE
   numbered = None not in rest and min(rest, default=1) == 0 and len(rest) > 1
-  if None in rest or not rest or not numbered and not (apart and len(texts) > 1):
-    found = ' and '.join(sorted({number[text] for text in negative}))
+  if not rest or not (numbered or apart):
+    found = ' and '.join(sorted({name_of[text] for text in negative}))
     return (), [f'labels {found} stay a class, among {listed}: if they mean "no label", name the '
                 'other classes in data.labels']
   doubt = ''
@@ -288,12 +291,12 @@ def _missing(texts: Mapping[str, Sequence[str | None]], marks: Collection[str]) 
 
 
 def _merged(column: Mapping[str, Sequence[Raw]], texts: Mapping[str, Sequence[str | None]],
-            number: Mapping[str, str | None]) -> list[str]:
+            name_of: Mapping[str, str | None]) -> list[str]:
   """Returns notes on classes whose labels are written in several ways that print alike."""
   ways: dict[str, set[str]] = defaultdict(set)
   for split, rows in texts.items():
     for raw, text in zip(column[split], rows, strict=True):
-      if isinstance(raw.value, str) and text not in MISSING and number[text] == text:
+      if isinstance(raw.value, str) and text not in MISSING and name_of[text] == text:
         ways[text].add(raw.value.strip())
   return [f'{shown(text)} is written in {len(found)} ways that print alike: one class'
           for text, found in sorted(ways.items()) if len(found) > 1 and text not in TRUTH]

@@ -144,6 +144,9 @@ class TestMinusOne:
     assert classes == ('1', '2', '5') and rows == ['1', '2', '5', None, None]
     assert 'labels -1 (2) mean' in note
 
+  def test_as_a_whole_split_is_no_label_beside_names(self):
+    assert found(['neg', 'pos'], [-1, -1])[1] == ['neg', 'pos', None, None]
+
   def test_as_all_there_is_teaches_nothing(self):
     assert "every label is '-1'" in stopped(found, -1, -1)
     assert "every label is '1'" in stopped(found, [1, 1], [-1])
