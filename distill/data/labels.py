@@ -116,8 +116,8 @@ def spelled(text: str) -> str:
       raise ValueError(f'the label {shown(text)} holds U+{ord(character):04X}, {about}')
   if text.isascii():
     return ' '.join(text.split())
-  visible = INVISIBLE.sub('', unicodedata.normalize('NFC', text))
-  return unicodedata.normalize('NFC', ' '.join(JOINERS.sub('', visible).split()))
+  visible = JOINERS.sub('', INVISIBLE.sub('', text))
+  return unicodedata.normalize('NFC', ' '.join(visible.split()))
 
 
 def shown(value: Any) -> str:

@@ -238,10 +238,18 @@ class TestDamage:
 
   @pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
   @pytest.mark.parametrize('change', [
-      lambda text: '', lambda text: text[:len(text) // 2], lambda text: '[]', lambda text: '{}',
-      lambda text: '[' * 100_000, lambda text: '{"fileFormat": "array_record"}',
+      lambda text: '', lambda text: text[:len(text) // 2], lambda text: '[]',
+      lambda text: '[' * 100_000])
+  def test_metadata_that_are_no_json_name_their_file(self, mine, file, change):
+    root, folder = mine
+    (folder / file).write_text(change((folder / file).read_text()))
+    assert stopped(root).startswith(f'{folder / file} is no JSON (')
+
+  @pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
+  @pytest.mark.parametrize('change', [
+      lambda text: '{}', lambda text: '{"fileFormat": "array_record"}',
       lambda text: text.replace('"20"', '"x"').replace('classLabel', 'other')])
-  def test_metadata_that_are_none_name_their_file(self, mine, file, change):
+  def test_metadata_that_tfds_does_not_take_name_their_file(self, mine, file, change):
     root, folder = mine
     text = (folder / file).read_text()
     (folder / file).write_text(change(text))
@@ -251,7 +259,7 @@ class TestDamage:
   def test_metadata_that_are_gone_name_their_file(self, mine):
     root, folder = mine
     (folder / 'features.json').unlink()
-    assert 'features.json' in stopped(root)
+    assert stopped(root).startswith(f'{folder}/features.json')
 
   @pytest.mark.parametrize(('content', 'parts'), [
       (b'', ['has 0 names', 'there are 2 classes']), (b'negative\n', ['has 1 names']),
