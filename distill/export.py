@@ -5,9 +5,9 @@ python -m distill.export --model=DIR --to=DIR --inputs=FILE
 python -m distill.export … --format=mylab.gguf:GGUF         # another format, of one's own
 
 The first is tried on the split that its run was judged by. The second is for any folder that
-`distill.predict` takes: FILE holds texts, one a line, a tab between those of a pair, or the pixels
-of images (.npy). DIR gets the program, the tokenizer, a sealed card and README.md, and runs without
-this package.
+`distill.predict` takes: FILE holds texts, one a line, a tab between those of a pair for a model of
+pairs, or the pixels of images (.npy). DIR gets the program, the tokenizer, a sealed card and
+README.md, and runs without this package.
 """
 import json
 import os

@@ -5,8 +5,9 @@ python -m distill.predict --model=DIR < texts.txt        # one text a line
 python -m distill.predict --model=DIR digit.npy scan.png        # a model of images
 
 The folder is an export, one of StableHLO too, or a Hugging Face folder. What an input is, its
-modality says: texts, of which a tab parts those of a pair; or files, where .npy holds the pixels of
-one image or several as the data had them, [h w], [h w c] or [n h w c], and any other is a picture.
+modality says: texts, where a tab parts those of a pair if the model was trained on pairs; or files,
+where .npy holds the pixels of one image or several as the data had them, [h w], [h w c] or
+[n h w c], and any other is a picture.
 """
 import json
 import sys

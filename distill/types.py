@@ -20,6 +20,7 @@ and the fields of its data set (`Field`): inputs, which its modality describes, 
 """
 import dataclasses
 import enum
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ Batch = Mapping[str, 'jax.Array']
 Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a model names them
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
 Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
+
+UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,12 @@ class Status(enum.IntEnum):
 
 
 class Stop(Exception):
-  """Ends a command: an exit status and one line saying what is wrong, where, and what to do."""
+  """Ends a command: an exit status and one line saying what is wrong, where, and what to do.
+
+  What a file holds may be part of the line: its ends of lines, other control characters and halves
+  of characters are written as escapes.
+  """
 
   def __init__(self, status: Status, line: str):
-    super().__init__(line)
+    super().__init__(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], str(line)))
     self.status = status

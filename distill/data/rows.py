@@ -4,6 +4,7 @@ All are UTF-8, with or without a byte order mark. `.jsonl`: an object a line. `.
 parted by commas, quoted where needed. `.tsv`: columns parted by tabs, never quoted. Both have
 the names of the columns in line 1. `.txt`: a text a line. Blank lines are no rows.
 """
+import codecs
 import csv
 import json
 import pathlib
@@ -28,10 +29,13 @@ def read(path: pathlib.Path) -> list[Row]:
   """All rows of a file; the end of its name says what it is."""
   if path.suffix not in READERS:
     raise Stop(Status.DATA, f'{path}: what kind of file is it? Names end in {", ".join(READERS)}')
+  limit = csv.field_size_limit(2**31 - 1)         # a long text is no mistake
   try:
     rows = list(READERS[path.suffix](path))
   except OSError as error:
     raise Stop(Status.DATA, f'{path} cannot be read: {error.strerror}') from error
+  finally:
+    csv.field_size_limit(limit)
   if not rows:
     raise Stop(Status.DATA, f'{path} is empty: it has no row')
   return rows
@@ -43,9 +47,23 @@ def kind(value: Any) -> str:
           dict: 'an object'}.get(type(value), 'a number')
 
 
+def _wide(start: bytes) -> str:
+  """Returns the name of the encoding of a file that has two bytes or four for a character."""
+  marks = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',
+           codecs.BOM_UTF16_LE: 'UTF-16', codecs.BOM_UTF16_BE: 'UTF-16'}
+  for mark, name in marks.items():
+    if start.startswith(mark):
+      return name
+  every_other = len(start) > 3 and (not any(start[::2]) or not any(start[1::2]))
+  return 'UTF-16' if every_other and any(start) else ''
+
+
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
   """Where a line is, and the line with its end."""
-  content = path.read_bytes().removeprefix(b'\xef\xbb\xbf')
+  content = path.read_bytes()
+  if encoding := _wide(content[:64]):
+    raise Stop(Status.DATA, f'{path} is {encoding}: save the file as UTF-8')
+  content = content.removeprefix(codecs.BOM_UTF8)
   for number, line in enumerate(content.splitlines(keepends=True), 1):
     where = f'{path}:{number}'
     try:
@@ -58,11 +76,20 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
     yield where, text
 
 
+class _Twice(dict):
+  """A JSON object that names a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  values = dict(pairs)
+  return values if len(values) == len(pairs) else _Twice(values)
+
+
 def _jsonl(path: pathlib.Path) -> Iterator[Row]:
   for where, line in _lines(path):
     if line.strip():
       try:
-        values = json.loads(line.rstrip())
+        values = json.loads(line.rstrip(), object_pairs_hook=_object)
       except (ValueError, RecursionError) as error:
         about = (f'{error.msg}, column {error.colno}' if isinstance(error, json.JSONDecodeError)
                  else error)
@@ -70,6 +97,9 @@ def _jsonl(path: pathlib.Path) -> Iterator[Row]:
       if not isinstance(values, dict):
         raise Stop(Status.DATA, f'{where} holds {kind(values)}, not an object like '
                    '{"text": "…", "label": "…"}')
+      if isinstance(values, _Twice):
+        keys = Counter(key for key, _ in json.loads(line.rstrip(), object_pairs_hook=list))
+        raise Stop(Status.DATA, f'{where} names {keys.most_common(1)[0][0]!r} twice')
       yield Row(where, values)
 
 
@@ -81,7 +111,7 @@ def _table(path: pathlib.Path, **how) -> Iterator[Row]:
     try:
       row = next(reader, None)
     except csv.Error as error:
-      raise Stop(Status.DATA, f'{where}: {error}; is a quotation mark never closed?') from None
+      raise Stop(Status.DATA, f'{where}: {_quotation(error, reader.line_num)}') from None
     number = reader.line_num + 1
     if row is None:
       return
@@ -96,6 +126,14 @@ def _table(path: pathlib.Path, **how) -> Iterator[Row]:
                  + ('' if how else ': quote a text that holds a comma'))
     else:
       yield Row(where, dict(zip(names, row, strict=True)))
+
+
+def _quotation(error: csv.Error, line: int) -> str:
+  """Returns what is wrong with the quotation marks of a row, found in `line`."""
+  if 'unexpected end' in str(error):
+    return 'a quotation mark of this row is never closed, to the end of the file'
+  return (f'in line {line} a quotation mark ends a text, and more of the text follows: within a '
+          'quoted text double it')
 
 
 def _plain(path: pathlib.Path) -> Iterator[Row]:

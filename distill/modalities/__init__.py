@@ -6,6 +6,7 @@ which one it is.
 """
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -85,10 +86,10 @@ class Modality(Protocol):
   def arguments(self, file: str) -> list[str]:
     """What `encode` takes, from a file of inputs (`distill.export --inputs=FILE`): its lines."""
     try:
-      lines = pathlib.Path(file).read_text('utf-8').splitlines()
+      text = pathlib.Path(file).read_bytes().decode('utf-8-sig')
     except (OSError, ValueError) as error:
       raise Stop(Status.DATA, f'--inputs={file}: {error}') from error
-    return [line for line in lines if line.strip()]
+    return [line for line in re.split('\r\n|\r|\n', text) if line.strip()]
 
   def encoding(self) -> dict[str, str]:
     """What decides how raw examples become fields: a workdir goes on only with the same."""
@@ -140,11 +141,33 @@ class Modality(Protocol):
 
 
 class Misshapen(ValueError):
-  """An example whose array doesn't have the shape of its field; `row` is its place."""
+  """An example whose array its field can't hold, for its shape or its values; `row` is its place.
+  """
 
   def __init__(self, row: int, line: str):
     super().__init__(line)
     self.row = row
+
+
+def narrow(values: Any, dtype: str) -> np.ndarray:
+  """Returns values [n …] as an array of a type; one that the type can't hold is an error.
+
+  NumPy wraps integers, cuts fractions and makes infinities without a word.
+  """
+  values, wanted = np.asarray(values), np.dtype(dtype)
+  if (not np.can_cast(values.dtype, wanted) and wanted.kind in 'iuf'
+      and values.dtype.kind in 'iufO'):
+    with np.errstate(invalid='ignore'):
+      if wanted.kind == 'f':
+        fits = ~(np.abs(values) > np.finfo(wanted).max) | (np.abs(values) == np.inf)
+      else:
+        limits = np.iinfo(wanted)
+        fits = (values >= limits.min) & (values <= limits.max) & (values % 1 == 0)
+    if not np.all(fits):
+      at = np.argwhere(~np.asarray(fits, bool))[0]
+      raise Misshapen(int(at[0]) if len(at) else 0,
+                      f'holds {values[tuple(at)]}, which {wanted} cannot hold')
+  return values.astype(wanted, copy=False)
 
 
 def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Mapping[str, int],
@@ -158,7 +181,7 @@ def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Map
   whole = np.full((size, *shape), field.pad, field.dtype)
   if isinstance(values, np.ndarray) and values.dtype != object:
     part = _common(values.shape[1:], field, shape, 0)
-    whole[(slice(len(values)), *part)] = values[(slice(None), *part)]
+    whole[(slice(len(values)), *part)] = narrow(values[(slice(None), *part)], field.dtype)
     return whole
   for row, value in enumerate(values):
     value = np.asarray(value)
@@ -167,7 +190,10 @@ def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Map
       most = int(lengths[axis][row]) if lengths and axis in lengths else width
       if length > most:
         raise Misshapen(row, f'has {length} entries along {axis!r}, and the index says {most}')
-    whole[(row, *part)] = value
+    try:
+      whole[(row, *part)] = narrow(value, field.dtype)
+    except Misshapen as error:
+      raise Misshapen(row, str(error)) from None
   return whole
 
 
