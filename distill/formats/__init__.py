@@ -3,12 +3,11 @@
 A folder carries its format: by its files, or by the name in its card (`'mylab.gguf:GGUF'`).
 """
 import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from distill import hub, lookup
+from distill import disk, hub, lookup, modalities
 from distill.checkpoint import CARD
 from distill.modalities import Modality
 from distill.teachers import Weights
@@ -70,9 +69,12 @@ def at(folder: pathlib.Path) -> Format:
   """The format of a folder; that of Hugging Face where nothing says so."""
   if name := card_of(folder).get('format'):
     try:
-      return lookup.find('formats', name, 'format')()
+      kind = lookup.find('formats', name, 'format')
     except Stop as stop:
       raise Stop(Status.CHECKPOINT, f'{folder}: its format is not known here: {stop}') from None
+    if not (isinstance(kind, type) and callable(getattr(kind, 'open', None))):
+      raise Stop(Status.CHECKPOINT, f'{folder}: {name!r}, which its format is, is no format')
+    return kind()
   known = formats()
   return next((kind for kind in known if kind.holds(folder)), known[-1])
 
@@ -85,7 +87,7 @@ def named_in(kind: Format) -> bool:
 def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
   """The card of an export, not yet verified; {} where there is none."""
   try:
-    card = json.loads((folder / CARD).read_bytes())['card']
+    card = disk.read_json(folder / CARD)['card']
   except (OSError, ValueError, KeyError, TypeError):
     return {}
   return card if isinstance(card, Mapping) else {}
@@ -116,13 +118,32 @@ def load(place: str, path: str = '--model', **changes: Any) -> Opened:
   if not kind.trainable:
     raise Stop(Status.CHECKPOINT, f'{path}: {folder} holds a program: it answers, but has neither '
                'parameters nor layers to take; name the folder that it was exported from')
-  return kind.open(folder, path, **changes)
+  return _opened(kind, folder, path, **changes)
 
 
 def open_model(place: str, path: str = '--model', **changes: Any) -> Opened:
   """The same, or a program, which has its weights inside."""
   folder = hub.folder(place, path)
-  return at(folder).open(folder, path, **changes)
+  return _opened(at(folder), folder, path, **changes)
+
+
+def _opened(kind: Format, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
+  from distill.formats import parameters  # which needs JAX
+  model, weights, card = kind.open(folder, path, **changes)
+  if not named_in(kind):              # ours check what they read, by the names of the files
+    for part in weights:
+      parameters.check_finite(part, folder)
+  return model, weights, card
+
+
+def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
+  """The inputs of a model that was opened; a Stop where the model has no room for them."""
+  found = modalities.from_card(card, str(folder))
+  for name, size in found.sizes.items():
+    its = card['model'].get(name, size)
+    if its != size and not (name in found.spare and its > size):
+      raise Stop(Status.MISFIT, f'{folder}: {found.excess(name, its)}')
+  return found
 
 
 def whole(place: str, path: str = '--model') -> Opened:

@@ -1,5 +1,4 @@
 """Our own export: the parameters by our paths in a safetensors file, sealed with their card."""
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +7,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from distill import checkpoint
+from distill import checkpoint, disk
 from distill.formats import Opened, Shipped, Trial, parameters
 from distill.models.sizes import sizes
 from distill.types import Status, Stop
@@ -23,7 +22,7 @@ class Safetensors:
 
   def holds(self, folder: pathlib.Path) -> bool:
     try:
-      about = json.loads((folder / checkpoint.CARD).read_bytes())
+      about = disk.read_json(folder / checkpoint.CARD)
     except (OSError, ValueError):
       return False
     return isinstance(about, dict) and 'card' in about and 'model_type' not in about

@@ -16,7 +16,7 @@ from jax import export
 from distill import checkpoint, modalities, step, tasks
 from distill.formats import Opened, Shipped, Trial
 from distill.modalities import Modality
-from distill.models.pure import PLAIN
+from distill.models.pure import PLAIN, check_ids
 from distill.models.sizes import sizes
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Status, Stop
@@ -33,11 +33,12 @@ class Program:
   """A forward pass in evaluation mode, its weights inside, that is called as a model is.
 
   `data` is what `jax.export` serialised, `place` its folder and `written` the JAX that wrote it,
-  for the error line. It takes any number of examples, of any width up to its model's.
+  for the error line; `rows` are those of its tables, as `Pure.rows`. It takes any number of examples, of any width up to its model's.
   """
   traits, differentiable = PLAIN, False
 
-  def __init__(self, data: bytes, place: str, written: str):
+  def __init__(self, data: bytes, place: str, written: str, rows: Mapping[str, int] | None = None):
+    self.rows = rows or {}
     try:
       self._exported = made = export.deserialize(bytearray(data))
       lowest, highest = (export.minimum_supported_calling_convention_version,
@@ -74,8 +75,10 @@ class StableHLO:
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
     about = checkpoint.opened(folder, FILE)
-    made = Program((folder / FILE).read_bytes(), str(folder), about['versions']['jax'])
-    return made, ({}, {}), about['card']
+    card = about['card']
+    made = Program((folder / FILE).read_bytes(), str(folder), about['versions']['jax'],
+                   card.get('program', {}).get('rows'))
+    return made, ({}, {}), card
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
             texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
@@ -87,7 +90,8 @@ class StableHLO:
     measured = parity(program, shipped, outputs, trial)
     card = {key: value for key, value in card.items() if key != 'fresh'} | {'program': {
         'platforms': list(program.platforms), 'weights': checkpoint.sha256(shipped.weights),
-        'parity': measured, **sizes(shipped.weights)}}
+        'parity': measured, 'rows': dict(getattr(shipped.model, 'rows', {})),
+        **sizes(shipped.weights)}}
     files = {**shipped.modality.files(), **(texts(card, len(data)) if texts else {})}
     checkpoint.ship(folder, {FILE: data} | {k: v.encode() for k, v in files.items()}, card)
     return measured
@@ -143,6 +147,7 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
   axis = next(iter(shipped.modality.widths), None)
   ids, counts, widths, worst, agreed = set(), set(), set(), 0.0, []
   for batch in _cases(trial.batches, shipped.modality):
+    check_ids(shipped.model, batch, trial.title)
     rows = {name: batch[name] for name in (*program.fields, 'valid')}
     keep = np.asarray(batch['valid']) != 0
     found = ours(*shipped.weights, rows), theirs({}, {}, rows)
@@ -150,6 +155,9 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
       module, made = (np.asarray(each[name], np.float64)[keep].reshape(int(keep.sum()), -1)
                       for each in found)
       gaps = np.abs(module - made).max(-1)
+      if (own := ~np.isfinite(module).all(-1)).any():
+        raise Stop(Status.NONFINITE, f'{trial.example(int(batch["id"][keep][own][0]))}: the answer '
+                   f'has {name} that are not finite: nothing was written')
       bad = ~(gaps <= TOLERANCE * np.maximum(1, np.abs(module).max(-1)))      # NaN is
       if bad.any():
         at = np.argmax(np.where(bad, np.nan_to_num(gaps, nan=np.inf), -1))

@@ -121,6 +121,10 @@ class Modality(Protocol):
     return '' if same else (
         f'it takes {self.describe()}, and the data has {data.describe()}')
 
+  def excess(self, name: str, most: int) -> str:
+    """Why inputs don't fit a model whose size `name` is `most`, in words."""
+    return f'its inputs have {name}={self.sizes[name]}, and its model {name}={most}'
+
   def read(self, split: Any) -> Any:
     """A split encoded anew from its raw examples for this modality, or None if it can't be."""
     return None
@@ -273,14 +277,27 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
     found = next((kind for kind in _ours() if kind.knows(card)), None)
     if found is None:
       raise Stop(Status.CHECKPOINT, f'{folder}: {path} does not say what its inputs are')
-    return found.from_card(card, folder)
+    return _read(found, card, folder)
   try:
     kind = lookup.find('modalities', card['modality'], 'modality')
   except Stop as stop:
     raise Stop(Status.CHECKPOINT, f'{folder}: its inputs are of a modality that is not known here: '
                f'{stop}') from None
-  found, widths = kind.from_card(card, folder), card.get('widths')
+  if not (isinstance(kind, type) and callable(getattr(kind, 'from_card', None))):
+    raise Stop(Status.CHECKPOINT, f'{folder}: {card["modality"]!r}, which its inputs are, is no '
+               'modality')
+  found, widths = _read(kind, card, folder), card.get('widths')
   return bucketed(found, widths) if isinstance(widths, Mapping) else found
+
+
+def _read(kind: Any, card: Mapping[str, Any], folder: str) -> Modality:
+  """What `from_card` makes of a card, which a stranger may have written."""
+  try:
+    return kind.from_card(card, folder)
+  except (LookupError, TypeError, ValueError, AttributeError) as error:
+    why = f'lacks {error}' if isinstance(error, KeyError) else error
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card does not describe {kind.noun}: {why}'
+               ) from error
 
 
 def show(records: Records, row: int) -> dict[str, Any]:
