@@ -138,7 +138,8 @@ def names(room: str) -> list[str]:
 
 def _public(module) -> list[str]:
   return [name for name, value in vars(module).items()
-          if callable(value) and not name.startswith('_') and value.__module__ == module.__name__]
+          if callable(value) and not name.startswith('_')
+          and getattr(value, '__module__', None) == module.__name__]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from distill import disk, hub, lookup, modalities
+from distill import checkpoint, disk, hub, lookup, modalities
 from distill.checkpoint import CARD
 from distill.modalities import Modality
 from distill.teachers import Weights
@@ -91,6 +91,36 @@ def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
   except (OSError, ValueError, KeyError, TypeError):
     return {}
   return card if isinstance(card, Mapping) else {}
+
+
+def sealed(folder: pathlib.Path, file: str) -> dict[str, Any]:
+  """What `config.json` of an export says, once every file is verified, and the card is one."""
+  about = checkpoint.opened(folder, file)
+  card = about.get('card')
+  if wrong := _no_card(card):
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card {wrong}')
+  return about
+
+
+def _no_card(card: Any) -> str:
+  """Says why a sealed value is no card, '' if it is one."""
+  if not isinstance(card, dict):
+    return 'is no table of names'
+  for name in 'model', 'task':
+    if name in card or name == 'model':
+      node = card.get(name)
+      if not isinstance(node, dict) or not isinstance(node.get('name'), str):
+        return f'says of its {name} {str(node)[:60]!r}, which has no name'
+  if not isinstance(card.get('program', {}), dict):
+    return f'says of its program {str(card["program"])[:60]!r}, which is no table of names'
+  classes, count = card.get('classes'), card['model'].get('classes')
+  if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+    return f'says of its classes {str(classes)[:60]!r}, which are no names'
+  if twice := [name for name in classes if classes.count(name) > 1]:
+    return f'calls two classes by one name, {twice[0][:60]!r}'
+  if classes and type(count) is int and count != len(classes):
+    return f'names {len(classes)} classes, and its model has {count}'
+  return ''
 
 
 def is_model(folder: pathlib.Path) -> bool:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from distill import checkpoint, disk
-from distill.formats import Opened, Shipped, Trial, parameters
+from distill import disk
+from distill.formats import Opened, Shipped, Trial, parameters, sealed
 from distill.formats.safetensors import FILE, file_bytes, written
 from distill.modalities import tokenizer as tokenizers
 from distill.modalities.text import Text
@@ -35,7 +35,7 @@ class HuggingFace:
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
     config = _json(folder / CONFIG)
     ours = 'card' in config and 'transformers_version' not in config  # saving there copies our card
-    card = checkpoint.opened(folder, FILE)['card'] if ours else {}
+    card = sealed(folder, FILE)['card'] if ours else {}
     found = huggingface.read(config, _tensors(folder), folder)
     if not ours:
       reads = Text.from_folder(str(folder), found.node['length'], path)

@@ -8,7 +8,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from distill import checkpoint, disk
-from distill.formats import Opened, Shipped, Trial, parameters
+from distill.formats import Opened, Shipped, Trial, parameters, sealed
 from distill.models.sizes import sizes
 from distill.types import Status, Stop
 
@@ -28,7 +28,7 @@ class Safetensors:
     return isinstance(about, dict) and 'card' in about and 'model_type' not in about
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    card = checkpoint.opened(folder, FILE)['card']
+    card = sealed(folder, FILE)['card']
     try:
       with safe_open(folder / FILE, 'np') as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}

@@ -14,7 +14,7 @@ import numpy as np
 from jax import export
 
 from distill import checkpoint, modalities, step, tasks
-from distill.formats import Opened, Shipped, Trial
+from distill.formats import Opened, Shipped, Trial, sealed
 from distill.modalities import Modality
 from distill.models.pure import PLAIN, check_ids
 from distill.models.sizes import sizes
@@ -37,7 +37,8 @@ class Program:
   """
   traits, differentiable = PLAIN, False
 
-  def __init__(self, data: bytes, place: str, written: str, rows: Mapping[str, int] | None = None):
+  def __init__(self, data: bytes, place: str, written: str,
+               rows: Mapping[str, int] | None = None):
     self.rows = rows or {}
     try:
       self._exported = made = export.deserialize(bytearray(data))
@@ -74,7 +75,7 @@ class StableHLO:
     return (folder / FILE).is_file()
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    about = checkpoint.opened(folder, FILE)
+    about = sealed(folder, FILE)
     card = about['card']
     made = Program((folder / FILE).read_bytes(), str(folder), about['versions']['jax'],
                    card.get('program', {}).get('rows'))

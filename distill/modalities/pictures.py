@@ -2,6 +2,7 @@
 
 `.npy` files hold numbers; the formats of pictures are those of `FORMATS`, of 8 bits, grey or RGB.
 """
+import contextlib
 import math
 import pathlib
 import warnings
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from distill.modalities import foreign
 
 # Pillow has more, of which one starts another program (EPS) and some are rarely tried on bad files.
 FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')
@@ -81,7 +84,10 @@ def _of_picture(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarr
       raise ValueError(f'it has {frames} frames: give one picture a file')
     width, height = picture.size
     _count((height, width, *(() if picture.mode == 'L' else (3,))), size)
-    return np.asarray(picture, np.float64).reshape(1, *size) * (white / 255)
+    # libtiff, which reads compressed TIFF, writes to the terminal of what it then raises too.
+    with foreign.silenced() if picture.format == 'TIFF' else contextlib.nullcontext():
+      raw = np.asarray(picture, np.float64)
+    return raw.reshape(1, *size) * (white / 255)
 
 
 def _count(shape: Sequence[Any], size: Sequence[int]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from distill import disk, hub
+from distill.modalities import foreign
 from distill.types import Status, Stop
 
 Text = str | tuple[str, str]        # a text, or a pair of them
@@ -35,7 +36,8 @@ def read(place: str, where: str = 'data.tokenizer') -> str:
   how = _how(about, where) if path.suffix == '.txt' and about.is_file() else {}
   try:
     content = disk.read_text(path)
-    return _of_words(content, how) if path.suffix == '.txt' else _of_json(content)
+    with foreign.silenced(), foreign.caught():
+      return _of_words(content, how) if path.suffix == '.txt' else _of_json(content)
   except OSError as error:
     raise Stop(Status.DATA, f'{where}: {path}: {error.strerror}') from error
   except Exception as error:        # the library raises plain Exception
@@ -116,7 +118,8 @@ def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, n
                f'{made.num_special_tokens_to_add(True)} around a pair')
   made.enable_truncation(length)
   try:
-    rows = made.encode_batch([utf8(row) for row in texts])
+    with foreign.caught():
+      rows = made.encode_batch([utf8(row) for row in texts])
   except Exception as error:        # as above
     raise Stop(Status.DATA, 'the tokenizer cannot read the texts: '
                + ' '.join(str(error).split())) from error

@@ -64,8 +64,8 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run:
   return model
 
 
-def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Judging, widths: Widths,
-             run: Run) -> tuple[Modality, Mapping[str, Split]]:
+def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Judging,
+             widths: Widths, run: Run) -> tuple[Modality, Mapping[str, Split]]:
   """The modality by which a model reads the data, and the splits as it reads them.
 
   Where a model encodes raw examples otherwise than the data does, it reads them in its own way, if

@@ -1,5 +1,6 @@
 import copy
 import errno
+import functools
 import json
 import re
 import subprocess

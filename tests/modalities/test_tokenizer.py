@@ -241,7 +241,8 @@ def test_a_broken_tokenizer_is_refused(tmp_path, content, line):
 
 @pytest.mark.parametrize(('content', 'line'), [
     (b'', 'each once: line 1 is empty'), ('\n'.join(WORDS[3:]).encode(), '[CLS], [SEP]'),
-    ('\n'.join([*WORDS, 'cat']).encode(), "line 19 repeats 'cat' of line 7"), (b'[PAD]\n\xff\xfe\n', 'utf-8'),
+    ('\n'.join([*WORDS, 'cat']).encode(), "line 19 repeats 'cat' of line 7"),
+    (b'[PAD]\n\xff\xfe\n', 'utf-8'),
     ('\n\n'.join(WORDS).encode(), 'each once: line 2 is empty'),
     ('\n'.join(WORDS).encode('utf-16'), 'it is UTF-16')])
 def test_a_broken_vocabulary_is_refused(tmp_path, content, line):
@@ -250,8 +251,9 @@ def test_a_broken_vocabulary_is_refused(tmp_path, content, line):
 
 
 @pytest.mark.parametrize(('content', 'line'), [
-    (b'{', 'it is no JSON'), (b'[]', 'it holds no object'), (b'\xff\xfe{\0}\0', 'it is UTF-16'),
-    (b'[' * 99999, 'it is nested too deeply'),
+    (b'{', 'it is no JSON'), (b'[]', 'it holds no object'),
+    (b'\xff\xfe{\0}\0', 'it is no JSON: it is UTF-16'),
+    (b'[' * 99999, 'it is no JSON: it is nested too deeply'),
     (b'{"do_lower_case": "yes"}', "do_lower_case is 'yes', neither true nor false"),
     (b'{"strip_accents": 1}', "strip_accents is '1', neither true nor false")])
 def test_a_broken_file_beside_the_vocabulary_is_refused_by_its_own_name(tmp_path, content, line):
