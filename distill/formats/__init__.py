@@ -111,8 +111,10 @@ def _no_card(card: Any) -> str:
       node = card.get(name)
       if not isinstance(node, dict) or not isinstance(node.get('name'), str):
         return f'says of its {name} {str(node)[:60]!r}, which has no name'
-  if not isinstance(card.get('program', {}), dict):
-    return f'says of its program {str(card["program"])[:60]!r}, which is no table of names'
+  program = card.get('program', {})
+  rows = program.get('rows', {}) if isinstance(program, dict) else None
+  if not isinstance(rows, dict) or not all(type(count) is int for count in rows.values()):
+    return f'says of its program {str(program)[:60]!r}, which is not what an export writes'
   classes, count = card.get('classes'), card['model'].get('classes')
   if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
     return f'says of its classes {str(classes)[:60]!r}, which are no names'
@@ -160,7 +162,7 @@ def open_model(place: str, path: str = '--model', **changes: Any) -> Opened:
 def _opened(kind: Format, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
   from distill.formats import parameters  # which needs JAX
   model, weights, card = kind.open(folder, path, **changes)
-  if not named_in(kind):              # ours check what they read, by the names of the files
+  if type(kind) not in map(type, formats()):      # ours check by the names that their files have
     for part in weights:
       parameters.check_finite(part, folder)
   return model, weights, card
@@ -171,6 +173,9 @@ def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
   found = modalities.from_card(card, str(folder))
   for name, size in found.sizes.items():
     its = card['model'].get(name, size)
+    if type(its) is not int:
+      raise Stop(Status.CHECKPOINT, f'{folder}: its card says {name}={str(its)[:60]!r}, which is no '
+                 'size')
     if its != size and not (name in found.spare and its > size):
       raise Stop(Status.MISFIT, f'{folder}: {found.excess(name, its)}')
   return found

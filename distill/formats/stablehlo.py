@@ -33,7 +33,8 @@ class Program:
   """A forward pass in evaluation mode, its weights inside, that is called as a model is.
 
   `data` is what `jax.export` serialised, `place` its folder and `written` the JAX that wrote it,
-  for the error line; `rows` are those of its tables, as `Pure.rows`. It takes any number of examples, of any width up to its model's.
+  for the error line; `rows` are those of its tables, as `Pure.rows`. It takes any number of
+  examples, of any width up to its model's.
   """
   traits, differentiable = PLAIN, False
 
@@ -155,10 +156,10 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
     for name in outputs:
       module, made = (np.asarray(each[name], np.float64)[keep].reshape(int(keep.sum()), -1)
                       for each in found)
-      gaps = np.abs(module - made).max(-1)
-      if (own := ~np.isfinite(module).all(-1)).any():
-        raise Stop(Status.NONFINITE, f'{trial.example(int(batch["id"][keep][own][0]))}: the answer '
+      if (bad := ~np.isfinite(module).all(-1)).any():
+        raise Stop(Status.NONFINITE, f'{trial.example(int(batch["id"][keep][bad][0]))}: the answer '
                    f'has {name} that are not finite: nothing was written')
+      gaps = np.abs(module - made).max(-1)
       bad = ~(gaps <= TOLERANCE * np.maximum(1, np.abs(module).max(-1)))      # NaN is
       if bad.any():
         at = np.argmax(np.where(bad, np.nan_to_num(gaps, nan=np.inf), -1))

@@ -3,6 +3,7 @@ import collections
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from distill.types import Status, Stop
 
 Text = str | tuple[str, str]        # a text, or a pair of them
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of what is trained here
+MOST = 2**24                        # ids, a hundred times those of large tables
 HOW = {'do_lower_case': 'lowercase', 'strip_accents': 'strip_accents',
        'tokenize_chinese_chars': 'handle_chinese_chars'}  # from tokenizer_config.json to ours
 
@@ -67,6 +69,7 @@ def _how(path: pathlib.Path, where: str) -> dict[str, bool | None]:
 def _of_json(content: str) -> str:
   from tokenizers import Tokenizer
 
+  _check_ids(json.loads(content))
   made = Tokenizer.from_str(content)
   made.no_padding()
   made.no_truncation()
@@ -91,6 +94,16 @@ def _of_json(content: str) -> str:
         and made.encode(*pair).type_ids == again.encode(*pair).type_ids):
       return ours
   return made.to_str()
+
+
+def _check_ids(told: Any) -> None:
+  """A ValueError at an id that no table has: the library counts up to the largest one."""
+  words = told['model'].get('vocab', {})
+  ids = [*(words.items() if isinstance(words, dict) else ()),
+         *((token['content'], token['id']) for token in told.get('added_tokens') or ())]
+  for token, i in ids:
+    if isinstance(i, int) and not 0 <= i < MOST:
+      raise ValueError(f'the id of {token!r:.40} is {i!r:.20}, not from 0 to {MOST}')
 
 
 def _of_words(content: str, how: Mapping[str, bool | None]) -> str:

@@ -9,23 +9,19 @@ import fnmatch
 import math
 import pathlib
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from distill.lookup import nearest
+from distill.models import labels as labels_of
 from distill.models.bert import Bert
+from distill.models.labels import CONFIG, fault, short
 from distill.models.pure import Flat
-from distill.types import Status, Stop
 
-CONFIG = 'config.json'                      # as error lines call it
 PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
-REGRESSION, SINGLE, SEVERAL = PROBLEMS = (
-    'regression', 'single_label_classification', 'multi_label_classification')
 LARGEST, DEEPEST = 2**31 - 1, 2**12         # of a size, of the number of blocks
-SHOWN = 60                                  # letters of a value in an error line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,29 +136,29 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
   node, arrays = _node(config, family, folder), {}
   for name, array in tensors.items():
     if arrays.setdefault(_canonical(name, family), array) is not array:
-      raise _fault(folder, f'it has the tensor {name} twice, by two names')
+      raise fault(folder, f'it has the tensor {name} twice, by two names')
   table = _table(family, node['depth'], node['types'])
   found = {path: arrays.pop(name) for path, name in table.items() if name in arrays}
   parts = {path.split('/')[0] for path in found}
   for path, name in table.items():
     part = path.split('/')[0]
     if path not in found and (part in parts or part not in PARTS):
-      raise _fault(folder, f'the tensor {name} is missing{nearest(name, arrays)}')
+      raise fault(folder, f'the tensor {name} is missing{nearest(name, arrays)}')
   for name, path in family.tied.items():
     if name in arrays and path in found and not np.array_equal(
         arrays.pop(name), found[path], equal_nan=True):
-      raise _fault(folder, f'{name} differs from {table[path]}; only a masked-word head that '
-                   'shares it is known')
+      raise fault(folder, f'{name} differs from {table[path]}; only a masked-word head that '
+                  'shares it is known')
   arrays.pop(f'{family.prefix}.embeddings.position_ids', None)         # the numbers from 0
   extra = sorted(name for name in arrays if not fnmatch.fnmatchcase(name, family.unused))
   if extra:
-    raise _fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
+    raise fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
   classes = found['head/bias'].size if 'head/bias' in found else 0
   for path, array in found.items():
     if array.shape != (shape := _shape(path, node, classes)):
-      raise _fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
-                   f'{list(shape)}')
-  labels, multilabel = _labels(config, classes, folder)
+      raise fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
+                  f'{list(shape)}')
+  labels, multilabel = labels_of.read(config, classes, folder)
   return Checkpoint(node, {path: _turned(path, array) for path, array in found.items()}, labels,
                     {path: table[path] for path in found}, multilabel)
 
@@ -226,11 +222,11 @@ def _canonical(name: str, family: Family) -> str:
 def _family(told: Mapping[str, Any], folder: pathlib.Path) -> Family:
   kind = told['model_type'] if 'model_type' in told else None
   if kind not in list(FAMILIES):
-    raise _fault(folder, f'{CONFIG} says model_type={_short(kind)}; known are '
-                 + ', '.join(FAMILIES))
+    raise fault(folder, f'{CONFIG} says model_type={short(kind)}; known are '
+                + ', '.join(FAMILIES))
   for field, only in FAMILIES[kind].only.items():
     if field in told and told[field] not in (only, None):
-      raise _fault(folder, f'{CONFIG} says {field}={_short(told[field])}; only {only!r} is known')
+      raise fault(folder, f'{CONFIG} says {field}={short(told[field])}; only {only!r} is known')
   return FAMILIES[kind]
 
 
@@ -239,22 +235,22 @@ def _node(told: Mapping[str, Any], family: Family, folder: pathlib.Path) -> dict
   node = {'name': 'bert.Bert', **family.fixed}
   for ours, theirs in family.fields.items():
     if theirs not in told and ours not in _DEFAULTS:
-      raise _fault(folder, f'{CONFIG} lacks {theirs}')
+      raise fault(folder, f'{CONFIG} lacks {theirs}')
     node[ours] = told[theirs] if theirs in told else _DEFAULTS[ours]
     kind = float if ours in ('dropout', 'eps', 'std') else int
     if isinstance(node[ours], bool) or not isinstance(node[ours], int | kind):
-      raise _fault(folder, f'{CONFIG} says {theirs}={_short(node[ours])}, which is no '
-                   + kind.__name__)
+      raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which is no '
+                  + kind.__name__)
     if wrong := _beyond(ours, node[ours]):
-      raise _fault(folder, f'{CONFIG} says {theirs}={_short(node[ours])}, which {wrong}')
+      raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which {wrong}')
   width, heads = (family.fields[ours] for ours in ('width', 'heads'))
   if node['width'] % node['heads']:
-    raise _fault(folder, f'{CONFIG} says {width}={node["width"]}, which {heads}={node["heads"]} '
-                 'does not divide')
+    raise fault(folder, f'{CONFIG} says {width}={node["width"]}, which {heads}={node["heads"]} '
+                'does not divide')
   node['length'] -= node['first']
   if node['length'] < 1:
-    raise _fault(folder, f'{CONFIG} says {family.fields["length"]}='
-                 f'{node["length"] + node["first"]}, of which {node["first"]} hold no token')
+    raise fault(folder, f'{CONFIG} says {family.fields["length"]}='
+                f'{node["length"] + node["first"]}, of which {node["first"]} hold no token')
   return node
 
 
@@ -267,78 +263,6 @@ def _beyond(name: str, value: float) -> str:
   return '' if least <= value <= most else f'is not between {least} and {most}'
 
 
-def _labels(told: Mapping[str, Any], classes: int,
-            folder: pathlib.Path) -> tuple[tuple[str, ...], bool]:
-  """The labels of a head's outputs, and whether an example may have several of them."""
-  if not classes:
-    return (), False
-  problem = told.get('problem_type')
-  if problem is not None and problem not in PROBLEMS:
-    raise _fault(folder, f'{CONFIG} says problem_type={_short(problem)}; known are '
-                 + ', '.join(PROBLEMS))
-  if (count := told.get('num_labels', classes)) != classes or isinstance(count, bool):
-    raise _fault(folder, f'the head has {classes} outputs, but {CONFIG} says num_labels='
-                 + _short(count))
-  if problem == (REGRESSION if classes > 1 else SINGLE):
-    raise Stop(Status.MISFIT, f'{folder}: {CONFIG} says problem_type={problem!r} of a head of '
-               f'{classes} output{"s" * (classes > 1)}: a regression is known of one, a '
-               'classification of several')
-  if classes < 2 and problem != SEVERAL:
-    return (), False
-  labels = _named(told, classes, folder)
-  _check_inverse(told, labels, folder)
-  return labels, problem == SEVERAL
-
-
-def _named(told: Mapping[str, Any], classes: int, folder: pathlib.Path) -> tuple[str, ...]:
-  """The names of `id2label`, by their places; each must be there, and be one of its kind."""
-  named = (told['id2label'] if 'id2label' in told else
-           {str(i): f'LABEL_{i}' for i in range(classes)})
-  if not isinstance(named, dict) or named.keys() != {str(i) for i in range(classes)}:
-    raise _fault(folder, f'the head has {classes} outputs, but {CONFIG} says id2label='
-                 + _short(named))
-  labels, seen = [], {}
-  for i in range(classes):
-    label = named[str(i)]
-    if isinstance(label, bool) or not isinstance(label, str | int) or not _printable(str(label)):
-      raise _fault(folder, f'{CONFIG} says that id2label of {i} is {_short(label)}, which is no '
-                   'name')
-    labels.append(str(label))
-    alike = unicodedata.normalize('NFC', labels[i].strip())
-    if alike in seen:
-      raise _fault(folder, f'{CONFIG} calls the outputs {seen[alike]} and {i} of the head by one '
-                   f'name, {_short(labels[i])}: give each its own in id2label')
-    seen[alike] = i
-  return tuple(labels)
-
-
-def _check_inverse(told: Mapping[str, Any], labels: Sequence[str], folder: pathlib.Path) -> None:
-  """Stops where `label2id` says otherwise than `id2label`; one that names no label says nothing."""
-  inverse = told.get('label2id') or {}
-  if not isinstance(inverse, dict):
-    raise _fault(folder, f'{CONFIG} says label2id={_short(inverse)}, which is no table of names')
-  if all(re.fullmatch(r'LABEL_\d+', name) for name in inverse):
-    return
-  for i, label in enumerate(labels):
-    if str(inverse.get(label)) != str(i):
-      raise _fault(folder, f'{CONFIG} says id2label of {i} is {_short(label)}, but label2id of it '
-                   f'is {_short(inverse.get(label))}: which is right?')
-
-
-def _printable(text: str) -> bool:
-  """Whether a text has letters, and can be written as UTF-8: no lone surrogates."""
-  return bool(text.strip()) and not re.search('[\ud800-\udfff]', text)
-
-
-def _short(value: Any) -> str:
-  """A value of a stranger's file as an error line has it."""
-  try:
-    spelled = repr(value)
-  except ValueError:                        # of an int with thousands of digits
-    spelled = f'an int of {value.bit_length()} bits'
-  return spelled if len(spelled) <= SHOWN else spelled[:SHOWN - 1] + '…'
-
-
 def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
   """The shape that a tensor must have there."""
   *_, module, leaf = path.split('/')
@@ -349,7 +273,3 @@ def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
   outputs = {'up': node['inner'], 'head': classes, 'words': node['vocabulary']}.get(module, width)
   inputs = node['inner'] if module == 'down' else width
   return (outputs, inputs) if leaf == 'kernel' else (outputs,)
-
-
-def _fault(path: pathlib.Path, line: str) -> Stop:
-  return Stop(Status.CHECKPOINT, f'{path}: {line}')
