@@ -174,8 +174,8 @@ def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
   for name, size in found.sizes.items():
     its = card['model'].get(name, size)
     if type(its) is not int:
-      raise Stop(Status.CHECKPOINT, f'{folder}: its card says {name}={str(its)[:60]!r}, which is no '
-                 'size')
+      raise Stop(Status.CHECKPOINT, f'{folder}: its card says {name}={str(its)[:60]!r}, which is '
+                 'no size')
     if its != size and not (name in found.spare and its > size):
       raise Stop(Status.MISFIT, f'{folder}: {found.excess(name, its)}')
   return found

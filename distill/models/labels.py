@@ -81,10 +81,7 @@ def _printable(text: str) -> bool:
 
 def short(value: Any) -> str:
   """A value of a stranger's file as an error line has it."""
-  try:
-    spelled = repr(value)
-  except ValueError:                        # of an int with thousands of digits
-    spelled = f'an int of {value.bit_length()} bits'
+  spelled = repr(value)
   return spelled if len(spelled) <= SHOWN else spelled[:SHOWN - 1] + '…'
 
 
