@@ -64,7 +64,7 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
       return
     raise Stop(Status.CONFIG, f'--to={to} is there already, and nothing is overwritten: remove it, '
                'or name another place')
-  modality = modalities.from_card(card, str(folder))
+  modality = formats.modality(card, folder)
   workdir = folder.resolve().parent.parent
   name = pathlib.Path(place).resolve().name           # a hub id's folder has another
   of_run = folder.resolve().parent.name == 'export' and (workdir / 'config.json').is_file()

@@ -65,6 +65,9 @@ class Status(enum.IntEnum):
   TIER = 17               # everything is done and reported, but a student misses its tier
 
 
+LONGEST = 2000          # letters of the line of a Stop, which may quote a stranger's file
+
+
 class Stop(Exception):
   """Ends a command: an exit status and one line saying what is wrong, where, and what to do.
 
@@ -73,5 +76,7 @@ class Stop(Exception):
   """
 
   def __init__(self, status: Status, line: str):
-    super().__init__(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], str(line)))
+    line = ' '.join(str(line).splitlines())
+    line = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
+    super().__init__(line if len(line) <= LONGEST else f'{line[:LONGEST - 1]}…')
     self.status = status

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     for name in names:
       row = measured(name, values.rounds)
       rows.append(path, row)
-      print(json.dumps(row, ensure_ascii=False) if values.json else table(row), flush=True)
+      print(json.dumps(row, ensure_ascii=False, allow_nan=False) if values.json else table(row),
+            flush=True)
   except Stop as stop:
     print(f'experiments.bench: {stop}', file=sys.stderr)
     return int(stop.status)

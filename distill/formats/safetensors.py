@@ -1,5 +1,4 @@
 """Our own export: the parameters by our paths in a safetensors file, sealed with their card."""
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +7,8 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from distill import checkpoint
-from distill.formats import Opened, Shipped, Trial, parameters
+from distill import checkpoint, disk
+from distill.formats import Opened, Shipped, Trial, parameters, sealed
 from distill.models.sizes import sizes
 from distill.types import Status, Stop
 
@@ -23,13 +22,13 @@ class Safetensors:
 
   def holds(self, folder: pathlib.Path) -> bool:
     try:
-      about = json.loads((folder / checkpoint.CARD).read_bytes())
+      about = disk.read_json(folder / checkpoint.CARD)
     except (OSError, ValueError):
       return False
     return isinstance(about, dict) and 'card' in about and 'model_type' not in about
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    card = checkpoint.opened(folder, FILE)['card']
+    card = sealed(folder, FILE)['card']
     try:
       with safe_open(folder / FILE, 'np') as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}

@@ -122,6 +122,10 @@ class Modality(Protocol):
     return '' if same else (
         f'it takes {self.describe()}, and the data has {data.describe()}')
 
+  def excess(self, name: str, most: int) -> str:
+    """Why inputs don't fit a model whose size `name` is `most`, in words."""
+    return f'its inputs have {name}={self.sizes[name]}, and its model {name}={most}'
+
   def read(self, split: Any) -> Any:
     """A split encoded anew from its raw examples for this modality, or None if it can't be."""
     return None
@@ -310,11 +314,13 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
 
 
 def _read(kind: Any, card: Mapping[str, Any], folder: str) -> Modality:
+  """What `from_card` makes of a card, which a stranger may have written."""
   try:
     return kind.from_card(card, folder)
-  except KeyError as error:
-    raise Stop(Status.CHECKPOINT, f'{folder}: its card lacks {error}, which {kind.__name__} needs: '
-               'export the model again') from error
+  except (LookupError, TypeError, ValueError, AttributeError) as error:
+    why = f'lacks {error}' if isinstance(error, KeyError) else error
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card does not describe {kind.noun}: {why}'
+               ) from error
 
 
 def show(records: Records, row: int) -> dict[str, Any]:

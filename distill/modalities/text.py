@@ -130,13 +130,18 @@ class Text(Modality):
 
   @classmethod
   def from_card(cls, card: Mapping[str, Any], folder: str) -> 'Text':
-    return cls(length=card['length'], widths={AXIS: tuple(card['widths'])}, folder=folder,
+    length, widths = card['length'], tuple(card['widths'])
+    if not (all(type(n) is int for n in (length, *widths)) and widths == (*sorted({*widths}),)
+            and widths and 1 <= widths[0] <= widths[-1] <= length):
+      raise ValueError(f'texts of length={length} in widths={widths}')
+    return cls(length=length, widths={AXIS: widths}, folder=folder,
                sha256=card['tokenizer_sha256'], pairs=card.get('pairs'))
 
   @classmethod
   def from_folder(cls, folder: str, length: int, path: str) -> 'Text':
     """The inputs of a model whose folder has a tokenizer, and which says no more of them."""
-    return cls(length=length, widths={AXIS: (length // 4, length // 2, length)},
+    widths = dict.fromkeys(max(1, width) for width in (length // 4, length // 2, length))
+    return cls(length=length, widths={AXIS: tuple(widths)},
                tokenizer=tokenizer.read(folder, path), folder=folder)
 
   def files(self) -> dict[str, str]:
@@ -144,6 +149,14 @@ class Text(Modality):
 
   def describe(self) -> str:
     return f'texts of at most {self.length} tokens'
+
+  def excess(self, name: str, most: int) -> str:
+    found = tokenizer.beyond(self.json, most) if name == 'vocabulary' else ()
+    if not found:
+      return super().excess(name, most)
+    others = f' ({len(found)} such tokens)' if len(found) > 1 else ''
+    return (f'its tokenizer has the token {found[0][1]!r} with the id {found[0][0]}{others}, and '
+            f'its model a table of {most} tokens, from 0')
 
   def misfit(self, data: Any) -> str:
     if not isinstance(data, Text):

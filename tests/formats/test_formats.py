@@ -55,7 +55,7 @@ class TestUnknown:
       ({'modality': 'nolab.clouds:Cloud'}, "known here: modality='nolab.clouds:Cloud': there is no "
        "module 'nolab'"),
       ({'modality': 'os:mkdir'}, "modality='os:mkdir' is no modality"),
-      ({'modality': 'text.Text'}, "its card lacks 'length', which Text needs"),
+      ({'modality': 'text.Text'}, "its card does not describe texts: lacks 'length'"),
       ({'task': {'name': 'os:mkdir', 'path': 'made'}}, "task.name='os:mkdir' is no task"),
       ({'task': {'name': 'boxes.Boxes'}}, "task.name='boxes.Boxes' names nothing in distill/task")])
   def test_is_one_line_and_nothing_is_called(self, tmp_path, monkeypatch, capsys, images, card,
@@ -148,7 +148,7 @@ class TestFree:
     checkpoint.export(place, {FILE: b''}, {'model': model})
     for asked in (lambda: formats.free(str(place), {'dropout': 0.3}, 'teachers.t.init'),
                   lambda: parameters.assembled({}, formats.card_of(place), place, 'x')):
-      with pytest.raises(Stop, match='export: its card does not say what its model is') as stop:
+      with pytest.raises(Stop, match='export: its card says of its model') as stop:
         asked()
       assert stop.value.status == Status.CHECKPOINT
 
