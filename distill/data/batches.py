@@ -186,6 +186,9 @@ def _fetched(split: Split, rows: np.ndarray) -> Columns:
   except IndexError as error:
     raise Stop(Status.DATA, f'data: the index has {len(split)} rows, and its files or arrays fewer '
                f'({error}): make the index anew') from error
+  except OSError as error:
+    raise Stop(Status.DATA, f'data: rows {rows[0]} to {rows[-1]} cannot be read: {error}'
+               ) from error
   for name in sorted(wanted):
     if name not in fetched:
       raise Stop(Status.DATA, f'data: there is a field {name!r}, but nothing was fetched of it; '

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from distill.data.sets import Dataset, Split, in_memory
+from distill.data.sets import Dataset, InMemory, Split
 from distill.modalities import Misshapen, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
@@ -60,7 +60,7 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
     digest.update(label.tobytes())
     stored = raw if dtype in STORED else modality.standardised(raw)
     splits[split] = Split({'hash01': hash01(raw), 'label': label}, fields,
-                          in_memory({'image': stored}))
+                          InMemory({'image': stored}))
   facts = {**modality.sizes, 'classes': len(classes), 'names': tuple(classes)}
   return Dataset(name=name, modality=modality, splits=splits, fingerprint=digest.hexdigest(),
                  versions=versions, facts=facts, notes=tuple(notes))

@@ -43,7 +43,19 @@ class Split:
       if length != lengths['hash01']:
         raise Stop(Status.DATA, f'data: the index has {lengths["hash01"]} rows of hash01 and '
                    f'{length} of {name}: a row is an example in all columns')
+    if any(field.target for field in self.fields.values()) and not {
+        'label', 'known'} & self.index.keys():
+      raise Stop(Status.DATA, 'data: a field is a target, and the index has neither a label nor a '
+                 "column 'known', bool, that says which examples have one")
+    fetched = self.fields.keys() - self.index.keys()
+    held = len(self.fetch) if fetched and hasattr(self.fetch, '__len__') else lengths['hash01']
+    if held != lengths['hash01']:
+      raise Stop(Status.DATA, f'data: the index has {lengths["hash01"]} rows, and the arrays that '
+                 f'it is of {held}: make the index anew')
     for axis in self.axes:
+      if axis == 'b' or not axis.isidentifier():
+        raise Stop(Status.DATA, f"data: an axis can't be called {axis!r}: it must be a word, and "
+                   "'b' are the examples of a batch")
       if axis not in self.index or axis not in self.room:
         raise Stop(Status.DATA, f'data: a field has the axis {axis!r}: the index needs a column '
                    f'{axis!r} with the length of every example, and room its largest')
@@ -78,9 +90,20 @@ class Split:
         raw=[self.raw[row] for row in rows] if len(self.raw) else ())
 
 
-def in_memory(columns: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], Columns]:
+@dataclasses.dataclass(frozen=True)
+class InMemory:
   """A `fetch` from arrays that lead with the examples; they may be memory-mapped."""
-  return lambda rows: {name: column[rows] for name, column in columns.items()}
+  columns: Mapping[str, np.ndarray]
+
+  def __len__(self) -> int:
+    lengths = {len(column) for column in self.columns.values()}
+    if len(lengths) > 1:
+      raise Stop(Status.DATA, 'data: arrays of the same examples differ in length: ' + ', '.join(
+          f'{name} {len(column)}' for name, column in self.columns.items()))
+    return lengths.pop()
+
+  def __call__(self, rows: np.ndarray) -> Columns:
+    return {name: column[rows] for name, column in self.columns.items()}
 
 
 @dataclasses.dataclass(frozen=True)

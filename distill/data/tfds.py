@@ -88,6 +88,8 @@ def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), valida
               for split, of in files.items()}]
   arrays = stored('tfds-images', made_of, lambda: _surveyed(files, classes, validation), cache)
   about = unpacked(arrays['about'])
+  if not arrays['counts'].any():
+    raise ValueError(f'validation={validation} leaves no image to train on')
   modality = Image(*about['shape'], *images.moments(
       arrays['counts'], f'{dataset}: train'), float(white), about['dtype'])
   target = Field((), 'int32', -1, target=True)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from distill import checkpoint, disk, hub, lookup, modalities
+from distill import checkpoint, disk, hub, lookup, modalities, tasks
 from distill.checkpoint import CARD
 from distill.modalities import Modality
 from distill.teachers import Weights
@@ -184,8 +184,9 @@ def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
 def whole(place: str, path: str = '--model') -> Opened:
   """A model that can answer, its weights, and its card."""
   model, weights, card = open_model(place, path)
-  if fresh := card.get('fresh'):
-    raise Stop(Status.CHECKPOINT, f'{place} has no {fresh[0].split("/")[0]}: it is a '
+  parts = tasks.from_card(card, place).parts
+  if lacks := {name.split('/')[0] for name in card.get('fresh', ())} & {*parts}:
+    raise Stop(Status.CHECKPOINT, f'{place} has no {min(lacks)}: it is a '
                'pretrained encoder, which must be trained before it can answer')
   return model, weights, card
 

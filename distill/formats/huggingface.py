@@ -49,8 +49,9 @@ class HuggingFace:
             texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
             ) -> dict[str, Any]:
     tensors, config = _named(shipped)
-    tokenizer = shipped.modality.json
-    files = shipped.modality.files() | {
+    files = shipped.modality.files()
+    tokenizer = files['tokenizer.json']
+    files = files | {
         TOKENIZER: json.dumps(_about(tokenizer, shipped.card, config), indent=2, allow_nan=False)}
     return written(folder, tensors, shipped, files, texts, config)
 
@@ -60,8 +61,8 @@ class HuggingFace:
 
 
 def knows(shipped: Shipped) -> bool:
-  """Whether `transformers` has such a model."""
-  return _named(shipped) is not None
+  """Whether `transformers` has such a model, and reads its inputs as ours does: by a tokenizer."""
+  return _named(shipped) is not None and 'tokenizer.json' in shipped.modality.files()
 
 
 def _named(shipped: Shipped) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
@@ -77,7 +78,8 @@ def _about(tokenizer: str, card: Mapping[str, Any], config: Mapping[str, Any]) -
   special = {f'{name.strip("[]").lower()}_token': words[i]
              for name, i in tokenizers.special(tokenizer).items()}
   names = ('token_type_ids',) if 'type_vocab_size' in config else ()
-  return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': card['length'],
+  length = card.get('length', card['model']['length'])
+  return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': length,
           'model_input_names': ['input_ids', *names, 'attention_mask'], **special}
 
 

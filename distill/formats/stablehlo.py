@@ -3,6 +3,7 @@
 The file has the weights inside, so that it needs nothing but JAX. The number of examples and the
 length of named axes are symbolic: one program for all widths, not the weights for each.
 """
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,7 +171,7 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
                    f'{trial.example(int(batch["id"][keep][at]))} in a batch of {len(keep)} its '
                    f'{name} are {_numbers(made[at])}, where the module has {_numbers(module[at])}')
       worst = max(worst, float(gaps.max()))
-      if name == outputs[0]:
+      if name == outputs[0] and np.ndim(found[0][name]) == 2:
         agreed += (module.argmax(-1) == made.argmax(-1)).tolist()
     ids |= {*batch['id'][keep].tolist()}
     counts.add(len(keep))
@@ -179,7 +180,7 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
   return {'platform': export.default_export_platform(), 'examples': len(ids),
           'batches': sorted(counts), 'widths': sorted(widths), 'tolerance': TOLERANCE,
           'largest_difference': worst,
-          'agreement': sum(agreed) / len(agreed) if shipped.card['classes'] else None}
+          'agreement': sum(agreed) / len(agreed) if shipped.card['classes'] and agreed else None}
 
 
 def _cases(batches: Sequence[Batch], modality: Modality) -> Iterator[Batch]:
@@ -205,8 +206,12 @@ def _width(batch: Batch, modality: Modality, axis: str) -> int:
 def _resized(batch: Batch, modality: Modality, widths: Mapping[str, int]) -> Batch:
   """A batch cut or padded to other widths."""
   named = {name: field for name, field in modality.fields.items() if {*field.axes} & widths.keys()}
-  return {**batch, **{name: modalities.stacked(np.asarray(batch[name]), field, widths,
-                                               len(batch[name])) for name, field in named.items()}}
+  resized = {}
+  for name, field in named.items():
+    rows = np.asarray(batch[name])                # of the type that the modality prepared
+    field = dataclasses.replace(field, dtype=str(rows.dtype))
+    resized[name] = modalities.stacked(rows, field, widths, len(rows))
+  return {**batch, **resized}
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -5,6 +5,7 @@ package or of any other (`'mylab.clouds:PointCloud'`). The rest of the house ask
 which one it is.
 """
 import dataclasses
+import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,9 @@ import numpy as np
 from distill import lookup
 from distill.types import Batch, Field, Records, Status, Stop
 
+# What an export's card says beside its inputs.
+RESERVED = {'model', 'classes', 'task', 'data', 'fingerprint', 'training', 'format', 'program',
+            'fresh', 'modality'}
 Example = Mapping[str, np.ndarray]      # the fields of one example, neither padded nor batched
 Draw = Callable[[int], np.ndarray]      # as many 64-bit random numbers of an example as are asked
 
@@ -118,7 +122,8 @@ class Modality(Protocol):
 
   def misfit(self, data: 'Modality') -> str:
     """Why a model that was made for this modality can't read `data`; '' if it can."""
-    same = name_of(self) == name_of(data) and self.card() == data.card()
+    plain = lambda modality: json.loads(json.dumps(modality.card()))      # tuples are lists in JSON
+    same = name_of(self) == name_of(data) and plain(self) == plain(data)
     return '' if same else (
         f'it takes {self.describe()}, and the data has {data.describe()}')
 
@@ -288,9 +293,12 @@ def name_of(modality: Modality) -> str:
 
 def card(modality: Modality) -> dict[str, Any]:
   """What an export's card says of a modality; its widths too, where that doesn't in its own way."""
-  widths = {axis: list(sizes) for axis, sizes in modality.widths.items()}
+  widths, says = {axis: list(sizes) for axis, sizes in modality.widths.items()}, modality.card()
+  if taken := RESERVED & says.keys():
+    raise Stop(Status.CONFIG, f'{name_of(modality)}: its card says {min(taken)!r}, which an export '
+               'says of the model: call that field something else')
   return {'modality': name_of(modality), **({'widths': widths} if widths else {}),
-          **modality.card()}
+          **says}
 
 
 def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.json') -> Modality:
@@ -309,14 +317,14 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
   except Stop as stop:
     raise Stop(Status.CHECKPOINT, f'{folder}: its inputs are of a modality that is not known here: '
                f'{stop}') from None
-  found, widths = _read(kind, card, folder), card.get('widths')
-  return bucketed(found, widths) if isinstance(widths, Mapping) else found
+  return _read(kind, card, folder)
 
 
 def _read(kind: Any, card: Mapping[str, Any], folder: str) -> Modality:
   """What `from_card` makes of a card, which a stranger may have written."""
   try:
-    return kind.from_card(card, folder)
+    found, widths = kind.from_card(card, folder), card.get('widths')
+    return bucketed(found, widths) if isinstance(widths, Mapping) else found
   except (LookupError, TypeError, ValueError, AttributeError) as error:
     why = f'lacks {error}' if isinstance(error, KeyError) else error
     raise Stop(Status.CHECKPOINT, f'{folder}: its card does not describe {kind.noun}: {why}'

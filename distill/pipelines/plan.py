@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill import checkpoint, sharding, train
+from distill import checkpoint, formats, sharding, train
 from distill.data.sets import Dataset
 from distill.disk import replace
 from distill.modalities import Modality
@@ -59,7 +59,8 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
     steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
     size = len(ready.batch['valid'])
     width = functools.partial(_width, told.modality)
-    widths = [width(stage.data[i]) for i in range(0, steps, max(steps // 50, 1))]
+    some = range(0, steps, max(steps // 50, 1)) if told.modality.widths else [0]
+    widths = [width(stage.data[i]) for i in some]
     a_step = ready.flops() * sum(widths) / len(widths) / width(ready.batch)     # nearly linear
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
@@ -90,13 +91,20 @@ def shared(trained: Trained, run: Run) -> pathlib.Path | None:
 
 
 def left(trained: Trained, run: Run) -> bool:
-  """Whether an equal stage left what it trained, and this run has not trained its own to the end.
+  """Returns whether an equal stage left all that this run reads, and it has not trained its own.
 
-  For a student that has begun goes on with the very teacher that it began with.
+  A student that has begun goes on with the very teacher that it began with.
   """
   place, steps = shared(trained, run), trained.stage.train['steps']
   own = lambda: checkpoint.latest(train.folder(trained.stage, run)) == steps
-  return bool(place and sharding.once(lambda: place.exists() and not own()))
+  return bool(place and sharding.once(lambda: place.exists() and not lacking(trained, place)
+                                      and not own()))
+
+
+def lacking(trained: Trained, folder: pathlib.Path) -> set[str]:
+  """Returns the heads that this run reads and that an export of an equal stage left out."""
+  fresh = formats.card_of(folder).get('fresh', ())
+  return {path.split('/')[0] for path in fresh} - {*trained.idle}
 
 
 def _width(modality: Modality, batch: Batch) -> int:

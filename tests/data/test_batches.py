@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.data import batches
-from distill.data.sets import Split, in_memory
+from distill.data.sets import InMemory, Split
 from distill.modalities import text
 from distill.types import Field, Status, Stop
 
@@ -355,7 +355,7 @@ class TestAxes:
 
 class TestASplitWithoutLabel:
   split = Split({'hash01': np.arange(6) / 6}, {'x': Field((2,), 'float32')},
-                in_memory({'x': np.arange(12.).reshape(6, 2)}))
+                InMemory({'x': np.arange(12.).reshape(6, 2)}))
 
   def test_has_no_label_and_nothing_is_labelled(self):
     assert not self.split.known.any() and self.split.axes == ()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distill import lookup
-from distill.data.sets import Dataset, Split, in_memory
+from distill.data.sets import Dataset, InMemory, Split
 from experiments import rows, tfidf
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -15,7 +15,7 @@ def split(n):
   """Class 0 speaks of cats, class 1 of dogs; every third text is unlabelled and speaks of both."""
   label = np.array([-1 if i % 3 == 2 else i % 2 for i in range(n)], np.int32)
   words = {0: 'cat purrs', 1: 'dog barks', -1: 'cat dog'}
-  return Split({'label': label, 'hash01': np.linspace(0, 1, n, endpoint=False)}, {}, in_memory({}),
+  return Split({'label': label, 'hash01': np.linspace(0, 1, n, endpoint=False)}, {}, InMemory({}),
                raw=[f'the {words[int(k)]} {i}' for i, k in enumerate(label)])
 
 
