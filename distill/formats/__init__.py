@@ -184,7 +184,7 @@ def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
 def whole(place: str, path: str = '--model') -> Opened:
   """A model that can answer, its weights, and its card."""
   model, weights, card = open_model(place, path)
-  parts = tasks.from_card(card, place).parts
+  parts = tasks.from_card(card, f'{place}: task').parts
   if lacks := {name.split('/')[0] for name in card.get('fresh', ())} & {*parts}:
     raise Stop(Status.CHECKPOINT, f'{place} has no {min(lacks)}: it is a '
                'pretrained encoder, which must be trained before it can answer')
