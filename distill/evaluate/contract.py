@@ -12,9 +12,9 @@ Where a metric's `higher_is_better` is false, less is better. Of a model's field
 the teacher doesn't lead that; `classes` are those of its records in their order, null for numbers
 and words; `calibration` (`faithfulness.calibration`) is null without probabilities; `faithfulness`
 is against the teacher that `retention` is of: by the records `agreement`, `agreement_on_errors`,
-`kl` (`faithfulness.answers`), by records/inside/NAME.npz (`inside.looked`) `saliency`,
+`kl` (`faithfulness.answers`), by records/inside/NAME.npz (`inside.explained`) `saliency`,
 `saliency_top`, `rollout`, `cka` (`faithfulness.insights`); {} for teachers; `layers` has the CKA of
-all pairs, rows its own; `robustness` (`robustness.stood`) is on a fixed sample of `task.split`.
+all pairs, rows its own; `robustness` (`robustness.compared`) is on a fixed sample of `task.split`.
 With `evaluate.faithfulness=False` there are only the records' numbers.
 
 `quantised` is the share of the parameters that 8 bits or fewer hold, `process_bytes` the most that

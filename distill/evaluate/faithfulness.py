@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from distill.evaluate import quality
+from distill.tasks import Task
 from distill.tasks.regression import correlation
 from distill.types import Records
 
@@ -16,42 +17,44 @@ Metric = dict[str, Any]         # value, low, high, n, unit, higher_is_better
 BINS = 15               # of the reliability curve (Guo 2017, §5)
 TOP = 0.2               # the share of an example's places that are its top
 SEEN = {'id', 'sampled', 'target', 'places', 'attribution', 'rollout', 'layers', 'grams'}
-# … arrays of `inside.looked` that every modality has; the others are of the inputs
+# … arrays of `inside.explained` that every modality has; the others are of the inputs
 LEAST = float(np.finfo(np.float32).tiny)      # a probability below, as 0, counts as this
 
 
-def answers(records: Records, teacher: Records, *, resamples: int = 1000,
+def answers(task: Task, records: Records, teacher: Records, *, resamples: int = 1000,
             seed: int = 0) -> dict[str, Metric]:
-  """How near a model's answers are to the teacher's on the same examples.
+  """Compares a model's answers with the teacher's on the same examples.
 
-  Of classes: `agreement`, the share of equal predictions; `agreement_on_errors`, that share where
-  the teacher is wrong, left out where it never is; `kl`, the mean KL(teacher || model) at T = 1.
-  Of numbers: `correlation` (Pearson) and `distance`, the mean absolute difference. Of masked words
-  records don't hold the answers: nothing.
+  If the task has `categories`: `agreement`, the share of equal predictions; `agreement_on_errors`,
+  the share of equal predictions among the examples on which the teacher is wrong, left out if it
+  is never wrong; `kl`, the mean KL(teacher || model) at T = 1. If the task has `numbers`:
+  `correlation` (Pearson) and `distance`, the mean absolute difference. Otherwise nothing.
   """
-  records, teacher = quality.aligned(records, teacher)
+  pair = quality.aligned(records, teacher)
   how = dict(resamples=resamples, seed=seed)
-  if 'probabilities' in records:
-    q, p = _checked(records), _checked(teacher)
+  ours, theirs = map(task.categories, pair)
+  if ours is not None and theirs is not None:
+    q, p = _checked(ours), _checked(theirs)
     if p.shape != q.shape:
       raise ValueError(f'{p.shape[1]} and {q.shape[1]} classes cannot be compared')
-    same = records['prediction'] == teacher['prediction']
-    on_errors = same[teacher['prediction'] != teacher['label']]
+    same = ours['prediction'] == theirs['prediction']
+    on_errors = same[theirs['prediction'] != theirs['label']]
     kl = np.sum(p * (_log(p) - _log(q)), axis=1)
     return {'agreement': _mean(same, 'fraction', True, **how),
             **({'agreement_on_errors': _mean(on_errors, 'fraction', True, **how)}
                if len(on_errors) else {}),
             'kl': _mean(kl, 'nats', False, **how)}
-  if 'prediction' in records:
-    ours, theirs = (_finite(of['prediction'], 'predictions') for of in (records, teacher))
+  ours, theirs = map(task.numbers, pair)
+  if ours is not None and theirs is not None:
+    ours, theirs = (_finite(of, 'predictions') for of in (ours, theirs))
     pearson = lambda rows: correlation(ours[rows], theirs[rows])
     return {'correlation': _metric(pearson, len(ours), 'correlation', True, **how),
             'distance': _mean(np.abs(ours - theirs), '', False, **how)}
   return {}
 
 
-def calibration(records: Records, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any] | None:
-  """Whether a model is right as often as it is sure to be; None where it tells no probabilities.
+def calibration(records: Records, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+  """Measures whether a model is right as often as it is sure, by `Task.categories` of its records.
 
   `ece` (Guo 2017, eq. 3) over 15 equally wide bins, and `adaptive_ece`, over as many that hold
   about equally many examples (Nguyen and O'Connor 2015); `nll` in nats; `brier`, Brier's of 1950,
@@ -61,8 +64,6 @@ def calibration(records: Records, *, resamples: int = 1000, seed: int = 0) -> di
   A finite sample's ECE is above the truth, that of a resample still more: its interval may lie
   above its value.
   """
-  if 'probabilities' not in records:
-    return None
   p, label = _checked(records), records['label']
   n, how = len(p), dict(resamples=resamples, seed=seed)
   confidence, right = p.max(axis=1), (records['prediction'] == label).astype(np.float64)
@@ -93,7 +94,7 @@ def ece(confidence: np.ndarray, right: np.ndarray, edges: np.ndarray) -> float:
 
 def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
              seed: int = 0) -> dict[str, Metric]:
-  """How alike two models are inside, by what `inside.looked` kept of each on the same examples.
+  """How alike two models are inside, by what `inside.explained` kept of each on the same examples.
 
   `saliency`: Spearman's correlation of |attribution| over an example's places, its mean over the
   examples; `saliency_top`: the share of the top fifth of places that is the other's, too (0.2 by

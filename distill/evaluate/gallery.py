@@ -1,4 +1,4 @@
-"""Examples on which a student and its teacher disagree, with what either looked at."""
+"""Examples on which a student and its teacher disagree, each with its explanation."""
 import base64
 import io
 from collections.abc import Mapping
@@ -17,14 +17,17 @@ FOR, AGAINST = '#0072B2', '#D55E00'       # which colour-blind readers tell apar
 
 def examples(report: Report, records: Mapping[str, Records],
              inside: Mapping[str, Records]) -> tuple[int, list[dict[str, Any]]]:
-  """On how many examples the first student and its teacher disagree, and some of them.
+  """Counts the examples on which the first student and its teacher disagree, and draws some.
 
-  Of those that were looked into: the first in their fixed order, or of numbers those that differ
-  most. Nothing where something of either isn't there, or where the words of texts aren't.
+  Drawn are those of the explained examples that come first in their fixed order; if answers are
+  numbers, those that differ most. (0, []) if records of either model or its explanations are
+  missing, can't be drawn, or aren't by their shapes one class or one number an example.
   """
   student = next((m for m in report['models'] if m['role'] == 'student'), {})
   pair = [(student.get('retention') or {}).get('of'), student.get('name')]
-  if not all(name in records and name in inside and 'prediction' in records[name]
+  classes = next((m['classes'] for m in report['models'] if m.get('classes')), ())
+  known = quality.classified if classes else _single
+  if not all(name in records and name in inside and known(records[name])
              and modalities.shows(inside[name]) for name in pair):
     return 0, []
   theirs, ours = quality.aligned(*(records[name] for name in pair))
@@ -33,9 +36,8 @@ def examples(report: Report, records: Mapping[str, Records],
   both = set(inside[pair[0]]['id'].tolist()) & row.keys()
   seen = [example for example in inside[pair[1]]['id'].tolist()
           if example in both and apart[row[example]]]
-  if 'probabilities' not in ours:
+  if not quality.classified(ours):
     seen.sort(key=lambda example: -apart[row[example]])
-  classes = next((m['classes'] for m in report['models'] if m.get('classes')), ())
   said = lambda answer: classes[int(answer)]['name'] if len(classes) else wording.number(answer, '')
 
   def shown(example: int) -> dict[str, Any]:
@@ -46,13 +48,20 @@ def examples(report: Report, records: Mapping[str, Records],
       views.append({
           'name': name, 'answer': said(answer), 'right': bool(answer == truth) if classes else None,
           'sure': float(of['probabilities'][at].max()) if classes else None,
-          **_looked(there, int(np.flatnonzero(there['id'] == example)[0]))})
+          **_drawn(there, int(np.flatnonzero(there['id'] == example)[0]))})
     return {'truth': said(truth), 'views': views, 'picture': views[0].pop('picture')}
   return int((apart > 0).sum()), [shown(example) for example in seen[:SHOWN]]
 
 
-def _looked(seen: Records, at: int) -> dict[str, Any]:
-  """What a model looked at: an image and a map, or words with their backgrounds."""
+def _single(records: Records) -> bool:
+  """Tells whether stored records are by their shapes of one number an example, or of one class."""
+  numbers = (np.asarray(records.get(name, '')) for name in ('label', 'prediction'))
+  return all(of.ndim == 1 and of.dtype.kind in 'iuf' for of in numbers) and (
+      'probabilities' not in records or quality.classified(records))
+
+
+def _drawn(seen: Records, at: int) -> dict[str, Any]:
+  """Draws an explanation: an image and a map, or words with their backgrounds."""
   shown = modalities.show(seen, at)
   if 'picture' in shown:
     from matplotlib import colors  # here, as in charts

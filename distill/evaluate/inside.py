@@ -85,7 +85,7 @@ def integrated(gradient: Callable[[np.ndarray], np.ndarray], x: np.ndarray, star
   return (x - start) * sum(gradient(start + alpha * (x - start)) for alpha in way) / steps
 
 
-def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int],
+def explained(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int],
            drawn: Collection[int]) -> Records:
   """What is kept of the examples of some prepared batches:
 
@@ -124,7 +124,7 @@ def looked(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int
 
 def _seen(inside: Inside, batch: Batch,
           target: Mapping[int, int]) -> tuple[Records, dict[str, np.ndarray]]:
-  """What `looked` keeps of one batch, and its layers' features."""
+  """What `explained` keeps of one batch, and its layers' features."""
   probe, columns = inside.probe, inside.task.explain.columns
   explained = np.array([target.get(int(example), 0) for example in batch['id']], np.int32)
   by = np.eye(columns)[explained] - (1 / columns if columns > 1 else 0)

@@ -97,7 +97,7 @@ def per_class(records: Records, names: tuple[str, ...], *, resamples: int = 1000
               seed: int = 0) -> list[dict[str, Any]]:
   """Precision, recall, F1 with its interval, and number of examples of every class.
 
-  What isn't defined is 0, as in scikit-learn.
+  `records` are a task's `categories`. What isn't defined is 0, as in scikit-learn.
   """
   label, prediction, c = records['label'], records['prediction'], len(names)
   _some(len(label))
@@ -118,6 +118,15 @@ def per_class(records: Records, names: tuple[str, ...], *, resamples: int = 1000
   return [{'name': name, 'precision': float(precision), 'recall': float(recall),
            'f1': {'value': float(value), **bounds(drawn)}, 'support': int(support)}
           for name, precision, recall, value, drawn, support in zip(names, *columns, strict=True)]
+
+
+def classified(records: Records) -> bool:
+  """Tells whether stored records are those of one class an example.
+
+  A page is drawn from files, without the task that could say so: their shapes decide.
+  """
+  shapes = [np.shape(records.get(name)) for name in ('label', 'prediction', 'probabilities')]
+  return [len(shape) for shape in shapes] == [1, 1, 2] and len({shape[0] for shape in shapes}) == 1
 
 
 def confusions(records: Records, classes: int) -> np.ndarray:

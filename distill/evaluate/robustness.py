@@ -51,9 +51,9 @@ def attacked(inside: Inside, batches: Sequence[Batch], records: Records) -> Reco
   return records_of.joined(found)
 
 
-def stood(task: quality.Task, clean: Records, found: Mapping[str, Records],
+def compared(task: quality.Task, clean: Records, found: Mapping[str, Records],
           about: Mapping[str, str], *, resamples: int = 1000) -> dict[str, dict[str, Any]]:
-  """The quality of the same examples clean and by each corruption, in the task's primary metric.
+  """Compares the quality of the same examples clean and corrupted, in the task's primary metric.
 
   `kept` is the share of the clean quality that is left, `change` what was gained, paired by
   example: below 0 is worse.

@@ -1,6 +1,6 @@
 """Whether models decide for the same reasons: what the report says beyond quality and cost.
 
-What costs little comes from the records of the whole split; models are looked into, and their
+What costs little comes from the records of the whole split; models are explained, and their
 inputs corrupted, on fixed samples of it. What was seen inside stays in records/inside/NAME.npz,
 from which a page draws without the models.
 """
@@ -14,12 +14,13 @@ from distill import records as records_of
 from distill.data import batches
 from distill.evaluate import faithfulness, inside, quality, robustness
 from distill.pipelines.judging import Judging, Model, teacher_of
+from distill.tasks import Task
 from distill.train import Run
 from distill.types import Batch, Records
 
 SEED = 0                # of the samples: the same examples in every run over the same split
 CORRUPTED = 256         # examples
-DRAWN, DISAGREED = 48, 16       # … that are looked into, and those that are shown beside them
+DRAWN, DISAGREED = 48, 16       # … that are explained, and those that are shown beside them
 
 
 def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapping[str, Records],
@@ -27,24 +28,28 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
   """`classes`, `calibration`, `faithfulness`, `layers` and `robustness` of every model, by name.
 
   `asks` are their `Judging.ask`, `records` theirs of the split of the evaluation. Without a teacher
-  there is nothing to be faithful to. A program answers, and cannot be looked into.
+  there is nothing to be faithful to. A program answers, and cannot be explained.
   """
   evaluate, names = told.evaluate, told.dataset.names
   resamples = evaluate.resamples
-  seen, stood = {}, {}
+  explained, robust = {}, {}
   if evaluate.cost and evaluate.faithfulness and told.task.explain:
-    seen, stood = _looked_into(models, asks, records, told, run)
+    explained, robust = _explained(models, asks, records, told, run)
 
   def of(model: Model) -> dict[str, Any]:
     own, teacher = records[model.name], teacher_of(model, models)
-    judged = 'probabilities' in own
-    found = {'classes': quality.per_class(own, names, resamples=resamples) if judged else None,
-             'calibration': faithfulness.calibration(own, resamples=resamples),
-             'faithfulness': {}, 'layers': None, 'robustness': stood.get(model.name)}
+    found = {'classes': None, 'calibration': None, 'faithfulness': {}, 'layers': None,
+             'robustness': robust.get(model.name)}
+    if (judged := told.task.categories(own)) is not None:
+      n = judged['probabilities'].shape[1]      # a task of ours has as many as the data has names
+      titles = names if len(names) == n else tuple(map(str, range(n)))
+      found |= {'classes': quality.per_class(judged, titles, resamples=resamples),
+                'calibration': faithfulness.calibration(judged, resamples=resamples)}
     if teacher:
-      found['faithfulness'] = faithfulness.answers(own, records[teacher.name], resamples=resamples)
-      if {model.name, teacher.name} <= seen.keys():
-        pair = seen[model.name], seen[teacher.name]
+      found['faithfulness'] = faithfulness.answers(
+          told.task, own, records[teacher.name], resamples=resamples)
+      if {model.name, teacher.name} <= explained.keys():
+        pair = explained[model.name], explained[teacher.name]
         found['faithfulness'] |= faithfulness.insights(*pair, resamples=resamples)
         alike = faithfulness.layers(*pair)
         found['layers'] = alike and {'of': teacher.name, **alike}
@@ -52,59 +57,62 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
   return {model.name: of(model) for model in models}
 
 
-def _looked_into(models: Sequence[Model], asks: Mapping[str, Callable],
-                 records: Mapping[str, Records], told: Judging,
-                 run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
-  """What is inside every model, if there is a teacher to explain, and what each stands.
+def _explained(models: Sequence[Model], asks: Mapping[str, Callable],
+               records: Mapping[str, Records], told: Judging,
+               run: Run) -> tuple[dict[str, Records], dict[str, dict[str, Any]]]:
+  """Explains every model on some examples, if there is a teacher, and measures its robustness.
 
-  Of a model's view of an example it is its teacher's answer that is explained.
+  What is explained is the column of the teacher's answer, by which a student is compared with it.
   """
   order = np.random.default_rng(SEED).permutation(len(told.dataset.splits[told.evaluate.split]))
-  shown, explain = _shown(order, models, records), told.task.explain
+  shown, explain = _shown(told.task, order, models, records), told.task.explain
 
   def target(model: Model) -> dict[int, int]:
     answers = records[(teacher_of(model, models) or model).name]
     return {} if explain.target is None else dict(zip(
         answers['id'].tolist(), explain.target(answers).tolist(), strict=True))
-  seen, stood = {}, {}
+  explained, robust = {}, {}
   for model in models:
     probe = model.modality.probe(model.pure, model.weights) if model.pure.differentiable else None
     within = inside.Inside(model.pure, model.weights, told.layout, probe, told.task
                            ) if probe else None
     if len(shown) and within:
       run.log.say(f'{model.name}: looked into on {len(shown)} {model.modality.noun}')
-      seen[model.name] = records_of.kept(
+      explained[model.name] = records_of.kept(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
-              inside.looked, within, _batches(model, shown, told), target=target(model),
+              inside.explained, within, _batches(model, shown, told), target=target(model),
               drawn=order[:DRAWN]))
     some = order[:CORRUPTED]
     run.log.say(f'{model.name}: answers {len(some)} corrupted {model.modality.noun}')
-    stood[model.name] = _stood(model, asks[model.name], within, _batches(model, some, told),
-                               records[model.name], told)
+    robust[model.name] = _robustness(model, asks[model.name], within, _batches(model, some, told),
+                                     records[model.name], told)
     run.stop_if_preempted()
-  return seen, stood
+  return explained, robust
 
 
-def _shown(order: np.ndarray, models: Sequence[Model],
+def _shown(task: Task, order: np.ndarray, models: Sequence[Model],
            records: Mapping[str, Records]) -> np.ndarray:
-  """The examples to look into: the first of the order, and of the others some on which the first
-  student and its teacher disagree. None without a teacher.
+  """Chooses the examples to explain: the first of the order, and some of the others on which the
+  first student and its teacher name different classes. None without a teacher.
   """
   if not any(m.role == 'teacher' for m in models):
     return order[:0]
   student = next((m for m in models if m.role == 'student'), None)
   teacher = student and teacher_of(student, models)
-  if not teacher or 'probabilities' not in records[student.name]:
+  if not teacher:
     return order[:DRAWN]
-  ours, theirs = quality.aligned(records[student.name], records[teacher.name])
+  ours, theirs = map(task.categories, quality.aligned(
+      records[student.name], records[teacher.name]))
+  if ours is None or theirs is None:
+    return order[:DRAWN]
   apart = ours['id'][ours['prediction'] != theirs['prediction']]
   others = order[DRAWN:]
   return np.concatenate([order[:DRAWN], others[np.isin(others, apart)][:DISAGREED]])
 
 
-def _stood(model: Model, ask: Callable, within: inside.Inside | None, some: Sequence[Batch],
-           records: Records, told: Judging) -> dict[str, Any] | None:
-  """The quality of a model on corrupted examples and, if it can be looked into, attacked ones.
+def _robustness(model: Model, ask: Callable, within: inside.Inside | None, some: Sequence[Batch],
+                records: Records, told: Judging) -> dict[str, Any] | None:
+  """Measures the quality of a model on corrupted and, if it can be explained, attacked examples.
 
   None where the modality knows no corruption, and the model can't be attacked.
   """
@@ -121,7 +129,7 @@ def _stood(model: Model, ask: Callable, within: inside.Inside | None, some: Sequ
     return None
   ids = next(iter(found.values()))['id']
   clean = {name: values[np.isin(records['id'], ids)] for name, values in records.items()}
-  return robustness.stood(task, clean, found, about, resamples=told.evaluate.resamples)
+  return robustness.compared(task, clean, found, about, resamples=told.evaluate.resamples)
 
 
 def _batches(model: Model, ids: np.ndarray, told: Judging) -> list[Batch]:

@@ -63,6 +63,21 @@ class Task(Protocol):
     """Every metric's value on each resample, which is the rows that it takes of the records."""
     return rescored(self.score, records, resamples)
 
+  def categories(self, records: Records) -> Records | None:
+    """Returns records as those of one class an example; None where answers are something else.
+
+    `id`, `label` int [n], `prediction` int [n] and `probabilities` float [n c]: a report then has
+    a table of classes, calibration, and the agreement with a teacher.
+    """
+    return None
+
+  def numbers(self, records: Records) -> np.ndarray | None:
+    """Returns the answers as one number an example, [n]; None where they are something else.
+
+    A report then has their correlation with a teacher's and their distance from them.
+    """
+    return None
+
   def answer(self, measured: Measured) -> dict[str, Any]:
     """What `distill.predict` prints of one example's answer, as JSON."""
 
@@ -78,7 +93,12 @@ def spelled(node: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]
   """A task's node with the facts that it takes, as an export carries it; the names are its card's.
   """
   taken = lookup.parameters(lookup.find('tasks', node['name'], 'task.name'))
-  return {**{k: v for k, v in facts.items() if k in taken and k != 'names'}, **node}
+  return {**{k: plain(v) for k, v in facts.items() if k in taken and k != 'names'}, **node}
+
+
+def plain(value: Any) -> Any:
+  """Returns an array as nested lists, so that a card can hold it; any other value as it is."""
+  return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
 
 
 def from_card(card: Mapping[str, Any], path: str) -> Task:

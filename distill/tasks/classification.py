@@ -1,18 +1,17 @@
 """Classification: one of c classes for every example."""
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from distill.lookup import nearest
-from distill.tasks import Ask, Explain, Measured, rescored
+from distill.tasks import Ask, Explain, Measured, Task
 from distill.types import Batch, Records
 
 FRACTION = {'unit': 'fraction', 'higher_is_better': True}
 
 
-class Classification:
+class Classification(Task):
   """One label an example.
 
   Metrics: `accuracy`; `macro_f1`, over the classes that are a label or a prediction; `mcc`, the
@@ -46,9 +45,6 @@ class Classification:
     self.primary = primary
     self.explain = Explain('logits', classes, lambda records: records['prediction'], self._slope)
 
-  def prepare(self, batch: Batch) -> Batch:
-    return batch
-
   def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
     """The logits [b c]: what is made of them is computed in float64, on the host."""
     return {'logits': ask(batch)['logits']}
@@ -72,6 +68,9 @@ class Classification:
     commonest = np.bincount(records['label'], minlength=self.classes).argmax()
     return {**records, 'prediction': np.full_like(records['prediction'], commonest)}
 
+  def categories(self, records: Records) -> Records:
+    return records
+
   def _slope(self, records: Records) -> np.ndarray:
     """The gradient of cross-entropy with regard to the logits."""
     return records['probabilities'] - np.eye(self.classes)[records['label']]
@@ -83,9 +82,6 @@ class Classification:
     return {'label': self.names[best], 'probability': round(float(chances[best]), 4),
             'probabilities': {name: round(float(p), 4)
                               for name, p in zip(self.names, chances, strict=True)}}
-
-  def bootstrap(self, records: Records, resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    return rescored(self.score, records, resamples)
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""

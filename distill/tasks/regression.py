@@ -1,18 +1,17 @@
 """Regression: a number for every example."""
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from distill.lookup import nearest
-from distill.tasks import Ask, Explain, Measured, rescored
+from distill.tasks import Ask, Explain, Measured, Task
 from distill.types import Batch, Records
 
 CORRELATION = {'unit': 'correlation', 'higher_is_better': True}
 
 
-class Regression:
+class Regression(Task):
   """One number an example, from a head of one output.
 
   Metrics: `pearson`; `spearman`, with average ranks at ties; `mse`. A correlation with what is
@@ -40,9 +39,6 @@ class Regression:
     self.explain = Explain('logits', 1, None, lambda records: (
         records['prediction'] - records['label'])[:, None])       # of half the squared error
 
-  def prepare(self, batch: Batch) -> Batch:
-    return batch
-
   def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
     """The numbers, as logits [b 1]."""
     return {'logits': ask(batch)['logits']}
@@ -63,12 +59,12 @@ class Regression:
     mean = records['label'].mean(dtype=np.float64)
     return {**records, 'prediction': np.full(len(records['label']), mean)}
 
+  def numbers(self, records: Records) -> np.ndarray:
+    return records['prediction']
+
   def answer(self, measured: Measured) -> dict[str, Any]:
     """The number."""
     return {'value': round(float(measured['logits'][0]), 4)}
-
-  def bootstrap(self, records: Records, resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    return rescored(self.score, records, resamples)
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""

@@ -1,5 +1,5 @@
 """Masked words: how well a model finds the words that are hidden from it."""
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.lookup import nearest
-from distill.tasks import Ask, Measured, rescored
+from distill.tasks import Ask, Measured, Task
 from distill.tasks.classification import FRACTION
 from distill.types import Batch, Records, Status, Stop
 
 
-class MaskedWords:
+class MaskedWords(Task):
   """`share` of each text's words (at least one, if there is any) hidden, each behind [MASK].
 
   Unlike in training the words that are hidden depend on the example alone, by its id in its split:
@@ -29,7 +29,6 @@ class MaskedWords:
     nll    float32 [n]    the sum of their negative log likelihoods
   """
   outputs, parts, labelled = ('words',), ('words',), False
-  constant = explain = None
   metrics = {'cross_entropy': {'unit': 'nats', 'higher_is_better': False}, 'accuracy': FRACTION}
 
   def __init__(self, *, special: Mapping[str, int], share: float = 0.15,
@@ -88,9 +87,6 @@ class MaskedWords:
     """Nothing: what is hidden of a text is known only where it was hidden."""
     raise Stop(Status.CHECKPOINT, 'a model of masked words answers no text: it is an encoder, to '
                'fine-tune or to start a student from')
-
-  def bootstrap(self, records: Records, resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    return rescored(self.score, records, resamples)
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""

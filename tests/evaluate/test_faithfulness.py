@@ -4,8 +4,13 @@ from scipy import special, stats
 from sklearn import metrics
 
 from distill.evaluate import faithfulness
+from distill.tasks.classification import Classification
+from distill.tasks.regression import Regression
+from distill.tasks.words import MaskedWords
 
 FEW = dict(resamples=20)
+CLASSES = Classification(classes=4)
+WORDS = MaskedWords(special={'[MASK]': 1})
 
 
 def records(logits, label):
@@ -42,7 +47,7 @@ class TestAnswers:
 
   @each
   def test_are_what_others_compute(self, ours, theirs):
-    found = faithfulness.answers(ours, theirs, **FEW)
+    found = faithfulness.answers(CLASSES, ours, theirs, **FEW)
     n = len(ours['id'])
     assert found['agreement']['value'] == pytest.approx(
         metrics.accuracy_score(theirs['prediction'], ours['prediction']))
@@ -62,54 +67,55 @@ class TestAnswers:
   def test_say_which_way_is_better(self):
     ours, theirs = drawn(9, 3), drawn(9, 3, 1)
     theirs['label'] = ours['label']
-    found = faithfulness.answers(ours, theirs, **FEW)
+    found = faithfulness.answers(CLASSES, ours, theirs, **FEW)
     assert {name: m['higher_is_better'] for name, m in found.items()} == {
         'agreement': True, 'agreement_on_errors': True, 'kl': False}
 
   def test_kl_by_hand(self):
     # Teacher (3/4, 1/4), model (1/2, 1/2): ¾ ln 3/2 + ¼ ln 1/2 = 0.130812. Not the other way
     # round, which is 0.143841.
-    found = faithfulness.answers(records([[0., 0.]], [0]), records([[np.log(3), 0.]], [0]))
+    found = faithfulness.answers(CLASSES, records([[0., 0.]], [0]), records([[np.log(3), 0.]], [0]))
     assert found['kl']['value'] == pytest.approx(0.130812, abs=1e-6)
     assert found['kl']['low'] == found['kl']['value'] == found['kl']['high']
 
   def test_kl_of_a_model_that_rules_out_what_the_teacher_is_sure_of_is_large_and_finite(self):
     sure = records([[0., 999.]], [1])
-    found = faithfulness.answers(records([[999., 0.]], [1]), sure)['kl']['value']
+    found = faithfulness.answers(CLASSES, records([[999., 0.]], [1]), sure)['kl']['value']
     assert found == pytest.approx(-np.log(np.finfo(np.float32).tiny))
-    assert faithfulness.answers(sure, sure)['kl']['value'] == 0
+    assert faithfulness.answers(CLASSES, sure, sure)['kl']['value'] == 0
 
   def test_examples_are_paired_by_id(self):
     theirs = drawn(20, 3)
     order = np.random.default_rng(0).permutation(20)
     shuffled = {name: values[order] for name, values in theirs.items()}
-    assert faithfulness.answers(shuffled, theirs, **FEW)['agreement']['value'] == 1
+    assert faithfulness.answers(CLASSES, shuffled, theirs, **FEW)['agreement']['value'] == 1
 
   def test_numbers_have_a_correlation_and_a_distance(self):
     random = np.random.default_rng(0)
     made = lambda x: {'id': np.arange(30), 'label': np.zeros(30, np.float32), 'prediction': x}
     a, b = random.normal(size=(2, 30))
-    found = faithfulness.answers(made(a), made(b), **FEW)
+    found = faithfulness.answers(Regression(), made(a), made(b), **FEW)
     assert found['correlation']['value'] == pytest.approx(stats.pearsonr(a, b)[0])
     assert found['distance']['value'] == pytest.approx(metrics.mean_absolute_error(a, b))
     assert not found['distance']['higher_is_better']
-    assert faithfulness.answers(made(a), made(0 * b), **FEW)['correlation']['value'] == 0
+    found = faithfulness.answers(Regression(), made(a), made(0 * b), **FEW)
+    assert found['correlation']['value'] == 0
 
   def test_of_numbers_nothing_and_what_is_no_number_are_refused(self):
     made = lambda x: {'id': np.arange(len(x)), 'label': np.zeros(len(x)), 'prediction': np.array(x)}
     with pytest.raises(ValueError, match='no records'):
-      faithfulness.answers(made([]), made([]))
+      faithfulness.answers(Regression(), made([]), made([]))
     for ours, theirs in ([0., np.nan], [0., 1.]), ([0., 1.], [0., np.inf]):
       with pytest.raises(ValueError, match='predictions that are not finite'):
-        faithfulness.answers(made(ours), made(theirs))
+        faithfulness.answers(Regression(), made(ours), made(theirs))
 
   def test_of_masked_words_there_are_none(self):
     words = {'id': np.arange(2), 'label': np.ones(2, np.int32), 'right': np.ones(2, np.int32),
              'nll': np.ones(2, np.float32)}
-    assert faithfulness.answers(words, words) == {}
+    assert faithfulness.answers(WORDS, words, words) == {}
 
   @pytest.mark.parametrize('judged', [faithfulness.calibration,
-                                      lambda r: faithfulness.answers(r, r)])
+                                      lambda r: faithfulness.answers(CLASSES, r, r)])
   def test_nothing_and_what_is_no_number_is_refused(self, judged):
     with pytest.raises(ValueError, match='no records'):
       judged(drawn(0, 3))
@@ -122,7 +128,7 @@ class TestAnswers:
 
   def test_other_classes_are_refused(self):
     with pytest.raises(ValueError, match='3 and 4 classes'):
-      faithfulness.answers(drawn(2, 4, label=[0, 1]), drawn(2, 3, label=[0, 1]))
+      faithfulness.answers(CLASSES, drawn(2, 4, label=[0, 1]), drawn(2, 3, label=[0, 1]))
 
 
 def by_definition(found, edges=np.arange(16) / 15):
@@ -194,9 +200,6 @@ class TestCalibration:
         'probabilities': np.stack([confidence, 1 - confidence], 1)}, **FEW)
     by_hand = np.abs((right - confidence).reshape(15, 2).sum(1)).sum() / 30
     assert found['adaptive_ece']['value'] == pytest.approx(by_hand)
-
-  def test_of_numbers_there_is_none(self):
-    assert faithfulness.calibration({'prediction': np.zeros(3)}) is None
 
 
 def song(k, m):

@@ -63,10 +63,10 @@ def images():
 
 
 @pytest.fixture(scope='module')
-def looked():
+def explained():
   within = within_encoder(*encoder())
-  return within, inside.looked(within, [texts()], **LOOK | {'target': {i: i % 3 for i in range(8)},
-                                                           'drawn': range(6)})
+  return within, inside.explained(
+      within, [texts()], **LOOK | {'target': {i: i % 3 for i in range(8)}, 'drawn': range(6)})
 
 
 class TestIntegratedGradients:
@@ -84,7 +84,7 @@ class TestIntegratedGradients:
 
   def test_of_a_linear_model_are_the_weights_times_the_pixels(self):
     model = Pure(lambda rngs: Linear(rngs))
-    found = inside.looked(within_images(model, 4), [images()],
+    found = inside.explained(within_images(model, 4), [images()],
                           **LOOK | {'target': {i: i % 4 for i in range(8)}})
     w = np.asarray(model.init(0)[0]['w'])
     for i, pixels in enumerate(images()['image']):
@@ -93,8 +93,8 @@ class TestIntegratedGradients:
     assert found['attribution'].shape == (8, 2, 2) and found['places'].all()
     np.testing.assert_array_equal(found['image'], images()['image'])
 
-  def test_of_an_encoder_add_up_to_what_its_words_change(self, looked):
-    within, found = looked
+  def test_of_an_encoder_add_up_to_what_its_words_change(self, explained):
+    within, found = explained
     batch = texts()
     x = within.probe.inputs(batch)
     words = within.probe.positions(batch)[..., None]
@@ -106,8 +106,8 @@ class TestIntegratedGradients:
     assert np.abs(change).min() > 1e-3        # something to add up to
     np.testing.assert_allclose(found['attribution'].sum(1), change, rtol=0.05, atol=0.01)
 
-  def test_stand_at_words_alone_and_differ_between_places_of_one_word(self, looked):
-    _, found = looked
+  def test_stand_at_words_alone_and_differ_between_places_of_one_word(self, explained):
+    _, found = explained
     assert (found['attribution'][:, [0, 4, 5]] == 0).all()
     assert not found['places'][:, [0, 4, 5]].any() and found['places'][:, 1:4].all()
     assert (found['attribution'][:, 1] != found['attribution'][:, 2]).all()
@@ -126,8 +126,8 @@ class TestInside:
     mean = (theirs['block01/hidden'] * batch['mask'][..., None]).sum(1) / 5
     np.testing.assert_allclose(found['layers']['block01/hidden'], mean, rtol=1e-4, atol=1e-5)
 
-  def test_gradients_are_those_of_the_table_added_up(self, looked):
-    within, _ = looked
+  def test_gradients_are_those_of_the_table_added_up(self, explained):
+    within, _ = explained
     model, (params, rest) = encoder()
     batch, by = texts(), np.random.default_rng(2).normal(size=(8, 3)).astype(np.float32)
     whole = jax.grad(lambda table: jnp.sum(by * model(
@@ -158,22 +158,22 @@ class TestRollout:
       found = inside.rollout([jnp.asarray(layer, jnp.float32) for layer in layers])[row]
       np.testing.assert_allclose(found, product[0], rtol=1e-5)
 
-  def test_draws_on_no_padding(self, looked):
-    _, found = looked
+  def test_draws_on_no_padding(self, explained):
+    _, found = explained
     assert (found['rollout'][:, 5] == 0).all()
     np.testing.assert_allclose(found['rollout'].sum(1), 1, rtol=1e-5)
 
 
 class TestLooked:
 
-  def test_keeps_real_examples_and_says_which_were_drawn(self, looked):
-    _, found = looked
+  def test_keeps_real_examples_and_says_which_were_drawn(self, explained):
+    _, found = explained
     assert found['id'].tolist() == list(range(7)) and found['sampled'].tolist() == [1] * 6 + [0]
     assert found['target'].tolist() == [0, 1, 2, 0, 1, 2, 0]
     np.testing.assert_array_equal(found['tokens'], texts()['tokens'][:7])
 
-  def test_layers_go_from_the_input_to_the_output(self, looked):
-    _, found = looked
+  def test_layers_go_from_the_input_to_the_output(self, explained):
+    _, found = explained
     assert found['layers'].tolist() == ['embedding', 'block00/hidden', 'block01/hidden', 'pooled']
     assert found['grams'].shape == (4, 6, 6)
     model, weights = encoder()
@@ -185,7 +185,7 @@ class TestLooked:
     model = Pure(lambda rngs: resnet.ResNet(depth=8, widths=(2, 2, 2, 2), channels=3, classes=3,
                                             rngs=rngs))
     batch = images() | {'image': np.ones((8, 4, 4, 3), np.float32)}
-    found = inside.looked(within_images(model, 3), [batch], **LOOK)
+    found = inside.explained(within_images(model, 3), [batch], **LOOK)
     assert found['layers'].tolist() == ['stem', 'stage1/features', 'stage2/features',
                                         'stage3/features', 'pooled']
     assert (found['grams'] == 0).all() and 'rollout' not in found     # eight equal images
@@ -194,7 +194,7 @@ class TestLooked:
     # Two patches, each the mean of a column of pixels: of an image a layer [b s d] holds the mean
     # over its patches.
     model = Pure(lambda rngs: Patches(rngs))
-    found = inside.looked(within_images(model, 3), [images()], **LOOK)
+    found = inside.explained(within_images(model, 3), [images()], **LOOK)
     assert found['layers'].tolist() == ['block00/hidden'] and 'rollout' not in found
     mean = images()['image'].mean(axis=(1, 2))
     mean = mean - mean.mean(0)
@@ -216,7 +216,7 @@ class Patches(nnx.Module):
     return {'block00/hidden': hidden, 'logits': jnp.einsum('bsd,s->bd', hidden, self.w[...])}
 
 
-def test_of_texts_the_tokens_that_occur_are_kept_as_they_are_spelled(looked):
-  _, found = looked
+def test_of_texts_the_tokens_that_occur_are_kept_as_they_are_spelled(explained):
+  _, found = explained
   assert found['piece_ids'].tolist() == sorted({*found['tokens'].ravel().tolist()})
   assert found['pieces'].tolist() == [WORDS[i] for i in found['piece_ids']]

@@ -82,7 +82,7 @@ class TestStood:
                           'probabilities': np.full((4, 2), .5)}
     clean, worse = made([1, 1, 1, 0]), made([1, 0, 0, 1])
     task = Classification(classes=2)
-    found = robustness.stood(task, clean, {'noise': worse}, {'noise': 'some'}, resamples=50)
+    found = robustness.compared(task, clean, {'noise': worse}, {'noise': 'some'}, resamples=50)
     assert found['clean']['value'] == 0.75 and found['noise']['value'] == 0.5
     assert found['noise']['kept'] == pytest.approx(2 / 3) and found['noise']['about'] == 'some'
     assert found['noise']['change'] == quality.gain(*(
@@ -96,14 +96,14 @@ class TestStood:
                     for prediction in random.integers(2, size=(2, 30)))
     order = random.permutation(30)
     shuffled = {name: values[order] for name, values in worse.items()}
-    found, other = (robustness.stood(task, clean, {'noise': of}, {'noise': ''}, resamples=20)
+    found, other = (robustness.compared(task, clean, {'noise': of}, {'noise': ''}, resamples=20)
                     for of in (worse, shuffled))
     assert found == other
 
   def test_more_error_is_a_loss(self):
     made = lambda x: {'id': np.arange(4), 'label': np.zeros(4, np.float32),
                       'prediction': np.full(4, x, np.float32)}
-    found = robustness.stood(Regression(primary='mse'), made(1), {'blur': made(2)},
+    found = robustness.compared(Regression(primary='mse'), made(1), {'blur': made(2)},
                              {'blur': ''}, resamples=9)['blur']
     assert found['change'] == {'value': -3, 'low': -3, 'high': -3} and found['kept'] == 0.25
 
@@ -111,6 +111,6 @@ class TestStood:
     made = lambda ids: {'id': np.array(ids, int), 'label': np.zeros(len(ids), np.float32),
                         'prediction': np.zeros(len(ids), np.float32)}
     with pytest.raises(ValueError, match='different examples'):
-      robustness.stood(Regression(), made([0, 1]), {'blur': made([0, 2])}, {'blur': ''})
+      robustness.compared(Regression(), made([0, 1]), {'blur': made([0, 2])}, {'blur': ''})
     with pytest.raises(ValueError, match='no records'):
-      robustness.stood(Regression(), made([]), {}, {})
+      robustness.compared(Regression(), made([]), {}, {})
