@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from distill.lookup import nearest
 from distill.models.pure import Flat, Pure
 from distill.sharding import Layout
 from distill.types import Batch, Outputs, Status, Stop
@@ -38,14 +37,12 @@ class Live:
 
   `microbatch` is the largest number of examples it takes at once (0: the whole batch), but at
   least one on every device; so the student's batch can be larger than what fits beside the
-  teacher. `dtype` is what it computes in. `fields` are fields that it reads in the place of others:
-  {'image': 'large'} hands it the batch's `large` as `image`.
+  teacher. `dtype` is what it computes in.
   """
   name: str
   model: Pure
   dtype: str = 'float32'
   microbatch: int = 0
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
@@ -58,11 +55,6 @@ class Live:
     return self.model.shapes
 
   def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
-    for field in self.fields.values():
-      if field not in batch:
-        raise Stop(Status.MISFIT, f'teachers.{self.name}.reads: the batch has no field {field!r}'
-                   + nearest(field, batch))
-    batch = {**batch, **{name: batch[field] for name, field in self.fields.items()}}
     params, rest = cast(weights, self.dtype)
     size, replicas = len(batch['valid']), 1
     if layout:

@@ -1,4 +1,4 @@
-"""Where teachers' outputs come from: modules, which may read other fields, or the data."""
+"""Where teachers' outputs come from: modules, or the data."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,33 +27,12 @@ WEIGHTS = MODEL.init(9)
 
 
 def batch(b=8, **more):
-  x = np.random.default_rng(0).normal(size=(2, b, 4)).astype(np.float32)
-  return {'x': jnp.array(x[0]), 'large': jnp.array(x[1]), 'label': jnp.arange(b) % 3,
+  x = np.random.default_rng(0).normal(size=(b, 4)).astype(np.float32)
+  return {'x': jnp.array(x), 'label': jnp.arange(b) % 3,
           'valid': jnp.ones(b), **more}
 
 
 class TestLive:
-
-  @pytest.mark.parametrize('microbatch', [0, 2])
-  def test_reads_another_field_in_the_place_of_its_own(self, microbatch):
-    teacher = Live('big', MODEL, fields={'x': 'large'}, microbatch=microbatch)
-    found = teacher(WEIGHTS, batch())
-    wanted = Live('big', MODEL)(WEIGHTS, {**batch(), 'x': batch()['large']})
-    for name, value in wanted.items():
-      np.testing.assert_allclose(found[name], value, atol=1e-6)
-    assert (found['sum'] != Live('big', MODEL)(WEIGHTS, batch())['sum']).all()
-
-  def test_fields_may_change_places(self):
-    teacher = Live('big', MODEL, fields={'x': 'large', 'large': 'x'})
-    np.testing.assert_allclose(teacher(WEIGHTS, batch())['sum'], batch()['large'].sum(-1),
-                               atol=1e-6)
-
-  def test_a_field_that_is_not_there_is_refused(self):
-    with pytest.raises(Stop) as stop:
-      Live('big', MODEL, fields={'x': 'larg'})(WEIGHTS, batch())
-    assert stop.value.status == Status.MISFIT
-    assert str(stop.value) == ("teachers.big.reads: the batch has no field 'larg'; did you mean "
-                               "'large'?")
 
   @pytest.mark.parametrize('wrong', [{'dtype': 'float64'}, {'microbatch': -1}])
   def test_what_cannot_be_is_refused(self, wrong):
@@ -77,7 +56,7 @@ class TestCached:
       Cached('small')(({}, {}), batch(**self.answers))
     assert stop.value.status == Status.MISFIT and '\n' not in str(stop.value)
     assert str(stop.value).startswith("teachers.small.source='fields': the batch has no field "
-                                      'small/…; it has x, large, label, valid, big/logits, ')
+                                      'small/…; it has x, label, valid, big/logits, ')
 
   def test_they_have_no_gradient(self):
     def loss(x):

@@ -101,11 +101,16 @@ def following(stage: train.Stage, left: tuple[Flat, Flat]) -> tuple[Flat, Flat]:
 
 def shipped(folder: pathlib.Path, trained: Trained, weights: Weights, card: Mapping[str, Any],
             told: Setting) -> None:
-  """Exports a model without the parts that nothing trained, unless that was done before."""
-  if not folder.exists():
+  """Exports a model without its idle heads, which the card lists as `fresh`.
+
+  An export that is there stays, unless it lacks heads that this run reads.
+  """
+  if not folder.exists() or plan.lacking(trained, folder):
     folder.parent.mkdir(parents=True, exist_ok=True)
     params = {path: array for path, array in weights[0].items()
               if path.split('/')[0] not in trained.idle}
+    if fresh := sorted(weights[0].keys() - params.keys()):
+      card = {**card, 'fresh': fresh}
     formats.write(folder, formats.Shipped(
         trained.stage.student.model, (params, weights[1]), card, told.modality))
 

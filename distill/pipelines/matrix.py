@@ -39,15 +39,20 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
 def merged(config: Mapping[str, Any], students: Mapping[str, Mapping[str, Any]]) -> Setting:
   """The teachers, and each student with its baseline."""
   common = {key: value for key, value in config.items() if key not in ('students', 'tier')}
-  first, trained = None, []
+  first, trained, idle = None, [], {}
   for name, node in students.items():
     try:
       told = setting({**common, **node}, first)
     except Stop as stop:
       raise Stop(stop.status, f'students.{name}: {stop}') from stop
     first = first or told
+    for t in told.trained:
+      if t.role not in ('student', 'baseline'):       # a teacher keeps what any student reads
+        others = idle.get(t.stage.name, t.idle)
+        idle[t.stage.name] = tuple(head for head in t.idle if head in others)
     trained += [t if t.role not in ('student', 'baseline') else _named(t, name)
                 for t in told.trained if told is first or t.role in ('student', 'baseline')]
+  trained = [dataclasses.replace(t, idle=idle.get(t.stage.name, t.idle)) for t in trained]
   return dataclasses.replace(first, trained=tuple(trained))
 
 

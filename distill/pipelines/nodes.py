@@ -66,7 +66,6 @@ class TeacherNode:
   init: str = ''
   train: Mapping = _empty()
   source: str = 'live'              # or 'fields': its outputs are fields T/… of the data set
-  reads: Mapping = _empty()         # fields that it reads in the place of others
   fresh: Sequence[str] = ()         # patterns of parameters of `init` that start anew
   dtype: str = 'float32'
   microbatch: int = 0

@@ -8,8 +8,8 @@ from distill import sharding
 from distill.disk import reach
 from distill.evaluate import quality, report, tiers
 from distill.pipelines import costs, plan, reasons
+from distill.pipelines.identities import digest
 from distill.pipelines.judging import Judging, Model, teacher_of
-from distill.pipelines.setting import digest
 from distill.train import Run
 from distill.types import Records
 

@@ -1,9 +1,6 @@
 """From a config to what it describes: data, task, and the stages to train, checked to fit."""
 import dataclasses
 import functools
-import hashlib
-import json
-import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,23 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import distill
-from distill import checkpoint, lookup, modalities, objective
+from distill import checkpoint, lookup, modalities, objective, tasks
 from distill.carry import Carry
 from distill.data import batches
-from distill.data.stored import source_sha256
 from distill.modalities import Modality
 from distill.models.pure import Flat, Pure
-from distill.pipelines import exported, nodes
+from distill.pipelines import exported, heads, nodes
 from distill.pipelines.baseline import without
+from distill.pipelines.checks import check_inputs, check_labels
 from distill.pipelines.epochs import in_steps
-from distill.pipelines.judging import BATCHING, Judging, judging
+from distill.pipelines.heads import check_heads
+from distill.pipelines.identities import CODE, code, digest
+from distill.pipelines.judging import BATCHING, Judging, judging, source
 from distill.student import Student, with_projectors
 from distill.teachers import Cached, Live, Teacher, Weights
 from distill.train import Stage
-from distill.types import Batch, Field, Schedule, Status, Stop
+from distill.types import Batch, Schedule, Status, Stop
 
-CODE = pathlib.Path(distill.__file__).parent
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
 
 
@@ -37,7 +34,7 @@ class Trained:
 
   The role is 'teacher', 'assistant' (a teacher that learns from others), 'student' or 'baseline'.
   `before` are the stages that come first, in order; their models are no part of the report.
-  `idle` are the model's heads that nothing trains: an export leaves them out.
+  `idle` are the model's heads that no stage reads or starts from: an export leaves them out.
   """
   stage: Stage
   role: str
@@ -84,7 +81,8 @@ def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
   build = _Builder(config, told, beside.weights if beside else {})
   for name in config.teachers:
     build.teacher(name)
-  trained = (*build.trained, *build.students())
+  students = build.students()
+  trained = (*build.read_teachers(), *students)
   rows = {name: told.batches(dataset.splits[name], build.modality) for name in told.splits}
   return Setting(dataset, told.task, told.task_node, told.evaluate, told.layout, build.modality,
                  rows, build.loaded, trained, build.weights)
@@ -106,6 +104,7 @@ class _Builder:
     self.nodes = {}                   # of models, by where they are described
     self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
     self.trained, self.loaded, self.weights = [], {}, weights   # of those, as `Setting` has them
+    self.fresh, self.paths = {}, set()      # what loaded teachers lack, by name; what stages read
     for name, spec in config.teachers.items():
       if name in TAKEN or name.startswith(('student-', 'baseline-')):
         raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
@@ -139,16 +138,13 @@ class _Builder:
     if spec.train:
       self.trained.append(self.learner(name, Student(model), start, seed, readers))
       self.identities[name] = self.trained[-1].identity
-    elif lacks := {p.split('/')[0] for p in card['fresh']} - ({*self.idle(model)} - {*spec.model}):
-      raise Stop(Status.MISFIT, f'{where}: {spec.init} has no module {min(lacks)!r} for '
-                 f'{self.dataset.name}: give {where}.train, to fine-tune it, or a checkpoint that '
-                 'has one')
     else:
       self.loaded[name], self.weights[name] = model, weights
+      self.fresh[name] = card['fresh']
+      check_heads(name, spec, card['fresh'], heads.idle(self.told.task, model), self.dataset)
       self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights)])
     self.teachers[name] = lookup.call(Live, {
-        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model,
-                                      fields=spec.reads)
+        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model)
     return self.teachers[name]
 
   def cached(self, name: str, spec: nodes.TeacherNode) -> Teacher:
@@ -156,17 +152,24 @@ class _Builder:
     if spec.init or spec.train or spec.model:
       raise Stop(Status.CONFIG, f"teachers.{name}.source='fields': its outputs are the data's, so "
                  'it takes neither model nor init nor train')
-    self.weights[name], self.identities[name] = ({}, {}), digest(['fields', name])
+    self.weights[name] = {}, {}
+    self.identities[name] = digest(['fields', name, source(self.config.data)])
     self.teachers[name] = Cached(name)
     return self.teachers[name]
 
-  def idle(self, model: Pure, paths: Collection[str] = ()) -> tuple[str, ...]:
-    """The heads of a model that neither the task nor any of these views' paths has use for."""
-    views = [path.partition('/') for path in paths]
-    read = {*self.told.task.outputs,
-            *(name for view, _, name in views if view in ('student', 'self'))}
-    return tuple(part for part, outputs in model.traits.heads.items()
-                 if part not in self.told.task.parts and read.isdisjoint(outputs))
+  def read_teachers(self) -> list[Trained]:
+    """Returns the trained teachers with the heads that any stage reads, once all are built."""
+    idle = lambda name, model: heads.idle(self.told.task, model, self.paths, (name,))
+    for name, model in self.loaded.items():
+      check_heads(name, self.specs[name], self.fresh[name], idle(name, model), self.dataset)
+    found = []
+    for trained in self.trained:
+      name = trained.stage.name
+      unread = {*trained.idle} & {*idle(name, trained.stage.student.model)}
+      if self.config.student.get('init') == name:
+        unread = set()                  # the student may take any of them
+      found.append(dataclasses.replace(trained, idle=tuple(sorted(unread))))
+    return found
 
   def learner(self, name: str, student: Student, start: Callable[[], tuple[Flat, Flat]], seed: int,
               readers: tuple[str, ...]) -> Trained:
@@ -181,8 +184,10 @@ class _Builder:
     data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, **order)
     there = f'{where}.train.objective'
     terms = objective.terms_from(in_steps(own.objective, epoch, there), there)
-    _check_labels(terms, saw, self.dataset.splits['train'].fields)
-    read = self.among_teachers({path: term.where for term in terms for path in term.paths})
+    check_labels(terms, saw, self.dataset.splits['train'].fields)
+    paths = {path: term.where for term in terms for path in term.paths}
+    self.paths |= paths.keys()
+    read = self.among_teachers(paths)
     teachers = tuple(self.teacher(other, (*readers, name)) for other in read)
     if spec.shared and (alone := [other for other in read if not self.specs[other].shared
                                   and other not in self.loaded]):
@@ -190,10 +195,10 @@ class _Builder:
                  f'own: give teachers.{alone[0]} shared=True too')
     stage = Stage(name=name, student=student, start=start, data=data, train=plan, where=where,
                   seed=seed, terms=terms, teachers=teachers, weights=self.weights,
-                  optimizer=own.optimizer, augment=self.augment(own.augment, f'{where}.train'),
-                  prepare=self.modality.prepare, layout=self.layout)
+                  optimizer=own.optimizer, prepare=self.modality.prepare, layout=self.layout,
+                  augment=self.augment(own.augment, f'{where}.train', teachers))
     return Trained(stage, 'assistant' if teachers else 'teacher', self.card(self.nodes[where]), saw,
-                   self.idle(student.model, [path for term in terms for path in term.paths]),
+                   heads.idle(self.told.task, student.model, paths),
                    self.identity(teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
                                  batching=self.batching | order,
                                  teachers={other: self.identities[other] for other in read},
@@ -219,7 +224,7 @@ class _Builder:
         node, model, spelled, dataset=self.dataset, seed=config.seed, weights=self.weights,
         teachers={name: (teacher.model, self.nodes[f'teachers.{name}'])
                   for name, teacher in self.teachers.items() if isinstance(teacher, Live)},
-        idle=self.idle(model))
+        idle=heads.idle(self.told.task, model))
     steps = {f'student-{name}': (f'before.{name}', lookup.call(
         nodes.StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
     steps['student'] = '', nodes.StepNode(config.objective, config.optimizer, config.train,
@@ -231,7 +236,7 @@ class _Builder:
                    in_steps(config.schedules, epoch, 'schedules').items()}
       there = f'{where}.objective'.lstrip('.')
       terms = objective.terms_from(in_steps(step.objective, epoch, there), there)
-      _check_labels(terms, saw, self.dataset.splits['train'].fields)
+      check_labels(terms, saw, self.dataset.splits['train'].fields)
       read = {path: term.where for term in terms for path in term.paths}
       carries = {} if where else self.carries(read)
       read |= {path: f'carry.{name}' for name, carry in carries.items()
@@ -244,34 +249,39 @@ class _Builder:
       read |= {path: f'student.projectors.{name}' for name, projector in
                student.projectors.items() for path in projector.reads}
       used |= read.keys()
+      teachers = tuple(self.teachers[teacher] for teacher in self.among_teachers(read))
       stages.append(Stage(
           name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
-          start=functools.partial(start, student), weights=self.weights,
-          teachers=tuple(self.teachers[teacher] for teacher in self.among_teachers(read)),
+          start=functools.partial(start, student), weights=self.weights, teachers=teachers,
           optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
-          prepare=self.modality.prepare, augment=self.augment(step.augment, where or 'config'),
-          layout=self.layout))
+          prepare=self.modality.prepare, layout=self.layout,
+          augment=self.augment(step.augment, where or 'config', teachers)))
+    self.paths |= used
     self.check_judged(model, views)
-    card = self.card(spelled)
     inits = [exported.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
-    identity = self.identity(config=described, inits=inits)
-    idle = self.idle(model, used)
-    trained = [Trained(stages[-1], 'student', card, saw, idle, identity, tuple(stages[:-1]))]
-    alone = [without(stage, {*self.specs}) for stage in stages]
-    if alone[-1]:
-      of = [{**dataclasses.asdict(step), 'objective': {
-          term.name: {k: v for k, v in step.objective[term.name].items()
-                      if k not in ('weight', 'schedule')} for term in stage.terms}}
-            for stage, (_, step) in zip(alone, steps.values(), strict=True) if stage]
-      identity = self.identity(
-          alone=of, data=config.data, student=config.student, carry=config.carry,
-          schedules=config.schedules, inits=inits if node.init else [],
-          teachers=config.teachers if node.init else {})
-      trained.append(Trained(alone[-1], 'baseline', card, saw, idle, identity,
-                             tuple(filter(None, alone[:-1]))))
-    return trained
+    student = Trained(stages[-1], 'student', self.card(spelled), saw,
+                      heads.idle(self.told.task, model, used),
+                      self.identity(config=described, inits=inits), tuple(stages[:-1]))
+    return [student, *self.baseline(student, [step for _, step in steps.values()],
+                                    inits if node.init else [])]
+
+  def baseline(self, student: Trained, steps: Sequence[nodes.StepNode],
+               inits: Sequence[str]) -> list[Trained]:
+    """Returns the student's baseline, if any of its own terms reads no teacher."""
+    config, stages = self.config, [without(stage, {*self.specs}) for stage in student.stages]
+    if not stages[-1]:
+      return []
+    kept = [{**dataclasses.asdict(step), 'objective': {
+        term.name: {k: v for k, v in step.objective[term.name].items()
+                    if k not in ('weight', 'schedule')} for term in stage.terms}}
+            for stage, step in zip(stages, steps, strict=True) if stage]
+    identity = self.identity(
+        alone=kept, data=config.data, student=config.student, carry=config.carry,
+        schedules=config.schedules, inits=inits, teachers=config.teachers if inits else {})
+    return [dataclasses.replace(student, stage=stages[-1], role='baseline', identity=identity,
+                                before=tuple(filter(None, stages[:-1])))]
 
   def check_judged(self, model: Pure, views: Mapping[str, Any]) -> None:
     """Stops unless the task can judge the student and the teachers that have weights."""
@@ -310,7 +320,7 @@ class _Builder:
     """A model that fits the data, and its node with every size spelled out."""
     function = lookup.find('models', node.get('name', ''), f'{where}.name')
     taken = lookup.parameters(function)
-    node = {**{k: v for k, v in self.dataset.facts.items() if k in taken}, **node}
+    node = {**{k: tasks.plain(v) for k, v in self.dataset.facts.items() if k in taken}, **node}
     exported.check_sizes(node, self.dataset, where)
     if 'members' in node:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
@@ -318,7 +328,9 @@ class _Builder:
     self.nodes[where.removesuffix('.model')] = node
     return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
 
-  def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
+  def augment(self, nodes: Sequence, where: str,
+              teachers: Sequence[Teacher]) -> tuple[Callable, ...]:
+    check_inputs(nodes, teachers, where)
     return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.facts)
                  for i, node in enumerate(nodes))
 
@@ -334,7 +346,7 @@ class _Builder:
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'inputs': self.modality.card(), 'task': dict(self.told.task_node),
         'batching': self.batching, 'jax': jax.__version__,
-        'code': [file for place in (CODE, *lookup.outside(named)) for file in _code(place)], **of})
+        'code': [file for place in (CODE, *lookup.outside(named)) for file in code(place)], **of})
 
   def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
@@ -346,32 +358,3 @@ class _Builder:
     return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
             **{name: jax.eval_shape(lambda w, b, teacher=teacher: teacher(w, b), teacher.shapes,
                                     batch) for name, teacher in self.teachers.items()}}
-
-
-@functools.cache
-def _code(place: pathlib.Path) -> list[str]:
-  """The code that runs: read once, for files may change while it does."""
-  files = sorted(place.rglob('*.py')) if place.is_dir() else [place]
-  return [source_sha256(str(file)) for file in files]
-
-
-def _check_labels(terms: Sequence[objective.Term], saw: Mapping[str, int],
-                  fields: Mapping[str, Field]) -> None:
-  """Stops unless terms that read targets leave out the examples whose targets may not be seen.
-
-  A target that is 0 where it isn't known leaves them out too, as a mask.
-  """
-  targets = {f'batch/{name}': field for name, field in fields.items() if field.target}
-  masks = {'batch/labelled', *(path for path, field in targets.items() if not field.pad)}
-  what, n = next((what, n) for what, n in saw.items() if what != 'labels')
-  for term in terms:
-    read = [path for path in term.paths if path in targets]
-    if saw['labels'] < n and read and term.mask not in masks:
-      raise Stop(Status.CONFIG, f'{term.where} reads {read[0]}, but {saw["labels"]:,} of '
-                 f"{n:,} {what} have one: give it mask='batch/labelled'")
-
-
-def digest(of: Any, length: int = 16) -> str:
-  """A short name for a JSON value."""
-  text = json.dumps(of, sort_keys=True, default=list)
-  return hashlib.sha256(text.encode()).hexdigest()[:length]
