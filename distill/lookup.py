@@ -19,8 +19,9 @@ from typing import Any
 from distill.types import Status, Stop
 
 NAMING = 'name', 'loss', 'pipeline'       # the fields of a config that hold names
-METHODS = {         # of a room's classes, where the card of an export may name one
-    'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode', 'from_card'),
+PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # of a room's classes
+METHODS = {         # … which their protocol writes no default for
+    'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode',),
     'tasks': ('measure', 'records', 'score', 'answer')}
 
 
@@ -76,7 +77,7 @@ def _find_outside(room: str, name: str, field: str) -> Callable:
     raise Stop(Status.CONFIG, f'{field} has no signature that Python can read: wrap it in a '
                'function with named arguments') from None
   if not kind:
-    raise Stop(Status.CONFIG, f'{field} is no {_one_of(room)}')
+    raise Stop(Status.CONFIG, f'{field} is no {_one_of(room)}{_lack(room, found)}')
   return found
 
 
@@ -101,10 +102,9 @@ def _one_of(room: str) -> str:
   function = 'or a function whose annotation says that it returns one'
   if room == 'models':
     return f'model: it must be a class derived from nnx.Module {function}'
-  methods = ', '.join(METHODS[room])
-  if room == 'modalities':
-    return f'modality: it must be a class with {methods}'
-  return f'{room[:-1]}: it must be a class with {methods}, {function}'
+  protocol = f'distill.{room}.{PROTOCOLS[room]}'
+  kind = f'must be a class derived from {protocol}, or with all its members'
+  return f'modality: it {kind}' if room == 'modalities' else f'{room[:-1]}: it {kind}, {function}'
 
 
 def _made(function: Callable) -> Any:
@@ -124,11 +124,36 @@ def _is_module(function: Callable) -> bool:
 
 
 def _is_kind(room: str, function: Callable) -> bool:
-  """Tells whether a call gives what the room has, by its methods, for the same reason."""
-  if room not in METHODS:
+  """Tells whether a call gives what the room has, by its members, for the same reason."""
+  if room not in PROTOCOLS:
     return True
   made = function if room == 'modalities' else _made(function)
-  return isinstance(made, type) and all(hasattr(made, name) for name in METHODS[room])
+  return isinstance(made, type) and not _missing(room, made)
+
+
+def _missing(room: str, made: type) -> list[str]:
+  """Returns the members of a room's protocol that a class has not, nor inherits a default of.
+
+  A member that is only annotated may be set by the constructor: `build` looks for it.
+  """
+  protocol = _protocol(room)
+  if made is protocol:            # what a function is annotated to return
+    return []
+  if protocol in made.__mro__:
+    return [name for name in METHODS[room] if getattr(made, name) is getattr(protocol, name)]
+  return [name for name in vars(protocol) if not name.startswith('_') and not hasattr(made, name)]
+
+
+def _protocol(room: str) -> type:
+  return getattr(importlib.import_module(f'distill.{room}'), PROTOCOLS[room])
+
+
+def _lack(room: str, function: Callable) -> str:
+  """Ends the line about a class that is not of the room with what it lacks."""
+  made = _made(function)
+  if room not in PROTOCOLS or not isinstance(made, type) or made is inspect.Signature.empty:
+    return ''
+  return f'; {made.__name__} lacks {", ".join(_missing(room, made))}'
 
 
 def outside(node: Any) -> list[pathlib.Path]:
@@ -190,8 +215,12 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   node = dict(node)
   function = find(room, node.pop('name'), f'{where}.name')
   taken = parameters(function)
-  return call(function, node, where,
+  made = call(function, node, where,
               **{k: v for k, v in given.items() if k in taken and k not in node})
+  if room in PROTOCOLS and (missing := [
+      name for name in _protocol(room).__annotations__ if not hasattr(made, name)]):
+    raise Stop(Status.CONFIG, f'{where}: {type(made).__name__} lacks {", ".join(missing)}')
+  return made
 
 
 def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> Any:

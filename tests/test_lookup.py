@@ -1,3 +1,4 @@
+import ast
 import importlib
 import inspect
 import math
@@ -98,6 +99,8 @@ from __future__ import annotations
 import functools
 import typing
 from flax import nnx
+from distill.modalities import Modality
+from distill.tasks import Task
 if typing.TYPE_CHECKING:
   from nowhere import Missing
 
@@ -110,14 +113,43 @@ class Net(nnx.Module):
 def net(*, width: int = 2, rngs: nnx.Rngs) -> Net:
   return Net(width=width, rngs=rngs)
 
-class Scores:
+class Scores(Task):
+  metrics, primary, outputs = {}, '', ()
   measure = records = score = answer = print
+
+class Whole:
+  metrics, primary, outputs, parts, labelled, exclusive = {}, '', (), (), True, True
+  constant = explain = None
+  prepare = measure = records = score = bootstrap = answer = categories = numbers = print
+
+class Few:
+  measure = records = score = answer = print
+
+class Mute(Task):
+  measure = records = answer = print
+
+class Silent(Scores):
+  def __init__(self):
+    self.primary = ''
+
+class Vague(Task):
+  measure = records = score = answer = print
+  outputs = ()
+
+  def __init__(self):
+    self.metrics = {}
 
 def scores(*, share: float = 0.5) -> Scores:
   return Scores()
 
-class Clouds:
+class Clouds(Modality):
+  encode = print
+
+class Blind:
   encode = from_card = print
+
+class Unread(Modality):
+  pass
 
 class File:
   holds = open = write = sizes = print
@@ -167,10 +199,12 @@ def test_a_model_is_a_class_of_modules_or_a_function_that_says_so(lab):
 
 
 @pytest.mark.parametrize(('room', 'good', 'line'), [
-    ('tasks', ('Scores', 'scores'), 'is no task: it must be a class with measure, records, score, '
-     'answer, or a function'),
-    ('modalities', ('Clouds',), 'is no modality: it must be a class with encode, from_card'),
-    ('formats', ('File',), 'is no format: it must be a class with holds, open, write, sizes, or')])
+    ('tasks', ('Scores', 'scores', 'Whole'), 'is no task: it must be a class derived from '
+     'distill.tasks.Task, or with all its members, or a function'),
+    ('modalities', ('Clouds',), 'is no modality: it must be a class derived from '
+     'distill.modalities.Modality, or with all its members'),
+    ('formats', ('File',), 'is no format: it must be a class derived from distill.formats.Format, '
+     'or with all its members, or a')])
 def test_what_a_card_names_is_no_other_function_either(lab, room, good, line):
   lab(parts=PARTS)
   for name in good:
@@ -178,6 +212,33 @@ def test_what_a_card_names_is_no_other_function_either(lab, room, good, line):
   for name in ('os:mkdir', 'mylab.parts:takes', 'mylab.parts:Net', 'pathlib:Path'):
     with pytest.raises(Stop, match=f"x='{name}' {line}"):
       lookup.find(room, name, 'x')
+
+
+@pytest.mark.parametrize(('room', 'name', 'lacking'), [
+    ('tasks', 'Few', 'parts, labelled, constant, explain, exclusive, prepare, bootstrap, '
+     'categories, numbers'), ('tasks', 'Mute', 'score'), ('modalities', 'Unread', 'encode'),
+    ('modalities', 'Blind', 'overlap, convolved, show, spare, sizes, corruptions, prepare, ')])
+def test_a_class_that_lacks_a_member_is_refused_by_its_name(lab, room, name, lacking):
+  lab(parts=PARTS)
+  with pytest.raises(Stop, match=f'; {name} lacks {lacking}'):
+    lookup.find(room, f'mylab.parts:{name}', 'x')
+
+
+def test_a_task_whose_constructor_leaves_a_member_out_is_refused(lab):
+  lab(parts=PARTS)
+  lookup.build('tasks', {'name': 'mylab.parts:Silent'}, 'task')
+  with pytest.raises(Stop, match='task: Vague lacks primary$'):
+    lookup.build('tasks', {'name': 'mylab.parts:Vague'}, 'task')
+
+
+def test_the_methods_that_are_asked_for_are_those_without_a_default():
+  for room, methods in lookup.METHODS.items():
+    source = inspect.getsource(getattr(importlib.import_module(f'distill.{room}'),
+                                       lookup.PROTOCOLS[room]))
+    bare = {each.name for each in ast.parse(source).body[0].body
+            if isinstance(each, ast.FunctionDef) and len(each.body) == 1
+            and isinstance(each.body[0], ast.Expr)}
+    assert bare == {*methods}
 
 
 @pytest.mark.parametrize(('room', 'name', 'known'), [

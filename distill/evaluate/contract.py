@@ -17,6 +17,8 @@ is against the teacher that `retention` is of: by the records `agreement`, `agre
 all pairs, rows its own; `robustness` (`robustness.compared`) is on a fixed sample of `task.split`.
 With `evaluate.faithfulness=False` there are only the records' numbers.
 
+`modality` names one outside this package (`modalities.named`).
+
 `quantised` is the share of the parameters that 8 bits or fewer hold, `process_bytes` the most that
 the process of the timed calls held (Python and compiler too), `throughput_batch` the batch of
 `throughput_per_s`; `tiers` are the verdicts of all, `tier` that of the one asked for.
@@ -48,7 +50,8 @@ TIER = {'name': str, 'passed': bool,
         'limits': [{'name': str, 'bound': {'>=', '<=', '<'}, 'limit': float,
                     'value': (float, None), 'passed': bool}]}     # None: not measured, not passed
 MODEL = {
-    'name': str, 'note?': str, 'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
+    'name': str, 'note?': str, 'modality?': str,
+    'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
     'saw': ({'labels': int, ...: int}, None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),

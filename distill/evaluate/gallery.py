@@ -26,8 +26,8 @@ def examples(report: Report, records: Mapping[str, Records],
   student = next((m for m in report['models'] if m['role'] == 'student'), {})
   pair = [(student.get('retention') or {}).get('of'), student.get('name')]
   classes = next((m['classes'] for m in report['models'] if m.get('classes')), ())
-  known = quality.classified if classes else _single
-  if not all(name in records and name in inside and known(records[name])
+  if not all(name in records and name in inside and _single(records[name])
+             and (quality.classified(records[name]) or not classes)
              and modalities.shows(inside[name]) for name in pair):
     return 0, []
   theirs, ours = quality.aligned(*(records[name] for name in pair))

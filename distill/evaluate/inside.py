@@ -86,7 +86,7 @@ def integrated(gradient: Callable[[np.ndarray], np.ndarray], x: np.ndarray, star
 
 
 def explained(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, int],
-           drawn: Collection[int]) -> Records:
+              drawn: Collection[int], modality: str = '') -> Records:
   """What is kept of the examples of some prepared batches:
 
     id           int32 [n]
@@ -99,6 +99,8 @@ def explained(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, 
     rollout      float32 [n s]    of models with attention
     layers       str [l]          from the input to the output
     grams        float32 [l m m]  products of the layers' features, of the m sampled examples
+    modality     str              by which `lookup` finds it, only if `modality` is given: for
+                                  one outside this package, so that the files of ours stay the same
 
   and what the probe keeps of the inputs themselves, by names of its own.
 
@@ -119,7 +121,8 @@ def explained(inside: Inside, batches: Sequence[Batch], *, target: Mapping[int, 
   seen = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
   n = int(seen['sampled'].sum())
   return {**seen, **inside.probe.legend(seen), 'layers': np.array(names, np.str_),
-          'grams': np.array(grams, np.float32).reshape(len(names), n, n)}
+          'grams': np.array(grams, np.float32).reshape(len(names), n, n),
+          **({'modality': np.array(modality)} if modality else {})}
 
 
 def _seen(inside: Inside, batch: Batch,

@@ -43,7 +43,7 @@ def missed(report: Report) -> bool:
   """
   models = report['models']
   there = [m for m in models if m['peak_memory_bytes'] is not None]
-  return modalities.by_noun(_saw(models)).convolved and bool(there) and (
+  return _modality(models).convolved and bool(there) and (
       report['hardware']['device'] == 'cpu' or any(m.get('process_bytes') for m in there))
 
 
@@ -165,6 +165,12 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
           *against('gain', 'gain over {}', 'its baseline', gained)]
 
 
+def _modality(models: Sequence[Model]) -> type[modalities.Modality]:
+  """Finds the modality that models say they read, or the one whose examples a report calls so."""
+  name = next((model['modality'] for model in models if model.get('modality')), '')
+  return name and modalities.named(name) or modalities.by_noun(_saw(models))
+
+
 def _measured(found: Sequence[Mapping[str, Any] | None]) -> list[Cell]:
   """Numbers of one unit with their intervals."""
   to = '–' if all(metric['low'] >= 0 for metric in found if metric) else ' to '
@@ -176,7 +182,7 @@ def _alike(models: Sequence[Model]) -> Rows:
   """How like their teacher models are, and how far from being as sure as they are right."""
   found = {label: [{**model['faithfulness'], **(model.get('calibration') or {})}.get(name)
                    for model in models] for name, label in ALIKE.items()}
-  overlap = modalities.by_noun(_saw(models)).overlap
+  overlap = _modality(models).overlap
   return [(label.format(overlap), _measured(each)) for label, each in found.items() if any(each)]
 
 

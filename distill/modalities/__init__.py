@@ -62,6 +62,7 @@ class Modality(Protocol):
   noun: ClassVar[str]                           # what its examples are called, in the plural
   overlap: ClassVar[str] = 'top places shared'  # where two models look alike, in a report
   convolved: ClassVar[bool] = False             # whether models read it by convolutions
+  show: ClassVar[Callable[[Records, int], dict[str, Any]] | None] = None    # see `show` below
   spare: ClassVar[Sequence[str]] = ()           # sizes of which a model may have more
   fields: Mapping[str, Field]                   # the inputs, as they are stored
   sizes: Mapping[str, int] = {}                 # facts that a model must fit, by their names
@@ -331,18 +332,45 @@ def _read(kind: Any, card: Mapping[str, Any], folder: str) -> Modality:
                ) from error
 
 
+def outside(modality: Modality) -> str:
+  """Returns the name of a modality outside this package, '' of one in it."""
+  name = name_of(modality)
+  return name if ':' in name else ''
+
+
+def named(name: str) -> type[Modality] | None:
+  """Finds a modality by its name; None if it isn't known here."""
+  try:
+    return lookup.find('modalities', name, 'modality')
+  except Stop as stop:
+    if stop.status != Status.CONFIG:      # a signal's
+      raise
+    return None
+
+
+def _kind(records: Records) -> Any:
+  """Finds the modality of explanations, as records/inside keeps them; None if it isn't known here.
+
+  Those of a modality outside this package name it, those of ours are told by their arrays.
+  """
+  if 'modality' in records:
+    return named(str(records['modality']))
+  return next((kind for kind in _ours() if kind.kept <= records.keys()), None)
+
+
 def show(records: Records, row: int) -> dict[str, Any]:
-  """What was kept of an example's inputs and of what a model looked at there, to be drawn.
+  """Asks the modality of explanations for what is drawn of one example, where `shows` says yes.
 
   `picture` [h w 3] in [0, 1] and a `map` [h w], or `spans`: words with their shares of the largest
   attribution in [-1, 1], None for what is no word.
   """
-  return next(kind for kind in _ours() if kind.kept <= records.keys()).show(records, row)
+  return _kind(records).show(records, row)
 
 
 def shows(records: Records) -> bool:
-  """Whether `show` can."""
-  return any(kind.kept <= records.keys() for kind in _ours())
+  """Tells whether the explanations can be drawn: their modality is known here, and has a `show`."""
+  kind = _kind(records)
+  return kind is not None and kind.show is not None
 
 
 def by_noun(noun: str) -> type[Modality]:

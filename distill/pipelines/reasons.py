@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from distill import modalities
 from distill import records as records_of
 from distill.data import batches
 from distill.evaluate import faithfulness, inside, quality, robustness
@@ -40,6 +41,8 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
     own, teacher = records[model.name], teacher_of(model, models)
     found = {'classes': None, 'calibration': None, 'faithfulness': {}, 'layers': None,
              'robustness': robust.get(model.name)}
+    if name := modalities.outside(model.modality):
+      found['modality'] = name
     if (judged := told.task.categories(own)) is not None:
       n = judged['probabilities'].shape[1]      # a task of ours has as many as the data has names
       titles = names if len(names) == n else tuple(map(str, range(n)))
@@ -81,7 +84,7 @@ def _explained(models: Sequence[Model], asks: Mapping[str, Callable],
       explained[model.name] = records_of.kept(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
               inside.explained, within, _batches(model, shown, told), target=target(model),
-              drawn=order[:DRAWN]))
+              drawn=order[:DRAWN], modality=modalities.outside(model.modality)))
     some = order[:CORRUPTED]
     run.log.say(f'{model.name}: answers {len(some)} corrupted {model.modality.noun}')
     robust[model.name] = _robustness(model, asks[model.name], within, _batches(model, some, told),

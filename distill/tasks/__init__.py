@@ -109,7 +109,11 @@ def from_card(card: Mapping[str, Any], path: str) -> Task:
   names = tuple(card['classes'])
   node = card['task'] if 'task' in card else {
       'name': 'classification.Classification' if names else 'regression.Regression'}
-  kind = lookup.find('tasks', node['name'], path) if 'name' in node else None
+  try:
+    kind = lookup.find('tasks', node['name'], path) if 'name' in node else None
+  except Stop as stop:
+    raise Stop(Status.CHECKPOINT if stop.status == Status.CONFIG else stop.status, str(stop)
+               ) from None
   if kind and not (isinstance(kind, type) and callable(getattr(kind, 'measure', None))):
     raise Stop(Status.CHECKPOINT, f'{path}={node["name"]!r} is no task')      # nor is it called
   return lookup.build('tasks', node, path, classes=max(1, len(names)), names=names)

@@ -20,7 +20,7 @@ from distill.evaluate import (
   tables,
   verdict,
 )
-from distill.modalities import text
+from distill.modalities import Modality, text
 from distill.tasks.classification import Classification
 from distill.types import Status
 
@@ -204,6 +204,14 @@ class TestCounts:
         'y taken for z, 4×', 'y taken for x, 3×', 'x taken for y, 2×']
 
 
+class Drawn(Modality):
+  encode = print
+
+  @staticmethod
+  def show(records, row):
+    return {'spans': [(str(row), 0.0)]}
+
+
 class TestGallery:
 
   def test_pieces_are_joined_and_what_is_no_word_has_no_share(self):
@@ -235,6 +243,25 @@ class TestGallery:
       assert teacher['right'] == (records['teacher']['prediction'][i] == i % 2)
       assert teacher['right'] != student['right'] and teacher['answer'] != student['answer']
       assert teacher['sure'] == pytest.approx(float(records['teacher']['probabilities'][i].max()))
+
+  def test_a_modality_outside_draws_its_own(self):
+    found, records = self.apart_at_0()
+    inside = seen(modality=np.array(f'{__name__}:Drawn'))           # its `image` is no image
+    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
+    assert [view['spans'] for view in shown['views']] == [[('19', 'none')]] * 2
+    assert not shown['picture']
+
+  @pytest.mark.parametrize('change', [
+      {'prediction': np.arange(120).reshape(40, 3)}, {'probabilities': np.ones((40, 3, 2))},
+      {'label': np.zeros((40, 2))}, {'prediction': np.array(['a'] * 40)}])
+  def test_answers_that_are_neither_a_class_nor_a_number_are_not_shown(self, change):
+    for classes in True, False:
+      found, records = reported(BOTH)
+      for each in found['models']:
+        each['classes'] = each['classes'] if classes else None
+      records = {name: of | change for name, of in records.items()}
+      records['student']['prediction'] = np.roll(records['student']['prediction'], 1, axis=0)
+      assert gallery.examples(found, records, {name: seen() for name in BOTH}) == (0, [])
 
   def test_of_numbers_those_that_differ_most(self):
     found, records = reported(BOTH)
