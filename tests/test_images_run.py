@@ -203,10 +203,10 @@ class TestPredict:
       ('small.npy', np.zeros((7, 8)), 'shape is [7, 8], but the model takes images of [8, 8, 1]'),
       ('colour.npy', np.zeros((8, 8, 3)), 'its shape is [8, 8, 3]'),
       ('nan.npy', np.full((8, 8), np.nan), 'not all finite numbers'),
-      ('objects.npy', np.array([[{}] * 8] * 8), 'allow_pickle=False'),
+      ('objects.npy', np.array([[{}] * 8] * 8), 'its values are of type object'),
       ('colour.png', np.zeros((8, 8, 3), np.uint8), 'its shape is [8, 8, 3]'),
       ('alpha.png', np.zeros((8, 8, 4), np.uint8), 'its mode is RGBA: convert it'),
-      ('text.png', b'no picture', 'cannot identify'), ('text.npy', b'no array', 'text.npy: '),
+      ('text.png', b'no picture', 'it is no picture of PNG'), ('text.npy', b'no array', 'text.npy: '),
       ('missing.npy', None, 'No such file'), ('missing.png', None, 'No such file')])
   def test_what_cannot_be_taken_is_refused_in_one_line(self, whole, tmp_path, capsys, name, content,
                                                        line):
@@ -223,6 +223,7 @@ class TestPredict:
 
   def test_without_pillow_it_says_what_to_install(self, whole, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'PIL', None)
+    (tmp_path / 'one.png').write_bytes(b'')
     with pytest.raises(Stop, match='pip install pillow') as stop:
       self.answers(whole, tmp_path / 'one.png')
     assert stop.value.status == Status.DATA

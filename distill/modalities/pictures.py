@@ -5,6 +5,7 @@
 import contextlib
 import math
 import pathlib
+import stat
 import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -25,10 +26,8 @@ def read(file: str, size: Sequence[int], white: float) -> np.ndarray:
   """
   path = pathlib.Path(file)
   try:
-    if not path.exists():
-      raise ValueError('there is no such file')
-    if not path.is_file():
-      raise ValueError('it is a folder' if path.is_dir() else 'it is no plain file')
+    if not stat.S_ISREG(mode := path.stat().st_mode):
+      raise ValueError('it is a folder' if stat.S_ISDIR(mode) else 'it is no plain file')
     with warnings.catch_warnings(action='ignore'), path.open('rb') as opened:
       suffix = path.suffix.lower()
       return (_of_array if suffix == '.npy' else _of_picture)(opened, size, white)
