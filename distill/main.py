@@ -20,14 +20,13 @@ import pathlib
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from distill import lookup
+from distill import lookup, streams
 from distill.disk import replace
 from distill.types import Status, Stop
 
@@ -40,14 +39,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    return _main(arguments)
-  except Stop as stop:
-    print(f'distill: {stop}', file=sys.stderr, flush=True)
-    return _ended(int(stop.status))
-  except Exception:
-    traceback.print_exc()
-    return _ended(1)
+  return streams.run('distill', _main, arguments, failed=_ended)
 
 
 def _ended(status: int) -> int:
@@ -297,7 +289,8 @@ class Stopping:
     for each in SIGNALS:
       signal.signal(each, signal.SIG_DFL)
     # Not print: the signal may have come in the middle of one.
-    os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
+    with contextlib.suppress(OSError):            # of a pipe that nobody reads any more
+      os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
     if self.run is None:
       raise Stop(Status.PREEMPTED, 'stopped before anything was begun')
     self.run.preempt()

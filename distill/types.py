@@ -56,7 +56,7 @@ class Status(enum.IntEnum):
   DATA = 11
   NONFINITE = 12
   CHECKPOINT = 13         # checkpoints exist, none is valid
-  DISK = 14
+  DISK = 14               # a disk, a file or the memory refuses
   MISFIT = 15             # teacher and student don't fit
   LOCKED = 16             # another run holds the workdir
   TIER = 17               # everything is done and reported, but a student misses its tier

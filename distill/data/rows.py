@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from distill import streams
 from distill.types import Status, Stop
 
 PLAIN = ''                          # the column of a `.txt`
@@ -44,18 +45,8 @@ def kind(value: Any) -> str:
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """Where a line is, and the line with its end."""
-  content = path.read_bytes().removeprefix(b'\xef\xbb\xbf')
-  for number, line in enumerate(content.splitlines(keepends=True), 1):
-    where = f'{path}:{number}'
-    try:
-      text = line.decode()
-    except UnicodeDecodeError as error:
-      raise Stop(Status.DATA, f'{where}: byte {error.start + 1} of the line, '
-                 f'0x{line[error.start]:02x}, is not UTF-8: save the file as UTF-8') from None
-    if '\0' in text:
-      raise Stop(Status.DATA, f'{where} holds a NUL byte: is it a text file, saved as UTF-8?')
-    yield where, text
+  """Returns where each line is, and the line with its end."""
+  return streams.lines(path.read_bytes(), str(path))
 
 
 def _jsonl(path: pathlib.Path) -> Iterator[Row]:

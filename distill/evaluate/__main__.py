@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from distill import main
+from distill import main, streams
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -27,11 +27,7 @@ KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's confi
 
 def command(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    return _command(arguments)
-  except Stop as stop:
-    print(f'distill.evaluate: {stop}', file=sys.stderr)
-    return int(stop.status)
+  return streams.run('distill.evaluate', _command, arguments)
 
 
 def _command(arguments: Sequence[str]) -> int:
