@@ -36,6 +36,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
+  if {'--help', '-h'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE)
   options = dict(a.removeprefix('--').split('=', 1) for a in arguments
                  if a.startswith('--') and '=' in a)
   if len(options) != len(arguments) or not {'model', 'to'} <= options.keys() <= {

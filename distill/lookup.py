@@ -183,7 +183,7 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   """Calls what `node['name']` names with the rest of the node and with `given`.
 
   `given` fills the keywords that the node leaves out, where the function takes them. A
-  ValueError from the function is the user's mistake and becomes one line.
+  ValueError or OverflowError from the function is the user's mistake and becomes one line.
   """
   if not isinstance(node, Mapping) or 'name' not in node:
     raise Stop(Status.CONFIG, f'{where}={node!r} must have a name, of something in distill/{room}')
@@ -199,7 +199,7 @@ def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> An
   check(function, node, where, skip=given)
   try:
     return function(**node, **given)
-  except ValueError as error:
+  except (ValueError, OverflowError) as error:
     raise Stop(Status.CONFIG, f'{where}: {error}') from error
 
 

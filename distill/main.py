@@ -28,10 +28,11 @@ from ml_collections import config_flags
 
 from distill import lookup, streams
 from distill.disk import replace
-from distill.types import Status, Stop
+from distill.types import SEEDS, Status, Stop
 
 CONFIGS = pathlib.Path('configs')
 BESIDE = 'mesh', 'tier'         # nodes of a config that nothing in a workdir depends on
+LARGEST = float.fromhex('0x1.fffffep127')       # of float32
 LISTED = 8              # fields that an error names
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
@@ -116,7 +117,10 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
   """The flags; `.config` is the ConfigDict of the file, locked, with its overrides."""
   values = flags.FlagValues()
   argv = ['distill.main', *arguments]
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  try:
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  except flags.Error as error:                      # of a --flagfile, which it reads at once
+    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
   flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
   flags.DEFINE_bool('print_config', False, 'print the resolved config', flag_values=values)
   file = next((a.removeprefix('--config=') for a in arguments if a.startswith('--config=')), '')
@@ -126,14 +130,16 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
   if not os.path.isfile(path):
     raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
                + lookup.nearest(path, map(str, CONFIGS.glob('*.py'))))
-  if variant and variant not in (known := variants(ast.parse(pathlib.Path(path).read_text()))):
+  if variant and variant not in (known := variants(_tree(pathlib.Path(path)))):
     raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
                + lookup.nearest(variant, known))
   try:
     left = values(argv)[1:]
     if not callable(getattr(values.config, 'to_dict', None)):
       raise TypeError('get_config returns no ConfigDict')
-  except Exception as error:          # a config file is code, and may raise anything
+  except Stop:                        # a signal's
+    raise
+  except (Exception, SystemExit) as error:      # a config file is code, and may raise anything
     fields = [a for a in arguments if a.startswith('--config.')]
     if fields and not isinstance(error, flags.Error):
       check_fields(fields, flat(parsed([f'--config={file}']).config.to_dict()))
@@ -141,7 +147,30 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
     raise Stop(Status.CONFIG, f'--config={file}: {line}') from error
   if left:
     raise Stop(Status.CONFIG, f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
+  check_leaves(values.config.to_dict())
   return values
+
+
+def check_leaves(node: Any, field: str = '') -> None:
+  """Stops at the first leaf of a config that no run can have, by its dotted path.
+
+  Numbers must be finite in float32 or fit int64; others are texts, booleans, None and lists.
+  """
+  if isinstance(node, Mapping):
+    for key, value in node.items():
+      check_leaves(value, f'{field}.{key}' if field else str(key))
+  elif isinstance(node, list | tuple):
+    for i, value in enumerate(node):
+      check_leaves(value, f'{field}[{i}]')
+  elif isinstance(node, float):
+    if not abs(node) <= LARGEST:
+      raise Stop(Status.CONFIG, f'{field}={node} must be a finite number, as float32 has it')
+  elif isinstance(node, int):
+    if not -2**63 <= node < 2**63:
+      raise Stop(Status.CONFIG, f'{field} is a whole number of {node.bit_length()} bits: at most 64 '
+                 'are taken')
+  elif not isinstance(node, str | None):
+    raise Stop(Status.CONFIG, f'{field} is a {type(node).__name__}, which no JSON can hold')
 
 
 def check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:
@@ -200,6 +229,8 @@ def together(name: str, configs: Sequence[Mapping[str, Any]], workdirs: Sequence
 def _pipeline(config: Mapping[str, Any]) -> str:
   if 'seed' not in config or type(config['seed']) is not int:
     raise Stop(Status.CONFIG, 'the config needs a field seed, a whole number')
+  if not 0 <= config['seed'] < SEEDS:
+    raise Stop(Status.CONFIG, f'seed={config["seed"]} must be from 0 to {SEEDS - 1}')
   return config['pipeline'] if 'pipeline' in config else 'compare.run'
 
 
@@ -312,13 +343,25 @@ def listing() -> list[str]:
   """A line for every config and variant, from the files' docstrings and get_config's tests."""
   lines = []
   for path in sorted(CONFIGS.glob('*.py')):
-    tree = ast.parse(path.read_text())
+    tree = _tree(path)
     about = (ast.get_docstring(tree) or '').split('\n')[0]
     lines.append(f'{path!s:<24} {about}')
     lines += [f'{f"{path}:{v}":<24}' for v in variants(tree)]
   if not lines:
     raise Stop(Status.CONFIG, f'there is no {CONFIGS}/ here: run from the root of the project')
   return lines
+
+
+def _tree(path: pathlib.Path) -> ast.Module:
+  """Returns the code of a config, whose encoding it may name itself."""
+  try:
+    return ast.parse(path.read_bytes())
+  except (SyntaxError, ValueError) as error:        # a ValueError: it holds NUL bytes
+    line = getattr(error, 'lineno', None)
+    raise Stop(Status.CONFIG, f'{path}{f":{line}" if line else ""} is not Python: '
+               f'{getattr(error, "msg", error)}') from error
+  except OSError as error:
+    raise Stop(Status.CONFIG, f'{path} cannot be read: {error.strerror}') from error
 
 
 def variants(tree: ast.Module) -> list[str]:

@@ -50,6 +50,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
+  if {'--help', '-h'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE)
   options = [a for a in arguments if a.startswith('--')]
   inputs = [a for a in arguments if not a.startswith('--')]
   folder = next((o.removeprefix('--model=') for o in options if o.startswith('--model=')), '')

@@ -22,8 +22,8 @@ def run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[
         failed: Callable[[int], int] = int) -> int:
   """Runs a command, whose error lines begin with `name`; returns its exit status.
 
-  A Stop, a lack of memory and a file that the system refuses are one line on stderr; any other
-  exception is a traceback and status 1. `failed` is called with the status of a command that ends
+  A Stop, a lack of memory, a number that is too large and a file that the system refuses are one
+  line on stderr; any other exception is a traceback and status 1. `failed` is called with the status of a command that ends
   so. A command that is done has failed nonetheless, with 14, if stdout could not take all of it.
   """
   with contextlib.ExitStack() as closing:
@@ -44,15 +44,19 @@ def run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[
 def _status(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str],
             failed: Callable[[int], int]) -> int:
   try:
+    if any('\0' in argument for argument in arguments):
+      raise Stop(Status.CONFIG, 'an argument holds a NUL byte')
     return command(arguments)
   except Stop as stop:
     status, line = stop.status, str(stop)
   except Exception as error:
-    # XLA has a type for all its errors, and names the kind in the text.
+    # XLA has one type for all its errors, and names the kind in the text.
     if isinstance(error, MemoryError) or str(error).startswith('RESOURCE_EXHAUSTED'):
       status, line = Status.DISK, f'not enough memory: {error or "none is left"}: {ROOM}'
     elif isinstance(error, OSError) and error.filename is not None:
       status, line = Status.DISK, f'{_name(error.filename)}: {error.strerror}'
+    elif isinstance(error, OverflowError) or 'INVALID_ARGUMENT: overflow' in str(error):
+      status, line = Status.CONFIG, f'a number is too large: {str(error).splitlines()[0]}'
     else:
       traceback.print_exc()
       return failed(1)

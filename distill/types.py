@@ -31,6 +31,7 @@ if TYPE_CHECKING:       # the command line answers mistakes without loading JAX
 Batch = Mapping[str, 'jax.Array']
 Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a model names them
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
+SEEDS = 2**31           # a seed is below: JAX compiles for int32, and beyond takes some for others
 Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
 
 

@@ -128,7 +128,10 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
 def arms(file: str) -> list[Arm]:
   """What the config's `sweep` yields; it is given the variant if it takes one."""
   path, _, variant = file.partition(':')
-  sweep = runpy.run_path(path).get('sweep', lambda: [{}])
+  try:
+    sweep = runpy.run_path(path).get('sweep', lambda: [{}])
+  except (Exception, SystemExit) as error:
+    raise Stop(Status.CONFIG, f'{path}: {type(error).__name__}: {error}') from error
   given = [variant] if variant and inspect.signature(sweep).parameters else []
   try:
     found = list(sweep(*given))

@@ -48,9 +48,12 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
   """The row of a config."""
   started = time.monotonic()
   config = distill.parsed([f'--config={file}']).config.to_dict()
-  node = source(config['data'])
-  data = lookup.build('data', node, 'data')
+  if missing := {'data', 'evaluate', 'seed'} - config.keys():
+    raise Stop(Status.CONFIG, f'{file} has no {min(missing)}')
+  data = lookup.build('data', source(config['data']), 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]
+  if not len(train.raw):
+    raise Stop(Status.CONFIG, f'{file}: {data.name} has no texts, but {data.modality.noun}')
   task = Classification(classes=len(data.names))
   known = train.known
   few = known & (train.index['hash01'] < config['data']['labelled'])

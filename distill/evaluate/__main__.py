@@ -74,6 +74,8 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
                'give --config=configs/NAME.py')
   config = (main.parsed([f'--config={file}']).config.to_dict() if file else
             _tuples(gathered.config(runs[0])))
+  if not isinstance(config.get('data'), Mapping):
+    raise Stop(Status.CONFIG, f'--config={file}: it has no node data')
   known = {'tier': '', 'evaluate': {}} | config           # which may leave out what has a default
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']
   limits = {tier: {**of, **evaluate['tiers'].get(tier, {})} for tier, of in tiers.TIERS.items()}
@@ -86,6 +88,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
     main.check_fields(fields, main.flat(known))
     raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
   config = values.config.to_dict()
+  main.check_leaves(config)
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}

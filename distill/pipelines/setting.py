@@ -25,7 +25,7 @@ from distill.pipelines.judging import BATCHING, Judging, judging
 from distill.student import Student, with_projectors
 from distill.teachers import Cached, Live, Teacher, Weights
 from distill.train import Stage
-from distill.types import Batch, Field, Schedule, Status, Stop
+from distill.types import SEEDS, Batch, Field, Schedule, Status, Stop
 
 CODE = pathlib.Path(distill.__file__).parent
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
@@ -122,6 +122,9 @@ class _Builder:
     if name in self.teachers:
       return self.teachers[name]
     seed = spec.seed + (0 if spec.shared else self.config.seed)
+    if not 0 <= seed < SEEDS:
+      raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
+                 f'{seed}, which must be from 0 to {SEEDS - 1}')
     if spec.source == 'fields':
       return self.cached(name, spec)
     if spec.source != 'live':
@@ -295,8 +298,9 @@ class _Builder:
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
     """A stage's batches, how many examples and labels they show, a call for an epoch's steps."""
     split, steps = self.dataset.splits['train'], plan.get('steps')
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-      raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 2**31:
+      raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1, and '
+                 'below 2**31')
     how = {**self.batching, **order, 'labelled': labelled, 'drawn': drawn}
     size = how.get('batch_size')          # its absence is for `call` to say
     rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
