@@ -32,7 +32,6 @@ from distill.types import SEEDS, Status, Stop
 
 CONFIGS = pathlib.Path('configs')
 BESIDE = 'mesh', 'tier'         # nodes of a config that nothing in a workdir depends on
-LARGEST = float.fromhex('0x1.fffffep127')       # of float32
 LISTED = 8              # fields that an error names
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
@@ -147,30 +146,8 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
     raise Stop(Status.CONFIG, f'--config={file}: {line}') from error
   if left:
     raise Stop(Status.CONFIG, f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
-  check_leaves(values.config.to_dict())
+  lookup.check_leaves(values.config.to_dict())
   return values
-
-
-def check_leaves(node: Any, field: str = '') -> None:
-  """Stops at the first leaf of a config that no run can have, by its dotted path.
-
-  Numbers must be finite in float32 or fit int64; others are texts, booleans, None and lists.
-  """
-  if isinstance(node, Mapping):
-    for key, value in node.items():
-      check_leaves(value, f'{field}.{key}' if field else str(key))
-  elif isinstance(node, list | tuple):
-    for i, value in enumerate(node):
-      check_leaves(value, f'{field}[{i}]')
-  elif isinstance(node, float):
-    if not abs(node) <= LARGEST:
-      raise Stop(Status.CONFIG, f'{field}={node} must be a finite number, as float32 has it')
-  elif isinstance(node, int):
-    if not -2**63 <= node < 2**63:
-      raise Stop(Status.CONFIG, f'{field} is a whole number of {node.bit_length()} bits: at most 64 '
-                 'are taken')
-  elif not isinstance(node, str | None):
-    raise Stop(Status.CONFIG, f'{field} is a {type(node).__name__}, which no JSON can hold')
 
 
 def check_fields(overrides: Sequence[str], leaves: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ def run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[
   """Runs a command, whose error lines begin with `name`; returns its exit status.
 
   A Stop, a lack of memory, a number that is too large and a file that the system refuses are one
-  line on stderr; any other exception is a traceback and status 1. `failed` is called with the status of a command that ends
-  so. A command that is done has failed nonetheless, with 14, if stdout could not take all of it.
+  line on stderr; any other exception is a traceback and status 1. `failed` is called with the
+  status of a command that ends so. One that is done ends with 14 if stdout couldn't take all of it.
   """
   with contextlib.ExitStack() as closing:
     _reopen()
@@ -52,11 +52,11 @@ def _status(name: str, command: Callable[[Sequence[str]], int], arguments: Seque
   except Exception as error:
     # XLA has one type for all its errors, and names the kind in the text.
     if isinstance(error, MemoryError) or str(error).startswith('RESOURCE_EXHAUSTED'):
-      status, line = Status.DISK, f'not enough memory: {error or "none is left"}: {ROOM}'
+      status, line = Status.DISK, f'not enough memory: {_first_line(error)}: {ROOM}'
     elif isinstance(error, OSError) and error.filename is not None:
-      status, line = Status.DISK, f'{_name(error.filename)}: {error.strerror}'
+      status, line = Status.DISK, f'{error.filename}: {error.strerror}'
     elif isinstance(error, OverflowError) or 'INVALID_ARGUMENT: overflow' in str(error):
-      status, line = Status.CONFIG, f'a number is too large: {str(error).splitlines()[0]}'
+      status, line = Status.CONFIG, f'a number is too large: {_first_line(error)}'
     else:
       traceback.print_exc()
       return failed(1)
@@ -64,8 +64,8 @@ def _status(name: str, command: Callable[[Sequence[str]], int], arguments: Seque
   return failed(int(status))
 
 
-def _name(file: Any) -> str:
-  return os.fsdecode(file) if isinstance(file, str | bytes) else str(file)
+def _first_line(error: Exception) -> str:
+  return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def one_line(text: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from distill import main, streams
+from distill import lookup, main, streams
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -88,7 +88,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
     main.check_fields(fields, main.flat(known))
     raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
   config = values.config.to_dict()
-  main.check_leaves(config)
+  lookup.check_leaves(config)
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}

@@ -3,7 +3,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-
 MOST_RESAMPLES = 10**6          # their values are kept, of every metric
 
 

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from distill.train import Stage
 from distill.types import SEEDS, Batch, Field, Schedule, Status, Stop
 
 CODE = pathlib.Path(distill.__file__).parent
+MOST_NUMBERS = 2**40    # of one parameter: 4 TiB
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
 
 
@@ -320,7 +322,11 @@ class _Builder:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
                          for name, member in node['members'].items()}
     self.nodes[where.removesuffix('.model')] = node
-    return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
+    model = Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs))
+    for path, like in model.shapes[0].items():
+      if math.prod(like.shape) >= MOST_NUMBERS:
+        raise Stop(Status.CONFIG, f'{where}: {path} {list(like.shape)} is too large')
+    return model, node
 
   def augment(self, nodes: Sequence, where: str) -> tuple[Callable, ...]:
     return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.facts)
