@@ -225,7 +225,8 @@ CONFIG = 'from ml_collections import ConfigDict\ndef get_config():\n  return Con
 
 @pytest.mark.parametrize(('code', 'line'), [
     (b'import sys\nsys.exit(3)', 'my.py: 3'), (b'raise RuntimeError("a\\nb")', 'my.py: a b'),
-    (b'x = 1\0', 'null bytes'), (b'def get_config(:', 'invalid syntax'), (b'def get_config():\n  return None', 'no ConfigDict'),
+    (b'x = 1\0', 'null bytes'), (b'def get_config(:', 'invalid syntax'),
+    (b'def get_config():\n  return None', 'no ConfigDict'),
     (b'\xff\xfe', 'my.py'),
     (CONFIG.format('seed=0, a=b"x"'), 'a is a bytes, which no JSON can hold'),
     (CONFIG.format('seed=0, a=(1, {2})'), 'a[1] is a set'),
