@@ -28,7 +28,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from distill import __version__, sharding
+from distill import __version__, numbers, sharding
 from distill.disk import reach, writing
 from distill.logs import say
 from distill.types import Status, Stop
@@ -113,6 +113,7 @@ def export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any],
   is replaced; anything else that is there is set aside.
   """
   folder = folder.absolute()
+  numbers.dumps([config, card], f'the card of {folder}')
   if os.path.lexists(folder) and (fault := _inspect(folder, CARD)[1]):
     _set_aside(folder, fault)
   _publish(folder, CARD, files, {**(config or {}), 'card': dict(card)})
@@ -130,6 +131,7 @@ def ship(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> N
   if os.path.lexists(folder):
     raise Stop(Status.CONFIG, f'{folder} is there already, and nothing is overwritten: remove it, '
                'or name another place')
+  numbers.dumps(card, f'the card of {folder}')
   _publish(folder, CARD, files, {'card': dict(card)})
 
 

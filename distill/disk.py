@@ -1,8 +1,10 @@
-"""Files that are there whole or not at all, and what is said when a disk refuses them."""
+"""Files that are written whole or not at all, and are read as UTF-8; what a disk refuses."""
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from distill.types import Status, Stop
 
@@ -30,6 +32,22 @@ def replace(path: Path, content: bytes | str) -> None:
       draft.replace(path)
     finally:
       draft.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+  """Returns the text of a UTF-8 file without its byte-order mark; a ValueError of any other."""
+  content = path.read_bytes()
+  if content.startswith((b'\xff\xfe', b'\xfe\xff')):
+    raise ValueError('it is UTF-16: save it as UTF-8')
+  return content.decode('utf-8-sig')
+
+
+def read_json(path: Path) -> Any:
+  """Returns the value of a JSON file; a ValueError where it holds none."""
+  try:
+    return json.loads(read_text(path))
+  except RecursionError:
+    raise ValueError('it is nested too deeply') from None
 
 
 def reach(point: str, place: str = '') -> None:

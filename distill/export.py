@@ -5,9 +5,9 @@ python -m distill.export --model=DIR --to=DIR --inputs=FILE
 python -m distill.export … --format=mylab.gguf:GGUF         # another format, of one's own
 
 The first is tried on the split that its run was judged by. The second is for any folder that
-`distill.predict` takes: FILE holds texts, one a line, a tab between those of a pair, or the pixels
-of images (.npy). DIR gets the program, the tokenizer, a sealed card and README.md, and runs without
-this package.
+`distill.predict` takes: FILE holds texts, one a line, a tab between those of a pair for a model of
+pairs, or the pixels of images (.npy). DIR gets the program, the tokenizer, a sealed card and
+README.md, and runs without this package.
 """
 import json
 import os
@@ -67,7 +67,7 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
       return
     raise Stop(Status.CONFIG, f'--to={to} is there already, and nothing is overwritten: remove it, '
                'or name another place')
-  modality = modalities.from_card(card, str(folder))
+  modality = formats.modality(card, folder)
   workdir = folder.resolve().parent.parent
   name = pathlib.Path(place).resolve().name           # a hub id's folder has another
   of_run = folder.resolve().parent.name == 'export' and (workdir / 'config.json').is_file()

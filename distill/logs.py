@@ -56,7 +56,7 @@ class Log:
     finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
     with writing(self._rows):
       with open(self._rows, 'ab') as file:
-        file.write(json.dumps(where | finite | where).encode() + b'\n')
+        file.write(json.dumps(where | finite | where, allow_nan=False).encode() + b'\n')
         file.flush()
         os.fsync(file.fileno())
       board = self._boards.get((stage, seed)) or self._open(stage, seed)

@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from distill import lookup, streams
+from distill import lookup, numbers, streams
 from distill.disk import replace
 from distill.types import SEEDS, Status, Stop
 
@@ -62,7 +62,7 @@ def _main(arguments: Sequence[str]) -> int:
   values = parsed(arguments)
   config = values.config.to_dict()
   if values.print_config:
-    print(json.dumps(config, indent=2))
+    print(numbers.dumps(config, 'config', Status.CONFIG, indent=2))
     return int(Status.DONE)
   name = name_of(values['config'].config_filename)
   workdir = pathlib.Path(values.workdir or f'runs/{name}-{sha256(config)[:8]}')
@@ -239,7 +239,7 @@ def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
   Where a run lives may change (`mesh`), and what it is to reach (`tier`): what it holds doesn't
   depend on that.
   """
-  path, text = workdir / 'config.json', json.dumps(config, indent=2)
+  path, text = workdir / 'config.json', numbers.dumps(config, 'config', Status.CONFIG, indent=2)
   begun = any((workdir / name).exists()
               for name in ('checkpoints', 'export', 'records', 'report.json'))
   if not begun or not path.exists():

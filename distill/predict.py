@@ -5,8 +5,9 @@ python -m distill.predict --model=DIR < texts.txt        # one text a line
 python -m distill.predict --model=DIR digit.npy scan.png        # a model of images
 
 The folder is an export, one of StableHLO too, or a Hugging Face folder. What an input is, its
-modality says: texts, of which a tab parts those of a pair; or files, where .npy holds the pixels of
-one image or several as the data had them, [h w], [h w c] or [n h w c], and any other is a picture.
+modality says: texts, where a tab parts those of a pair if the model was trained on pairs; or files,
+where .npy holds the pixels of one image or several as the data had them, [h w], [h w c] or
+[n h w c], and any other is a picture.
 
 Texts are UTF-8, whatever the locale says. All are read before the first is answered, and one that
 can't be read ends the command with status 11, its line or argument named and nothing answered. An
@@ -19,29 +20,37 @@ from typing import Any
 
 import jax
 
-from distill import formats, hub, modalities, step, streams, tasks
+from distill import formats, hub, modalities, numbers, step, streams, tasks
+from distill.models.pure import check_ids
 from distill.types import Status, Stop
 
 USAGE = ('usage: python -m distill.predict --model=DIR ["a text" … | FILE.npy FILE.png …], '
          'or one a line on stdin')
+TITLE = 76              # letters of an input in an error line
 
 
 def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:
   """For every input what it is, and the model's answer as its task gives it.
 
-  A classifier's are `label`, `probability` and `probabilities`, a regression's is `value`.
+  A classifier's are `label`, `probability` and `probabilities`, a regression's is `value`; of a
+  model of several labels an example they are `labels` and `probabilities`.
   """
   return [{**about, **answer} for about, answer in _answered(folder, inputs)]
 
 
 def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, str], dict]]:
   model, weights, card = formats.whole(folder)
-  modality = modalities.from_card(card, str(hub.folder(folder, '--model')))
+  modality = formats.modality(card, hub.folder(folder, '--model'))
   task = tasks.from_card(card, f'{folder}: task')
   eval_step = step.make_eval_step(model, task.measure)
   for about, batch in modalities.encoded(modality, inputs):   # one, which no company can change
+    title = ' '.join(map(repr, about.values()))[:TITLE]
+    check_ids(model, batch, title)
     measured = eval_step(*weights, batch)
-    yield about, task.answer(jax.tree.map(lambda x: x[0], measured))
+    tasks.check_finite(measured, batch['valid'] > 0, lambda row, title=title: title)
+    answer = task.answer(jax.tree.map(lambda x: x[0], measured))
+    numbers.dumps(answer, title)
+    yield about, answer
 
 
 def main(arguments: Sequence[str]) -> int:

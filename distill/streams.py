@@ -4,6 +4,7 @@ Texts that come in are UTF-8, as files of data are, whatever the locale says. Wh
 the encoding of its stream: a character that the stream can't hold becomes an escape. Where the
 reader of a pipe has gone away (`| head -1`) the work goes on, and what is printed is lost.
 """
+import codecs
 import contextlib
 import json
 import os
@@ -14,7 +15,6 @@ from typing import Any, TextIO
 
 from distill.types import Status, Stop
 
-UTF16 = b'\xff\xfe', b'\xfe\xff'        # the byte order marks
 ROOM = 'take a smaller model, or fewer examples at once (batch_size, microbatch, length)'
 
 
@@ -132,7 +132,7 @@ def _reopen() -> None:
 
 def json_line(value: Any) -> str:
   """Returns a value as JSON that stdout can hold: its characters, or else their escapes."""
-  text = json.dumps(value, ensure_ascii=False)
+  text = json.dumps(value, ensure_ascii=False, allow_nan=False)
   try:
     text.encode(_encoding(sys.stdout))
   except UnicodeError:
@@ -156,9 +156,9 @@ def lines(content: bytes, title: str) -> Iterator[tuple[str, str]]:
 
   A line ends with LF, CR LF or CR, the last one with nothing too. A byte order mark is left out.
   """
-  if content.startswith(UTF16):
-    raise Stop(Status.DATA, f'{title} is UTF-16: save it as UTF-8')
-  content = content.removeprefix(b'\xef\xbb\xbf')
+  if encoding := _wide(content[:64]):
+    raise Stop(Status.DATA, f'{title} is {encoding}: save the file as UTF-8')
+  content = content.removeprefix(codecs.BOM_UTF8)
   for number, line in enumerate(content.splitlines(keepends=True), 1):
     where = f'{title}:{number}'
     try:
@@ -169,6 +169,17 @@ def lines(content: bytes, title: str) -> Iterator[tuple[str, str]]:
     if '\0' in text:
       raise Stop(Status.DATA, f'{where} holds a NUL byte: is it a text file, saved as UTF-8?')
     yield where, text
+
+
+def _wide(start: bytes) -> str:
+  """Returns the name of the encoding of a file that has two bytes or four for a character."""
+  marks = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',
+           codecs.BOM_UTF16_LE: 'UTF-16', codecs.BOM_UTF16_BE: 'UTF-16'}
+  for mark, name in marks.items():
+    if start.startswith(mark):
+      return name
+  every_other = len(start) > 3 and (not any(start[::2]) or not any(start[1::2]))
+  return 'UTF-16' if every_other and any(start) else ''
 
 
 def argument(text: str, title: str) -> str:

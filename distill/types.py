@@ -20,6 +20,7 @@ and the fields of its data set (`Field`): inputs, which its modality describes, 
 """
 import dataclasses
 import enum
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a m
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
 SEEDS = 2**31           # a seed is below: JAX compiles for int32, and beyond takes some for others
 Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
+
+UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,18 @@ class Status(enum.IntEnum):
   TIER = 17               # everything is done and reported, but a student misses its tier
 
 
+LONGEST = 2000          # letters of the line of a Stop, which may quote a stranger's file
+
+
 class Stop(Exception):
-  """Ends a command: an exit status and one line saying what is wrong, where, and what to do."""
+  """Ends a command: an exit status and one line saying what is wrong, where, and what to do.
+
+  What a file holds may be part of the line: its ends of lines, other control characters and halves
+  of characters are written as escapes.
+  """
 
   def __init__(self, status: Status, line: str):
-    super().__init__(line)
+    line = ' '.join(str(line).splitlines())
+    line = UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
+    super().__init__(line if len(line) <= LONGEST else f'{line[:LONGEST - 1]}…')
     self.status = status

@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from distill import numbers
+
 Row = Mapping[str, Any]
 Arm = Mapping[str, Any]         # overrides of a config by dotted path; and VARIANT, if it is of one
 VARIANT = 'variant'
@@ -90,13 +92,14 @@ def rounded(value: Any) -> Any:
 
 def append(path: pathlib.Path, row: Row) -> None:
   """Adds a row, on a line of its own even where the last writer was cut short."""
+  line = numbers.dumps(row, f'a row of {path}', ensure_ascii=False).encode()
   with path.open('a+b') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     torn = False
     if file.seek(0, os.SEEK_END):
       file.seek(-1, os.SEEK_END)
       torn = file.read(1) != b'\n'
-    file.write(b'\n' * torn + json.dumps(row, ensure_ascii=False).encode() + b'\n')
+    file.write(b'\n' * torn + line + b'\n')
     file.flush()
     os.fsync(file.fileno())
 

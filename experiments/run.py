@@ -376,7 +376,7 @@ def _counted(workdir: pathlib.Path, among: int = 1) -> Iterator[dict[str, Any]]:
     spent['commit'] += f', {here}'
 
   def keep() -> None:
-    replace(path, json.dumps(spent))
+    replace(path, json.dumps(spent, allow_nan=False))
 
   keep()
   try:

@@ -54,6 +54,8 @@ def test_from_a_file_to_an_answer(tmp_path, capsys):
   answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [answer['text'] for answer in answers] == ['a good film', 'bad']
   assert all(list(answer['probabilities']) == ['bad', 'good'] for answer in answers)
+  tab, space = predict.answers(f'{tmp_path}/run/export/student', ['a\tgood film', 'a good film'])
+  assert tab['probabilities'] == space['probabilities'] == answers[0]['probabilities']
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class TestInputs:
   @pytest.mark.parametrize(('content', 'line'), [
       (b'fine\ncaf\xe9\n', 'stdin:2: byte 4 of the line, 0xe9, is not UTF-8'),
       ('fine\ncafé'.encode('utf-16'), 'stdin is UTF-16'),
-      ('fine\ncafé'.encode('utf-16-le'), 'stdin:1 holds a NUL byte'),
+      ('fine\ncafé'.encode('utf-16-le'), 'stdin is UTF-16'),
       (b'fine\r\nfine\r\na\0b', 'stdin:3 holds a NUL byte'),
       (b'\xed\xa0\x80', 'stdin:1: byte 1 of the line'),               # a surrogate
       (b'', 'nothing to answer'), (b' \r\n\n', 'nothing to answer'), (b'\xef\xbb\xbf', 'nothing')])

@@ -3,7 +3,6 @@ import hashlib
 import json
 import math
 import pathlib
-import re
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distill.data import rows, sets, text
+from distill.data.labels import Raw, classes, numbers
 from distill.lookup import nearest
 from distill.modalities import tokenizer as tokenizers
 from distill.types import Status, Stop
@@ -42,7 +42,8 @@ def Text(*, path: str, fields: Mapping = types.MappingProxyType({}), labels: Seq
     fields: {'text': ('sentence',), 'label': 'label'}; two names are a pair of texts. What is
       left out or empty is found by its name (`TEXTS`, `PAIRS`, `LABELS`), or is the only column
       of texts beside the label; a note says so.
-    labels: the classes in their order; else those of the files, sorted.
+    labels: the classes in their order; else those of the files, sorted. `distill.data.labels` says
+      which labels are one class, and which are none.
     regression: the labels are numbers.
     unlabelled: a further file; its texts go to train where they are in no split yet.
     shares: of train, validation and test, where a file is dealt out.
@@ -61,21 +62,25 @@ def Text(*, path: str, fields: Mapping = types.MappingProxyType({}), labels: Seq
   names, label, notes = _columns(read, tuple(fields.get('text', ())), fields.get('label', ''))
   examples = {split: [_example(row, names, label) for row in found]
               for split, found in read.items()}
-  classes = _judge(examples, labels, regression)
+  column = {split: [Raw(e.where, e.label) for e in found] for split, found in examples.items()}
+  column = numbers(column) if regression else classes(column, labels)
+  examples = {split: [e._replace(label=label) for e, label in zip(
+      found, column.labels[split], strict=True)] for split, found in examples.items()}
   further = []
   if '' in examples:
     examples, further = _dealt(examples[''], shares)
   if unlabelled:
     further += [_example(row, names, '')
                 for row in rows.read(_existing(unlabelled, 'unlabelled'))]
-  notes += _added(further, examples) + _remarks(examples, classes)
+  notes += _added(further, examples) + column.notes + _remarks(examples, column.classes)
 
-  number, unknown = {name: i for i, name in enumerate(classes)}, math.nan if regression else -1
+  unknown = math.nan if regression else -1
+  number = {name: i for i, name in enumerate(column.classes)}
   return text.dataset(
       {split: [e.text for e in found] for split, found in examples.items()},
       {split: [unknown if e.label is None else number.get(e.label, e.label) for e in found]
        for split, found in examples.items()},
-      name=pathlib.Path(path).resolve().name, classes=classes, length=length,
+      name=pathlib.Path(path).resolve().name, classes=column.classes, length=length,
       vocabulary=vocabulary, versions={}, tokenizer=tokenizer, held_out=held_out, notes=notes,
       cache=cache)
 
@@ -119,6 +124,7 @@ def _columns(read: Mapping[str, Sequence[rows.Row]], names: tuple[str, ...],
 
   def wrong(line: str, known: Collection[str], name: str = '') -> ValueError:
     table = not every[0].where.rpartition(':')[0].endswith('.jsonl')
+    known = [column[:60] for column in known]
     return ValueError(f'fields{line}' + (nearest(name, known) or f'; there is {", ".join(known)}')
                       + ': choose with --config.data.fields.text="(\'COLUMN\',)" '
                       '--config.data.fields.label=COLUMN' + (f'; {rows.HEADER}' if table else ''))
@@ -127,18 +133,28 @@ def _columns(read: Mapping[str, Sequence[rows.Row]], names: tuple[str, ...],
     if name not in columns:
       raise wrong(f': no column is called {name!r}', columns, name)
   given = names, label
-  called = {name.strip().casefold(): name for name in columns if name not in names}
+  called = {}
+  for name in columns:
+    if name not in names:
+      called.setdefault(name.strip().casefold(), []).append(name)
+
+  def column(key: str) -> str:
+    if len(called[key]) > 1:
+      raise wrong(f': which column is {key!r}?', called[key])
+    return called[key][0]
+
   if not label:
-    found = [called[name] for name in LABELS if name in called]
+    found = [column(key) for key in LABELS if key in called]
     if len(found) > 1:
       raise wrong('.label: which column is it?', found)
     label = ''.join(found)
   if not names:
-    called = {key: name for key, name in called.items() if name != label}
-    found = [tuple(called[name] for name in pair) for pair in PAIRS if called.keys() >= {*pair}]
-    found = found or [(called[name],) for name in TEXTS if name in called]
+    rest = {key: [name for name in found if name != label] for key, found in called.items()}
+    called = {key: found for key, found in rest.items() if found}
+    found = [tuple(map(column, pair)) for pair in PAIRS if called.keys() >= {*pair}]
+    found = found or [(column(key),) for key in TEXTS if key in called]
     if label and not found:
-      found = [(name,) for name in called.values() if _speaks(name, every)]
+      found = [(name,) for name in sum(called.values(), []) if _speaks(name, every)]
     if len(found) != 1:
       raise wrong('.text: which column is it?', columns)
     [names] = found
@@ -178,50 +194,9 @@ def _example(row: rows.Row, names: Sequence[str], label: str) -> _Example:
   value = values.get(label) if label else None
   if isinstance(value, list | dict):
     raise Stop(Status.DATA, f'{where}: {label!r} is {rows.kind(value)}, not a label')
-  value = value.strip() if isinstance(value, str) else value
-  empty = value == '' or value != value           # NaN is how pandas writes a gap
-  return _Example(where, parts[0] if len(parts) == 1 else parts, None if empty else value)
-
-
-def _judge(examples: dict[str, list[_Example]], names: Sequence[str],
-           regression: bool) -> tuple[str, ...]:
-  """Replaces every label by its value, or by the name of its class; returns the classes."""
-  read = _value if regression else lambda example: _class(example, names)
-  for split, found in examples.items():
-    examples[split] = [e if e.label is None else e._replace(label=read(e)) for e in found]
-  there = {e.label for found in examples.values() for e in found if e.label is not None}
-  if regression and not there:
-    raise ValueError('regression=True, but no text has a label')
-  if len(there) == 1:
-    file = next(e.where for found in examples.values() for e in found).rpartition(':')[0]
-    raise Stop(Status.DATA, f'{file}: every label is {there.pop()!r}: there is nothing to learn; '
-               'is data.fields.label the right column?')
-  whole = not regression and all(re.fullmatch(r'-?\d+', name) for name in there)
-  order = sorted(there, key=(lambda name: (int(name), name)) if whole else None)
-  return () if regression else tuple(names or order)
-
-
-def _value(example: _Example) -> float:
-  value = _number(example.label)
-  if value is None or not math.isfinite(value):
-    raise Stop(Status.DATA, f'{example.where}: the label {example.label!r} is no number, which '
-               'regression=True asks for')
-  return value
-
-
-def _class(example: _Example, names: Sequence[str]) -> str:
-  value = example.label
-  if isinstance(value, float) and value.is_integer():
-    value = int(value)                            # pandas writes integers with gaps as floats
-  name = json.dumps(value) if isinstance(value, bool) else str(value)
-  if names and name not in names:
-    raise Stop(Status.DATA, f'{example.where}: the label {name!r} is not among data.labels'
-               + nearest(name, names))
-  if not names and re.fullmatch(r'[-+]?\d*\.\d*[1-9]\d*', name):
-    raise Stop(Status.DATA, f'{example.where}: the label {name} has a fraction: are labels numbers '
-               '(data.regression=True, as in configs/files.py:regression), or classes (then name '
-               'them in data.labels)?')
-  return name
+  if label and value is None and label in values:
+    value = ''                                    # as a table has it
+  return _Example(where, parts[0] if len(parts) == 1 else parts, value)
 
 
 def _key(row: tokenizers.Text) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from distill.data.sets import Dataset, Split, in_memory
+from distill.modalities import Misshapen, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 
@@ -82,8 +83,11 @@ def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
     if bad.size:
       raise wrong(f'image {bad[0]} has pixels that are not finite')
   pixels = pixels if pixels.ndim == 4 else pixels[..., None]
-  pixels = pixels if pixels.dtype.name in STORED else pixels.astype('<f4')
-  return np.ascontiguousarray(pixels), label.astype('<i4')
+  try:
+    pixels = pixels if pixels.dtype.name in STORED else narrow(pixels, '<f4')
+  except Misshapen as error:
+    raise wrong(f'image {error.row} {error}') from error
+  return np.ascontiguousarray(pixels), narrow(label, '<i4')
 
 
 def _moments(train: np.ndarray, name: str) -> tuple[list[float], list[float]]:

@@ -29,10 +29,13 @@ def read(path: pathlib.Path) -> list[Row]:
   """All rows of a file; the end of its name says what it is."""
   if path.suffix not in READERS:
     raise Stop(Status.DATA, f'{path}: what kind of file is it? Names end in {", ".join(READERS)}')
+  limit = csv.field_size_limit(2**31 - 1)         # a long text is no mistake
   try:
     rows = list(READERS[path.suffix](path))
   except OSError as error:
     raise Stop(Status.DATA, f'{path} cannot be read: {error.strerror}') from error
+  finally:
+    csv.field_size_limit(limit)
   if not rows:
     raise Stop(Status.DATA, f'{path} is empty: it has no row')
   return rows
@@ -49,11 +52,20 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
   return streams.lines(path.read_bytes(), str(path))
 
 
+class _Twice(dict):
+  """A JSON object that names a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  values = dict(pairs)
+  return values if len(values) == len(pairs) else _Twice(values)
+
+
 def _jsonl(path: pathlib.Path) -> Iterator[Row]:
   for where, line in _lines(path):
     if line.strip():
       try:
-        values = json.loads(line.rstrip())
+        values = json.loads(line.rstrip(), object_pairs_hook=_object)
       except (ValueError, RecursionError) as error:
         about = (f'{error.msg}, column {error.colno}' if isinstance(error, json.JSONDecodeError)
                  else error)
@@ -61,6 +73,9 @@ def _jsonl(path: pathlib.Path) -> Iterator[Row]:
       if not isinstance(values, dict):
         raise Stop(Status.DATA, f'{where} holds {kind(values)}, not an object like '
                    '{"text": "…", "label": "…"}')
+      if isinstance(values, _Twice):
+        keys = Counter(key for key, _ in json.loads(line.rstrip(), object_pairs_hook=list))
+        raise Stop(Status.DATA, f'{where} names {keys.most_common(1)[0][0]!r} twice')
       yield Row(where, values)
 
 
@@ -72,7 +87,7 @@ def _table(path: pathlib.Path, **how) -> Iterator[Row]:
     try:
       row = next(reader, None)
     except csv.Error as error:
-      raise Stop(Status.DATA, f'{where}: {error}; is a quotation mark never closed?') from None
+      raise Stop(Status.DATA, f'{where}: {_quotation(error, reader.line_num)}') from None
     number = reader.line_num + 1
     if row is None:
       return
@@ -87,6 +102,14 @@ def _table(path: pathlib.Path, **how) -> Iterator[Row]:
                  + ('' if how else ': quote a text that holds a comma'))
     else:
       yield Row(where, dict(zip(names, row, strict=True)))
+
+
+def _quotation(error: csv.Error, line: int) -> str:
+  """Returns what is wrong with the quotation marks of a row, found in `line`."""
+  if 'unexpected end' in str(error):
+    return 'a quotation mark of this row is never closed, to the end of the file'
+  return (f'in line {line} a quotation mark ends a text, and more of the text follows: within a '
+          'quoted text double it')
 
 
 def _plain(path: pathlib.Path) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from distill.data.sets import Dataset, Split
 from distill.data.stored import packed, source_sha256, stored, unpacked
+from distill.modalities import Misshapen, narrow
 from distill.modalities import text as modality
 from distill.modalities import tokenizer as tokenizers
 from distill.modalities.tokenizer import Text
@@ -40,7 +41,7 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
   if held_out:
     texts, labels = _parted(texts, labels, held_out)
   numbers = any(isinstance(k, float) for rows in labels.values() for k in rows)
-  label = {split: np.asarray(rows, np.float32 if numbers else np.int32)
+  label = {split: _column(rows, 'float32' if numbers else 'int32', f'{name}: {split!r}')
            for split, rows in labels.items()}
   content = [[split, list(texts[split]), label[split].tolist()] for split in texts]
   fingerprint = hashlib.sha256(json.dumps([list(classes), content]).encode()).hexdigest()
@@ -59,7 +60,8 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
   arrays = stored('text', [fingerprint, length, given or vocabulary, code,
                            importlib.metadata.version('tokenizers')], make, cache)
   made = unpacked(arrays['tokenizer'])
-  reader = modality.Text(length=length, tokenizer=made)
+  pairs = any(not isinstance(row, str) for rows in texts.values() for row in rows[:1])
+  reader = modality.Text(length=length, tokenizer=made, pairs=pairs)
   target = Field((), *(('float32', 0.0) if numbers else ('int32', -1)), target=True)
   splits, notes = {}, list(notes)
   for split, rows in texts.items():
@@ -75,6 +77,13 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
            'special': reader.special}
   return Dataset(name=name, modality=reader, splits=splits, fingerprint=fingerprint,
                  versions=versions, facts=facts, notes=tuple(notes))
+
+
+def _column(labels: Sequence[float], dtype: str, where: str) -> np.ndarray:
+  try:
+    return narrow(labels, dtype)
+  except Misshapen as error:
+    raise Stop(Status.DATA, f'{where}: the label of row {error.row} {error}') from error
 
 
 def _parted(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence], share: float):

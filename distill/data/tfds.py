@@ -5,25 +5,26 @@ them.
 """
 import hashlib
 import io
-import json
 import math
 import os
 import pathlib
-import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from distill.data import images, text
+from distill.data import images, labels, prepared, text
+from distill.data.prepared import class_names, count_records, first_line, opened, prepared_folder
 from distill.data.sets import Dataset, Split
 from distill.data.stored import Arrays, packed, source_sha256, stored, unpacked
 from distill.lookup import nearest
+from distill.modalities import Misshapen, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}   # Pillow's, of 8 bits, by the channels
+
 
 def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8000,
          tokenizer: str = '', held_out: float = 0.0, data_dir: str = '',
@@ -43,9 +44,10 @@ def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8
   if set(fields) != {'text', 'label'} or isinstance(names, str) or len(names) not in (1, 2):
     raise ValueError(f"fields={dict(fields)} must be like {{'text': ('sentence',), 'label': "
                      "'label'}, with one name or two in 'text'")
-  folder = _prepared(dataset, data_dir)
+  folder = prepared_folder(dataset, data_dir)
   files = sorted(file for file in folder.iterdir() if file.is_file())
-  made_of = [source_sha256(__file__), str(folder), list(names), fields['label'],
+  code = [source_sha256(file) for file in (__file__, labels.__file__, prepared.__file__)]
+  made_of = [code, str(folder), list(names), fields['label'],
              [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
   corpus = unpacked(stored('tfds', made_of, lambda: {'corpus': packed(
       _corpus(dataset, folder, names, fields['label']))}, cache)['corpus'])
@@ -75,7 +77,7 @@ def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), valida
     raise ValueError(f"fields={dict(fields)} must be like {{'image': 'image', 'label': 'label'}}")
   if not 0 <= validation < 1:
     raise ValueError(f'validation={validation} must be a share below 1')
-  folder = _prepared(dataset, data_dir)
+  folder = prepared_folder(dataset, data_dir)
   classes, files = _image_files(dataset, folder, names)
   if 'train' not in files:
     raise Stop(Status.DATA, f'{folder}: there is no split train; there is {", ".join(files)}')
@@ -120,10 +122,10 @@ class _ImageFiles:
     count = 0
     for path in self.paths:
       try:
-        count += _records(path)
+        count += count_records(path)
       except Exception as error:      # array_record has no exceptions of its own
         raise Stop(Status.DATA, f'{self._about}: {os.path.basename(path)} cannot be read '
-                   f'({_first_line(error)}): is it cut? Prepare the data set again') from error
+                   f'({first_line(error)}): is it cut? Prepare the data set again') from error
     if count != info.num_examples:
       raise Stop(Status.DATA, f'{self._about} holds {count} records, but dataset_info.json '
                  f'says {info.num_examples}; prepare the data set again')
@@ -135,19 +137,26 @@ class _ImageFiles:
   def examples(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The images [n h w c] and labels [n] of some records."""
     from tensorflow_datasets.proto import tf_example_pb2 as protos
-    pixels, labels = [], []
+    pixels, found = [], []
     for row, record in zip(rows, self._read([int(row) for row in rows]), strict=True):
       try:
         features = protos.Example.FromString(record).features.feature
         pixels.append(self._decoded(features[self.names['image']].bytes_list.value[0]))
-        labels.append(features[self.names['label']].int64_list.value[0])
+        found.append(features[self.names['label']].int64_list.value[0])
       except Exception as error:      # of protobuf and Pillow
         raise Stop(Status.DATA, f'{self._about}: record {row} is no image with a label '
-                   f'({_first_line(error)}); prepare the data set again') from error
+                   f'({first_line(error)}); prepare the data set again') from error
       if pixels[-1].shape != pixels[0].shape:
         raise Stop(Status.DATA, f'{self._about}: record {row} is {list(pixels[-1].shape)}, and '
                    f'record {rows[0]} {list(pixels[0].shape)}: only images of one size can be read')
-    return np.stack(pixels), np.array(labels, np.int32)
+    return np.stack(pixels), self._narrow(found, rows)
+
+  def _narrow(self, found: Sequence[int], rows: Sequence[int]) -> np.ndarray:
+    try:
+      return narrow(found, 'int32')
+    except Misshapen as error:
+      raise Stop(Status.DATA, f'{self._about}: record {rows[error.row]}: its label {error}'
+                 ) from error
 
   def images(self, rows: np.ndarray) -> list[np.ndarray]:
     return self.examples(rows)[0] if len(rows) else []
@@ -183,7 +192,7 @@ class _ImageFiles:
           self._records.__getitems__([row])
         except Exception as error:
           raise Stop(Status.DATA, f'{self._about}: record {row} cannot be read '
-                     f'({_first_line(error)}): is a file cut or damaged? Prepare the data set again'
+                     f'({first_line(error)}): is a file cut or damaged? Prepare the data set again'
                      ) from error
       raise
 
@@ -192,7 +201,7 @@ def _image_files(dataset: str, folder: pathlib.Path,
                  names: Mapping[str, str]) -> tuple[list[str], dict[str, _ImageFiles]]:
   """The names of the classes, and the files of every split that has examples."""
   import tensorflow_datasets as tfds
-  info = tfds.builder_from_directory(folder).info
+  info = opened(folder).info
   for name in names.values():
     if name not in info.features:
       raise ValueError(f'fields: {dataset} has no field {name!r}' + nearest(name, info.features))
@@ -204,7 +213,7 @@ def _image_files(dataset: str, folder: pathlib.Path,
   if (kind := np.dtype(feature.np_dtype).name) not in STORED:
     raise Stop(Status.DATA, f'{folder}: its images are {kind}, and only {" and ".join(STORED)} can '
                'be read')
-  return info.features[names['label']].names, {
+  return class_names(folder, names['label'], info.features[names['label']]), {
       split: _ImageFiles(folder, split, of, names, feature) for split, of in info.splits.items()
       if of.num_examples}
 
@@ -243,49 +252,11 @@ def _surveyed(files: Mapping[str, _ImageFiles], classes: Sequence[str],
   return arrays | {'counts': counts, 'about': packed(about)}
 
 
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _prepared(dataset: str, data_dir: str) -> pathlib.Path:
-  """The folder of the newest prepared version.
-
-  Looked for by hand: without it TFDS blames the file format, or waits minutes for a network.
-  """
-  root = pathlib.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
-  root = root.expanduser()
-  infos = [file for file in (root / dataset).glob('*/dataset_info.json')
-           if re.fullmatch(r'\d+\.\d+\.\d+', file.parent.name)]
-  how = ('; to prepare it: python -c "import tensorflow_datasets as tfds; '
-         f"tfds.builder('{dataset}', data_dir='{root}', file_format='array_record')"
-         '.download_and_prepare()"')
-  if not infos:
-    known = {file.parent.parent.relative_to(root).as_posix()
-             for depth in ('*/*', '*/*/*') for file in root.glob(f'{depth}/dataset_info.json')}
-    raise Stop(Status.DATA, f'data.dataset={dataset!r} is not prepared in {root}'
-               + nearest(dataset, known) + how)
-  info = max(infos, key=lambda file: [int(n) for n in file.parent.name.split('.')])
-  if (kind := json.loads(info.read_text()).get('fileFormat')) != 'array_record':
-    raise Stop(Status.DATA, f'{info.parent} is prepared as {kind}, which cannot be read without '
-               f'TensorFlow' + how)
-  return info.parent
-
-
-def _records(path) -> int:
-  """The records of a file itself: the length of TFDS's source is what dataset_info.json says."""
-  from array_record.python.array_record_module import ArrayRecordReader
-
-  reader = ArrayRecordReader(str(path))
-  count = reader.num_records()
-  reader.close()
-  return count
-
-
 def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) -> dict:
   """Texts and labels by split, and the names of the classes, as JSON."""
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(folder)
+  builder = opened(folder)
   features = builder.info.features
   for name in (*names, label):
     if name not in features:
@@ -294,26 +265,27 @@ def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) ->
     if not isinstance(features[name], tfds.features.Text):
       raise ValueError(f'fields.text: {name!r} of {dataset} is no text but {features[name]}')
   kind = features[label]
-  classes = kind.names if isinstance(kind, tfds.features.ClassLabel) else []
+  classed = isinstance(kind, tfds.features.ClassLabel)
+  classes = class_names(folder, label, kind) if classed else []
   if not classes and (kind.shape != () or not np.issubdtype(kind.np_dtype, np.floating)):
     raise ValueError(f'fields.label: {label!r} of {dataset} is no class and no number but {kind}')
-  texts, labels = {}, {}
+  texts, targets = {}, {}
   for split, info in builder.info.splits.items():
     try:
-      count = sum(map(_records, info.filepaths))
+      count = sum(map(count_records, info.filepaths))
       rows = builder.as_data_source(split).__getitems__(range(min(count, info.num_examples)))
     except Exception as error:        # array_record has no exceptions of its own
-      raise Stop(Status.DATA, f'{folder}: the records of {split!r} cannot be read ({error}); '
-                 'prepare the data set again') from error
+      raise Stop(Status.DATA, f'{folder}: the records of {split!r} cannot be read '
+                 f'({first_line(error)}); prepare the data set again') from error
     if count != info.num_examples:
       raise Stop(Status.DATA, f'{folder}: {split!r} holds {count} rows, but dataset_info.json '
                  f'says {info.num_examples}; prepare the data set again')
     texts[split] = [[row[name].decode(errors='replace') for name in names] for row in rows]
-    labels[split] = [(int if classes else float)(row[label]) for row in rows]
-    for i, k in enumerate(labels[split]):
+    targets[split] = [(int if classes else float)(row[label]) for row in rows]
+    for i, k in enumerate(targets[split]):          # TFDS writes what float32 can't hold as inf
       if math.isinf(k) or classes and not -1 <= k < len(classes):
         raise Stop(Status.DATA, f'{folder}: row {i} of {split!r} has label {k}, '
                    + (f'outside the {len(classes)} classes' if classes else 'which is no number'))
-    if not classes and set(labels[split]) == {-1.0}:
-      labels[split] = [math.nan] * len(rows)
-  return {'texts': texts, 'labels': labels, 'classes': classes}
+    if not classes and set(targets[split]) == {-1.0}:
+      targets[split] = [math.nan] * len(rows)
+  return {'texts': texts, 'labels': targets, 'classes': classes}

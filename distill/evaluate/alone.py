@@ -96,7 +96,7 @@ def main(job: str) -> None:
     if name == 'plan':
       subject.turn(*arguments, 0)
       answer['process_bytes'] = _high_water()
-    print(json.dumps(answer), file=answers, flush=True)
+    print(json.dumps(answer, allow_nan=False), file=answers, flush=True)
 
 
 def _high_water() -> int | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from distill.evaluate import quality
 from distill.tasks.regression import correlation
@@ -104,6 +103,7 @@ def insights(ours: Records, theirs: Records, *, resamples: int = 1000,
   examples that were drawn count (`sampled`), and of them those with two places at least. Models
   that read a text by other tokens have no places in common: of them there is `cka` alone.
   """
+  from scipy.stats import rankdata  # here: a run that looks into no model doesn't wait for it
   if not all(np.array_equal(ours[name], theirs[name]) for name in ('id', 'target', 'sampled')):
     raise ValueError('what was kept of different examples cannot be compared')
   sampled, found, how = ours['sampled'], {}, dict(resamples=resamples, seed=seed)

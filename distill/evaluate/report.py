@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill import numbers
 from distill.disk import reach, replace
 from distill.evaluate import charts, page, radar, tables
 from distill.evaluate import verdict as verdicts
@@ -20,11 +21,12 @@ LABEL = 26              # letters of a row's name in a line of the terminal
 def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   """Leaves radar.svg where it can be drawn, report.html, and then report.json, each whole.
 
-  `rows` are those of metrics.jsonl. A report that breaks the contract is a ValueError.
+  `rows` are those of metrics.jsonl. A report that breaks the contract is a ValueError; one with a
+  number that is not finite ends the run.
   """
+  text = numbers.dumps(report, str(workdir / 'report.json'), indent=2, ensure_ascii=False)
   if wrong := broken(report):
     raise ValueError(wrong)
-  text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
   _draw(workdir, report, rows)
   reach('reporting')
   replace(workdir / 'report.json', text + '\n')

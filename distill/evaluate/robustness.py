@@ -46,7 +46,8 @@ def attacked(inside: Inside, batches: Sequence[Batch], records: Records) -> Reco
     x = probe.inputs(batch)
     gradient = sharding.on_host(inside(batch, x, by)['gradient'])
     moved = x + EPSILON * probe.spread() * np.sign(gradient) * probe.positions(batch)[..., None]
-    found.append(task.records(sharding.on_host(inside(batch, moved, by)['measured']), batch))
+    found.append(records_of.kept_of(
+        task, sharding.on_host(inside(batch, moved, by)['measured']), batch, 'an attacked model'))
   return records_of.joined(found)
 
 

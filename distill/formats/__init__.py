@@ -3,12 +3,11 @@
 A folder carries its format: by its files, or by the name in its card (`'mylab.gguf:GGUF'`).
 """
 import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from distill import hub, lookup
+from distill import checkpoint, disk, hub, lookup, modalities
 from distill.checkpoint import CARD
 from distill.modalities import Modality
 from distill.teachers import Weights
@@ -70,25 +69,60 @@ def at(folder: pathlib.Path) -> Format:
   """The format of a folder; that of Hugging Face where nothing says so."""
   if name := card_of(folder).get('format'):
     try:
-      return lookup.find('formats', name, 'format')()
+      kind = lookup.find('formats', name, 'format')
     except Stop as stop:
       raise Stop(Status.CHECKPOINT, f'{folder}: its format is not known here: {stop}') from None
+    if not (isinstance(kind, type) and callable(getattr(kind, 'open', None))):
+      raise Stop(Status.CHECKPOINT, f'{folder}: {name!r}, which its format is, is no format')
+    return kind()
   known = formats()
   return next((kind for kind in known if kind.holds(folder)), known[-1])
 
 
 def named_in(kind: Format) -> bool:
   """Whether a folder's files tell that it is of this format, so that its card needn't."""
-  return any(isinstance(kind, type(ours)) for ours in formats())
+  return type(kind) in map(type, formats())
 
 
 def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
   """The card of an export, not yet verified; {} where there is none."""
   try:
-    card = json.loads((folder / CARD).read_bytes())['card']
+    card = disk.read_json(folder / CARD)['card']
   except (OSError, ValueError, KeyError, TypeError):
     return {}
   return card if isinstance(card, Mapping) else {}
+
+
+def sealed(folder: pathlib.Path, file: str) -> dict[str, Any]:
+  """What `config.json` of an export says, once every file is verified, and the card is one."""
+  about = checkpoint.opened(folder, file)
+  card = about.get('card')
+  if wrong := _no_card(card):
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card {wrong}')
+  return about
+
+
+def _no_card(card: Any) -> str:
+  """Says why a sealed value is no card, '' if it is one."""
+  if not isinstance(card, dict):
+    return 'is no table of names'
+  for name in 'model', 'task':
+    if name in card or name == 'model':
+      node = card.get(name)
+      if not isinstance(node, dict) or not isinstance(node.get('name'), str):
+        return f'says of its {name} {str(node)[:60]!r}, which has no name'
+  program = card.get('program', {})
+  rows = program.get('rows', {}) if isinstance(program, dict) else None
+  if not isinstance(rows, dict) or not all(type(count) is int for count in rows.values()):
+    return f'says of its program {str(program)[:60]!r}, which is not what an export writes'
+  classes, count = card.get('classes'), card['model'].get('classes')
+  if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+    return f'says of its classes {str(classes)[:60]!r}, which are no names'
+  if twice := [name for name in classes if classes.count(name) > 1]:
+    return f'calls two classes by one name, {twice[0][:60]!r}'
+  if classes and type(count) is int and count != len(classes):
+    return f'names {len(classes)} classes, and its model has {count}'
+  return ''
 
 
 def is_model(folder: pathlib.Path) -> bool:
@@ -116,13 +150,35 @@ def load(place: str, path: str = '--model', **changes: Any) -> Opened:
   if not kind.trainable:
     raise Stop(Status.CHECKPOINT, f'{path}: {folder} holds a program: it answers, but has neither '
                'parameters nor layers to take; name the folder that it was exported from')
-  return kind.open(folder, path, **changes)
+  return _opened(kind, folder, path, **changes)
 
 
 def open_model(place: str, path: str = '--model', **changes: Any) -> Opened:
   """The same, or a program, which has its weights inside."""
   folder = hub.folder(place, path)
-  return at(folder).open(folder, path, **changes)
+  return _opened(at(folder), folder, path, **changes)
+
+
+def _opened(kind: Format, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
+  from distill.formats import parameters  # which needs JAX
+  model, weights, card = kind.open(folder, path, **changes)
+  if type(kind) not in map(type, formats()):      # ours check by the names that their files have
+    for part in weights:
+      parameters.check_finite(part, folder)
+  return model, weights, card
+
+
+def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
+  """The inputs of a model that was opened; a Stop where the model has no room for them."""
+  found = modalities.from_card(card, str(folder))
+  for name, size in found.sizes.items():
+    its = card['model'].get(name, size)
+    if type(its) is not int:
+      raise Stop(Status.CHECKPOINT, f'{folder}: its card says {name}={str(its)[:60]!r}, which is '
+                 'no size')
+    if its != size and not (name in found.spare and its > size):
+      raise Stop(Status.MISFIT, f'{folder}: {found.excess(name, its)}')
+  return found
 
 
 def whole(place: str, path: str = '--model') -> Opened:
@@ -139,7 +195,8 @@ def free(place: str, node: Mapping[str, Any], path: str) -> dict[str, Any]:
   from distill.models.pure import traits_of
   if not node:
     return {}
-  name = card_of(hub.folder(place, path)).get('model', {}).get('name', 'bert.Bert')
+  model = card_of(hub.folder(place, path)).get('model')           # what is wrong is said on opening
+  name = model.get('name') if isinstance(model, Mapping) else 'bert.Bert'
   kind = lookup.find('models', name, f'{path}: {place}')
   return {key: node[key] for key in traits_of(kind).free if key in node}
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from distill import checkpoint
-from distill.formats import Opened, Shipped, Trial, parameters
+from distill import disk
+from distill.formats import Opened, Shipped, Trial, parameters, sealed
 from distill.formats.safetensors import FILE, file_bytes, written
 from distill.modalities import tokenizer as tokenizers
 from distill.modalities.text import Text
@@ -17,6 +17,7 @@ from distill.models import huggingface
 from distill.models.sizes import sizes
 from distill.types import Status, Stop
 
+KINDS = 'F64', 'F32', 'F16', 'BF16'     # types of tensors, as a file says them
 CONFIG, TOKENIZER, INDEX = 'config.json', 'tokenizer_config.json', f'{FILE}.index.json'
 
 
@@ -34,13 +35,15 @@ class HuggingFace:
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
     config = _json(folder / CONFIG)
     ours = 'card' in config and 'transformers_version' not in config  # saving there copies our card
-    card = checkpoint.opened(folder, FILE)['card'] if ours else {}
+    card = sealed(folder, FILE)['card'] if ours else {}
     found = huggingface.read(config, _tensors(folder), folder)
     if not ours:
       reads = Text.from_folder(str(folder), found.node['length'], path)
       card = {'model': {**found.node, 'classes': max(len(found.labels), 1)},
               'classes': found.labels, **reads.card()}
-    return parameters.assembled(found.params, card, folder, path, **changes)
+      if found.multilabel:
+        card['task'] = {'name': 'multilabel.MultiLabel'}
+    return parameters.assembled(found.params, card, folder, path, names=found.names, **changes)
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
             texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
@@ -48,7 +51,7 @@ class HuggingFace:
     tensors, config = _named(shipped)
     tokenizer = shipped.modality.json
     files = shipped.modality.files() | {
-        TOKENIZER: json.dumps(_about(tokenizer, shipped.card, config), indent=2)}
+        TOKENIZER: json.dumps(_about(tokenizer, shipped.card, config), indent=2, allow_nan=False)}
     return written(folder, tensors, shipped, files, texts, config)
 
   def sizes(self, folder: pathlib.Path, weights: parameters.Weights,
@@ -93,18 +96,34 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
           f', but {pickles[0]}: a pickle, which can run code when it is opened; convert it by '
           "from_pretrained(DIR).save_pretrained(DIR) of the model's class in transformers"
           if pickles else ''))
-    try:
-      with safe_open(folder / name, 'flax') as file:       # NumPy has no bfloat16
-        arrays |= {key: np.asarray(file.get_tensor(key).astype(jnp.float32))
-                   for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-      raise _fault(folder / name, f'it cannot be read: {error}') from error
+    found = _of_file(folder / name)
+    if twice := sorted(found.keys() & arrays.keys()):
+      raise _fault(folder / name, f'another file of the folder has the tensor {twice[0]} too')
+    arrays |= found
   return arrays
+
+
+def _of_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The tensors of a file as float32; of any type that isn't one of weights they are refused."""
+  found = {}
+  try:
+    with safe_open(path, 'flax') as file:       # NumPy has no bfloat16
+      for name in file.keys():
+        if name.endswith('position_ids'):       # the numbers from 0, which older versions saved
+          continue
+        if (kind := file.get_slice(name).get_dtype()) not in KINDS:
+          raise _fault(path, f'the tensor {name} is {kind}; weights of {", ".join(KINDS)} are '
+                       'known')
+        with np.errstate(over='ignore'):        # what is beyond float32 is inf, and refused as that
+          found[name] = np.asarray(file.get_tensor(name).astype(jnp.float32))
+  except (SafetensorError, OSError) as error:
+    raise _fault(path, f'it cannot be read: {" ".join(str(error).split())}') from error
+  return found
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    content = json.loads(path.read_bytes())
+    content = disk.read_json(path)
   except OSError as error:
     raise _fault(path.parent, f'it is no checkpoint: {path.name}: {error.strerror}') from error
   except ValueError as error:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from distill import lookup
+from distill import lookup, numbers
 from distill.models.pure import Pure
 from distill.teachers import Weights
 from distill.types import Status, Stop
@@ -14,14 +15,16 @@ from distill.types import Status, Stop
 
 def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathlib.Path, path: str,
               *, model: Mapping[str, Any] | None = None, fresh: Sequence[str] = (),
-              sizes: Mapping[str, int] | None = None,
-              seed: int = 0) -> tuple[Pure, Weights, dict[str, Any]]:
+              sizes: Mapping[str, int] | None = None, seed: int = 0,
+              names: Mapping[str, str] | None = None) -> tuple[Pure, Weights, dict[str, Any]]:
   """The model of a card with these arrays as its parameters.
 
   `model` changes arguments that no parameter depends on, such as `dropout`. Parameters whose paths
   match a pattern of `fresh`, and heads that the arrays lack, start anew by `seed`; `sizes` are
-  those of the data, which a new head has. The card's `fresh` lists them.
+  those of the data, which a new head has. The card's `fresh` lists them. `names` are those that
+  the arrays have in the folder, for error lines. An array must be finite.
   """
+  check_finite(arrays, folder, names)
   anew = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh)
   node = {**card['model'], **(model or {})}
   build = lambda node: Pure(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
@@ -29,7 +32,7 @@ def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathli
   pure = build(node)
   missing = _missing(pure, arrays, anew)
   if missing and _classes_are_new(node, build, pure, missing):
-    card = {**card, 'classes': ()}
+    card = {key: value for key, value in card.items() if key != 'task'} | {'classes': ()}
     if sizes and sizes.get('classes', node['classes']) != node['classes']:
       node = node | {'classes': sizes['classes']}
       pure = build(node)
@@ -46,10 +49,25 @@ def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathli
     if here != there:
       raise Stop(Status.CHECKPOINT, f'{folder}: {name} is {here} in the weights and {there} in the '
                  f'model {node["name"]}')
+    if jnp.issubdtype(arrays[name].dtype, jnp.floating) != jnp.issubdtype(
+        shapes[name].dtype, jnp.floating):
+      raise Stop(Status.CHECKPOINT, f'{folder}: {name} is {arrays[name].dtype} in the weights and '
+                 f'{shapes[name].dtype} in the model {node["name"]}')
   started = pure.init(seed, only=missing) if missing else ({}, {})
   weights = tuple({name: new[name] if name in new else jnp.asarray(arrays[name]) for name in part}
                   for part, new in zip(pure.shapes, started, strict=True))
   return pure, weights, {**card, 'model': node, 'fresh': sorted(missing)}
+
+
+def check_finite(arrays: Mapping[str, Any], folder: pathlib.Path,
+                 names: Mapping[str, str] | None = None) -> None:
+  """Stops at weights that hold a number that is not finite."""
+  for path, array in arrays.items():
+    if bad := numbers.count_nonfinite(array):
+      name = names[path] if names else path
+      raise Stop(Status.CHECKPOINT, f'{folder}: the tensor {name} holds {bad:,} of '
+                 f'{np.size(array):,} values that are not finite numbers: it answers nothing; was '
+                 'its training finite to the end, and the file copied whole?')
 
 
 def _missing(pure: Pure, arrays: Mapping[str, Any], anew: Callable[[str], bool]) -> set[str]:

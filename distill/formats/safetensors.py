@@ -1,15 +1,14 @@
 """Our own export: the parameters by our paths in a safetensors file, sealed with their card."""
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
+import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from distill import checkpoint
-from distill.formats import Opened, Shipped, Trial, parameters
+from distill import checkpoint, disk
+from distill.formats import Opened, Shipped, Trial, parameters, sealed
 from distill.models.sizes import sizes
 from distill.types import Status, Stop
 
@@ -23,13 +22,13 @@ class Safetensors:
 
   def holds(self, folder: pathlib.Path) -> bool:
     try:
-      about = json.loads((folder / checkpoint.CARD).read_bytes())
+      about = disk.read_json(folder / checkpoint.CARD)
     except (OSError, ValueError):
       return False
     return isinstance(about, dict) and 'card' in about and 'model_type' not in about
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    card = checkpoint.opened(folder, FILE)['card']
+    card = sealed(folder, FILE)['card']
     try:
       with safe_open(folder / FILE, 'np') as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
@@ -52,20 +51,20 @@ class Safetensors:
 def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
             files: Mapping[str, str], texts: Callable | None = None,
             about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """Writes tensors, card and text files; what is read back from the file must be equal to the bit.
+  """Writes tensors, card and text files, once what is read of the tensors is equal to the bit.
 
   `about` is what else `config.json` says, for other libraries.
   """
   arrays = {name: checkpoint.wide(array) for name, array in arrays.items()}
   content = safetensors.numpy.save(arrays, METADATA)
+  read, bits = safetensors.numpy.load(content), lambda x: (x.shape, x.dtype, x.tobytes())
+  for name, array in arrays.items():
+    if bits(read[name]) != bits(array):
+      raise Stop(Status.CHECKPOINT, f'{folder}: {name} is read otherwise than it is, so nothing '
+                 f'was written: safetensors {safetensors.__version__} is not sound here')
   files = {**files, **(texts(shipped.card, len(content)) if texts else {})}
   checkpoint.export(folder, {FILE: content} | {k: v.encode() for k, v in files.items()},
                     shipped.card, about)
-  with safe_open(folder / FILE, 'np') as file:
-    for name, array in arrays.items():
-      if not np.array_equal(file.get_tensor(name), array, equal_nan=True):
-        raise Stop(Status.CHECKPOINT, f'{folder}: {name} is not what was written: is the storage '
-                   'sound?')
   return {'tolerance': 0, 'largest_difference': 0}
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from jax import export
 
 from distill import checkpoint, modalities, step, tasks
-from distill.formats import Opened, Shipped, Trial
+from distill.formats import Opened, Shipped, Trial, sealed
 from distill.modalities import Modality
-from distill.models.pure import PLAIN
+from distill.models.pure import PLAIN, check_ids
 from distill.models.sizes import sizes
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Status, Stop
@@ -33,11 +33,14 @@ class Program:
   """A forward pass in evaluation mode, its weights inside, that is called as a model is.
 
   `data` is what `jax.export` serialised, `place` its folder and `written` the JAX that wrote it,
-  for the error line. It takes any number of examples, of any width up to its model's.
+  for the error line; `rows` are those of its tables, as `Pure.rows`. It takes any number of
+  examples, of any width up to its model's.
   """
   traits, differentiable = PLAIN, False
 
-  def __init__(self, data: bytes, place: str, written: str):
+  def __init__(self, data: bytes, place: str, written: str,
+               rows: Mapping[str, int] | None = None):
+    self.rows = rows or {}
     try:
       self._exported = made = export.deserialize(bytearray(data))
       lowest, highest = (export.minimum_supported_calling_convention_version,
@@ -73,9 +76,11 @@ class StableHLO:
     return (folder / FILE).is_file()
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    about = checkpoint.opened(folder, FILE)
-    made = Program((folder / FILE).read_bytes(), str(folder), about['versions']['jax'])
-    return made, ({}, {}), about['card']
+    about = sealed(folder, FILE)
+    card = about['card']
+    made = Program((folder / FILE).read_bytes(), str(folder), about['versions']['jax'],
+                   card.get('program', {}).get('rows'))
+    return made, ({}, {}), card
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
             texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
@@ -87,7 +92,8 @@ class StableHLO:
     measured = parity(program, shipped, outputs, trial)
     card = {key: value for key, value in card.items() if key != 'fresh'} | {'program': {
         'platforms': list(program.platforms), 'weights': checkpoint.sha256(shipped.weights),
-        'parity': measured, **sizes(shipped.weights)}}
+        'parity': measured, 'rows': dict(getattr(shipped.model, 'rows', {})),
+        **sizes(shipped.weights)}}
     files = {**shipped.modality.files(), **(texts(card, len(data)) if texts else {})}
     checkpoint.ship(folder, {FILE: data} | {k: v.encode() for k, v in files.items()}, card)
     return measured
@@ -128,8 +134,11 @@ def serialized(shipped: Shipped, outputs: Sequence[str], *,
     return bytes(export.export(jax.jit(forward), platforms=tuple(platforms))(
         modalities.symbolic(modality)).serialize())
   except (ValueError, TypeError, NotImplementedError) as error:     # a module's own, as it's traced
-    raise Stop(Status.CONFIG, f'{card["model"]["name"]} cannot be exported for any batch: '
-               f'{str(error).splitlines()[0]}') from error
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    if '_DimExpr' in why:
+      why += '; the size of a batch is a symbol: take it from x.shape, without len() and int()'
+    raise Stop(Status.CONFIG, f'{card["model"]["name"]} cannot be exported for any batch: {why}'
+               ) from error
 
 
 def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
@@ -143,12 +152,16 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
   axis = next(iter(shipped.modality.widths), None)
   ids, counts, widths, worst, agreed = set(), set(), set(), 0.0, []
   for batch in _cases(trial.batches, shipped.modality):
+    check_ids(shipped.model, batch, trial.title)
     rows = {name: batch[name] for name in (*program.fields, 'valid')}
     keep = np.asarray(batch['valid']) != 0
     found = ours(*shipped.weights, rows), theirs({}, {}, rows)
     for name in outputs:
       module, made = (np.asarray(each[name], np.float64)[keep].reshape(int(keep.sum()), -1)
                       for each in found)
+      if (bad := ~np.isfinite(module).all(-1)).any():
+        raise Stop(Status.NONFINITE, f'{trial.example(int(batch["id"][keep][bad][0]))}: the answer '
+                   f'has {name} that are not finite: nothing was written')
       gaps = np.abs(module - made).max(-1)
       bad = ~(gaps <= TOLERANCE * np.maximum(1, np.abs(module).max(-1)))      # NaN is
       if bad.any():

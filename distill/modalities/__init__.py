@@ -121,6 +121,10 @@ class Modality(Protocol):
     return '' if same else (
         f'it takes {self.describe()}, and the data has {data.describe()}')
 
+  def excess(self, name: str, most: int) -> str:
+    """Why inputs don't fit a model whose size `name` is `most`, in words."""
+    return f'its inputs have {name}={self.sizes[name]}, and its model {name}={most}'
+
   def read(self, split: Any) -> Any:
     """A split encoded anew from its raw examples for this modality, or None if it can't be."""
     return None
@@ -140,11 +144,33 @@ class Modality(Protocol):
 
 
 class Misshapen(ValueError):
-  """An example whose array doesn't have the shape of its field; `row` is its place."""
+  """An example whose array its field can't hold, for its shape or its values; `row` is its place.
+  """
 
   def __init__(self, row: int, line: str):
     super().__init__(line)
     self.row = row
+
+
+def narrow(values: Any, dtype: str) -> np.ndarray:
+  """Returns values [n …] as an array of a type; one that the type can't hold is an error.
+
+  NumPy wraps integers, cuts fractions and makes infinities without a word.
+  """
+  values, wanted = np.asarray(values), np.dtype(dtype)
+  if (not np.can_cast(values.dtype, wanted) and wanted.kind in 'iuf'
+      and values.dtype.kind in 'iufO'):
+    with np.errstate(invalid='ignore'):
+      if wanted.kind == 'f':
+        fits = ~(np.abs(values) > np.finfo(wanted).max) | (np.abs(values) == np.inf)
+      else:
+        limits = np.iinfo(wanted)
+        fits = (values >= limits.min) & (values <= limits.max) & (values % 1 == 0)
+    if not np.all(fits):
+      at = np.argwhere(~np.asarray(fits, bool))[0]
+      raise Misshapen(int(at[0]) if len(at) else 0,
+                      f'holds {values[tuple(at)]}, which {wanted} cannot hold')
+  return values.astype(wanted, copy=False)
 
 
 def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Mapping[str, int],
@@ -158,7 +184,7 @@ def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Map
   whole = np.full((size, *shape), field.pad, field.dtype)
   if isinstance(values, np.ndarray) and values.dtype != object:
     part = _common(values.shape[1:], field, shape, 0)
-    whole[(slice(len(values)), *part)] = values[(slice(None), *part)]
+    whole[(slice(len(values)), *part)] = narrow(values[(slice(None), *part)], field.dtype)
     return whole
   for row, value in enumerate(values):
     value = np.asarray(value)
@@ -167,7 +193,10 @@ def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Map
       most = int(lengths[axis][row]) if lengths and axis in lengths else width
       if length > most:
         raise Misshapen(row, f'has {length} entries along {axis!r}, and the index says {most}')
-    whole[(row, *part)] = value
+    try:
+      whole[(row, *part)] = narrow(value, field.dtype)
+    except Misshapen as error:
+      raise Misshapen(row, str(error)) from None
   return whole
 
 
@@ -273,14 +302,24 @@ def from_card(card: Mapping[str, Any], folder: str = '', path: str = 'config.jso
     found = next((kind for kind in _ours() if kind.knows(card)), None)
     if found is None:
       raise Stop(Status.CHECKPOINT, f'{folder}: {path} does not say what its inputs are')
-    return found.from_card(card, folder)
+    return _read(found, card, folder)
   try:
     kind = lookup.find('modalities', card['modality'], 'modality')
   except Stop as stop:
     raise Stop(Status.CHECKPOINT, f'{folder}: its inputs are of a modality that is not known here: '
                f'{stop}') from None
-  found, widths = kind.from_card(card, folder), card.get('widths')
+  found, widths = _read(kind, card, folder), card.get('widths')
   return bucketed(found, widths) if isinstance(widths, Mapping) else found
+
+
+def _read(kind: Any, card: Mapping[str, Any], folder: str) -> Modality:
+  """What `from_card` makes of a card, which a stranger may have written."""
+  try:
+    return kind.from_card(card, folder)
+  except (LookupError, TypeError, ValueError, AttributeError) as error:
+    why = f'lacks {error}' if isinstance(error, KeyError) else error
+    raise Stop(Status.CHECKPOINT, f'{folder}: its card does not describe {kind.noun}: {why}'
+               ) from error
 
 
 def show(records: Records, row: int) -> dict[str, Any]:

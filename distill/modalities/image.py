@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtri
 
-from distill.modalities import Draw, Example, Modality
+from distill.modalities import Draw, Example, Modality, pictures
 from distill.types import Batch, Field, Records, Status, Stop
 
 STORED = ('uint8', 'uint16')        # types of pixels that are standardised in the step
@@ -96,39 +95,19 @@ class Image(Modality):
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
     """The images of files: `.npy` holds pixels as the data has them, others are pictures."""
+    size = self.height, self.width, self.channels
     for file in arguments:
       try:
-        raw = (np.load(file, allow_pickle=False) if file.endswith('.npy') else self._picture(file))
-        whole = self._stacked(raw)
-      except (OSError, ValueError) as error:
+        whole = pictures.read(file, size, self.white)
+      except ValueError as error:
         raise Stop(Status.DATA, f'{file}: {error}') from error
-      for i, image in enumerate(whole):
-        yield ({'image': f'{file}[{i}]' if len(whole) > 1 else file},
-               {'image': self.standardised(image)})
-
-  def _picture(self, file: str) -> np.ndarray:
-    """The pixels of a picture file of 8 bits, as the data has them."""
-    try:
-      from PIL import Image as pictures
-    except ImportError:
-      raise Stop(Status.DATA, f'{file}: to read pictures, pip install pillow; or give a .npy '
-                 'file') from None
-    with pictures.open(file) as picture:
-      if picture.mode not in ('L', 'RGB'):
-        raise ValueError(f'its mode is {picture.mode}: convert it to 8 bits, grey (L) or RGB')
-      return np.asarray(picture, np.float64) * (self.white / 255)
-
-  def _stacked(self, raw: np.ndarray) -> np.ndarray:
-    """[n h w c] of one image or several, where a single channel needn't be an axis."""
-    size = self.height, self.width, self.channels
-    whole = raw[..., None] if size[2] == 1 and raw.shape[-2:] == size[:2] else raw
-    whole = whole[None] if whole.ndim == 3 else whole
-    if whole.ndim != 4 or whole.shape[1:] != size or not len(whole):
-      raise ValueError(f'its shape is {list(raw.shape)}, but the model takes images of '
-                       f'{list(size)}, height, width and channels, one or several')
-    if raw.dtype.kind not in 'buif' or not np.isfinite(raw).all():
-      raise ValueError('its pixels are not all finite numbers')
-    return whole
+      for i, raw in enumerate(whole):
+        with np.errstate(all='ignore'):
+          image = self.standardised(raw)
+        if not np.isfinite(image).all():
+          raise Stop(Status.DATA, f'{file}: its pixels are beyond float32 once they are '
+                     'standardised')
+        yield {'image': f'{file}[{i}]' if len(whole) > 1 else file}, {'image': image}
 
   def card(self) -> dict[str, Any]:
     numbers = {name: getattr(self, name) for name in NUMBERS}
@@ -141,7 +120,14 @@ class Image(Modality):
 
   @classmethod
   def from_card(cls, card: Mapping[str, Any], folder: str) -> 'Image':
-    return cls(**{name: card['pixels'][name] for name in NUMBERS})
+    found = cls(**{name: card['pixels'][name] for name in NUMBERS})
+    size = found.height, found.width, found.channels
+    if not all(type(n) is int and n > 0 for n in size) or not (
+        len(found.mean) == len(found.deviation) == found.channels):
+      raise ValueError(f'images of {size} with means {found.mean}, deviations {found.deviation}')
+    if not np.isfinite([*found.mean, *found.deviation, found.white]).all() or 0 in found.deviation:
+      raise ValueError('a mean, a deviation or its white is no sound number')
+    return found
 
   def describe(self) -> str:
     numbers = lambda values: ', '.join(f'{value:.6g}' for value in values)
@@ -211,6 +197,7 @@ class Corruption:
 
 
 def _noise(image: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+  from scipy.special import ndtri  # here: only this corruption needs it
   return image + 0.3 * ndtri(uniform).reshape(image.shape)
 
 

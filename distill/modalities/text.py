@@ -42,13 +42,15 @@ class Text(Modality):
     mask    float32 [s]  1 for a token, 0 for padding
 
   The tokenizer is a `tokenizers.Tokenizer` as JSON; without one it is read from `folder`, a place
-  as `tokenizer.read` takes it, when it is first needed. `sha256` is the tokenizer's.
+  as `tokenizer.read` takes it, when it is first needed. `sha256` is the tokenizer's. `pairs` is
+  whether examples are pairs of texts; None where an export or a folder doesn't say so.
   """
   length: int
   widths: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
   tokenizer: str = dataclasses.field(default='', repr=False)
   folder: str = ''
   sha256: str = ''
+  pairs: bool | None = None
 
   noun, overlap = 'texts', 'top words shared'
   spare = ('length', 'vocabulary')
@@ -89,8 +91,11 @@ class Text(Modality):
             if name != 'unknown' or '[UNK]' in self.special}
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
-    """Texts as examples; a tab parts the two texts of a pair."""
-    columns = tokenizer.encode(self.json, [_pair(text) for text in arguments],
+    """Texts as examples; a tab parts the two texts of a pair, if the model was trained on pairs.
+
+    In a text of a model of single texts it is white space, as in training.
+    """
+    columns = tokenizer.encode(self.json, [_read(text, self.pairs) for text in arguments],
                                length=self.widths[AXIS][-1])
     for row, text in enumerate(arguments):
       length = columns['length'][row]
@@ -115,7 +120,8 @@ class Text(Modality):
 
   def card(self) -> dict[str, Any]:
     return {'length': self.length, 'widths': list(self.widths[AXIS]),
-            'tokenizer_sha256': self.sha256}
+            'tokenizer_sha256': self.sha256,
+            **({} if self.pairs is None else {'pairs': self.pairs})}
 
   @staticmethod
   def knows(card: Mapping[str, Any]) -> bool:
@@ -124,13 +130,18 @@ class Text(Modality):
 
   @classmethod
   def from_card(cls, card: Mapping[str, Any], folder: str) -> 'Text':
-    return cls(length=card['length'], widths={AXIS: tuple(card['widths'])}, folder=folder,
-               sha256=card['tokenizer_sha256'])
+    length, widths = card['length'], tuple(card['widths'])
+    if not (all(type(n) is int for n in (length, *widths)) and widths == (*sorted({*widths}),)
+            and widths and 1 <= widths[0] <= widths[-1] <= length):
+      raise ValueError(f'texts of length={length} in widths={widths}')
+    return cls(length=length, widths={AXIS: widths}, folder=folder,
+               sha256=card['tokenizer_sha256'], pairs=card.get('pairs'))
 
   @classmethod
   def from_folder(cls, folder: str, length: int, path: str) -> 'Text':
     """The inputs of a model whose folder has a tokenizer, and which says no more of them."""
-    return cls(length=length, widths={AXIS: (length // 4, length // 2, length)},
+    widths = dict.fromkeys(max(1, width) for width in (length // 4, length // 2, length))
+    return cls(length=length, widths={AXIS: tuple(widths)},
                tokenizer=tokenizer.read(folder, path), folder=folder)
 
   def files(self) -> dict[str, str]:
@@ -138,6 +149,14 @@ class Text(Modality):
 
   def describe(self) -> str:
     return f'texts of at most {self.length} tokens'
+
+  def excess(self, name: str, most: int) -> str:
+    found = tokenizer.beyond(self.json, most) if name == 'vocabulary' else ()
+    if not found:
+      return super().excess(name, most)
+    others = f' ({len(found)} such tokens)' if len(found) > 1 else ''
+    return (f'its tokenizer has the token {found[0][1]!r} with the id {found[0][0]}{others}, and '
+            f'its model a table of {most} tokens, from 0')
 
   def misfit(self, data: Any) -> str:
     if not isinstance(data, Text):
@@ -197,11 +216,17 @@ def words(tokens: np.ndarray, places: np.ndarray, attribution: np.ndarray,
   return [(word, None if value is None else value / most) for word, value in found]
 
 
-def _pair(text: str) -> str | tuple[str, str]:
-  first, *more = text.split('\t')
-  if len(more) > 1 or not all(part.strip() for part in (first, *more)):
-    raise Stop(Status.DATA, f'{text!r} is neither a text nor two with a tab between them')
-  return (first, *more) if more else first
+def _read(text: str, pairs: bool | None) -> str | tuple[str, str]:
+  """Returns the text or the pair of texts that an argument is."""
+  first, *more = text.split('	')
+  if pairs is False or not more and not pairs:
+    return text
+  if not more:
+    raise Stop(Status.DATA, f'{text[:60]!r} is one text, and the model was trained on pairs: put a '
+               'tab between the two texts')
+  if len(more) > 1 or pairs is None and not all(part.strip() for part in (first, *more)):
+    raise Stop(Status.DATA, f'{text[:60]!r} is neither a text nor two with a tab between them')
+  return first, *more
 
 
 def _positions(batch: Batch, special: Mapping[str, int]) -> np.ndarray:

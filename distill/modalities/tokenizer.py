@@ -3,14 +3,17 @@ import collections
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from distill import hub
+from distill import disk, hub
+from distill.modalities import foreign
 from distill.types import Status, Stop
 
 Text = str | tuple[str, str]        # a text, or a pair of them
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of what is trained here
+MOST = 2**24                        # ids, a hundred times those of large tables
 HOW = {'do_lower_case': 'lowercase', 'strip_accents': 'strip_accents',
        'tokenize_chinese_chars': 'handle_chinese_chars'}  # from tokenizer_config.json to ours
 
@@ -31,16 +34,42 @@ def read(place: str, where: str = 'data.tokenizer') -> str:
         raise Stop(Status.CHECKPOINT, f'{where}: {root} is no checkpoint: it has neither '
                    'config.json nor a tokenizer')
       raise Stop(Status.DATA, f'{where}: {root} has neither tokenizer.json nor vocab.txt')
+  about = path.with_name('tokenizer_config.json')
+  how = _how(about, where) if path.suffix == '.txt' and about.is_file() else {}
   try:
-    content = path.read_bytes().decode()
-    return _of_words(content, path) if path.suffix == '.txt' else _of_json(content)
+    content = disk.read_text(path)
+    with foreign.silenced(), foreign.caught():
+      return _of_words(content, how) if path.suffix == '.txt' else _of_json(content)
+  except OSError as error:
+    raise Stop(Status.DATA, f'{where}: {path}: {error.strerror}') from error
   except Exception as error:        # the library raises plain Exception
-    raise Stop(Status.DATA, f'{where}: {path} is no tokenizer for an encoder: {error}') from error
+    raise Stop(Status.DATA, f'{where}: {path} is no tokenizer for an encoder: '
+               + ' '.join(str(error).split())) from error
+
+
+def _how(path: pathlib.Path, where: str) -> dict[str, bool | None]:
+  """What a file beside the words says of capitals, accents and Chinese, by our names."""
+  wrong = lambda line: Stop(Status.DATA, f'{where}: {path}: {line}')
+  try:
+    told = disk.read_json(path)
+  except OSError as error:
+    raise wrong(error.strerror) from error
+  except ValueError as error:
+    raise wrong(f'it is no JSON: {error}') from error
+  if not isinstance(told, dict):
+    raise wrong('it holds no object')
+  for key in HOW.keys() & told.keys():
+    if told[key] is None and key != 'strip_accents':
+      del told[key]
+    elif not isinstance(told[key], bool | None):
+      raise wrong(f'{key} is {str(told[key])[:40]!r}, neither true nor false')
+  return {HOW[key]: told[key] for key in HOW if key in told}
 
 
 def _of_json(content: str) -> str:
   from tokenizers import Tokenizer
 
+  _check_ids(json.loads(content))
   made = Tokenizer.from_str(content)
   made.no_padding()
   made.no_truncation()
@@ -51,6 +80,10 @@ def _of_json(content: str) -> str:
   if not made.encode('').ids:
     raise ValueError('it puts no tokens around a text, such as [CLS] and [SEP]')
   words = told['model']['vocab']
+  own = {*words.values(), *(token['id'] for token in told['added_tokens'])}
+  for tried in ('', ''), ('a \U0010fffd', '.'):       # a character that no vocabulary has
+    if odd := sorted({*made.encode(*tried).ids} - own):
+      raise ValueError(f'it gives the id {odd[0]}, which is that of no token')
   if normalizer['type'] == 'BertNormalizer' and set(SPECIAL) <= words.keys():
     ours = _wordpiece(words, **{key: normalizer[key] for key in HOW.values()})
     again, pair = Tokenizer.from_str(ours), ('a', 'b')
@@ -63,15 +96,29 @@ def _of_json(content: str) -> str:
   return made.to_str()
 
 
-def _of_words(content: str, path: pathlib.Path) -> str:
-  words = [line.rstrip('\r') for line in content.removesuffix('\n').split('\n')]
-  if len(set(words)) != len(words) or not set(SPECIAL) <= set(words):
-    raise ValueError(f'one word a line is wanted, each once, {", ".join(SPECIAL)} among them')
-  about = path.with_name('tokenizer_config.json')
-  told = json.loads(about.read_text()) if about.is_file() else {}
+def _check_ids(told: Any) -> None:
+  """A ValueError at an id that no table has: the library counts up to the largest one."""
+  words = told['model'].get('vocab', {})
+  ids = [*(words.items() if isinstance(words, dict) else ()),
+         *((token['content'], token['id']) for token in told.get('added_tokens') or ())]
+  for token, i in ids:
+    if isinstance(i, int) and not 0 <= i < MOST:
+      raise ValueError(f'the id of {token!r:.40} is {i!r:.20}, not from 0 to {MOST}')
+
+
+def _of_words(content: str, how: Mapping[str, bool | None]) -> str:
+  lines = [line.rstrip('\r') for line in content.removesuffix('\n').split('\n')]
+  words, wanted = {}, 'one word a line is wanted, each once'
+  for i, word in enumerate(lines):
+    if not word:
+      raise ValueError(f'{wanted}: line {i + 1} is empty')
+    if word in words:
+      raise ValueError(f'{wanted}: line {i + 1} repeats {word[:40]!r} of line {words[word] + 1}')
+    words[word] = i
+  if lacks := [word for word in SPECIAL if word not in words]:
+    raise ValueError(f'{wanted}, {", ".join(SPECIAL)} among them: {", ".join(lacks)} are missing')
   capitals = any(w.lower() != w for w in words if not w.startswith('['))
-  how = {'lowercase': not capitals, **{HOW[key]: told[key] for key in HOW if key in told}}
-  return _wordpiece({word: i for i, word in enumerate(words)}, **how)
+  return _wordpiece(words, **{'lowercase': not capitals, **how})
 
 
 def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, np.ndarray]:
@@ -79,8 +126,16 @@ def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, n
   import tokenizers  # not at the top: a warm start needs no tokenizer
 
   made = tokenizers.Tokenizer.from_str(tokenizer)
+  if length <= made.num_special_tokens_to_add(True):
+    raise Stop(Status.MISFIT, f'{length} tokens are no room for a text: its tokenizer puts '
+               f'{made.num_special_tokens_to_add(True)} around a pair')
   made.enable_truncation(length)
-  rows = made.encode_batch([utf8(row) for row in texts])
+  try:
+    with foreign.caught():
+      rows = made.encode_batch([utf8(row) for row in texts])
+  except Exception as error:        # as above
+    raise Stop(Status.DATA, 'the tokenizer cannot read the texts: '
+               + ' '.join(str(error).split())) from error
   tokens, types = np.zeros((2, len(rows), length), np.int32)
   for i, row in enumerate(rows):
     tokens[i, :len(row.ids)], types[i, :len(row.ids)] = row.ids, row.type_ids
@@ -100,6 +155,11 @@ def special(tokenizer: str) -> dict[str, int]:
   named = zip(SPECIAL, ('<pad>', '<unk>', '<s>', '</s>', '<mask>'), strict=True)
   return {ours: ids[name] for ours, theirs in named
           for name in (ours, theirs) if name in ids}
+
+
+def beyond(tokenizer: str, entries: int) -> list[tuple[int, str]]:
+  """The tokens whose ids a table of so many entries doesn't have, by id."""
+  return sorted((i, token) for token, i in _ids(tokenizer).items() if i >= entries)
 
 
 def _ids(tokenizer: str) -> dict[str, int]:

@@ -37,6 +37,7 @@ class Bert(nnx.Module):
   traits = Traits(
       heads={'pooler': ('pooled', 'logits'), 'head': ('logits',), 'words': ('words',)},
       tables=('token/embedding', 'words/bias'),
+      indexes={'tokens': 'token/embedding', 'types': 'type/embedding'},
       cut=('position/embedding', 'token/embedding', 'words/bias'),
       kin={'heads': 'blocks', 'first': 'position', 'eps': 'norm', 'pooling': 'pooler'},
       free=('dropout', 'words'))

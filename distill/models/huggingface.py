@@ -6,6 +6,7 @@ head — is there whole or not at all. `formats/huggingface.py` reads and writes
 """
 import dataclasses
 import fnmatch
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from distill.lookup import nearest
+from distill.models import labels as labels_of
 from distill.models.bert import Bert
+from distill.models.labels import CONFIG, fault, short
 from distill.models.pure import Flat
-from distill.types import Status, Stop
 
-CONFIG = 'config.json'                      # as error lines call it
 PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
+LARGEST, DEEPEST = 2**31 - 1, 2**12         # of a size, of the number of blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +116,14 @@ class Checkpoint:
 
   `params` lacks the parts that the folder lacks; `labels` is () without a head, and for a head of
   one output, which is a regression's. The node is `bert.Bert`'s but for `classes` and `words`.
+  `names` are the tensors' names by our paths; `multilabel` says that an example may have several of
+  the labels, each by a sigmoid.
   """
   node: Mapping[str, Any]
   params: Mapping[str, np.ndarray]
   labels: tuple[str, ...]
+  names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  multilabel: bool = False
 
 
 def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
@@ -130,29 +136,31 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
   node, arrays = _node(config, family, folder), {}
   for name, array in tensors.items():
     if arrays.setdefault(_canonical(name, family), array) is not array:
-      raise _fault(folder, f'it has the tensor {name} twice, by two names')
+      raise fault(folder, f'it has the tensor {name} twice, by two names')
   table = _table(family, node['depth'], node['types'])
   found = {path: arrays.pop(name) for path, name in table.items() if name in arrays}
   parts = {path.split('/')[0] for path in found}
   for path, name in table.items():
     part = path.split('/')[0]
     if path not in found and (part in parts or part not in PARTS):
-      raise _fault(folder, f'the tensor {name} is missing{nearest(name, arrays)}')
+      raise fault(folder, f'the tensor {name} is missing{nearest(name, arrays)}')
   for name, path in family.tied.items():
-    if name in arrays and path in found and not np.array_equal(arrays.pop(name), found[path]):
-      raise _fault(folder, f'{name} differs from {table[path]}; only a masked-word head that '
-                   'shares it is known')
+    if name in arrays and path in found and not np.array_equal(
+        arrays.pop(name), found[path], equal_nan=True):
+      raise fault(folder, f'{name} differs from {table[path]}; only a masked-word head that '
+                  'shares it is known')
   arrays.pop(f'{family.prefix}.embeddings.position_ids', None)         # the numbers from 0
   extra = sorted(name for name in arrays if not fnmatch.fnmatchcase(name, family.unused))
   if extra:
-    raise _fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
+    raise fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
   classes = found['head/bias'].size if 'head/bias' in found else 0
   for path, array in found.items():
     if array.shape != (shape := _shape(path, node, classes)):
-      raise _fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
-                   f'{list(shape)}')
-  return Checkpoint(node, {path: _turned(path, array) for path, array in found.items()},
-                    _labels(config, classes, folder))
+      raise fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
+                  f'{list(shape)}')
+  labels, multilabel = labels_of.read(config, classes, folder)
+  return Checkpoint(node, {path: _turned(path, array) for path, array in found.items()}, labels,
+                    {path: table[path] for path in found}, multilabel)
 
 
 def named(node: Mapping[str, Any], params: Flat,
@@ -214,10 +222,11 @@ def _canonical(name: str, family: Family) -> str:
 def _family(told: Mapping[str, Any], folder: pathlib.Path) -> Family:
   kind = told['model_type'] if 'model_type' in told else None
   if kind not in list(FAMILIES):
-    raise _fault(folder, f'{CONFIG} says model_type={kind!r}; known are {", ".join(FAMILIES)}')
+    raise fault(folder, f'{CONFIG} says model_type={short(kind)}; known are '
+                + ', '.join(FAMILIES))
   for field, only in FAMILIES[kind].only.items():
     if field in told and told[field] not in (only, None):
-      raise _fault(folder, f'{CONFIG} says {field}={told[field]!r}; only {only!r} is known')
+      raise fault(folder, f'{CONFIG} says {field}={short(told[field])}; only {only!r} is known')
   return FAMILIES[kind]
 
 
@@ -226,23 +235,32 @@ def _node(told: Mapping[str, Any], family: Family, folder: pathlib.Path) -> dict
   node = {'name': 'bert.Bert', **family.fixed}
   for ours, theirs in family.fields.items():
     if theirs not in told and ours not in _DEFAULTS:
-      raise _fault(folder, f'{CONFIG} lacks {theirs}')
+      raise fault(folder, f'{CONFIG} lacks {theirs}')
     node[ours] = told[theirs] if theirs in told else _DEFAULTS[ours]
     kind = float if ours in ('dropout', 'eps', 'std') else int
     if isinstance(node[ours], bool) or not isinstance(node[ours], int | kind):
-      raise _fault(folder, f'{CONFIG} says {theirs}={node[ours]!r}, which is no {kind.__name__}')
+      raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which is no '
+                  + kind.__name__)
+    if wrong := _beyond(ours, node[ours]):
+      raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which {wrong}')
+  width, heads = (family.fields[ours] for ours in ('width', 'heads'))
+  if node['width'] % node['heads']:
+    raise fault(folder, f'{CONFIG} says {width}={node["width"]}, which {heads}={node["heads"]} '
+                'does not divide')
   node['length'] -= node['first']
+  if node['length'] < 1:
+    raise fault(folder, f'{CONFIG} says {family.fields["length"]}='
+                f'{node["length"] + node["first"]}, of which {node["first"]} hold no token')
   return node
 
 
-def _labels(told: Mapping[str, Any], classes: int, folder: pathlib.Path) -> tuple[str, ...]:
-  if classes < 2:
-    return ()
-  named = (told['id2label'] if 'id2label' in told else
-           {str(i): f'LABEL_{i}' for i in range(classes)})
-  if not isinstance(named, dict) or named.keys() != {str(i) for i in range(classes)}:
-    raise _fault(folder, f'the head has {classes} outputs, but {CONFIG} says id2label={named!r}')
-  return tuple(str(named[str(i)]) for i in range(classes))
+def _beyond(name: str, value: float) -> str:
+  """Says why an argument of `bert.Bert` can't have a value, '' if it can."""
+  if name in ('dropout', 'eps', 'std'):
+    sound = {'dropout': 0 <= value < 1, 'eps': 0 <= value < 1, 'std': 0 < value < math.inf}[name]
+    return '' if sound else f'is no {"share below 1" if name == "dropout" else "sound number"}'
+  least, most = int(name != 'types'), DEEPEST if name == 'depth' else LARGEST
+  return '' if least <= value <= most else f'is not between {least} and {most}'
 
 
 def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
@@ -255,7 +273,3 @@ def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
   outputs = {'up': node['inner'], 'head': classes, 'words': node['vocabulary']}.get(module, width)
   inputs = node['inner'] if module == 'down' else width
   return (outputs, inputs) if leaf == 'kernel' else (outputs,)
-
-
-def _fault(path: pathlib.Path, line: str) -> Stop:
-  return Stop(Status.CHECKPOINT, f'{path}: {line}')

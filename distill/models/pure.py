@@ -8,7 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
+
+from distill.types import Batch, Status, Stop
 
 Flat = dict[str, jax.Array]
 
@@ -20,12 +23,14 @@ class Traits:
   heads: top-level modules that only some tasks need, each with the outputs that it serves. A
     checkpoint may lack them, and an export leaves out those that nothing trained.
   tables: paths of parameters that have a row for every token, the table of embeddings first.
+  indexes: fields of a batch that hold rows of a table, each with the path of that parameter.
   cut: paths of parameters of which a smaller model takes the first rows.
   kin: arguments that change what equal shapes compute, each with the module for which they do.
   free: arguments that no parameter depends on, and that a loaded model may be given.
   """
   heads: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   tables: tuple[str, ...] = ()
+  indexes: Mapping[str, str] = dataclasses.field(default_factory=dict)
   cut: tuple[str, ...] = ()
   kin: Mapping[str, str] = dataclasses.field(default_factory=dict)
   free: tuple[str, ...] = ('dropout',)
@@ -45,7 +50,7 @@ class Pure:
 
   `make(rngs)` constructs the module; nothing is computed until `init`. `mixing`: in training an
   output depends on the batch's other examples, for the module keeps batch statistics or says so.
-  `traits` are those of its class.
+  `traits` are those of its class; `rows` are those of the tables that fields of a batch point into.
   """
   make: Callable[[nnx.Rngs], nnx.Module]
 
@@ -59,6 +64,9 @@ class Pure:
     object.__setattr__(self, 'traits', traits_of(module))
     object.__setattr__(self, 'mixing', getattr(module, 'mixing', False) or any(
         isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)))
+    object.__setattr__(self, 'rows', {
+        field: self.shapes[0][path].shape[0] for field, path in self.traits.indexes.items()
+        if path in self.shapes[0]})
 
   @property
   def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
@@ -82,6 +90,19 @@ class Pure:
         _filled(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
     result = module(*arguments, **keywords)
     return result, _flat(nnx.split(module, nnx.Param, ...)[2])
+
+
+def check_ids(model: Callable, batch: Batch, title: str) -> None:
+  """Stops at an index beyond a table of the model, which JAX would take for the last row's.
+
+  `title` names the batch, which is NumPy's, for the error line.
+  """
+  for field, rows in getattr(model, 'rows', {}).items():
+    ids = np.asarray(batch[field] if field in batch else ())
+    if ids.size and not 0 <= ids.min() <= ids.max() < rows:
+      bad = ids.max() if ids.max() >= rows else ids.min()
+      raise Stop(Status.MISFIT, f'{title}: there is {bad} among its {field}, and the model has a '
+                 f'table of {rows} of them, from 0')
 
 
 def _flat(state: nnx.State) -> Flat:

@@ -117,6 +117,7 @@ def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, floa
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
-    found = told.task.score(records.records(eval_step, weights, rows, told.task, told.layout))
+    found = told.task.score(records.records(eval_step, weights, rows, told.task, told.layout,
+                                            title=told.evaluate.split))
     return {f'{told.evaluate.split}/{name}': value for name, value in found.items()}
   return scores

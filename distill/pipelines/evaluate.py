@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from distill import formats, hub, lookup, modalities, sharding
+from distill import formats, hub, lookup, modalities, numbers, sharding, tasks
 from distill.data import batches
 from distill.data.sets import Split
 from distill.disk import replace
@@ -52,7 +52,7 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run:
   """The model, once it is sure that it can be asked."""
   pure, weights, card = formats.open_model(node.place, f'models.{name}', model=node.model)
   folder = hub.folder(node.place, f'models.{name}')
-  modality, splits = _reading(name, card, str(folder), told, widths, run)
+  modality, splits = _reading(name, card, folder, told, widths, run)
   _check_classes(name, card, told)
   model = Model(name, node.role, pure, weights, card,
                 {'place': node.place, 'model': dict(node.model)}, modality, splits,
@@ -64,8 +64,8 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run:
   return model
 
 
-def _reading(name: str, card: Mapping[str, Any], folder: str, told: Judging, widths: Widths,
-             run: Run) -> tuple[Modality, Mapping[str, Split]]:
+def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Judging,
+             widths: Widths, run: Run) -> tuple[Modality, Mapping[str, Split]]:
   """The modality by which a model reads the data, and the splits as it reads them.
 
   Where a model encodes raw examples otherwise than the data does, it reads them in its own way, if
@@ -73,7 +73,7 @@ def _reading(name: str, card: Mapping[str, Any], folder: str, told: Judging, wid
   """
   data, where = told.dataset, f'models.{name}'
   same = dataclasses.replace(data.modality, widths=dict(widths))
-  its = modalities.from_card(card, folder)
+  its = formats.modality(card, folder)
   why = its.misfit(data.modality)
   if not why:
     return same, data.splits
@@ -118,6 +118,7 @@ def _check_classes(name: str, card: Mapping[str, Any], told: Judging) -> None:
                'must be trained before it can answer')
   if not told.task.labelled:
     return
+  tasks.check_exclusive(card, where)
   its, classes = tuple(card['classes']), data.names
   outputs = card['model'].get('classes', max(1, len(its)))
   same = [label.casefold() for label in its] == [label.casefold() for label in classes]
@@ -135,5 +136,6 @@ def _curves(models: Mapping[str, nodes.ModelNode]) -> str:
     path = pathlib.Path(node.curves)
     if node.curves and path.is_file():
       rows = map(json.loads, path.read_text('utf-8').splitlines())
-      lines += [json.dumps({**row, 'stage': name}) for row in rows if row['stage'] == node.stage]
+      lines += [numbers.dumps({**row, 'stage': name}, node.curves) for row in rows
+                if row['stage'] == node.stage]
   return ''.join(f'{line}\n' for line in lines)

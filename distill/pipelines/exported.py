@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from distill import checkpoint, formats, hub, lookup, modalities
+from distill import checkpoint, formats, hub, lookup, tasks
 from distill.data.sets import Dataset
 from distill.models.pure import Flat, Pure, traits_of
 from distill.pipelines import nodes
@@ -84,7 +84,8 @@ def check_sizes(node: Mapping[str, Any], dataset: Dataset, where: str) -> None:
 def check_card(card: Mapping[str, Any], place: str, dataset: Dataset, where: str) -> None:
   """Stops unless an exported model has the data's classes, in their order, and its inputs."""
   name, classes, its = dataset.name, dataset.names, tuple(card['classes'])
-  modality = modalities.from_card(card, str(hub.folder(place, f'{where}.init')))
+  tasks.check_exclusive(card, f'{where}.init={place!r}')
+  modality = formats.modality(card, hub.folder(place, f'{where}.init'))
   if why := modality.misfit(dataset.modality):
     raise Stop(Status.MISFIT, f'{where}: {why}: take the data that it was trained on '
                f'({name} is other data), or data that is encoded for it')

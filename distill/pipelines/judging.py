@@ -11,6 +11,7 @@ from distill import lookup, sharding, step, tasks
 from distill.data import batches
 from distill.data.sets import Dataset, Split
 from distill.modalities import Modality
+from distill.models.pure import check_ids
 from distill.pipelines import nodes
 from distill.tasks import Task
 from distill.teachers import Weights
@@ -52,6 +53,7 @@ class Judging:
     measured = lambda weights, batch: self.task.measure(
         lambda asked: model(*weights, asked, train=False, key=None)[0], batch)
     batch, task = self.batches(split, modality)[0], f'task={self.task_node["name"]!r}'
+    check_ids(model, batch, where)
     try:
       found = jax.eval_shape(measured, weights, batch)
       with np.errstate(all='ignore'):

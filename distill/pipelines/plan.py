@@ -31,7 +31,7 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
   now = {'name': dataset.name, 'fingerprint': dataset.fingerprint,
          **dataset.modality.encoding(), 'versions': dict(dataset.versions)}
   if not path.exists():
-    replace(path, json.dumps(now, indent=2))
+    replace(path, json.dumps(now, indent=2, allow_nan=False))
     return
   before = json.loads(path.read_text())
   if any(before.get(key) != value for key, value in now.items() if key != 'versions'):

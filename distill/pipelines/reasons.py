@@ -112,7 +112,8 @@ def _stood(model: Model, ask: Callable, within: inside.Inside | None, some: Sequ
   for kind, corruption in model.modality.corruptions.items():
     about[kind] = corruption.about
     changed = [robustness.corrupted(batch, corruption, model.modality) for batch in some]
-    found[kind] = records_of.records(ask, model.weights, changed, task, told.layout)
+    found[kind] = records_of.records(ask, model.weights, changed, task, told.layout,
+                                     title=f'{model.name}, {corruption.about}')
   if within:
     about['fgsm'] = robustness.FGSM
     found['fgsm'] = robustness.attacked(within, some, records)

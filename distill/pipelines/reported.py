@@ -101,7 +101,8 @@ def recorded(model: Model, ask: Callable, split: str, told: Judging, run: Run) -
     examples = model.splits[split]
     run.log.say(f'{model.name}: answers {len(examples):,} {model.modality.noun} of {split}')
     rows = told.batches(examples, model.modality)
-    return records_of.records(ask, model.weights, rows, told.task, told.layout)
+    return records_of.records(ask, model.weights, rows, told.task, told.layout, model=model.pure,
+                              title=f'{model.name}, {split}')
   found = records_of.kept(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
   reach('recorded', model.name)
   return found

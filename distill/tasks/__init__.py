@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from distill import lookup
-from distill.types import Batch, Outputs, Records
+from distill.types import Batch, Outputs, Records, Status, Stop
 
 Measured = Mapping[str, Any]        # what `measure` gives, leading with the batch axis
 Ask = Callable[[Batch], Outputs]    # a model with its weights, in evaluation mode
@@ -30,7 +30,8 @@ class Task(Protocol):
   `outputs` are the outputs of a model that `measure` asks for, `parts` the top-level modules that a
   shipped model must have where its class has them. `labelled` says whether examples need targets.
   `constant` gives the records of the best answer that is always the same, None if no such answer is
-  known; `explain` is None where saliency and attacks mean nothing.
+  known; `explain` is None where saliency and attacks mean nothing. `exclusive` says whether an
+  example has one answer; where it may have several, as by sigmoids, no data set here has labels.
   """
   metrics: Mapping[str, Mapping[str, Any]]      # name -> unit, higher_is_better
   primary: str                                  # the metric that a report speaks of
@@ -39,6 +40,7 @@ class Task(Protocol):
   labelled: bool = True
   constant: Callable[[Records], Records] | None = None
   explain: Explain | None = None
+  exclusive: bool = True
 
   def prepare(self, batch: Batch) -> Batch:
     """What examples are asked: the batch on the host, with inputs hidden from the model, say."""
@@ -87,4 +89,35 @@ def from_card(card: Mapping[str, Any], path: str) -> Task:
   names = tuple(card['classes'])
   node = card['task'] if 'task' in card else {
       'name': 'classification.Classification' if names else 'regression.Regression'}
+  kind = lookup.find('tasks', node['name'], path) if 'name' in node else None
+  if kind and not (isinstance(kind, type) and callable(getattr(kind, 'measure', None))):
+    raise Stop(Status.CHECKPOINT, f'{path}={node["name"]!r} is no task')      # nor is it called
   return lookup.build('tasks', node, path, classes=max(1, len(names)), names=names)
+
+
+def check_exclusive(card: Mapping[str, Any], where: str) -> None:
+  """Stops at a model whose labels don't exclude each other; one of an unknown task passes."""
+  try:
+    kind = lookup.find('tasks', card['task']['name'], where) if 'task' in card else None
+  except Stop:
+    return
+  if not getattr(kind, 'exclusive', True):
+    raise Stop(Status.MISFIT, f'{where} gives each of its labels a sigmoid, as its problem_type='
+               "'multi_label_classification' says, and the data has one label an example: take a "
+               "model of single labels, or give fresh=('head/*',) for a new head")
+
+
+def check_finite(measured: Measured, keep: np.ndarray, title: Callable[[int], str]) -> None:
+  """Stops at an answer that holds a number that is not finite.
+
+  `keep` are the rows that are answers, bool [b]; `title(row)` names one for the error line.
+  """
+  for name, values in measured.items():
+    values = np.asarray(values)
+    if values.dtype.kind not in 'biu':
+      bad = np.flatnonzero(keep & ~np.isfinite(values.astype(np.float64)).reshape(
+          len(values), -1).all(1))
+      if bad.size:
+        raise Stop(Status.NONFINITE, f'{title(int(bad[0]))}: the answer has {name} that are not '
+                   f'finite ({bad.size} such in its batch): the inputs or the weights are beyond '
+                   'what float32 can compute')

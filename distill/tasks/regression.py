@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.stats import rankdata
 
 from distill.lookup import nearest
 from distill.tasks import Ask, Explain, Measured, rescored
@@ -73,6 +72,7 @@ class Regression:
 
   def score(self, records: Records) -> dict[str, float]:
     """Every metric's value."""
+    from scipy.stats import rankdata  # here: it takes a second, and classes don't need it
     label, prediction = (records[name].astype(np.float64) for name in ('label', 'prediction'))
     if not len(label):
       raise ValueError('there are no records to score')

@@ -245,6 +245,15 @@ class TestColumns:
     line = stopped(write(table([columns, columns]), 'my.csv'), types.Status.CONFIG, fields=fields)
     assert all(part in line for part in parts) and 'line 1 must hold the names' in line
 
+  @pytest.mark.parametrize('columns', [['text', ' Text', 'label'], ['text', 'label', 'LABEL']])
+  def test_that_differ_in_capitals_or_space_alone_must_be_named(self, write, columns):
+    rows = [[f'{name} {i}' for name in columns] for i in range(4)]
+    path = write(table([columns, *rows]), 'my.csv')
+    assert 'which column is' in stopped(path, types.Status.CONFIG)
+    named = {'text': (columns[0],), 'label': columns[-1]}
+    data = load(path, fields=named, shares=(1, 0, 0))
+    assert rows_of(data) == [(row[0], row[-1]) for row in rows]
+
   def test_a_table_without_names_is_refused(self, write):
     line = stopped(write('a good film,1\na bad film,0\n', 'my.csv'), types.Status.CONFIG)
     assert 'there is 1, a good film' in line and 'line 1 must hold the names of the columns' in line

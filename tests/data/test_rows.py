@@ -70,9 +70,10 @@ class TestBadLines:
   @pytest.mark.parametrize('bad, line', [
       (b'b,1,2', 'has 3 columns, but line 1 names 2: quote a text that holds a comma'),
       (b'b', 'has 1 columns, but line 1 names 2'),
-      (b'"b,1', 'unexpected end of data; is a quotation mark never closed?'),
-      (b'"b"c,1', "',' expected after '\"'"),
-      (b'b' * 140_000 + b',1', 'field larger than field limit'),
+      (b'"b,1', 'a quotation mark of this row is never closed, to the end of the file'),
+      (b'"b,1\n"c",2', 'in line 5 a quotation mark ends a text, and more of the text follows'),
+      (b'"b"c,1', 'in line 4 a quotation mark ends a text, and more of the text follows'),
+      (b'"' + b'b' * 140_000 + b',1', 'a quotation mark of this row is never closed'),
       (b'b\xe9,1', 'byte 2 of the line, 0xe9, is not UTF-8'),
       (b'b\0,1', 'holds a NUL byte')])
   def test_of_csv_are_named(self, write, bad, line):
@@ -84,13 +85,47 @@ class TestBadLines:
     path = write('text\tlabel\nb\n', 'my.tsv')
     assert stopped(path) == f'{path}:2 has 1 columns, but line 1 names 2'
 
-  def test_utf16_is_refused(self, write):
-    path = write('text,label\na,0\n'.encode('utf-16'), 'my.csv')
-    assert f'{path}:1: byte 1 of the line, 0xff, is not UTF-8' in stopped(path)
+  @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
+  @pytest.mark.parametrize('name', ['my.csv', 'my.tsv', 'my.jsonl', 'my.txt'])
+  def test_wide_encodings_are_named(self, write, name, encoding):
+    path = write('text,label\na,0\n'.encode(encoding), name)
+    named = 'UTF-32' if encoding == 'utf-32' else 'UTF-16'
+    assert stopped(path) == f'{path} is {named}: save the file as UTF-8'
 
   def test_a_column_named_twice_is_refused(self, write):
     path = write('text,label,text\na,0,b\n', 'my.csv')
     assert f"{path}:1 names a column 'text' twice" in stopped(path)
+
+  def test_a_key_named_twice_is_refused_and_deeper_ones_are_not_read(self, write):
+    path = write('{"text": "a", "label": 0, "text": "b"}\n', 'my.jsonl')
+    assert stopped(path) == f"{path}:1 names 'text' twice"
+    path = write('{"text": "a", "about": {"x": 1, "x": 2}}\n', 'my.jsonl')
+    assert rows.read(path)[0].values['text'] == 'a'
+
+
+class TestLongFields:
+
+  @pytest.mark.parametrize('quoted', [True, False])
+  def test_are_read_as_those_of_jsonl(self, write, quoted):
+    text = 'a long text ' * 17_000
+    table = [['text', 'label'], [text, '0'], ['b', '1']]
+    file = io.StringIO()
+    csv.writer(file, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL).writerows(table)
+    found = [row.values for row in rows.read(write(file.getvalue(), 'my.csv'))]
+    assert found == [{'text': text, 'label': '0'}, {'text': 'b', 'label': '1'}]
+    lines = ''.join(json.dumps(row) + '\n' for row in found)
+    assert [row.values for row in rows.read(write(lines, 'my.jsonl'))] == found
+    lines = '\n'.join('\t'.join(row) for row in table)
+    assert [row.values for row in rows.read(write(lines, 'my.tsv'))] == found
+
+  def test_leave_the_limit_of_other_readers_as_it_was(self, write):
+    before = csv.field_size_limit(1234)
+    try:
+      rows.read(write('text\n' + 'b' * 140_000 + '\n', 'my.csv'))
+      stopped(write('text\n"b', 'my.csv'))
+      assert csv.field_size_limit() == 1234
+    finally:
+      csv.field_size_limit(before)
 
 
 class TestFiles:

@@ -56,6 +56,11 @@ class TestDataset:
     assert data.facts == {**data.sizes, 'names': ('no', 'yes'), 'special': {
         name: i for i, name in enumerate(tokenizers.SPECIAL)}}
 
+  def test_says_whether_its_examples_are_pairs(self, tmp_path):
+    pairs = {'train': [(a, a) for a in sentences(20)]}
+    assert dataset(cache=tmp_path).modality.pairs is False
+    assert dataset(pairs, cache=tmp_path).modality.pairs is True
+
   def test_is_the_same_again_and_reads_what_it_made(self, tmp_path, monkeypatch):
     first, fresh = dataset(cache=tmp_path / 'a'), dataset(cache=tmp_path / 'b')
     monkeypatch.setattr(tokenizers, 'trained', None)           # not called again

@@ -156,6 +156,11 @@ class TestRegression:
     with pytest.raises(types.Stop, match="of 'train' has label inf, which is no number"):
       self.load(tmp_path, train=[1.0, np.inf])
 
+  def test_what_is_beyond_float32_is_refused(self, tmp_path):
+    wide = tensorflow_datasets.features.Scalar(np.float64)
+    with pytest.raises(types.Stop, match="row 1 of 'train' has label inf, which is no number"):
+      self.load(tmp_path, wide, train=[1.0, 1e308])
+
   @pytest.mark.parametrize('label', [
       tensorflow_datasets.features.Scalar(np.int32),
       tensorflow_datasets.features.Tensor(shape=(2,), dtype=np.float32)])
@@ -230,6 +235,48 @@ class TestDamage:
     [path] = folder.glob('*train*')
     path.write_bytes(rest)
     assert "records of 'train' cannot be read" in stopped(root)
+
+  @pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
+  @pytest.mark.parametrize('change', [
+      lambda text: '', lambda text: text[:len(text) // 2], lambda text: '[]',
+      lambda text: '[' * 100_000])
+  def test_metadata_that_are_no_json_name_their_file(self, mine, file, change):
+    root, folder = mine
+    (folder / file).write_text(change((folder / file).read_text()))
+    assert stopped(root).startswith(f'{folder / file} is no JSON (')
+
+  @pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
+  @pytest.mark.parametrize('change', [
+      lambda text: '{}', lambda text: '{"fileFormat": "array_record"}',
+      lambda text: text.replace('"20"', '"x"').replace('classLabel', 'other')])
+  def test_metadata_that_tfds_does_not_take_name_their_file(self, mine, file, change):
+    root, folder = mine
+    text = (folder / file).read_text()
+    (folder / file).write_text(change(text))
+    line = stopped(root)
+    assert str(folder) in line and (file in line or 'is prepared as None' in line)
+
+  def test_metadata_that_are_gone_name_their_file(self, mine):
+    root, folder = mine
+    (folder / 'features.json').unlink()
+    assert stopped(root).startswith(f'{folder}/features.json')
+
+  @pytest.mark.parametrize(('content', 'parts'), [
+      (b'', ['has 0 names', 'there are 2 classes']), (b'negative\n', ['has 1 names']),
+      (b'negative\npositive\nmixed', ['has 3 names']), (b'neg\xe9\npos\n', ['cannot be read']),
+      (b'good\ngood\n', ["the classes 'good' and 'good' are one"]),
+      ('é\ne\u0301\n'.encode(), ['are one']), (b'1\n1.0\n', ["'1' and '1.0' are one"]),
+      (b'a\x07\nb\n', ['a control character'])])
+  def test_names_of_classes_that_are_none_name_their_file(self, mine, content, parts):
+    root, folder = mine
+    (folder / 'label.labels.txt').write_bytes(content)
+    line = stopped(root)
+    assert str(folder / 'label.labels.txt') in line and all(part in line for part in parts), line
+
+  def test_classes_may_have_no_names(self, mine):
+    root, folder = mine
+    (folder / 'label.labels.txt').unlink()
+    assert load(root).names == ('0', '1')
 
   def test_records_that_are_gone(self, mine):
     root, folder = mine

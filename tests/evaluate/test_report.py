@@ -1,5 +1,6 @@
 import copy
 import errno
+import functools
 import json
 import re
 import subprocess
@@ -417,7 +418,6 @@ class TestWrite:
       (('models', 1, 'role'), ['student'], 'report.models[1].role is '),
       (('models', 0, 'params'), 1.5, 'report.models[0].params is 1.5, not of type int'),
       (('models', 0, 'params'), True, 'params is True, not of type int'),
-      (('models', 0, 'quality', 'macro_f1', 'low'), float('nan'), 'quality.macro_f1.low is nan'),
       (('models', 0, 'quality', 'macro_f1'), ..., 'all the same metrics'),
       (('models', 0, 'quality', 'accuracy', 'unit'), ..., 'quality.accuracy lacks unit'),
       (('models', 1, 'gain', 'accuracy'), .1, 'gain.accuracy is 0.1, not a table'),
@@ -487,13 +487,17 @@ class TestWrite:
       report.read(tmp_path)
     assert stopped.value.status == Status.DATA
 
-  def test_a_number_that_json_does_not_know_is_refused_in_a_field_of_ones_own(
-      self, found, tmp_path):
-    found['mine'] = float('inf')
-    with pytest.raises(ValueError, match='JSON'):
+  @pytest.mark.parametrize(('path', 'field'), [
+      (('mine',), 'mine'), (('models', 0, 'quality', 'macro_f1', 'low'),
+                            'models.0.quality.macro_f1.low')])
+  def test_a_number_that_json_does_not_know_ends_the_run_in_one_line(
+      self, found, tmp_path, path, field):
+    *above, last = path
+    functools.reduce(lambda node, key: node[key], above, found)[last] = float('inf')
+    with pytest.raises(Stop) as stop:
       report.write(tmp_path, found, ROWS)
-    assert not list(tmp_path.iterdir())
-
+    assert stop.value.status == Status.NONFINITE and not list(tmp_path.iterdir())
+    assert str(stop.value) == f'{tmp_path}/report.json: {field} is not a finite number'
 
   def test_a_disk_that_refuses_stops_the_run_and_leaves_the_old_report(
       self, found, tmp_path, monkeypatch):

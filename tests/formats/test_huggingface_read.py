@@ -1,4 +1,5 @@
 """Folders of `transformers` as files: every form of the weights, and bad files by their names."""
+import codecs
 import json
 
 import jax.numpy as jnp
@@ -98,8 +99,25 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
   refused(tmp_path, 'it is no checkpoint: config.json')
   (tmp_path / 'config.json').write_text('[]')
   refused(tmp_path, 'holds no object')
-  (tmp_path / 'config.json').write_bytes(b'\xff{')
-  refused(tmp_path, 'is no JSON')
+  for content in (b'\xff{', b'[' * 99999, '{"a": 1}'.encode('utf-16')):
+    (tmp_path / 'config.json').write_bytes(content)
+    refused(tmp_path, 'is no JSON')
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path):
+  config, arrays, _ = golden('Bert')
+  folder = write(tmp_path / 'x', config, arrays)
+  wanted = opened(folder)
+  (folder / 'config.json').write_bytes(codecs.BOM_UTF8 + (folder / 'config.json').read_bytes())
+  same(opened(folder), wanted)
+
+
+def test_a_tensor_in_two_shards_is_refused(tiny):
+  folder = tiny()
+  (folder / 'model.safetensors').rename(folder / 'a')
+  (folder / 'b').write_bytes((folder / 'a').read_bytes())
+  (folder / 'model.safetensors.index.json').write_text('{"weight_map": {"x": "a", "y": "b"}}')
+  refused(folder, f'{folder}/b: another file of the folder has the tensor bert.embeddings')
 
 
 def test_weights_that_are_cut_off_are_refused(tiny):

@@ -116,7 +116,7 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   card = {'model': {'name': 'bert.Bert', **NODE, 'classes': 3}, 'classes': ['x', 'y', 'z']}
   whole = params()
   part = {path: value for path, value in whole.items() if path != 'norm/scale'}
-  more = {**card, 'model': {**card['model'], 'classes': 5}}
+  more = {'model': {**card['model'], 'classes': 5}, 'classes': ['v', 'w', 'x', 'y', 'z']}
   for name, arrays, its in (('whole', whole, card), ('part', part, card), ('more', whole, more)):
     file = {'model.safetensors': safetensors.numpy.save(arrays)}
     checkpoint.export(tmp_path / name, file, its)

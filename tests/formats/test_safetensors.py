@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from distill import checkpoint
 from distill.formats import Shipped
-from distill.formats.safetensors import Safetensors, written
+from distill.formats.safetensors import Safetensors, file_bytes, written
 from distill.types import Status, Stop
 
 PARAMS = {'blocks/0/kernel': jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], jnp.bfloat16),
@@ -47,13 +47,35 @@ def test_texts_are_made_of_the_card_and_the_size_of_the_file(tmp_path):
   assert (tmp_path / 'export' / 'README.md').read_text() == f"['json', 'ast'] {size}"
 
 
-def test_a_storage_that_changes_numbers_is_noticed(tmp_path, monkeypatch):
+@pytest.mark.parametrize('change', [
+    lambda x: x + np.float32(2**-20), lambda x: np.where(x == 0, np.float32(-0.0), x),
+    lambda x: x.T, lambda x: x.astype(np.float16)])
+def test_a_library_that_changes_one_bit_is_noticed_and_nothing_is_written(
+    tmp_path, monkeypatch, change):
   save = safetensors.numpy.save
   monkeypatch.setattr(safetensors.numpy, 'save', lambda arrays, metadata: save(
-      {**arrays, 'bias': arrays['bias'] + np.float32(2**-20)}, metadata))
-  with pytest.raises(Stop, match='bias is not what was written') as stop:
+      {**arrays, 'bias': np.ascontiguousarray(change(arrays['bias']))}, metadata))
+  with pytest.raises(Stop, match='bias is read otherwise than it is') as stop:
     written(tmp_path / 'export', PARAMS, SHIPPED, {})
-  assert stop.value.status == Status.CHECKPOINT
+  assert stop.value.status == Status.CHECKPOINT and not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_none_are_kept_to_the_bit(tmp_path):
+  odd = np.array([0xFFC00001, 0x7F800000, 0x80000000], np.uint32).view(np.float32)
+  written(tmp_path / 'export', {'odd': odd}, SHIPPED, {})
+  found = safetensors.numpy.load_file(tmp_path / 'export' / 'model.safetensors')['odd']
+  assert found.view(np.uint32).tolist() == odd.view(np.uint32).tolist()
+
+
+def test_what_ships_is_as_large_as_all_files_of_tensors(tmp_path):
+  assert file_bytes(tmp_path) is None
+  (tmp_path / 'a.safetensors').write_bytes(b'1234')
+  (tmp_path / 'b.safetensors').write_bytes(b'56')
+  (tmp_path / 'config.json').write_text('{}')
+  assert file_bytes(tmp_path) == 6
+  assert Safetensors().sizes(tmp_path, ({'a/embedding': np.zeros(3, np.float32)}, {}), {}) == {
+      'params': 3, 'params_outside_embeddings': 0, 'bytes': 12, 'quantised': 0,
+      'hidden_bytes': 0, 'shipped_bytes': 6}
 
 
 @pytest.mark.parametrize('weights', [

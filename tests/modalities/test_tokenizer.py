@@ -1,5 +1,7 @@
 """Tokenizers that are trained here, and those of pretrained models: which are read, and to what."""
+import codecs
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -230,7 +232,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize(('content', 'line'), [
     (b'', 'is no tokenizer'), (b'{', 'is no tokenizer'), (b'{}', 'is no tokenizer'),
-    (b'[1]', 'is no tokenizer'), (b'\xff\xfe{}', 'utf-8'),
+    (b'[1]', 'is no tokenizer'), (b'\xff\xfe{}', 'it is UTF-16: save it as UTF-8'),
     (b'{"version": "1.0", "model": {"type": "Nothing"}}', 'is no tokenizer')])
 def test_a_broken_tokenizer_is_refused(tmp_path, content, line):
   (tmp_path / 'tokenizer.json').write_bytes(content)
@@ -238,18 +240,60 @@ def test_a_broken_tokenizer_is_refused(tmp_path, content, line):
 
 
 @pytest.mark.parametrize(('content', 'line'), [
-    (b'', 'one word a line'), ('\n'.join(WORDS[3:]).encode(), '[CLS], [SEP]'),
-    ('\n'.join([*WORDS, 'cat']).encode(), 'each once'), (b'[PAD]\n\xff\xfe\n', 'utf-8'),
-    ('\n\n'.join(WORDS).encode(), 'each once')])
+    (b'', 'each once: line 1 is empty'), ('\n'.join(WORDS[3:]).encode(), '[CLS], [SEP]'),
+    ('\n'.join([*WORDS, 'cat']).encode(), "line 19 repeats 'cat' of line 7"),
+    (b'[PAD]\n\xff\xfe\n', 'utf-8'),
+    ('\n\n'.join(WORDS).encode(), 'each once: line 2 is empty'),
+    ('\n'.join(WORDS).encode('utf-16'), 'it is UTF-16')])
 def test_a_broken_vocabulary_is_refused(tmp_path, content, line):
   (tmp_path / 'vocab.txt').write_bytes(content)
   refused(tmp_path, line)
 
 
-def test_a_broken_file_beside_the_vocabulary_is_refused(tmp_path):
+@pytest.mark.parametrize(('content', 'line'), [
+    (b'{', 'it is no JSON'), (b'[]', 'it holds no object'),
+    (b'\xff\xfe{\0}\0', 'it is no JSON: it is UTF-16'),
+    (b'[' * 99999, 'it is no JSON: it is nested too deeply'),
+    (b'{"do_lower_case": "yes"}', "do_lower_case is 'yes', neither true nor false"),
+    (b'{"strip_accents": 1}', "strip_accents is '1', neither true nor false")])
+def test_a_broken_file_beside_the_vocabulary_is_refused_by_its_own_name(tmp_path, content, line):
   vocabulary(tmp_path)
-  (tmp_path / 'tokenizer_config.json').write_text('{')
-  refused(tmp_path)
+  (tmp_path / 'tokenizer_config.json').write_bytes(content)
+  refused(tmp_path, f'{tmp_path}/tokenizer_config.json: {line}')
+
+
+def test_a_byte_order_mark_is_no_part_of_a_tokenizer_s_files(tmp_path):
+  plain = tokenizer.read(str(vocabulary(tmp_path / 'plain', do_lower_case=False)))
+  marked = vocabulary(tmp_path / 'marked', do_lower_case=False)
+  for file in [*marked.iterdir(), pathlib.Path(saved(tmp_path / 'json', wordpiece(
+      lowercase=False))) / 'tokenizer.json']:
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+  assert tokenizer.read(str(marked)) == plain == tokenizer.read(str(tmp_path / 'json'))
+
+
+@pytest.mark.parametrize('strip', [True, False, None])
+def test_null_leaves_accents_to_capitals(tmp_path, strip):
+  made = tokenizer.read(str(vocabulary(tmp_path / 'x', strip_accents=strip, do_lower_case=None)))
+  assert tokens(made, 'Café')[1:-1] == ['café' if strip is False else 'cafe']
+
+
+def test_marks_around_a_text_that_are_no_tokens_are_refused(tmp_path):
+  made = wordpiece()
+  made.post_processor = processors.BertProcessing(('[SEP]', 999), ('[CLS]', 2))
+  refused(saved(tmp_path / 'x', made), 'it gives the id 999, which is that of no token')
+
+
+def test_what_cannot_be_read_without_an_unknown_token_is_refused_before_any_text(tmp_path):
+  made = json.loads(wordpiece().to_str())
+  made['model']['unk_token'] = '<nothing>'
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(made))
+  refused(tmp_path, 'is no tokenizer for an encoder')
+
+
+def test_no_room_for_the_marks_around_a_pair_is_refused():
+  with pytest.raises(Stop, match='3 tokens are no room for a text') as stop:
+    tokenizer.encode(tokenizer.trained(['ab'], 64), ['ab'], length=3)
+  assert stop.value.status == Status.MISFIT
 
 
 def test_a_tokenizer_of_no_encoder_is_refused(tmp_path):

@@ -213,9 +213,72 @@ def refused(folder, *lines):
      "id2label={'0': 'no', '1': 'yes'}"),
     ({'id2label': {'x': 'no'}}, "id2label={'x': 'no'}"),
     ({'id2label': ['no', 'so', 'yes']}, "id2label=['no', 'so', 'yes']"),
+    ({'hidden_size': -8}, 'hidden_size=-8, which is not between 1 and'),
+    ({'hidden_size': 0}, 'hidden_size=0, which is not between 1 and'),
+    ({'hidden_size': 8.0}, 'hidden_size=8.0, which is no int'),
+    ({'num_hidden_layers': 10**9}, 'num_hidden_layers=1000000000, which is not between 1 and 4096'),
+    ({'vocab_size': 10**9}, 'embeddings.weight is [40, 8], but config.json asks for [1000000000'),
+    ({'vocab_size': 10**99}, f'vocab_size=1{58 * "0"}…, which is not between'),
+    ({'num_attention_heads': 3}, 'hidden_size=8, which num_attention_heads=3 does not divide'),
+    ({'max_position_embeddings': 0}, 'max_position_embeddings=0, which is not'),
+    ({'layer_norm_eps': float('nan')}, 'layer_norm_eps=nan, which is no sound number'),
+    ({'layer_norm_eps': -1.0}, 'layer_norm_eps=-1.0, which is no sound number'),
+    ({'hidden_dropout_prob': 2}, 'hidden_dropout_prob=2, which is no share below 1'),
+    ({'initializer_range': float('inf')}, 'initializer_range=inf, which is no sound number'),
+    ({'num_labels': 2}, 'the head has 3 outputs, but config.json says num_labels=2'),
+    ({'problem_type': 'ranking'}, "problem_type='ranking'; known are regression, single_label"),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'a'}}, "calls the outputs 0 and 2 of the head by one "
+     "name, 'a': give each its own in id2label"),
+    ({'id2label': {'0': 'a', '1': 'e\u0301', '2': '\xe9 '}}, 'calls the outputs 1 and 2 of the he'),
+    ({'id2label': {'0': 'a', '1': 'b', '3': 'c'}}, "says id2label={'0': 'a', '1': 'b', '3': 'c'}"),
+    ({'id2label': {'0': 'a', '1': 'b', '2': None}}, 'id2label of 2 is None, which is no name'),
+    ({'id2label': {'0': 'a', '1': 'b', '2': '\ud800'}}, 'which is no name'),
+    ({'id2label': {'0': 'a', '1': 'b', '2': ' '}}, "id2label of 2 is ' ', which is no name"),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'c'}, 'label2id': {'a': 0, 'b': 2, 'c': 1}},
+     "says id2label of 1 is 'b', but label2id of it is 2: which is right?"),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'c'}, 'label2id': {'a': 0, 'b': 1, 'd': 2}},
+     "says id2label of 2 is 'c', but label2id of it is None"),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'c'}, 'label2id': ['a']}, "label2id=['a'], which is"),
 ])
 def test_a_config_that_does_not_fit_is_refused(tiny, changes, line):
   refused(tiny(**changes), line)
+
+
+@pytest.mark.parametrize(('changes', 'labels'), [
+    ({'id2label': {'2': 'c', '0': 'a', '1': 'b'}}, ('a', 'b', 'c')),        # in any order
+    ({'id2label': {'0': 3, '1': 1, '2': 2}}, ('3', '1', '2')),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'c'}, 'label2id': {'c': 2, 'a': '0', 'b': 1}},
+     ('a', 'b', 'c')),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'c'}, 'label2id': {'LABEL_0': 0}}, ('a', 'b', 'c')),
+    ({'id2label': {'0': 'a', '1': 'b', '2': 'A'}, 'label2id': None}, ('a', 'b', 'A')),
+    ({'num_labels': 3, 'problem_type': None}, ('LABEL_0', 'LABEL_1', 'LABEL_2'))])
+def test_labels_stand_in_the_order_of_the_outputs(tiny, changes, labels):
+  found = read(tiny(**changes))
+  assert found.labels == labels and not found.multilabel
+
+
+def test_several_labels_an_example_are_known_by_the_problem(tiny):
+  arrays = golden('Bert')[1]
+  one = {name: array[:1] if name.startswith('classifier') else array
+         for name, array in arrays.items()}
+  kind = {'problem_type': 'multi_label_classification'}
+  assert read(tiny(**kind)).multilabel and len(read(tiny(**kind)).labels) == 3
+  alone = read(tiny(one, **kind, id2label={'0': 'rude'}))
+  assert alone.multilabel and alone.labels == ('rude',)
+  headless = {name: array for name, array in arrays.items() if not name.startswith('classifier')}
+  assert read(tiny(headless, **kind)).labels == () and not read(tiny(headless, **kind)).multilabel
+
+
+def test_a_problem_that_its_head_cannot_have_does_not_fit(tiny):
+  arrays = golden('Bert')[1]
+  one = {name: array[:1] if name.startswith('classifier') else array
+         for name, array in arrays.items()}
+  for folder in (tiny(problem_type='regression'),
+                 tiny(one, problem_type='single_label_classification')):
+    with pytest.raises(Stop, match="problem_type='.*' of a head of [13] output") as stop:
+      read(folder)
+    assert stop.value.status == Status.MISFIT
+  assert read(tiny(one, problem_type='regression')).labels == ()
 
 
 def test_a_config_without_a_size_is_refused(tmp_path):
