@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import checkpoint, formats, hub, lookup, modalities
+from distill import checkpoint, formats, hub, lookup, modalities, streams
 from distill.data import batches
 from distill.evaluate import report
 from distill.formats import readme
@@ -32,17 +32,20 @@ SIZE = 64               # of the batches of --inputs
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    options = dict(a.removeprefix('--').split('=', 1) for a in arguments
-                   if a.startswith('--') and '=' in a)
-    if len(options) != len(arguments) or not {'model', 'to'} <= options.keys() <= {
-        'model', 'to', 'inputs', 'format'} or not all(options.values()):
-      raise Stop(Status.CONFIG, USAGE)
-    ship(options['model'], pathlib.Path(options['to']), options.get('inputs', ''),
-         options.get('format', 'stablehlo.StableHLO'))
-  except Stop as stop:
-    print(f'distill.export: {stop}', file=sys.stderr)
-    return int(stop.status)
+  return streams.run('distill.export', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+  if {'--help', '-h'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE)
+  options = dict(a.removeprefix('--').split('=', 1) for a in arguments
+                 if a.startswith('--') and '=' in a)
+  if len(options) != len(arguments) or not {'model', 'to'} <= options.keys() <= {
+      'model', 'to', 'inputs', 'format'} or not all(options.values()):
+    raise Stop(Status.CONFIG, USAGE)
+  ship(options['model'], pathlib.Path(options['to']), options.get('inputs', ''),
+       options.get('format', 'stablehlo.StableHLO'))
   return int(Status.DONE)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from distill.types import Status, Stop
 
 NAMING = 'name', 'loss', 'pipeline'       # the fields of a config that hold names
+LARGEST = float.fromhex('0x1.fffffep127')       # of float32
 PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # of a room's classes
 METHODS = {         # … which their protocol writes no default for
     'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode',),
@@ -208,7 +209,7 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   """Calls what `node['name']` names with the rest of the node and with `given`.
 
   `given` fills the keywords that the node leaves out, where the function takes them. A
-  ValueError from the function is the user's mistake and becomes one line.
+  ValueError or OverflowError from the function is the user's mistake and becomes one line.
   """
   if not isinstance(node, Mapping) or 'name' not in node:
     raise Stop(Status.CONFIG, f'{where}={node!r} must have a name, of something in distill/{room}')
@@ -228,7 +229,7 @@ def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> An
   check(function, node, where, skip=given)
   try:
     return function(**node, **given)
-  except ValueError as error:
+  except (ValueError, OverflowError) as error:
     raise Stop(Status.CONFIG, f'{where}: {error}') from error
 
 
@@ -269,6 +270,28 @@ def check(function: Callable, node: Mapping[str, Any], where: str,
   missing = [k for k, p in taken.items() if p.default is p.empty and k not in node]
   if missing:
     raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}, which {title} needs')
+
+
+def check_leaves(node: Any, field: str = '') -> None:
+  """Stops at the first leaf of a config that no run can have, by its dotted path.
+
+  Numbers must be finite in float32 or fit int64; others are texts, booleans, None and lists.
+  """
+  if isinstance(node, Mapping):
+    for key, value in node.items():
+      check_leaves(value, f'{field}.{key}' if field else str(key))
+  elif isinstance(node, list | tuple):
+    for i, value in enumerate(node):
+      check_leaves(value, f'{field}[{i}]')
+  elif isinstance(node, float):
+    if not abs(node) <= LARGEST:
+      raise Stop(Status.CONFIG, f'{field}={node} must be a finite number, as float32 has it')
+  elif isinstance(node, int):
+    if not -2**63 <= node < 2**63:
+      raise Stop(Status.CONFIG, f'{field} is a whole number of {node.bit_length()} bits, and int64 '
+                 'holds 63')
+  elif not isinstance(node, str | None):
+    raise Stop(Status.CONFIG, f'{field} is a {type(node).__name__}, which no JSON can hold')
 
 
 def _fits(value: Any, expected: Any) -> bool:

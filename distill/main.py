@@ -20,16 +20,15 @@ import pathlib
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from distill import lookup, numbers
+from distill import lookup, numbers, streams
 from distill.disk import replace
-from distill.types import Status, Stop
+from distill.types import SEEDS, Status, Stop
 
 CONFIGS = pathlib.Path('configs')
 BESIDE = 'mesh', 'tier'         # nodes of a config that nothing in a workdir depends on
@@ -40,14 +39,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    return _main(arguments)
-  except Stop as stop:
-    print(f'distill: {stop}', file=sys.stderr, flush=True)
-    return _ended(int(stop.status))
-  except Exception:
-    traceback.print_exc()
-    return _ended(1)
+  return streams.run('distill', _main, arguments, failed=_ended)
 
 
 def _ended(status: int) -> int:
@@ -124,7 +116,10 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
   """The flags; `.config` is the ConfigDict of the file, locked, with its overrides."""
   values = flags.FlagValues()
   argv = ['distill.main', *arguments]
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  try:
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  except flags.Error as error:                      # of a --flagfile, which it reads at once
+    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
   flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
   flags.DEFINE_bool('print_config', False, 'print the resolved config', flag_values=values)
   file = next((a.removeprefix('--config=') for a in arguments if a.startswith('--config=')), '')
@@ -134,14 +129,16 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
   if not os.path.isfile(path):
     raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
                + lookup.nearest(path, map(str, CONFIGS.glob('*.py'))))
-  if variant and variant not in (known := variants(ast.parse(pathlib.Path(path).read_text()))):
+  if variant and variant not in (known := variants(_tree(pathlib.Path(path)))):
     raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
                + lookup.nearest(variant, known))
   try:
     left = values(argv)[1:]
     if not callable(getattr(values.config, 'to_dict', None)):
       raise TypeError('get_config returns no ConfigDict')
-  except Exception as error:          # a config file is code, and may raise anything
+  except Stop:                        # a signal's
+    raise
+  except (Exception, SystemExit) as error:      # a config file is code, and may raise anything
     fields = [a for a in arguments if a.startswith('--config.')]
     if fields and not isinstance(error, flags.Error):
       check_fields(fields, flat(parsed([f'--config={file}']).config.to_dict()))
@@ -149,6 +146,7 @@ def parsed(arguments: Sequence[str]) -> flags.FlagValues:
     raise Stop(Status.CONFIG, f'--config={file}: {line}') from error
   if left:
     raise Stop(Status.CONFIG, f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
+  lookup.check_leaves(values.config.to_dict())
   return values
 
 
@@ -208,6 +206,8 @@ def together(name: str, configs: Sequence[Mapping[str, Any]], workdirs: Sequence
 def _pipeline(config: Mapping[str, Any]) -> str:
   if 'seed' not in config or type(config['seed']) is not int:
     raise Stop(Status.CONFIG, 'the config needs a field seed, a whole number')
+  if not 0 <= config['seed'] < SEEDS:
+    raise Stop(Status.CONFIG, f'seed={config["seed"]} must be from 0 to {SEEDS - 1}')
   return config['pipeline'] if 'pipeline' in config else 'compare.run'
 
 
@@ -297,7 +297,8 @@ class Stopping:
     for each in SIGNALS:
       signal.signal(each, signal.SIG_DFL)
     # Not print: the signal may have come in the middle of one.
-    os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
+    with contextlib.suppress(OSError):            # of a pipe that nobody reads any more
+      os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
     if self.run is None:
       raise Stop(Status.PREEMPTED, 'stopped before anything was begun')
     self.run.preempt()
@@ -319,13 +320,25 @@ def listing() -> list[str]:
   """A line for every config and variant, from the files' docstrings and get_config's tests."""
   lines = []
   for path in sorted(CONFIGS.glob('*.py')):
-    tree = ast.parse(path.read_text())
+    tree = _tree(path)
     about = (ast.get_docstring(tree) or '').split('\n')[0]
     lines.append(f'{path!s:<24} {about}')
     lines += [f'{f"{path}:{v}":<24}' for v in variants(tree)]
   if not lines:
     raise Stop(Status.CONFIG, f'there is no {CONFIGS}/ here: run from the root of the project')
   return lines
+
+
+def _tree(path: pathlib.Path) -> ast.Module:
+  """Returns the code of a config, whose encoding it may name itself."""
+  try:
+    return ast.parse(path.read_bytes())
+  except (SyntaxError, ValueError) as error:        # a ValueError: it holds NUL bytes
+    line = getattr(error, 'lineno', None)
+    raise Stop(Status.CONFIG, f'{path}{f":{line}" if line else ""} is not Python: '
+               f'{getattr(error, "msg", error)}') from error
+  except OSError as error:
+    raise Stop(Status.CONFIG, f'{path} cannot be read: {error.strerror}') from error
 
 
 def variants(tree: ast.Module) -> list[str]:

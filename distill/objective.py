@@ -184,7 +184,7 @@ def _led(weights: jax.Array, ndim: int) -> jax.Array:
 def _call(term: Term, arguments: Mapping[str, jax.Array]) -> jax.Array:
   try:
     return term.loss(**arguments)
-  except (ValueError, TypeError) as error:      # shapes and ranges, found while tracing
+  except (ValueError, TypeError, OverflowError) as error:     # found while tracing: shapes, ranges
     shapes = ', '.join(f'{a} {list(v.shape)}' for a, v in arguments.items())
     line = str(error).split('\n')[0]
     raise Stop(Status.MISFIT, f'{term.where} ({shapes}): {line}') from error

@@ -8,15 +8,19 @@ The folder is an export, one of StableHLO too, or a Hugging Face folder. What an
 modality says: texts, where a tab parts those of a pair if the model was trained on pairs; or files,
 where .npy holds the pixels of one image or several as the data had them, [h w], [h w c] or
 [n h w c], and any other is a picture.
+
+Texts are UTF-8, whatever the locale says. All are read before the first is answered, and one that
+can't be read ends the command with status 11, its line or argument named and nothing answered. An
+answer's characters that stdout can't hold are escaped, as JSON has it. If the reader of a pipe goes
+away (`| head -1`) the status is 0; if stdout can't be written, as on a full disk, it is 14.
 """
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
-from distill import formats, hub, modalities, numbers, step, tasks
+from distill import formats, hub, modalities, numbers, step, streams, tasks
 from distill.models.pure import check_ids
 from distill.types import Status, Stop
 
@@ -51,25 +55,31 @@ def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, st
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  return streams.run('distill.predict', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+  if {'--help', '-h'} & set(arguments):
+    print(__doc__, file=sys.stderr)
+    return int(Status.DONE)
   options = [a for a in arguments if a.startswith('--')]
   inputs = [a for a in arguments if not a.startswith('--')]
   folder = next((o.removeprefix('--model=') for o in options if o.startswith('--model=')), '')
-  try:
-    if not folder or len(options) != 1:
-      raise Stop(Status.CONFIG, USAGE)
-    if not inputs and not sys.stdin.isatty():
-      inputs = [line.rstrip('\n') for line in sys.stdin if line.strip()]
-    if not inputs:
-      raise Stop(Status.DATA, f'there is nothing to answer; {USAGE}')
-    rows = list(_answered(folder, inputs))
-  except Stop as stop:
-    print(f'distill.predict: {stop}', file=sys.stderr)
-    return int(stop.status)
+  if not folder or len(options) != 1:
+    raise Stop(Status.CONFIG, USAGE)
+  if inputs:
+    inputs = [streams.argument(text, f'input {i}') for i, text in enumerate(inputs, 1)]
+  else:
+    inputs = [line.rstrip('\r\n') for _, line in streams.lines(streams.stdin(), 'stdin')
+              if line.strip()]
+  if not inputs:
+    raise Stop(Status.DATA, f'there is nothing to answer; {USAGE}')
+  rows = list(_answered(folder, inputs))
   if sys.stdout.isatty():
     print('\n'.join(_table(rows)))
   else:
     for about, answer in rows:
-      print(json.dumps({**about, **answer}, ensure_ascii=False, allow_nan=False))
+      print(streams.json_line({**about, **answer}))
   return int(Status.DONE)
 
 

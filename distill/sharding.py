@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distill.types import Batch, Status, Stop
 
+MOST_ROWS = 2**24        # of a batch: their numbers alone take 128 MiB
 # The axis of a parameter that is split over `model`, or the first of these that divides: a
 # block's first matrices by their outputs, the second by its inputs (Megatron, Shoeybi 2019, §3).
 SPLITS = {
@@ -72,6 +73,8 @@ class Layout:
     if size % self.replicas:
       raise Stop(Status.CONFIG, f'{where}={size} does not divide over {self.replicas} devices: '
                  'choose a multiple')
+    if size > MOST_ROWS:
+      raise Stop(Status.CONFIG, f'{where}={size} must be at most {MOST_ROWS}')
     each = size // self.replicas
     return np.concatenate([np.arange(at * each, (at + 1) * each) for at in self._places()])
 

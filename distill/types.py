@@ -32,6 +32,7 @@ if TYPE_CHECKING:       # the command line answers mistakes without loading JAX
 Batch = Mapping[str, 'jax.Array']
 Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a model names them
 Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
+SEEDS = 2**31           # a seed is below: JAX compiles for int32, and beyond takes some for others
 Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
 
 UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
@@ -59,7 +60,7 @@ class Status(enum.IntEnum):
   DATA = 11
   NONFINITE = 12
   CHECKPOINT = 13         # checkpoints exist, none is valid
-  DISK = 14
+  DISK = 14               # a disk, a file or the memory refuses
   MISFIT = 15             # teacher and student don't fit
   LOCKED = 16             # another run holds the workdir
   TIER = 17               # everything is done and reported, but a student misses its tier

@@ -15,7 +15,6 @@ of a round, and the median of the rounds is held against its limit. `--json` pri
 import datetime
 import importlib
 import importlib.metadata
-import json
 import pathlib
 import sys
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from distill import lookup
+from distill import lookup, streams
 from distill.types import Status, Stop
 from experiments import rows
 from experiments.rows import Row
@@ -37,26 +36,25 @@ BENCHES = {'step': 'bench_step.overhead', 'peers': 'bench_peers.peers',
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  return streams.run('experiments.bench', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
   if {'--help', '-h'} & set(arguments):
     print(__doc__, file=sys.stderr)
     return int(Status.DONE)
+  names, values = _parsed(arguments)
+  path = pathlib.Path(values.out) / 'results.jsonl'
   try:
-    names, values = _parsed(arguments)
-    path = pathlib.Path(values.out) / 'results.jsonl'
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.open('a').close()
-    except OSError as error:
-      raise Stop(Status.DISK, f'cannot write {path}: {error.strerror}: take another --out'
-                 ) from error
-    for name in names:
-      row = measured(name, values.rounds)
-      rows.append(path, row)
-      print(json.dumps(row, ensure_ascii=False, allow_nan=False) if values.json else table(row),
-            flush=True)
-  except Stop as stop:
-    print(f'experiments.bench: {stop}', file=sys.stderr)
-    return int(stop.status)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open('a').close()
+  except OSError as error:
+    raise Stop(Status.DISK, f'cannot write {path}: {error.strerror}: take another --out'
+               ) from error
+  for name in names:
+    row = measured(name, values.rounds)
+    rows.append(path, row)
+    print(streams.json_line(row) if values.json else table(row), flush=True)
   return int(Status.DONE)
 
 

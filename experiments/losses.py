@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distill import lookup, objective
+from distill import lookup, objective, streams
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -78,17 +78,17 @@ What our own comparisons show ([experiments](../../experiments/README.md)), and 
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    if set(arguments) - {'--check'}:
-      raise Stop(Status.CONFIG, 'say: python -m experiments.losses [--check]')
-    page = rendered()
-    if not arguments:
-      PAGE.write_text(page, 'utf-8')
-    elif not PAGE.exists() or PAGE.read_text('utf-8') != page:
-      raise Stop(Status.DATA, f"{PAGE} isn't what the code makes: python -m experiments.losses")
-  except Stop as stop:
-    print(f'experiments.losses: {stop}', file=sys.stderr)
-    return int(stop.status)
+  return streams.run('experiments.losses', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+  if set(arguments) - {'--check'}:
+    raise Stop(Status.CONFIG, 'say: python -m experiments.losses [--check]')
+  page = rendered()
+  if not arguments:
+    PAGE.write_text(page, 'utf-8')
+  elif not PAGE.exists() or PAGE.read_text('utf-8') != page:
+    raise Stop(Status.DATA, f"{PAGE} isn't what the code makes: python -m experiments.losses")
   return int(Status.DONE)
 
 

@@ -1,4 +1,5 @@
 """Pages that are made of rows, and of nothing else: how they are written, checked and drawn."""
+import functools
 import html
 import io
 import pathlib
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distill import streams
 from distill.evaluate import charts
 from distill.types import Status, Stop
 
@@ -21,21 +23,23 @@ def command(door: str, folder: pathlib.Path,
             rendered: Callable[[pathlib.Path], tuple[Files, list[str]]],
             arguments: Sequence[str]) -> int:
   """Writes the files of a folder, or with --check compares them; returns the exit status."""
-  try:
-    if set(arguments) - {'--check'}:
-      raise Stop(Status.CONFIG, f'say: python -m {door} [--check]')
-    files, faults = rendered(folder)
-    for fault in faults:
-      print(f'{door}: {fault}', file=sys.stderr)
-    for name, text in files.items():
-      path = folder / name
-      if not arguments:
-        path.write_text(text, 'utf-8')
-      elif not path.exists() or numbers(path.read_text('utf-8')) != numbers(text):
-        raise Stop(Status.DATA, f"{path} isn't what the rows make: run python -m {door}")
-  except Stop as stop:
-    print(f'{door}: {stop}', file=sys.stderr)
-    return int(stop.status)
+  return streams.run(door, functools.partial(_command, door, folder, rendered), arguments)
+
+
+def _command(door: str, folder: pathlib.Path,
+             rendered: Callable[[pathlib.Path], tuple[Files, list[str]]],
+             arguments: Sequence[str]) -> int:
+  if set(arguments) - {'--check'}:
+    raise Stop(Status.CONFIG, f'say: python -m {door} [--check]')
+  files, faults = rendered(folder)
+  for fault in faults:
+    print(f'{door}: {fault}', file=sys.stderr)
+  for name, text in files.items():
+    path = folder / name
+    if not arguments:
+      path.write_text(text, 'utf-8')
+    elif not path.exists() or numbers(path.read_text('utf-8')) != numbers(text):
+      raise Stop(Status.DATA, f"{path} isn't what the rows make: run python -m {door}")
   return int(Status.DONE)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import PIL.Image
 
+from distill import streams
 from distill.types import Status, Stop
 
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
@@ -30,15 +31,18 @@ FRAME = ('<!doctype html><meta charset="utf-8"><body style="margin:0"><iframe sr
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  return streams.run('experiments.picture', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
   found = [re.fullmatch(r'--(width|height|scale)=([1-9]\d{0,4})|([^-].*)', a) for a in arguments]
   files = [pathlib.Path(match[3]) for match in found if match and match[3]]
+  if not all(found) or len(files) != 2:
+    raise Stop(Status.CONFIG, f'say: {__doc__.splitlines()[2]}')
   try:
-    if not all(found) or len(files) != 2:
-      raise Stop(Status.CONFIG, f'say: {__doc__.splitlines()[2]}')
     taken(*files, **{match[1]: int(match[2]) for match in found if match[1]})
-  except (Stop, OSError, ValueError, subprocess.TimeoutExpired) as error:
-    print(f'experiments.picture: {error}', file=sys.stderr)
-    return int(error.status if isinstance(error, Stop) else Status.DATA)
+  except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    raise Stop(Status.DATA, str(error)) from error
   return int(Status.DONE)
 
 

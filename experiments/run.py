@@ -43,6 +43,7 @@ from typing import Any
 from absl import flags
 
 from distill import main as distill
+from distill import streams
 from distill.disk import replace
 from distill.types import Status, Stop
 from experiments import forecast, rows
@@ -77,6 +78,10 @@ class Planned:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  return streams.run('experiments.run', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
   if {'--help', '-h'} & set(arguments):
     print(__doc__, file=sys.stderr)
     return int(Status.DONE)
@@ -94,12 +99,8 @@ def main(arguments: Sequence[str]) -> int:
       return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
           f'--{name}={values[name].value}' for name in ('out', 'seeds', 'only'))], values.jobs)
     return carried_out(planned, path, values.before, values.together)
-  except Stop as stop:
-    _say(str(stop))
-    return int(stop.status)
   except KeyboardInterrupt:             # between runs; within one it is a Stop
-    _say('stopped: the same command goes on')
-    return int(Status.PREEMPTED)
+    raise Stop(Status.PREEMPTED, 'stopped: the same command goes on') from None
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
@@ -127,7 +128,10 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
 def arms(file: str) -> list[Arm]:
   """What the config's `sweep` yields; it is given the variant if it takes one."""
   path, _, variant = file.partition(':')
-  sweep = runpy.run_path(path).get('sweep', lambda: [{}])
+  try:
+    sweep = runpy.run_path(path).get('sweep', lambda: [{}])
+  except (Exception, SystemExit) as error:
+    raise Stop(Status.CONFIG, f'{path}: {type(error).__name__}: {error}') from error
   given = [variant] if variant and inspect.signature(sweep).parameters else []
   try:
     found = list(sweep(*given))

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from distill import lookup
+from distill import lookup, streams
 from distill import main as distill
 from distill.pipelines import plan
 from distill.pipelines.judging import source
 from distill.tasks.classification import Classification
-from distill.types import Status
+from distill.types import Status, Stop
 from experiments import rows
 
 METHOD = {'method': 'TF-IDF, logistic regression'}
@@ -30,24 +30,30 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
+  return streams.run('experiments.tfidf', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
   if len(arguments) != 2 or not arguments[1].startswith('--out='):
-    print('say: python -m experiments.tfidf configs/NAME.py --out=DIR', file=sys.stderr)
-    return int(Status.CONFIG)
+    raise Stop(Status.CONFIG, 'say: python -m experiments.tfidf configs/NAME.py --out=DIR')
   file, out = arguments[0], pathlib.Path(arguments[1].removeprefix('--out='))
   out.mkdir(parents=True, exist_ok=True)
   row = measured(file, out.absolute().name)
   rows.append(out / 'results.jsonl', rows.rounded(row))
   print({name: model['quality'] for name, model in row['models'].items()})
-  return 0
+  return int(Status.DONE)
 
 
 def measured(file: str, experiment: str) -> dict[str, Any]:
   """The row of a config."""
   started = time.monotonic()
   config = distill.parsed([f'--config={file}']).config.to_dict()
-  node = source(config['data'])
-  data = lookup.build('data', node, 'data')
+  if missing := {'data', 'evaluate', 'seed'} - config.keys():
+    raise Stop(Status.CONFIG, f'{file} has no {min(missing)}')
+  data = lookup.build('data', source(config['data']), 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]
+  if not len(train.raw):
+    raise Stop(Status.CONFIG, f'{file}: {data.name} has no texts, but {data.modality.noun}')
   task = Classification(classes=len(data.names))
   known = train.known
   few = known & (train.index['hash01'] < config['data']['labelled'])

@@ -10,7 +10,7 @@ from distill import main
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
-    {'types', 'lookup', 'disk', 'hub', 'numbers'},
+    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data'},
     {'compress'},
@@ -36,7 +36,7 @@ ASK_THE_OBJECT = {
                'student', 'teachers'}}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
-                  ('disk', 'types'), ('hub', 'types'), ('numbers', 'types')}
+                  ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types')}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 

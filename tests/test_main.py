@@ -277,6 +277,14 @@ def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
     (['--config.student.layers=(0, 1)'], Status.CONFIG, 'student.layers without student.init'),
     (['--config.teachers.teacher.init=nowhere'], Status.CHECKPOINT, 'nowhere'),
     (['--config.student.model.depth=0'], Status.CONFIG, 'every size must be at least 1'),
+    (['--config.seed=-1'], Status.CONFIG, 'seed=-1 must be from 0 to 2147483647'),
+    (['--config.seed=2147483648'], Status.CONFIG, 'must be from 0 to 2147483647'),
+    (['--config.train.steps=2147483648'], Status.CONFIG, 'below 2**31'),
+    (['--config.data.batch_size=100000'], Status.CONFIG, 'is more than 65536'),
+    (['--config.data.batch_size=1000000000'], Status.CONFIG, 'must be at most 16777216'),
+    (['--config.evaluate.batch_size=1000000000'], Status.CONFIG, 'must be at most 16777216'),
+    (['--config.data.vocabulary=4611686018427387904'], Status.CONFIG, 'must be at most 2**20'),
+    (['--config.student.model.width=4611686018427387904'], Status.CONFIG, 'too large'),
 ])
 def test_a_mistake_is_one_line_before_anything_is_compiled(tmp_path, capsys, more, status, line):
   code = main.main(['--config=configs/bert.py:test', f'--workdir={tmp_path / "run"}', *more])
@@ -291,6 +299,11 @@ def test_a_mistake_is_one_line_before_anything_is_compiled(tmp_path, capsys, mor
     (['--config=configs/bert.py:test', '--config.data.labeled=0.2'],
      "did you mean 'data.labelled'"),
     (['--config=configs/bert.py:test', '--config.seed=true'], 'config.seed=true'),
+    (['--config=configs/bert.py:test', '--config.seed=99999999999999999999'],
+     'seed is a whole number of 67 bits'),
+    (['--config=configs/bert.py:test', '--config.optimizer.rate=1e400'],
+     'optimizer.rate=inf must be a finite number'),
+    (['--flagfile=/nowhere'], 'Unable to open flagfile'),
     (['--config=configs/bert.py:test', '--workdr=x'], 'workdr'),
     (['--config=configs/bert.py:test', 'more'], "'more' is not a flag"),
     (['--workdir=x'], 'give --config='),

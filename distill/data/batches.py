@@ -20,6 +20,7 @@ from distill.data.sets import Columns, Split
 from distill.types import Status, Stop
 
 MOST_WIDTHS = 4         # of an axis; each is one compilation
+LARGE = 2**16           # rows of a batch, however few examples there are
 THREADS, AHEAD = 2, 4   # that read batches while a step runs, and the batches that they read ahead
 
 Widths = Mapping[str, np.ndarray]       # ascending, by the axis
@@ -88,6 +89,9 @@ class _Plan:
   def __init__(self, split, batch_size, widths, labelled=1.0, drawn=0.0, seed=None, places=None):
     if batch_size < 1:
       raise ValueError(f'batch_size={batch_size} must be at least 1')
+    if batch_size > max(len(split), LARGE):
+      raise ValueError(f'batch_size={batch_size} is more than {LARGE} and than the {len(split)} '
+                       'examples: the rest of a batch would be empty')
     for name, share in (('labelled', labelled), ('drawn', drawn)):
       if not 0 <= share <= 1:
         raise ValueError(f'{name}={share} must be a share between 0 and 1')

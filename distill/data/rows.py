@@ -4,7 +4,6 @@ All are UTF-8, with or without a byte order mark. `.jsonl`: an object a line. `.
 parted by commas, quoted where needed. `.tsv`: columns parted by tabs, never quoted. Both have
 the names of the columns in line 1. `.txt`: a text a line. Blank lines are no rows.
 """
-import codecs
 import csv
 import json
 import pathlib
@@ -12,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from distill import streams
 from distill.types import Status, Stop
 
 PLAIN = ''                          # the column of a `.txt`
@@ -47,33 +47,9 @@ def kind(value: Any) -> str:
           dict: 'an object'}.get(type(value), 'a number')
 
 
-def _wide(start: bytes) -> str:
-  """Returns the name of the encoding of a file that has two bytes or four for a character."""
-  marks = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',
-           codecs.BOM_UTF16_LE: 'UTF-16', codecs.BOM_UTF16_BE: 'UTF-16'}
-  for mark, name in marks.items():
-    if start.startswith(mark):
-      return name
-  every_other = len(start) > 3 and (not any(start[::2]) or not any(start[1::2]))
-  return 'UTF-16' if every_other and any(start) else ''
-
-
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """Where a line is, and the line with its end."""
-  content = path.read_bytes()
-  if encoding := _wide(content[:64]):
-    raise Stop(Status.DATA, f'{path} is {encoding}: save the file as UTF-8')
-  content = content.removeprefix(codecs.BOM_UTF8)
-  for number, line in enumerate(content.splitlines(keepends=True), 1):
-    where = f'{path}:{number}'
-    try:
-      text = line.decode()
-    except UnicodeDecodeError as error:
-      raise Stop(Status.DATA, f'{where}: byte {error.start + 1} of the line, '
-                 f'0x{line[error.start]:02x}, is not UTF-8: save the file as UTF-8') from None
-    if '\0' in text:
-      raise Stop(Status.DATA, f'{where} holds a NUL byte: is it a text file, saved as UTF-8?')
-    yield where, text
+  """Returns where each line is, and the line with its end."""
+  return streams.lines(path.read_bytes(), str(path))
 
 
 class _Twice(dict):

@@ -31,6 +31,8 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
     raise ValueError(f'length={length}: a text needs room for at least 8 tokens')
   if vocabulary < 64:
     raise ValueError(f'vocabulary={vocabulary} must be at least 64')
+  if max(length, vocabulary) > 2**20:
+    raise ValueError(f'length={length} and vocabulary={vocabulary} must be at most 2**20')
   if not 0 <= held_out < 1:
     raise ValueError(f'held_out={held_out} must be a share below 1')
   if not len(texts.get('train', ())):

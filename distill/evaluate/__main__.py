@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from distill import main
+from distill import lookup, main, streams
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -27,11 +27,7 @@ KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's confi
 
 def command(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  try:
-    return _command(arguments)
-  except Stop as stop:
-    print(f'distill.evaluate: {stop}', file=sys.stderr)
-    return int(stop.status)
+  return streams.run('distill.evaluate', _command, arguments)
 
 
 def _command(arguments: Sequence[str]) -> int:
@@ -78,6 +74,8 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
                'give --config=configs/NAME.py')
   config = (main.parsed([f'--config={file}']).config.to_dict() if file else
             _tuples(gathered.config(runs[0])))
+  if not isinstance(config.get('data'), Mapping):
+    raise Stop(Status.CONFIG, f'--config={file}: it has no node data')
   known = {'tier': '', 'evaluate': {}} | config           # which may leave out what has a default
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']
   limits = {tier: {**of, **evaluate['tiers'].get(tier, {})} for tier, of in tiers.TIERS.items()}
@@ -90,6 +88,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
     main.check_fields(fields, main.flat(known))
     raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
   config = values.config.to_dict()
+  lookup.check_leaves(config)
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}

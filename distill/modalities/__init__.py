@@ -7,14 +7,13 @@ which one it is.
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
 
-from distill import lookup
+from distill import lookup, streams
 from distill.types import Batch, Field, Records, Status, Stop
 
 # What an export's card says beside its inputs.
@@ -89,12 +88,12 @@ class Modality(Protocol):
     """
 
   def arguments(self, file: str) -> list[str]:
-    """What `encode` takes, from a file of inputs (`distill.export --inputs=FILE`): its lines."""
+    """Returns the inputs that a file holds (`distill.export --inputs=FILE`): its lines."""
     try:
-      text = pathlib.Path(file).read_bytes().decode('utf-8-sig')
+      content = pathlib.Path(file).read_bytes()
     except (OSError, ValueError) as error:
-      raise Stop(Status.DATA, f'--inputs={file}: {error}') from error
-    return [line for line in re.split('\r\n|\r|\n', text) if line.strip()]
+      raise Stop(Status.DATA, f'--inputs={file}: {getattr(error, "strerror", error)}') from error
+    return [text.rstrip('\r\n') for _, text in streams.lines(content, file) if text.strip()]
 
   def encoding(self) -> dict[str, str]:
     """What decides how raw examples become fields: a workdir goes on only with the same."""

@@ -3,6 +3,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+MOST_RESAMPLES = 10**6          # their values are kept, of every metric
+
 
 def _empty():
   return dataclasses.field(default_factory=dict)
@@ -139,8 +141,8 @@ class Evaluate:
   tiers: Mapping = _empty()
 
   def __post_init__(self):
-    if self.batch_size < 1 or self.resamples < 1:
+    if self.batch_size < 1 or not 1 <= self.resamples <= MOST_RESAMPLES:
       raise ValueError(f'batch_size={self.batch_size} and resamples={self.resamples} must be at '
-                       'least 1')
+                       f'least 1, resamples at most {MOST_RESAMPLES}')
     if not 0 <= self.watts < math.inf:
       raise ValueError(f'watts={self.watts} must be 0 or more')

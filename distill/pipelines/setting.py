@@ -1,6 +1,7 @@
 """From a config to what it describes: data, task, and the stages to train, checked to fit."""
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ from distill.pipelines.judging import BATCHING, Judging, judging, source
 from distill.student import Student, with_projectors
 from distill.teachers import Cached, Live, Teacher, Weights
 from distill.train import Stage
-from distill.types import Batch, Schedule, Status, Stop
+from distill.types import SEEDS, Batch, Schedule, Status, Stop
 
+MOST_NUMBERS = 2**40    # of one parameter: 4 TiB
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
 
 
@@ -121,6 +123,9 @@ class _Builder:
     if name in self.teachers:
       return self.teachers[name]
     seed = spec.seed + (0 if spec.shared else self.config.seed)
+    if not 0 <= seed < SEEDS:
+      raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
+                 f'{seed}, which must be from 0 to {SEEDS - 1}')
     if spec.source == 'fields':
       return self.cached(name, spec)
     if spec.source != 'live':
@@ -305,8 +310,9 @@ class _Builder:
   def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
     """A stage's batches, how many examples and labels they show, a call for an epoch's steps."""
     split, steps = self.dataset.splits['train'], plan.get('steps')
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-      raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1')
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 2**31:
+      raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1, and '
+                 'below 2**31')
     how = {**self.batching, **order, 'labelled': labelled, 'drawn': drawn}
     size = how.get('batch_size')          # its absence is for `call` to say
     rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
@@ -326,7 +332,11 @@ class _Builder:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
                          for name, member in node['members'].items()}
     self.nodes[where.removesuffix('.model')] = node
-    return Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs)), node
+    model = Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs))
+    for path, like in model.shapes[0].items():
+      if math.prod(like.shape) >= MOST_NUMBERS:
+        raise Stop(Status.CONFIG, f'{where}: {path} {list(like.shape)} is too large')
+    return model, node
 
   def augment(self, nodes: Sequence, where: str,
               teachers: Sequence[Teacher]) -> tuple[Callable, ...]:
