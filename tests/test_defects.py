@@ -19,7 +19,7 @@ from distill.modalities.image import Image
 from distill.models import layers
 from distill.models.pure import Traits
 from distill.pipelines.setting import setting
-from distill.tasks import Explain, rescored
+from distill.tasks import Explain, Task, rescored
 from distill.tasks.classification import FRACTION
 from distill.types import Status
 
@@ -120,7 +120,7 @@ class Counting(Tagger):
 
 # Toys: tasks.
 
-class Hits:
+class Hits(Task):
   """The share of images whose highest score is their label's; records `hit` float32 [n]."""
   outputs, parts, labelled, constant, explain = ('scores',), (), True, None, None
   metrics, primary = {'hits': FRACTION}, 'hits'
