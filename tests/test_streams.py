@@ -114,7 +114,7 @@ class TestOutputs:
     def command(arguments):
       raise Stop(Status.DISK, 'a\nb\x1b[2J\r' + arguments[0])
     assert streams.run('door', command, ['é']) == Status.DISK
-    assert capsys.readouterr().err == 'door: a\\nb\\x1b[2J\\ré\n'
+    assert capsys.readouterr().err == 'door: a b\\x1b[2J é\n'
 
   def test_streams_are_put_back(self, capsys):
     before = sys.stdout, sys.stderr
