@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from distill import lookup, numbers, streams
+from distill import launch, lookup, numbers, streams
 from distill.disk import replace
 from distill.types import SEEDS, Status, Stop
 
@@ -216,10 +216,8 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
            shared: pathlib.Path | None) -> Iterator[Any]:
   """A run with its log, in a workdir that holds no other config's."""
   keep_memory()
+  launch.keep_programs()
   import jax  # after everything that can be refused without it
-  jax.config.update('jax_compilation_cache_dir', os.environ.get(
-      'JAX_COMPILATION_CACHE_DIR', os.path.expanduser('~/.cache/distill/xla')))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
   from distill import sharding
   from distill.logs import Log, Silence

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from distill import formats, hub, modalities, numbers, step, streams, tasks
+from distill import formats, hub, launch, modalities, numbers, step, streams, tasks
 from distill.models.pure import check_ids
 from distill.types import Status, Stop
 
@@ -74,6 +74,7 @@ def _main(arguments: Sequence[str]) -> int:
               if line.strip()]
   if not inputs:
     raise Stop(Status.DATA, f'there is nothing to answer; {USAGE}')
+  launch.keep_programs()
   rows = list(_answered(folder, inputs))
   if sys.stdout.isatty():
     print('\n'.join(_table(rows)))

@@ -1,4 +1,4 @@
-"""How long a run takes to start: with every cache empty, and with what the first one left there."""
+"""How long commands take to start: with every cache empty, and with what the first one left there."""
 import json
 import os
 import pathlib
@@ -11,33 +11,60 @@ from typing import Any
 from experiments.bench_turns import ROOT, spread
 
 CONFIG = 'configs/bert.py:test'
+TEXT = 'Return the indices that would sort an array.'
 
 
-def start(rounds: int, config: str = CONFIG) -> dict[str, Any]:
-  """Seconds of `distill.main` until the first logged step, and until it ends."""
-  found = {'cold': [], 'warm': []}
+def start(rounds: int, config: str = CONFIG, others: bool = True) -> dict[str, Any]:
+  """Seconds of `distill.main` until the first logged step, and until it ends; of `distill.predict`
+  on the student's export, until its first answer; and of every other config's `:test`, with full
+  caches, until it ends.
+  """
+  found, answers, ended = {'cold': [], 'warm': []}, [], {}
   for _ in range(rounds):
     with tempfile.TemporaryDirectory() as folder:
       for name, values in found.items():
-        values.append(_started(config, pathlib.Path(folder), name))
+        values.append(_run(config, pathlib.Path(folder), name))
+      export = pathlib.Path(folder) / 'warm' / 'export' / 'student'
+      answers.append([_predicted(export, pathlib.Path(folder)) for _ in range(2)][1])
+  paths = sorted((ROOT / 'configs').glob('*.py')) if others else []
+  for path in paths:
+    test = f'configs/{path.name}:test'
+    with tempfile.TemporaryDirectory() as folder:
+      if test != config:
+        runs = [_run(test, pathlib.Path(folder), str(i)) for i in range(1 + rounds)]
+        ended[test] = [end for _, end in runs[1:]]
   ends = ('first step', 'end')
   return {'sizes': {'config': config}, 'numbers': {
       **{f'{name}, to the {end}': spread([v[i] for v in values], 's')
          for name, values in found.items() for i, end in enumerate(ends)},
+      'predict, warm, to the first answer': spread(answers, 's'),
+      **{f'{test}, warm, to the end': spread(values, 's') for test, values in ended.items()},
       'cold / warm': spread([cold[1] / warm[1] for cold, warm in zip(*found.values(), strict=True)],
                             '×')}}
 
 
-def _started(config: str, folder: pathlib.Path, name: str) -> tuple[float, float]:
+def _run(config: str, folder: pathlib.Path, name: str) -> tuple[float, float]:
   """Seconds to the first logged step and to the end; the caches are in the folder."""
   workdir, began = folder / name, time.time()
-  caches = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'xla'), 'DISTILL_CACHE': str(folder / 'data')}
-  done = subprocess.run(
-      [sys.executable, '-m', 'distill.main', f'--config={config}', f'--workdir={workdir}'],
-      cwd=ROOT, env=os.environ | caches, text=True, capture_output=True)
+  _finished([sys.executable, '-m', 'distill.main', f'--config={config}', f'--workdir={workdir}'],
+            folder)
   ended = time.time()
-  if done.returncode:
-    raise RuntimeError(f'{config} ended with {done.returncode}: {done.stderr.strip()[-500:]}')
   with (workdir / 'metrics.jsonl').open() as rows:
     first = json.loads(rows.readline())['time']
   return first - began, ended - began
+
+
+def _predicted(export: pathlib.Path, folder: pathlib.Path) -> float:
+  """Seconds until a process has answered one text."""
+  began = time.time()
+  _finished([sys.executable, '-m', 'distill.predict', f'--model={export}', TEXT], folder)
+  return time.time() - began
+
+
+def _finished(command: list[str], folder: pathlib.Path) -> None:
+  """Runs a command to its end with the caches of a folder."""
+  caches = {'JAX_COMPILATION_CACHE_DIR': str(folder / 'xla'), 'DISTILL_CACHE': str(folder / 'data')}
+  done = subprocess.run(command, cwd=ROOT, env=os.environ | caches, text=True, capture_output=True)
+  if done.returncode:
+    raise RuntimeError(f'{" ".join(command[1:])} ended with {done.returncode}: '
+                       f'{done.stderr.strip()[-500:]}')

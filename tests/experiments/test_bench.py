@@ -169,15 +169,29 @@ class TestMemory:
 
 def test_a_start_is_told_to_the_first_row_and_to_the_end(monkeypatch):
   seen = []
-  def started(config, folder, name):
+  def run(config, folder, name):
     seen.append((name, folder))
     return (10.0, 30.0) if name == 'cold' else (2.0, 5.0)
-  monkeypatch.setattr(bench_start, '_started', started)
-  numbers = bench_start.start(2)['numbers']
+  monkeypatch.setattr(bench_start, '_run', run)
+  answered = iter((9.0, 2.0, 8.0, 3.0))         # the first has programs to compile
+  monkeypatch.setattr(bench_start, '_predicted', lambda export, folder: next(answered))
+  numbers = bench_start.start(2, others=False)['numbers']
+  assert numbers['predict, warm, to the first answer']['median'] == 2.5
   assert [name for name, _ in seen] == ['cold', 'warm'] * 2
   assert seen[0][1] == seen[1][1] != seen[2][1]         # a round's runs share the caches, no more
   assert numbers['cold, to the first step']['median'] == 10
   assert numbers['warm, to the end']['median'] == 5 and numbers['cold / warm']['median'] == 6
+
+
+def test_every_other_config_starts_warm(monkeypatch):
+  seen = []
+  monkeypatch.setattr(bench_start, '_predicted', lambda export, folder: 1.0)
+  monkeypatch.setattr(bench_start, '_run', lambda config, folder, name: (
+      seen.append((config, name)), (1.0, float(len(seen))))[1])
+  numbers = bench_start.start(1)['numbers']
+  others = {path.name for path in (bench_start.ROOT / 'configs').glob('*.py')} - {'bert.py'}
+  assert {name for config, name in seen if config == 'configs/files.py:test'} == {'0', '1'}
+  assert {f'configs/{name}:test, warm, to the end' for name in others} < numbers.keys()
 
 
 class TestImages:
