@@ -1,4 +1,4 @@
-"""How long commands take to start: with every cache empty, and with what the first one left there."""
+"""How long commands take to start: with empty caches, and with what the first one left there."""
 import json
 import os
 import pathlib

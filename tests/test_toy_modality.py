@@ -11,12 +11,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from distill import export, main, modalities, predict
+from distill import export, main, predict
 from distill.data import batches, sets
 from distill.evaluate import __main__ as evaluate
-from distill.evaluate import report, tables
+from distill.evaluate import report
 from distill.modalities import Modality
-from distill.tasks import Explain, Task
+from distill.tasks import Task
 from distill.types import Field
 
 CONFIG = '''
@@ -115,59 +115,6 @@ def iou(a, b):
   area = lambda low, high: np.maximum(high - low, 0).prod(-1)
   both = area(np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:]))
   return both / (area(a[..., :2], a[..., 2:]) + area(b[..., :2], b[..., 2:]) - both)
-
-
-class Shown(Points):
-  """Points whose explanations are kept under a name that images use, and drawn as spans."""
-  overlap, convolved = 'top points shared', True
-
-  def probe(self, model, weights):
-    return Probe()
-
-  @staticmethod
-  def show(records, row):
-    return {'spans': [(f'{x:.1f}', 0.5) for x, _ in records['image'][row]]}
-
-
-class Probe:
-  inputs, spread = lambda self, batch: np.asarray(batch['points']), lambda self: 1.0
-  feed = lambda self, params, batch, x: (params, {**batch, 'points': x})
-  positions = lambda self, batch: np.asarray(batch['mask']) > 0
-  keep, legend = lambda self, batch: {'image': batch['points']}, lambda self, kept: {}
-
-
-def Halls():
-  return dataclasses.replace(Rooms(), modality=Shown(15))
-
-
-class Scored(Boxes):
-  """Boxes whose records have three predictions, and probabilities of each, an example."""
-  explain = Explain('scores', 3, lambda records: records['prediction'].argmax(1),
-                    lambda records: records['prediction'])
-
-  def records(self, measured, batch):
-    scores = np.asarray(measured['scores'])[np.flatnonzero(batch['valid'])]
-    return {**super().records(measured, batch), 'prediction': scores,
-            'probabilities': np.stack([scores, 1 - scores], 2)}
-
-
-def test_explanations_of_a_modality_outside_are_its_own(tmp_path):
-  text = CONFIG.replace('Rooms', 'Halls').replace(':Boxes', ':Scored')
-  (tmp_path / 'toy.py').write_text(f'HERE = {__name__!r}\n{text}')
-  assert main.main([f'--config={tmp_path / "toy.py"}', f'--workdir={tmp_path / "run"}']) == 0
-  found = report.read(tmp_path / 'run')
-  for model in found['models']:
-    assert not model['classes'] and not model['calibration'] and model['robustness']
-    assert model['modality'] == f'{__name__}:Shown' and 'agreement' not in model['faithfulness']
-  assert 'saliency_top' in found['models'][1]['faithfulness'] and tables.missed(found)
-  page = (tmp_path / 'run' / 'report.html').read_text()
-  assert 'top points shared, against' in page and 'top pixels' not in page
-  with np.load(tmp_path / 'run' / 'records' / 'inside' / 'student.npz') as kept:
-    kept = dict(kept)
-  assert kept['modality'] == f'{__name__}:Shown' and modalities.shows(kept)
-  assert modalities.show(kept, 0)['spans'][0] == (f'{kept["image"][0, 0, 0]:.1f}', 0.5)
-  for name in 'nowhere:Shown', f'{__name__}:Points', 'os:abort':
-    assert not modalities.shows(kept | {'modality': np.array(name)})
 
 
 @pytest.fixture(scope='module')
