@@ -206,7 +206,8 @@ class TestPredict:
       ('objects.npy', np.array([[{}] * 8] * 8), 'its values are of type object'),
       ('colour.png', np.zeros((8, 8, 3), np.uint8), 'its shape is [8, 8, 3]'),
       ('alpha.png', np.zeros((8, 8, 4), np.uint8), 'its mode is RGBA: convert it'),
-      ('text.png', b'no picture', 'it is no picture of PNG'), ('text.npy', b'no array', 'text.npy: '),
+      ('text.png', b'no picture', 'it is no picture of PNG'),
+      ('text.npy', b'no array', 'text.npy: '),
       ('missing.npy', None, 'No such file'), ('missing.png', None, 'No such file')])
   def test_what_cannot_be_taken_is_refused_in_one_line(self, whole, tmp_path, capsys, name, content,
                                                        line):
