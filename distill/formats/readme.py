@@ -26,11 +26,12 @@ def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int,
       pathlib.Path(__file__).with_suffix('.md').read_text('utf-8'))
   models = {model['name']: model for model in report['models']} if report else {}
   own = models.get(name, {})
-  role = own.get('role', '')
+  role, task = own.get('role', ''), tasks.from_card(card, 'the card')
   return template.render(
       name=name, card={'data': '', **card}, program=card['program'], noun=modality.noun,
       widths=modality.widths, usage={**USAGE, 'code': _call(modality), **modality.usage()},
-      outputs=tasks.from_card(card, 'the card').outputs, bytes=size, jax=jax.__version__, on=on,
+      outputs=task.outputs, exclusive=getattr(task, 'exclusive', True), bytes=size,
+      jax=jax.__version__, on=on,
       role=role, saw=_saw(own.get('saw') or {}),
       sizes=_sizes(card['model']), table=table, verdict=verdict if role == 'student' else '',
       teachers=[model['name'] for model in models.values() if model['role'] == 'teacher'],

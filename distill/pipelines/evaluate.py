@@ -118,7 +118,7 @@ def _check_classes(name: str, card: Mapping[str, Any], told: Judging) -> None:
                'must be trained before it can answer')
   if not told.task.labelled:
     return
-  tasks.check_exclusive(card, where)
+  tasks.check_exclusive(card, where, 'only models of one task stand side by side')
   its, classes = tuple(card['classes']), data.names
   outputs = card['model'].get('classes', max(1, len(its)))
   same = [label.casefold() for label in its] == [label.casefold() for label in classes]

@@ -84,7 +84,8 @@ def check_sizes(node: Mapping[str, Any], dataset: Dataset, where: str) -> None:
 def check_card(card: Mapping[str, Any], place: str, dataset: Dataset, where: str) -> None:
   """Stops unless an exported model has the data's classes, in their order, and its inputs."""
   name, classes, its = dataset.name, dataset.names, tuple(card['classes'])
-  tasks.check_exclusive(card, f'{where}.init={place!r}')
+  tasks.check_exclusive(card, f'{where}.init={place!r}', 'take a model of single labels, or give '
+                        f"{where}.fresh=('head/*',) for a new head")
   modality = formats.modality(card, hub.folder(place, f'{where}.init'))
   if why := modality.misfit(dataset.modality):
     raise Stop(Status.MISFIT, f'{where}: {why}: take the data that it was trained on '

@@ -119,16 +119,19 @@ def from_card(card: Mapping[str, Any], path: str) -> Task:
   return lookup.build('tasks', node, path, classes=max(1, len(names)), names=names)
 
 
-def check_exclusive(card: Mapping[str, Any], where: str) -> None:
-  """Stops at a model whose labels don't exclude each other; one of an unknown task passes."""
+def check_exclusive(card: Mapping[str, Any], where: str, advice: str) -> None:
+  """Stops at a model whose labels don't exclude each other; one of an unknown task passes.
+
+  `advice` says what to do.
+  """
   try:
     kind = lookup.find('tasks', card['task']['name'], where) if 'task' in card else None
   except Stop:
     return
   if not getattr(kind, 'exclusive', True):
     raise Stop(Status.MISFIT, f'{where} gives each of its labels a sigmoid, as its problem_type='
-               "'multi_label_classification' says, and the data has one label an example: take a "
-               "model of single labels, or give fresh=('head/*',) for a new head")
+               "'multi_label_classification' says, and the data has one label an example: "
+               + advice)
 
 
 def check_finite(measured: Measured, keep: np.ndarray, title: Callable[[int], str]) -> None:

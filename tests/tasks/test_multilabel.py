@@ -54,6 +54,9 @@ def test_a_folder_of_transformers_and_its_program_answer_by_sigmoids(several, tm
   (tmp_path / 'texts').write_text('the cat\nthe dog sat')
   assert export.main([f'--model={several}', f'--to={tmp_path}/program',
                       f'--inputs={tmp_path}/texts']) == 0
+  page = (tmp_path / 'program' / 'README.md').read_text()
+  assert 'any number of them: animal0, animal1' in page and 'if z > 0]' in page
+  assert 'argmax' not in page and 'always answers with one' not in page
   capsys.readouterr()
   again, = predict.answers(f'{tmp_path}/program', ['the cat sat 7'])
   assert again['labels'] == row['labels']
@@ -70,15 +73,15 @@ def test_beside_single_labels_it_is_refused_by_name(command, several, name):
 def test_a_new_head_forgets_the_problem(several):
   _, _, card = formats.load(str(several), fresh=('head/*',), sizes={'classes': 2})
   assert card['classes'] == () and 'task' not in card
-  tasks.check_exclusive(card, 'teachers.t')
+  tasks.check_exclusive(card, 'teachers.t', 'x')
   with pytest.raises(Stop):
-    tasks.check_exclusive(formats.load(str(several))[2], 'teachers.t')
+    tasks.check_exclusive(formats.load(str(several))[2], 'teachers.t', 'x')
 
 
 @pytest.mark.parametrize('card', [{}, {'task': {'name': 'nobody:Nothing'}},
                                   {'task': {'name': 'classification.Classification'}}])
 def test_other_tasks_pass(card):
-  tasks.check_exclusive(card, 'x')
+  tasks.check_exclusive(card, 'x', 'y')
 
 
 @pytest.mark.parametrize('name', ['os:abort', 'subprocess:Popen', 'numpy:ndarray'])
