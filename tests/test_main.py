@@ -213,7 +213,6 @@ def test_predict_is_what_the_records_say(whole):
 @pytest.mark.parametrize(('arguments', 'status', 'line'), [
     (['some text'], Status.CONFIG, 'usage:'),
     (['--model=nowhere', 'some text'], Status.CHECKPOINT, 'nowhere'),
-    (['--model={}', '  '], Status.DATA, 'neither a text'),
     (['--model={}', '--modle=x', 'a'], Status.CONFIG, 'usage:'),
 ])
 def test_predict_refuses_in_one_line(whole, capsys, arguments, status, line):
