@@ -26,7 +26,7 @@ from distill.types import Status, Stop
 
 USAGE = ('usage: python -m distill.predict --model=DIR ["a text" … | FILE.npy FILE.png …], '
          'or one a line on stdin')
-TITLE = 76              # letters of an input in an error line
+TITLE = 200             # letters of an input in an error line
 
 
 def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:

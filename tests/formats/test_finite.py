@@ -168,7 +168,8 @@ def test_a_config_with_nan_is_refused(command, tmp_path):
   place = pretrained(tmp_path / 'model', LABELS)
   code, _, err = command('student', place, optimizer__rate='nan')
   assert code == Status.CONFIG
-  assert err.splitlines()[-1] == 'distill: config: optimizer.rate is not a finite number'
+  assert err.splitlines()[-1] == (
+      'distill: optimizer.rate=nan must be a finite number, as float32 has it')
 
 
 def test_nothing_of_a_card_is_nan(tmp_path):
