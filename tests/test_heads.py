@@ -128,10 +128,12 @@ class TestATeacher:
     node['objective']['soft']['scale'] = 'carry/mean'
     assert idle(node)['t'] == ()
 
-  def test_keeps_every_head_if_the_student_starts_from_it(self):
+  def test_keeps_the_heads_that_a_student_which_starts_from_it_uses(self):
     node = config()
     node['student']['init'] = 't'
-    assert idle(node)['t'] == ()
+    node['objective'] = {'soft': term('student/aux', 't/logits')}
+    assert 'aux' not in idle(node)['t'] and 'aux' not in idle(node)['student']
+    assert idle(node)['t'] == idle(node)['student']
 
   def test_keeps_a_head_that_any_student_of_a_matrix_reads(self):
     node = config()

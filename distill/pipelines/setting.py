@@ -172,7 +172,7 @@ class _Builder:
       name = trained.stage.name
       unread = {*trained.idle} & {*idle(name, trained.stage.student.model)}
       if self.config.student.get('init') == name:
-        unread = set()                  # the student may take any of them
+        unread &= {*self.student_idle}        # the student starts from the others
       found.append(dataclasses.replace(trained, idle=tuple(sorted(unread))))
     return found
 
@@ -262,12 +262,12 @@ class _Builder:
           prepare=self.modality.prepare, layout=self.layout,
           augment=self.augment(step.augment, where or 'config', teachers)))
     self.paths |= used
+    self.student_idle = heads.idle(self.told.task, model, used)
     self.check_judged(model, views)
     inits = [exported.content('' if init in config.teachers else init) for init in (
         node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
     described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
-    student = Trained(stages[-1], 'student', self.card(spelled), saw,
-                      heads.idle(self.told.task, model, used),
+    student = Trained(stages[-1], 'student', self.card(spelled), saw, self.student_idle,
                       self.identity(config=described, inits=inits), tuple(stages[:-1]))
     return [student, *self.baseline(student, [step for _, step in steps.values()],
                                     inits if node.init else [])]
