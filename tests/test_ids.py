@@ -92,6 +92,8 @@ def test_pairs_of_a_data_set_are_refused_too(command, one_type, tmp_path, name):
   code, out, err = command(name, one_type)
   assert code == Status.MISFIT and 'Traceback' not in err
   assert 'there is 1 among its types' in err.splitlines()[-1]
+  assert not (tmp_path / 'run' / 'checkpoints').exists()        # nothing was trained before
+  assert not (tmp_path / 'run' / 'records').exists()
 
 
 class Tables:

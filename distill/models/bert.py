@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distill.models import layers
-from distill.models.pure import Traits
+from distill.models.pure import DEEPEST, Traits
 from distill.types import Batch, Outputs
 
 POOLING = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
@@ -46,10 +46,12 @@ class Bert(nnx.Module):
                heads: int, inner: int = 0, types: int = 2, dropout: float = 0.1,
                words: bool = False, std: float = 0.02, eps: float = 1e-12, first: int = 0,
                pooling: str = 'tanh', rngs: nnx.Rngs):
+    if min(vocabulary, length, classes, width, depth, heads) < 1 or min(types, first, inner) < 0:
+      raise ValueError('every size must be at least 1, types, first and inner at least 0')
     if width % heads:
       raise ValueError(f'width={width} is not divisible by heads={heads}')
-    if min(vocabulary, length, classes, width, depth, heads) < 1 or min(types, first) < 0:
-      raise ValueError('every size must be at least 1, types and first at least 0')
+    if depth > DEEPEST:
+      raise ValueError(f'depth={depth} is more than {DEEPEST} blocks')
     if pooling not in POOLING:
       raise ValueError(f'pooling={pooling!r} is not one of {", ".join(POOLING)}')
     if std <= 0:

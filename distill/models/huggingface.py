@@ -18,10 +18,10 @@ from distill.lookup import nearest
 from distill.models import labels as labels_of
 from distill.models.bert import Bert
 from distill.models.labels import CONFIG, fault, short
-from distill.models.pure import Flat
+from distill.models.pure import DEEPEST, Flat
 
 PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
-LARGEST, DEEPEST = 2**31 - 1, 2**12         # of a size, of the number of blocks
+LARGEST = 2**31 - 1                         # of a size
 
 
 @dataclasses.dataclass(frozen=True)

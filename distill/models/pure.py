@@ -14,6 +14,7 @@ from flax import nnx
 from distill.types import Batch, Status, Stop
 
 Flat = dict[str, jax.Array]
+DEEPEST = 2**10         # blocks of a model: a number that a file declares is built one by one
 
 
 @dataclasses.dataclass(frozen=True)

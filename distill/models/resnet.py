@@ -5,7 +5,7 @@ import jax
 from flax import nnx
 
 from distill.models.norm import BatchNorm
-from distill.models.pure import Traits
+from distill.models.pure import DEEPEST, Traits
 from distill.types import Batch, Outputs
 
 
@@ -42,6 +42,8 @@ class ResNet(nnx.Module):
     if left or count < 1:
       raise ValueError(f'depth={depth} is not {2 * stages}n + 2 with n at least 1, as {stages} '
                        'stages need')
+    if count * stages > DEEPEST:
+      raise ValueError(f'depth={depth} is more than {DEEPEST} blocks')
     self.width = widths[-1]
     self.stem = _conv(channels, widths[0], size=3, stride=1, rngs=rngs)
     self.stem_norm = BatchNorm(widths[0])

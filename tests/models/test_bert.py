@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy import special
 
 from distill.models import bert, layers
@@ -199,3 +200,15 @@ def test_what_only_the_last_block_s_other_rows_need_costs_nothing_where_it_is_no
     return jax.jit(run).lower(*model.shapes).compile().cost_analysis()['flops']
 
   assert flops('logits') < 0.35 * flops('logits', 'block00/hidden')     # key and value: 2 / 12
+
+
+def test_a_number_of_blocks_that_is_no_model_s_is_refused_before_any_is_built():
+  with pytest.raises(ValueError, match='depth=1000000000000 is more than 1024 blocks'):
+    bert.Bert(vocabulary=9, length=8, classes=2, width=8, depth=10**12, heads=2, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize('change', [{'heads': 0}, {'inner': -1}, {'width': 0}, {'types': -1}])
+def test_sizes_that_nothing_has_are_refused(change):
+  sizes = dict(vocabulary=9, length=8, classes=2, width=8, depth=1, heads=2) | change
+  with pytest.raises(ValueError, match='every size must be at least 1'):
+    bert.Bert(**sizes, rngs=nnx.Rngs(0))

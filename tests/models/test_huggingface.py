@@ -216,7 +216,7 @@ def refused(folder, *lines):
     ({'hidden_size': -8}, 'hidden_size=-8, which is not between 1 and'),
     ({'hidden_size': 0}, 'hidden_size=0, which is not between 1 and'),
     ({'hidden_size': 8.0}, 'hidden_size=8.0, which is no int'),
-    ({'num_hidden_layers': 10**9}, 'num_hidden_layers=1000000000, which is not between 1 and 4096'),
+    ({'num_hidden_layers': 10**9}, 'num_hidden_layers=1000000000, which is not between 1 and 1024'),
     ({'vocab_size': 10**9}, 'embeddings.weight is [40, 8], but config.json asks for [1000000000'),
     ({'vocab_size': 10**99}, f'vocab_size=1{58 * "0"}…, which is not between'),
     ({'num_attention_heads': 3}, 'hidden_size=8, which num_attention_heads=3 does not divide'),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from distill import objective, optimizers, sharding, step, teachers
 from distill.models.pure import Pure
@@ -373,3 +374,8 @@ def test_what_it_cannot_be_is_refused(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))) as error:
     sized(**wrong)
   assert '\n' not in str(error.value)
+
+
+def test_a_number_of_blocks_that_is_no_model_s_is_refused_before_any_is_built():
+  with pytest.raises(ValueError, match='more than 1024 blocks'):
+    ResNet(depth=6 * 10**12 + 2, classes=2, rngs=nnx.Rngs(0))
