@@ -21,7 +21,6 @@ import numpy as np
 from distill import checkpoint, formats, hub, lookup, modalities, streams
 from distill.data import batches
 from distill.evaluate import report
-from distill.formats import readme
 from distill.logs import say
 from distill.pipelines import judging, nodes
 from distill.types import Status, Stop
@@ -61,8 +60,8 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
     raise Stop(Status.CONFIG, f'--model={place} is a program already')
   model, weights, card = formats.whole(place)
   if os.path.lexists(to):
-    there = formats.card_of(to).get('program', {}) if kind.holds(to) else {}
-    if there.get('weights') == checkpoint.sha256(weights):
+    program = formats.card_of(to).get('program', {}) if kind.holds(to) else {}
+    if program.get('weights') == checkpoint.sha256(weights):
       say(f'{to} has this program already')
       return
     raise Stop(Status.CONFIG, f'--to={to} is there already, and nothing is overwritten: remove it, '
@@ -81,13 +80,16 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
   if not formats.named_in(kind):
     card = {**card, 'format': format}
   say(f'{place}: trying it on {trial.title}')
-  report_of = _measured(workdir if of_run else None, name)
-  measured = kind.write(to, formats.Shipped(model, weights, card, modality), trial,
-                        lambda card, size: {'README.md': readme.readme(
-                            name, card, modality, size=size, on=trial.title, **report_of)})
-  examples = f'{measured["examples"]:,} examples' if 'examples' in measured else 'the examples'
-  print(f'{to}: {examples} of {trial.title} answered as by the module, its outputs within '
-        f'{measured["largest_difference"]:.2g}; {to}/README.md says how to run it')
+  about = {'name': name, **_measured(workdir if of_run else None, name)}
+  measured = kind.write(to, formats.Shipped(model, weights, card, modality), trial, about)
+  if 'examples' in measured:
+    line = (f'{measured["examples"]:,} examples of {trial.title} answered as by the module, its '
+            f'outputs within {measured["largest_difference"]:.2g}')
+  else:
+    line = f'what was written is within {measured["largest_difference"]:.2g} of the module'
+  if (to / 'README.md').is_file():
+    line += f'; {to}/README.md says how to run it'
+  print(f'{to}: {line}')
 
 
 def _measured(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:

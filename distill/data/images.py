@@ -93,7 +93,7 @@ def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
 def _moments(train: np.ndarray, name: str) -> tuple[list[float], list[float]]:
   """The mean and the deviation of each channel of the training images.
 
-  Of integers from exact sums over how often each value occurs, whatever their number.
+  Those of integers come from exact sums over how often each value occurs, however many there are.
   """
   if train.dtype.name in STORED:
     return moments(counts(train), name)

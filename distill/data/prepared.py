@@ -11,6 +11,7 @@ from distill.types import Status, Stop
 
 
 def first_line(error: Exception) -> str:
+  """Returns the first line of an error's message, or the name of its type."""
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -74,7 +74,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
                'give --config=configs/NAME.py')
   config = (main.parsed([f'--config={file}']).config.to_dict() if file else
             _tuples(gathered.config(runs[0])))
-  if not isinstance(config.get('data'), Mapping):
+  if 'data' not in config or not isinstance(config['data'], Mapping):
     raise Stop(Status.CONFIG, f'--config={file}: it has no node data')
   known = {'tier': '', 'evaluate': {}} | config           # which may leave out what has a default
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']

@@ -47,11 +47,11 @@ class Format(Protocol):
     """The model of a folder; `path` is what names it, for error lines."""
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
-            texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
-            ) -> dict[str, Any]:
+            about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Writes a folder, once what it holds answers as the model; how far it is from that.
 
-    The bound is the format's own. `texts(card, bytes)` gives further files, such as README.md.
+    The bound is the format's own. `about` is what a page about the model says: its `name`, and of
+    its run the `report`, a `verdict` and a `table`; a format that has such a page writes it.
     """
 
   def sizes(self, folder: pathlib.Path, weights: Weights,

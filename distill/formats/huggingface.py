@@ -1,7 +1,7 @@
 """The folder of Hugging Face `transformers`: a model of ours that it knows, or one of theirs."""
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,14 +46,16 @@ class HuggingFace:
     return parameters.assembled(found.params, card, folder, path, names=found.names, **changes)
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
-            texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
-            ) -> dict[str, Any]:
+            about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    if not knows(shipped):
+      raise Stop(Status.CONFIG, f'transformers has no {shipped.card["model"]["name"]} of this kind '
+                 f'that reads {shipped.modality.noun} by a tokenizer: take another format')
     tensors, config = _named(shipped)
     files = shipped.modality.files()
     tokenizer = files['tokenizer.json']
     files = files | {
         TOKENIZER: json.dumps(_about(tokenizer, shipped.card, config), indent=2, allow_nan=False)}
-    return written(folder, tensors, shipped, files, texts, config)
+    return written(folder, tensors, shipped, files, config)
 
   def sizes(self, folder: pathlib.Path, weights: parameters.Weights,
             card: Mapping[str, Any]) -> dict[str, Any]:

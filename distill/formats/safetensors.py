@@ -1,6 +1,6 @@
 """Our own export: the parameters by our paths in a safetensors file, sealed with their card."""
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import safetensors
@@ -38,10 +38,9 @@ class Safetensors:
     return parameters.assembled(arrays, card, folder, path, **changes)
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
-            texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
-            ) -> dict[str, Any]:
+            about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     arrays = shipped.weights[0] | shipped.weights[1]
-    return written(folder, arrays, shipped, shipped.modality.files(), texts)
+    return written(folder, arrays, shipped, shipped.modality.files())
 
   def sizes(self, folder: pathlib.Path, weights: parameters.Weights,
             card: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,11 +48,11 @@ class Safetensors:
 
 
 def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
-            files: Mapping[str, str], texts: Callable | None = None,
-            about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+            files: Mapping[str, str],
+            config: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """Writes tensors, card and text files, once what is read of the tensors is equal to the bit.
 
-  `about` is what else `config.json` says, for other libraries.
+  `config` is what else `config.json` says, for other libraries.
   """
   arrays = {name: checkpoint.wide(array) for name, array in arrays.items()}
   content = safetensors.numpy.save(arrays, METADATA)
@@ -62,9 +61,8 @@ def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
     if bits(read[name]) != bits(array):
       raise Stop(Status.CHECKPOINT, f'{folder}: {name} is read otherwise than it is, so nothing '
                  f'was written: safetensors {safetensors.__version__} is not sound here')
-  files = {**files, **(texts(shipped.card, len(content)) if texts else {})}
   checkpoint.export(folder, {FILE: content} | {k: v.encode() for k, v in files.items()},
-                    shipped.card, about)
+                    shipped.card, config)
   return {'tolerance': 0, 'largest_difference': 0}
 
 

@@ -6,7 +6,7 @@ length of named axes are symbolic: one program for all widths, not the weights f
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jax import export
 
 from distill import checkpoint, modalities, step, tasks
 from distill.formats import Opened, Shipped, Trial, sealed
+from distill.formats.readme import readme
 from distill.modalities import Modality
 from distill.models.pure import PLAIN, check_ids
 from distill.models.sizes import sizes
@@ -84,8 +85,7 @@ class StableHLO:
     return made, ({}, {}), card
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
-            texts: Callable[[Mapping[str, Any], int], Mapping[str, str]] | None = None
-            ) -> dict[str, Any]:
+            about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     card = shipped.card
     outputs = tasks.from_card(card, 'the card').outputs
     data = serialized(shipped, outputs)
@@ -95,7 +95,10 @@ class StableHLO:
         'platforms': list(program.platforms), 'weights': checkpoint.sha256(shipped.weights),
         'parity': measured, 'rows': dict(getattr(shipped.model, 'rows', {})),
         **sizes(shipped.weights)}}
-    files = {**shipped.modality.files(), **(texts(card, len(data)) if texts else {})}
+    files = shipped.modality.files()
+    if about:
+      files |= {'README.md': readme(card=card, modality=shipped.modality, size=len(data),
+                                    on=trial.title, **about)}
     checkpoint.ship(folder, {FILE: data} | {k: v.encode() for k, v in files.items()}, card)
     return measured
 

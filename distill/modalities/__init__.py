@@ -104,12 +104,12 @@ class Modality(Protocol):
 
     By default the fields of the dataclass. `widths` are written and read beside it.
     """
-    return {name: getattr(self, name) for name in _own(self)}
+    return {name: getattr(self, name) for name in _card_fields(self)}
 
   @classmethod
   def from_card(cls, card: Mapping[str, Any], folder: str) -> 'Modality':
     """The modality that an export says it has; `folder` is where its `files` are."""
-    return cls(**{name: card[name] for name in _own(cls)})
+    return cls(**{name: card[name] for name in _card_fields(cls)})
 
   def files(self) -> dict[str, str]:
     """Text files that an export needs beside its card, by name."""
@@ -117,8 +117,8 @@ class Modality(Protocol):
 
   def describe(self) -> str:
     """The inputs, in words, for error lines."""
-    said = ', '.join(f'{name} {value}'[:60] for name, value in self.card().items())
-    return f'{self.noun} ({said})' if said else self.noun
+    fields = ', '.join(f'{name} {value}'[:60] for name, value in self.card().items())
+    return f'{self.noun} ({fields})' if fields else self.noun
 
   def misfit(self, data: 'Modality') -> str:
     """Why a model that was made for this modality can't read `data`; '' if it can."""
@@ -377,7 +377,7 @@ def by_noun(noun: str) -> type[Modality]:
   return next((kind for kind in _ours() if kind.noun == noun), Modality)
 
 
-def _own(modality: Any) -> list[str]:
+def _card_fields(modality: Any) -> list[str]:
   """The fields of a modality's dataclass that its card has, by name."""
   return [field.name for field in dataclasses.fields(modality) if field.name != 'widths']
 

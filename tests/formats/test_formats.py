@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from distill import checkpoint, formats, modalities, predict
+from distill import export as door
 from distill.data import digits
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import report
@@ -176,3 +177,21 @@ class TestACohort:
     model, = report.read(tmp_path / 'out')['models']
     assert 0 <= model['quality']['accuracy']['value'] < 0.5
     assert [row['name'] for row in model['classes']] == list(DATA.names)
+
+
+@pytest.mark.parametrize('kind', ['stablehlo.StableHLO', 'safetensors.Safetensors'])
+def test_the_command_writes_any_format(tmp_path, images, capsys, kind):
+  place, to = export(tmp_path / 'export'), tmp_path / 'to'
+  arguments = [f'--model={place}', f'--to={to}', f'--inputs={images}', f'--format={kind}']
+  assert door.main(arguments) == Status.DONE
+  assert predict.answers(str(to), [images]) == predict.answers(str(place), [images])
+  assert (to / 'README.md').is_file() == (kind == 'stablehlo.StableHLO')
+  assert 'README.md' in capsys.readouterr().out or kind != 'stablehlo.StableHLO'
+
+
+def test_a_format_that_has_no_such_model_says_so(tmp_path, images, capsys):
+  place = export(tmp_path / 'export')
+  assert door.main([f'--model={place}', f'--to={tmp_path}/to', f'--inputs={images}',
+                    '--format=huggingface.HuggingFace']) == Status.CONFIG
+  assert 'transformers has no resnet.ResNet of this kind' in capsys.readouterr().err
+  assert not (tmp_path / 'to').exists()

@@ -40,13 +40,6 @@ def test_what_ships_is_what_was_given_in_float32(tmp_path):
   assert Safetensors().holds(folder)
 
 
-def test_texts_are_made_of_the_card_and_the_size_of_the_file(tmp_path):
-  texts = lambda card, size: {'README.md': f'{card["classes"]} {size}'}
-  written(tmp_path / 'export', PARAMS, SHIPPED, TEXTS, texts)
-  size = (tmp_path / 'export' / 'model.safetensors').stat().st_size
-  assert (tmp_path / 'export' / 'README.md').read_text() == f"['json', 'ast'] {size}"
-
-
 @pytest.mark.parametrize('change', [
     lambda x: x + np.float32(2**-20), lambda x: np.where(x == 0, np.float32(-0.0), x),
     lambda x: x.T, lambda x: x.astype(np.float16)])
