@@ -216,6 +216,7 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
            shared: pathlib.Path | None) -> Iterator[Any]:
   """A run with its log, in a workdir that holds no other config's."""
   keep_memory()
+  launch.sweep_seldom()
   launch.keep_programs()
   import jax  # after everything that can be refused without it
 
@@ -374,4 +375,4 @@ def sha256(config: Mapping[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  launch.leave(main(sys.argv[1:]))

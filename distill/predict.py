@@ -74,6 +74,7 @@ def _main(arguments: Sequence[str]) -> int:
               if line.strip()]
   if not inputs:
     raise Stop(Status.DATA, f'there is nothing to answer; {USAGE}')
+  launch.sweep_seldom()
   launch.keep_programs()
   rows = list(_answered(folder, inputs))
   if sys.stdout.isatty():

@@ -17,6 +17,8 @@ from distill.student import Student
 from distill.teachers import Teacher
 from distill.types import Batch, Outputs, Schedule, Status, Stop
 
+ASKED = 8               # calls of `make_eval_step` that are remembered with their programs
+
 
 @flax.struct.dataclass
 class State:
@@ -188,11 +190,12 @@ def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term]
     raise Stop(Status.CONFIG, f'train.accumulate={n}: {mixing[0]}, so it cannot be accumulated')
 
 
+@functools.lru_cache(maxsize=ASKED)
 def make_eval_step(model: Pure, measure: Callable, layout: Layout | None = None) -> Callable:
   """`(params, rest, batch) -> measured`, jitted, in evaluation mode and float32.
 
   `measure(ask, batch)` is a task's: it asks the model for its outputs, and gives what is kept of
-  them. The batch is prepared.
+  them. The batch is prepared. Models that differ in their weights alone share a program.
   """
   def eval_step(params: Flat, rest: Flat, batch: Batch) -> Outputs:
     params = layout.gathered(params) if layout else params
@@ -200,7 +203,8 @@ def make_eval_step(model: Pure, measure: Callable, layout: Layout | None = None)
   return jax.jit(eval_step)
 
 
-def outputs_alone(names: Sequence[str]) -> Callable:
+@functools.cache
+def outputs_alone(names: tuple[str, ...]) -> Callable:
   """A `measure` that gives some outputs as they are."""
   def measure(ask: Callable, batch: Batch) -> Outputs:
     outputs = ask(batch)

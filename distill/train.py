@@ -162,7 +162,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   init = lambda params, rest, seed: step.init_state(stage.student, params, rest, optimizer, {
       name: carry.init(jax.random.key(seed), shapes) for name, carry in stage.carries.items()})
   like = jax.eval_shape(init, params, rest, stage.seed)
-  like = sharding.shapes(like, step.shardings(like, stage.layout))
+  homes = step.shardings(like, stage.layout)
+  init, like = jax.jit(init, static_argnums=2, out_shardings=homes), sharding.shapes(like, homes)
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
   return Prepared(plan, train_step, norms, init, like, batch, traced, stage.prepare)
 
@@ -208,7 +209,6 @@ class _Sitting:
         self.place, ready.like)
     self.fresh = found is None
     if self.fresh:
-      # Parameters first: what the optimizer makes like them then lives where they do.
       params, rest = stage.start()
       state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest),
                          stage.seed)

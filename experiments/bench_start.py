@@ -26,12 +26,11 @@ def start(rounds: int, config: str = CONFIG, others: bool = True) -> dict[str, A
         values.append(_run(config, pathlib.Path(folder), name))
       export = pathlib.Path(folder) / 'warm' / 'export' / 'student'
       answers.append([_predicted(export, pathlib.Path(folder)) for _ in range(2)][1])
-  paths = sorted((ROOT / 'configs').glob('*.py')) if others else []
-  for path in paths:
-    test = f'configs/{path.name}:test'
-    with tempfile.TemporaryDirectory() as folder:
+  tests = [f'configs/{path.name}:test' for path in sorted((ROOT / 'configs').glob('*.py'))]
+  with tempfile.TemporaryDirectory() as folder:
+    for test in tests if others else []:
       if test != config:
-        runs = [_run(test, pathlib.Path(folder), str(i)) for i in range(1 + rounds)]
+        runs = [_run(test, pathlib.Path(folder), f'{test[8:-8]}-{i}') for i in range(1 + rounds)]
         ended[test] = [end for _, end in runs[1:]]
   ends = ('first step', 'end')
   return {'sizes': {'config': config}, 'numbers': {

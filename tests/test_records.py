@@ -52,7 +52,7 @@ def test_every_example_is_there_once_and_as_by_itself(size, devices):
 
 def test_outputs_alone_are_those_of_the_model_in_evaluation():
   [batch] = batches(19)
-  found = step.make_eval_step(MODEL, step.outputs_alone(['logits', 'hidden']))(*WEIGHTS, batch)
+  found = step.make_eval_step(MODEL, step.outputs_alone(('logits', 'hidden')))(*WEIGHTS, batch)
   assert found.keys() == {'logits', 'hidden'}
   np.testing.assert_array_equal(found['hidden'], X)
   wanted = MODEL(*WEIGHTS, batch, train=False, key=None)[0]['logits']

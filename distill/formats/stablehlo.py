@@ -151,7 +151,7 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
 
   Agreement is that of the largest entries of the first output, where there are classes.
   """
-  measure = step.outputs_alone(outputs)
+  measure = step.outputs_alone(tuple(outputs))
   ours, theirs = (step.make_eval_step(model, measure) for model in (shipped.model, program))
   axis = next(iter(shipped.modality.widths), None)
   ids, counts, widths, worst, agreed = set(), set(), set(), 0.0, []

@@ -58,13 +58,24 @@ class Pure:
   differentiable = True
 
   def __post_init__(self):
-    module = nnx.eval_shape(lambda: self.make(nnx.Rngs(0)))
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    def arrays(key, only):
+      module = self.make(nnx.Rngs(key))
+      graph, *states = nnx.split(module, nnx.Param, ...)
+      said[:] = traits_of(module), getattr(module, 'mixing', False), graph, jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(states))
+      return tuple({path: value for path, value in _flat(part).items()
+                    if only is None or path in only} for part in states)
+
+    said: list[Any] = []
+    init = jax.jit(arrays, static_argnums=1)
+    init.trace(jax.eval_shape(lambda: jax.random.key(0)), None)     # `init` finds this trace again
+    traits, mixing, graph, states = said
+    object.__setattr__(self, '_init', init)
     object.__setattr__(self, '_graph', graph)
-    object.__setattr__(self, '_states', (params, rest))
-    object.__setattr__(self, 'traits', traits_of(module))
-    object.__setattr__(self, 'mixing', getattr(module, 'mixing', False) or any(
-        isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)))
+    object.__setattr__(self, '_states', states)
+    object.__setattr__(self, 'traits', traits)
+    object.__setattr__(self, 'mixing', mixing or any(
+        isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(states[1])))
     object.__setattr__(self, 'rows', {
         field: self.shapes[0][path].shape[0] for field, path in self.traits.indexes.items()
         if path in self.shapes[0]})
@@ -79,11 +90,7 @@ class Pure:
 
     `only` names the paths that are wanted: nothing else is computed.
     """
-    def arrays(key):
-      _, params, rest = nnx.split(self.make(nnx.Rngs(key)), nnx.Param, ...)
-      return tuple({path: value for path, value in _flat(part).items()
-                    if only is None or path in only} for part in (params, rest))
-    return jax.jit(arrays)(jax.random.key(seed))
+    return self._init(jax.random.key(seed), None if only is None else frozenset(only))
 
   def __call__(self, params: Flat, rest: Flat, *arguments, **keywords) -> tuple[Any, Flat]:
     """The module's result and the rest as the call left it."""

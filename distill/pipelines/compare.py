@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill import formats, records, sharding, step, train
+from distill import formats, launch, records, sharding, step, train
 from distill.data import batches
 from distill.evaluate import tiers
 from distill.models.pure import Flat, Pure
@@ -40,7 +40,15 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
   for note in told.dataset.notes:
     this.log.say(f'{told.dataset.name}: {note}')
   announced = plan.announce(told, this)
+  with launch.compiled_ahead(plan.programs(announced, this)):
+    models = trained_in(config, told, announced, this)
+  return reported.reported(config, models, told, asked, this, padding_share=batches.padding_share(
+      told.dataset.splits['train'], widths=dict(told.modality.widths)))
 
+
+def trained_in(config: Mapping[str, Any], told: Setting,
+               announced: Mapping[str, tuple[train.Prepared, float]], this: Run) -> list[Model]:
+  """Trains what is not yet trained; all models, in the order of the report."""
   reads = {'modality': told.modality, 'splits': told.dataset.splits}
   models = [Model(name, 'teacher', pure, told.weights[name], {}, _loaded(
       config['teachers'][name], name), **reads) for name, pure in told.loaded.items()]
@@ -55,8 +63,7 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
         {'place': str(this.workdir / 'export' / name)}, **reads,
         teachers=[name for name in trained.teachers if name in reported_on],
         saw=trained.saw, spent=spent))
-  return reported.reported(config, models, told, asked, this, padding_share=batches.padding_share(
-      told.dataset.splits['train'], widths=dict(told.modality.widths)))
+  return models
 
 
 def _loaded(node: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pathlib
 import platform
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -83,6 +84,18 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
   return found
+
+
+def programs(announced: Mapping[str, tuple[train.Prepared, float]],
+             run: Run) -> list[Callable[[], Any]]:
+  """The compilations of what is left to train, in order, for `launch.compiled_ahead`.
+
+  None where several processes run: they must compile the same at the same time.
+  """
+  if jax.process_count() > 1:
+    return []
+  return [ready.traced.lower().compile for name, (ready, _) in announced.items()
+          if checkpoint.latest(run.workdir / 'checkpoints' / name) != ready.plan.steps]
 
 
 def shared(trained: Trained, run: Run) -> pathlib.Path | None:

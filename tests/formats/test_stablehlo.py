@@ -165,7 +165,7 @@ def test_any_batch_and_any_width_go_through_one_program(texts, size, width):
   batch = {'tokens': noise.integers(0, len(WORDS), (size, width)).astype(np.int32),
            'types': noise.integers(0, 2, (size, width)).astype(np.int32),
            'mask': (noise.random((size, width)) < 0.7).astype(np.float32)}
-  wanted, got = (step.make_eval_step(m, step.outputs_alone(['logits']))(*w, batch)['logits']
+  wanted, got = (step.make_eval_step(m, step.outputs_alone(('logits',)))(*w, batch)['logits']
                  for m, w in ((module, weights), (program, none)))
   assert got.shape == (size, 3)
   np.testing.assert_allclose(got, wanted, atol=1e-5)
