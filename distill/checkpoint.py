@@ -120,9 +120,10 @@ def export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any],
 
 
 def wide(array: Any) -> np.ndarray:
-  """An array as an export holds it: on the host, in C order, and float32 if it has fractions."""
+  """An array as an export holds it: on the host, in C order, of fractions at most float32."""
   array = np.asarray(sharding.on_host(array), order='C')
-  return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+  wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize != 2
+  return array.astype(np.float32) if wide else array
 
 
 def ship(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> None:

@@ -222,7 +222,7 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
 
   from distill import sharding
   from distill.logs import Log, Silence
-  from distill.train import Run
+  from distill.runs import Run
   sharding.once(lambda: same_config(config, workdir))
   log = Silence() if jax.process_index() else Log(workdir)
   log.say(f'{name} in {workdir}')

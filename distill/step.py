@@ -183,8 +183,9 @@ def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term]
   mixing = [f'{term.where} mixes the examples of a batch' for term in terms if term.mixing] + [
       f'carry.{name} is updated from whole batches' for name in carries] + [
       f'{where} mixes the examples of a batch' for where, model in (
-          ('student.model', student.model), *((f'student.projectors.{name}', p.model)
-                                              for name, p in student.projectors.items()))
+          (f'{student.where}.model', student.model), *(
+              (f'{student.where}.projectors.{name}', p.model)
+              for name, p in student.projectors.items()))
       if model.mixing]
   if mixing:
     raise Stop(Status.CONFIG, f'train.accumulate={n}: {mixing[0]}, so it cannot be accumulated')

@@ -29,10 +29,14 @@ class Projector:
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-  """A model, its projectors, and the path patterns of the parameters that stay as they are."""
+  """A model, its projectors, and the path patterns of the parameters that stay as they are.
+
+  `where` is its node in the config, for error lines: a teacher that is trained is one too.
+  """
   model: Pure
   projectors: Mapping[str, Projector] = dataclasses.field(default_factory=dict)
   frozen: tuple[str, ...] = ()
+  where: str = 'student'
 
   def init(self, seed: int) -> tuple[Flat, Flat]:
     """Parameters and rest. Each projector has a seed of its own: adding one changes no other."""
@@ -66,7 +70,7 @@ class Student:
     projected = {}
     for name, projector in self.projectors.items():
       prefix = f'projectors/{name}/'
-      where = f'student.projectors.{name}'
+      where = f'{self.where}.projectors.{name}'
       read = [at(views, path, f'{where}.reads') for path in projector.reads]
       try:
         result, kept = projector.model(under(params, prefix), under(rest, prefix), *read,
@@ -95,31 +99,33 @@ def under(flat: Flat, prefix: str) -> Flat:
 
 
 def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
-                    shapes: Mapping[str, Mapping[str, Any]]) -> Student:
+                    shapes: Mapping[str, Mapping[str, Any]], where: str = 'student') -> Student:
   """A student whose projectors fit the views that they read (`shapes`, by view and path)."""
-  projectors = {}
-  for name, spec in node.items():
-    where = f'student.projectors.{name}'
-    lookup.check(_spec, spec, where)
-    read = paths(spec['reads'])
-    widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
-    inputs = widths[0] if isinstance(spec['reads'], str) else widths
-    function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
-    taken = lookup.parameters(function).get('inputs')
-    if taken and taken.annotation is int and not isinstance(inputs, int):
-      raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
-                 f'{spec["module"]["name"]} reads one view alone')
-    make = lambda rngs, spec=spec, where=where, inputs=inputs: lookup.build(
-        'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)
-    projectors[name] = Projector(Pure(make), read)
-  student = Student(model, projectors, tuple(frozen))
+  projectors = {name: _projector(spec, shapes, f'{where}.projectors.{name}')
+                for name, spec in node.items()}
+  student = Student(model, projectors, tuple(frozen), where)
   if frozen and not student.trained(student.shapes()[0])[0]:
-    raise Stop(Status.CONFIG, f'student.frozen={list(frozen)} leaves nothing to train')
+    raise Stop(Status.CONFIG, f'{where}.frozen={list(frozen)} leaves nothing to train')
   for pattern in frozen:
     if not Student(model, projectors, (pattern,)).trained(student.shapes()[0])[1]:
-      raise Stop(Status.CONFIG, f'student.frozen: {pattern!r} matches no parameter; they are named '
+      raise Stop(Status.CONFIG, f'{where}.frozen: {pattern!r} matches no parameter; they are named '
                  + ', '.join(sorted(model.shapes[0])[:4]) + ', …')
   return student
+
+
+def _projector(spec: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]],
+               where: str) -> Projector:
+  lookup.check(_spec, spec, where)
+  read = paths(spec['reads'])
+  widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
+  inputs = widths[0] if isinstance(spec['reads'], str) else widths
+  function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
+  taken = lookup.parameters(function).get('inputs')
+  if taken and taken.annotation is int and not isinstance(inputs, int):
+    raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
+               f'{spec["module"]["name"]} reads one view alone')
+  return Projector(Pure(lambda rngs: lookup.build(
+      'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)), read)
 
 
 def _spec(*, module: Mapping, reads: str | Sequence[str]):

@@ -15,7 +15,7 @@ FLOORS = [
     {'models', 'data'},
     {'compress'},
     {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
-    {'step', 'checkpoint'},
+    {'step', 'checkpoint', 'runs'},
     {'formats'},
     {'train', 'records', 'launch'},
     {'evaluate'},
@@ -24,7 +24,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
-                    'carry', 'pipelines'}
+                    'carry', 'compress', 'pipelines'}
 # Machinery never asks which modality, task or format it has: these literals, or paths that begin
 # with them, are for the rooms named beside them alone.
 FIELDS = {'image', 'tokens', 'types', 'pixels', 'tokenizer_sha256'}
@@ -159,8 +159,8 @@ def test_every_config_field_is_read():
   for path, tree in TREES.items():
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
-          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate',
-          'TermNode', 'Plan'):
+          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StageNode', 'DeriveNode',
+          'StudentNode', 'Evaluate', 'TermNode', 'Plan'):
         fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         unread = fields - read - {'pipeline', 'tier'}       # read before there is a Config
         assert not unread, f'{path.relative_to(ROOT)}: nothing reads {node.name}.{unread}'

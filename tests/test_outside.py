@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from distill import checkpoint, formats, lookup, main, objective, predict, train
+from distill import checkpoint, formats, lookup, main, objective, predict, runs
 from distill.formats import safetensors
 from distill.logs import Log
 from distill.pipelines.setting import setting
@@ -157,7 +157,7 @@ def whole(folder):
   workdir.mkdir()
   with importable(folder), contextlib.closing(Log(workdir)) as log:
     pipeline = lookup.find('pipelines', NODE['pipeline'], 'pipeline')
-    report = pipeline(NODE, train.Run('lab', workdir, log, seed=0))
+    report = pipeline(NODE, runs.Run('lab', workdir, log, seed=0))
   return workdir, report
 
 

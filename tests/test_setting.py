@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from distill import main, train
-from distill.pipelines import plan, seeds
+from distill import main, runs
+from distill.pipelines import jobs, seeds
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -34,7 +34,7 @@ def test_a_shared_teacher_is_one_stage_for_all_seeds():
   assert ids[0] == ids[1] and first['teacher'].stage.seed == other['teacher'].stage.seed
   ids = [[s['student'].stage.data[i]['id'].tolist() for i in range(3)] for s in (first, other)]
   assert ids[0] != ids[1]
-  start = [s['teacher'].stage.start()[0] for s in (first, other)]
+  start = [s['teacher'].stage.start({})[0] for s in (first, other)]
   assert all(np.array_equal(start[0][path], start[1][path]) for path in start[0])
 
 
@@ -108,20 +108,20 @@ def test_epochs_that_cannot_be(schedule, line):
   assert stop.value.status == Status.CONFIG
 
 
-def runs(place, n, shared=None):
-  return [train.Run('run', place / str(seed), None, seed=seed, shared=shared) for seed in range(n)]
+def started(place, n, shared=None):
+  return [runs.Run('run', place / str(seed), None, seed=seed, shared=shared) for seed in range(n)]
 
 
 def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
-  teacher, run = sized(16)['teacher'], *runs(tmp_path, 1, tmp_path / 'shared')
-  assert not plan.left(teacher, run)
-  plan.shared(teacher, run).mkdir(parents=True)
-  assert plan.left(teacher, run)
+  teacher, run = sized(16)['teacher'], *started(tmp_path, 1, tmp_path / 'shared')
+  assert not jobs.left(teacher, run)
+  jobs.shared(teacher, run).mkdir(parents=True)
+  assert jobs.left(teacher, run)
   for step, taken in (300, True), (600, False):       # begun, and done
     checkpoint = tmp_path / f'0/checkpoints/teacher/{step}'
     checkpoint.mkdir(parents=True)
     (checkpoint / 'MANIFEST.json').touch()
-    assert plan.left(teacher, run) == taken
+    assert jobs.left(teacher, run) == taken
 
 
 @pytest.mark.parametrize(('field', 'widths', 'line'), [
@@ -135,7 +135,7 @@ def test_what_cannot_be_trained_together_is_refused_before_it_begins(
   for config in configs:
     last = config['data']['widths'][-1]
     config['data']['widths'] = (last // 2, last)[-widths:]
-  for run in (together := runs(tmp_path, 2)):
+  for run in (together := started(tmp_path, 2)):
     run.workdir.mkdir()
   with pytest.raises(Stop, match=line) as stop:
     seeds.together(configs, together)

@@ -52,8 +52,8 @@ def on(data, model=1, fsdp=False):
 def ready(layout, accumulate=1, microbatch=0):
   """The step of a distillation, as `fit` would run it."""
   stage = train.Stage(
-      name='student', student=STUDENT, start=lambda: STUDENT.init(0), terms=TERMS, data=Batches(),
-      optimizer={}, train=dict(steps=20, accumulate=accumulate),
+      name='student', student=STUDENT, start=lambda weights: STUDENT.init(0), terms=TERMS,
+      data=Batches(), optimizer={}, train=dict(steps=20, accumulate=accumulate),
       teachers=(teachers.Live('big', BIG, microbatch=microbatch),), layout=layout)
   with pytest.MonkeyPatch.context() as patch:
     # Momentum, not Adam: that divides each gradient by its size, so a gradient that is 0 but for

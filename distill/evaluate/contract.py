@@ -51,7 +51,7 @@ TIER = {'name': str, 'passed': bool,
                     'value': (float, None), 'passed': bool}]}     # None: not measured, not passed
 MODEL = {
     'name': str, 'note?': str, 'modality?': str,
-    'role': {'teacher', 'assistant', 'student', 'baseline', 'quantized'},
+    'role': {'teacher', 'assistant', 'student', 'baseline', 'derived', 'quantized'},
     'saw': ({'labels': int, ...: int}, None), **JUDGED,
     'params': int, 'params_outside_embeddings': int, 'bytes': int,
     'latency_ms': ({'p50': float, 'p95': float, 'batch': int, 'threads': int}, None),

@@ -14,12 +14,15 @@ from distill.student import Student, started_from
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
+# Of a student, and of the weights of the models before it: parameters and rest before step 0.
+Start = Callable[[Student, Mapping[str, Weights]], tuple[Flat, Flat]]
+
 
 def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
             where: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
   """The model, weights and card of `init`, which must be what `model` says, if it says it."""
   model, weights, card = formats.load(
-      spec.init, f'{where}.init', model=formats.free(spec.init, spec.model, f'{where}.init'),
+      spec.init, f'{where}.init', model=free(spec, where),
       fresh=spec.fresh, sizes=dataset.sizes, seed=seed)
   check_card(card, spec.init, dataset, where)
   for key, value in spec.model.items():
@@ -29,19 +32,23 @@ def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
   return model, weights, card
 
 
+def free(spec: nodes.TeacherNode, where: str) -> dict[str, Any]:
+  """What a teacher's node changes of a loaded model."""
+  return formats.free(spec.init, spec.model, f'{where}.init')
+
+
 def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, dataset: Dataset,
           seed: int, teachers: Mapping[str, tuple[Pure, Mapping[str, Any]]],
-          weights: Mapping[str, Weights],
-          idle: Collection[str]) -> Callable[[Student], tuple[Flat, Flat]]:
+          idle: Collection[str]) -> Start:
   """Parameters before step 0: by the seed, or from a teacher's or an exported model's.
 
-  `spelled` is the node of the model, `teachers` are those of the run with theirs; what `weights`
-  has of a teacher is taken when the student starts. `idle` are heads that nothing trains.
+  `spelled` is the node of the model, `teachers` are those of the run with theirs. `idle` are heads
+  that nothing trains.
   """
   if not node.init:
     if node.layers:
       raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
-    return lambda student: student.init(seed)
+    return lambda student, weights: student.init(seed)
   fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
   shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
             for part in model.shapes]
@@ -60,11 +67,15 @@ def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, d
       for part, whole in zip(shapes, found, strict=True))
   jax.eval_shape(take, source.shapes)
 
-  def begin(student: Student) -> tuple[Flat, Flat]:
-    taken = take(there or weights[node.init])
-    return tuple(own | {f'model/{path}': value for path, value in part.items()}
-                 for own, part in zip(student.init(seed), taken, strict=True))
-  return begin
+  return lambda student, weights: begun(student, seed, take(there or weights[node.init]))
+
+
+def begun(student: Student, seed: int, taken: Weights) -> tuple[Flat, Flat]:
+  """Parameters and rest of a student whose model has these, the others by the seed."""
+  given = [{f'model/{path}': value for path, value in part.items()} for part in taken]
+  if all(own.keys() == part.keys() for own, part in zip(student.shapes(), given, strict=True)):
+    return tuple(given)
+  return tuple(own | part for own, part in zip(student.init(seed), given, strict=True))
 
 
 def content(init: str) -> str:
