@@ -12,7 +12,7 @@ PACKAGE = ROOT / 'distill'
 FLOORS = [
     {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
-    {'models', 'data'},
+    {'models', 'data', 'seal'},
     {'compress'},
     {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
     {'step', 'checkpoint', 'runs'},

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from distill import modalities, step
+from distill import step
 from distill.evaluate import energy
-from distill.modalities import Modality
+from distill.modalities import Modality, examples
 from distill.teachers import Weights
 
 ROUNDS = 5
@@ -60,7 +60,7 @@ class Subject:
 
   def _compiled(self, batch: int) -> tuple[jax.stages.Compiled, tuple]:
     if batch not in self._calls:
-      arguments = jax.device_put((*self._weights, modalities.full(self._modality, batch)))
+      arguments = jax.device_put((*self._weights, examples.full(self._modality, batch)))
       self._calls[batch] = self._step.lower(*arguments).compile(), arguments
     return self._calls[batch]
 
