@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 import re
@@ -12,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from distill import checkpoint, objective, optimizers, sharding, step, teachers, train
 from distill.models.bert import Bert
 from distill.models.projectors import Linear
-from distill.models.pure import Pure
+from distill.models.pure import Pure, splits_of
 from distill.student import Projector, Student
 from distill.types import Status, Stop
 
@@ -46,7 +47,8 @@ class Batches:
 
 
 def on(data, model=1, fsdp=False):
-  return sharding.layout(model=model, fsdp=fsdp, devices=jax.devices()[:data * model])
+  layout = sharding.layout(model=model, fsdp=fsdp, devices=jax.devices()[:data * model])
+  return dataclasses.replace(layout, splits=splits_of([BIG]))
 
 
 def ready(layout, accumulate=1, microbatch=0):

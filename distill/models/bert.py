@@ -40,7 +40,11 @@ class Bert(nnx.Module):
       indexes={'tokens': 'token/embedding', 'types': 'type/embedding'},
       cut=('position/embedding', 'token/embedding', 'words/bias'),
       kin={'heads': 'blocks', 'first': 'position', 'eps': 'norm', 'pooling': 'pooler'},
-      free=('dropout', 'words'))
+      free=('dropout', 'words'),
+      # A block's first matrices by their outputs, the second by its inputs (Megatron, Shoeybi 2019,
+      # §3).
+      splits={r'(query|key|value|up)/kernel': (1,), r'(query|key|value|up|words)/bias': (0,),
+              r'(out|down)/kernel': (0,), r'token/embedding': (0, 1)})
 
   def __init__(self, *, vocabulary: int, length: int, classes: int, width: int, depth: int,
                heads: int, inner: int = 0, types: int = 2, dropout: float = 0.1,

@@ -4,7 +4,7 @@ Flat dicts make a step cheap to dispatch, and paths are what freezing, exporting
 starting from a teacher's layers speak of.
 """
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ class Traits:
   cut: paths of parameters of which a smaller model takes the first rows.
   kin: arguments that change what equal shapes compute, each with the module for which they do.
   free: arguments that no parameter depends on, and that a loaded model may be given.
+  splits: for tensor parallelism, by a pattern of the end of a parameter's path, the axis that is
+    split over devices, or the first of these that divides (`sharding.Layout`).
   """
   heads: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   tables: tuple[str, ...] = ()
@@ -35,6 +37,7 @@ class Traits:
   cut: tuple[str, ...] = ()
   kin: Mapping[str, str] = dataclasses.field(default_factory=dict)
   free: tuple[str, ...] = ('dropout',)
+  splits: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 PLAIN = Traits()
@@ -43,6 +46,12 @@ PLAIN = Traits()
 def traits_of(kind: Any) -> Traits:
   """The traits of a class of models, or of a model."""
   return getattr(kind, 'traits', PLAIN)
+
+
+def splits_of(models: Iterable[Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+  """The `splits` of all of these models, for the layout of their run."""
+  return tuple({pattern: axes for model in models
+                for pattern, axes in traits_of(model).splits.items()}.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from distill.data.sets import Split
 from distill.disk import replace
 from distill.evaluate import tiers
 from distill.modalities import Modality
+from distill.models.pure import splits_of
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.judging import Judging, Model, judging
 from distill.runs import Run
@@ -40,6 +41,8 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   before = dict(zip([*listed][1:], listed, strict=False))      # a baseline follows its student
   models = [_model(name, node, told, widths, before[name] if node.role == 'baseline' else '', this)
             for name, node in listed.items()]
+  told = dataclasses.replace(told, layout=dataclasses.replace(
+      told.layout, splits=splits_of(model.pure for model in models)))
   sharding.once(lambda: replace(this.workdir / 'metrics.jsonl', _curves(listed)))
   return reported.reported(config, models, told, asked, this)
 

@@ -104,6 +104,11 @@ class Train:
     """Whom it learns from, in any of its stages."""
     return tuple(dict.fromkeys(t.name for stage in self.stages for t in stage.teachers))
 
+  def laid_out(self, layout: sharding.Layout) -> 'Train':
+    """The same with its stages on another layout."""
+    return dataclasses.replace(self, stages=tuple(
+        dataclasses.replace(stage, layout=layout) for stage in self.stages))
+
   def run(self, models: Mapping[str, Model], setting: Setting, announced: Announced,
           run: Run) -> Model:
     model, place = self.stage.student.model, shared(self, run)

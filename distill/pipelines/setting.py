@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill import checkpoint, lookup, objective
-from distill.models.pure import Pure
+from distill.models.pure import Pure, splits_of
 from distill.pipelines import build, exported, heads, nodes
 from distill.pipelines.baseline import without
 from distill.pipelines.build import Common
@@ -59,7 +59,10 @@ def arranged(configs: Mapping[str, nodes.Config], baseline: str) -> Setting:
       raise Stop(stop.status, f'students.{name}: {stop}') from stop
   jobs = (*_settled(built, students, configs, common), *students)
   rows = {name: judge.batches(dataset.splits[name], common.modality) for name in judge.splits}
-  return Setting(**vars(judge), modality=common.modality, rows=rows,
+  layout = dataclasses.replace(judge.layout, splits=splits_of(
+      job.stage.student.model if isinstance(job, Train) else job.model for job in jobs))
+  jobs = [job.laid_out(layout) if isinstance(job, Train) else job for job in jobs]
+  return Setting(**{**vars(judge), 'layout': layout}, modality=common.modality, rows=rows,
                  jobs=(*jobs, *_derived(config, jobs)))
 
 
