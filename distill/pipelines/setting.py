@@ -14,12 +14,12 @@ from distill.carry import Carry
 from distill.data import batches
 from distill.modalities import Modality
 from distill.models.pure import Flat, Pure
-from distill.pipelines import exported, heads, nodes
+from distill.pipelines import exported, fields, heads, identities, nodes
 from distill.pipelines.baseline import without
 from distill.pipelines.checks import check_inputs, check_labels
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.heads import check_heads
-from distill.pipelines.identities import CODE, code, digest
+from distill.pipelines.identities import digest
 from distill.pipelines.judging import BATCHING, Judging, judging, source
 from distill.student import Student, with_projectors
 from distill.teachers import Cached, Live, Teacher, Weights
@@ -105,6 +105,7 @@ class _Builder:
     self.modality = modalities.bucketed(self.dataset.modality, widths)
     self.nodes = {}                   # of models, by where they are described
     self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
+    self.contents = {}                # the sha256 of what was loaded of them, by name
     self.trained, self.loaded, self.weights = [], {}, weights   # of those, as `Setting` has them
     self.fresh, self.paths = {}, set()      # what loaded teachers lack, by name; what stages read
     for name, spec in config.teachers.items():
@@ -132,7 +133,7 @@ class _Builder:
       raise Stop(Status.CONFIG, f"{where}.source={spec.source!r} must be 'live' or 'fields'")
     if spec.init:
       model, weights, card = exported.teacher(spec, self.dataset, seed, where)
-      self.nodes[where] = card['model']
+      self.nodes[where], self.contents[name] = card['model'], checkpoint.sha256(weights)
       inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
       start = lambda: inside
     elif spec.train:
@@ -147,7 +148,7 @@ class _Builder:
       self.loaded[name], self.weights[name] = model, weights
       self.fresh[name] = card['fresh']
       check_heads(name, spec, card['fresh'], heads.idle(self.told.task, model), self.dataset)
-      self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights)])
+      self.identities[name] = digest([spec.dtype, self.contents[name]])
     self.teachers[name] = lookup.call(Live, {
         'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model)
     return self.teachers[name]
@@ -204,8 +205,8 @@ class _Builder:
                   augment=self.augment(own.augment, f'{where}.train', teachers))
     return Trained(stage, 'assistant' if teachers else 'teacher', self.card(self.nodes[where]), saw,
                    heads.idle(self.told.task, student.model, paths),
-                   self.identity(teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
-                                 batching=self.batching | order,
+                   self.identity({'teachers': {name: dataclasses.asdict(spec)}},
+                                 init=self.contents.get(name, ''), batching=self.batching | order,
                                  teachers={other: self.identities[other] for other in read},
                                  **({'seed': 0} if spec.shared else {})))
 
@@ -225,7 +226,7 @@ class _Builder:
     """
     config, node = self.config, lookup.call(nodes.StudentNode, self.config.student, 'student')
     model, spelled = self.model(node.model, 'student.model')
-    start = exported.start(
+    start, content = exported.start(
         node, model, spelled, dataset=self.dataset, seed=config.seed, weights=self.weights,
         teachers={name: (teacher.model, self.nodes[f'teachers.{name}'])
                   for name, teacher in self.teachers.items() if isinstance(teacher, Live)},
@@ -264,11 +265,10 @@ class _Builder:
     self.paths |= used
     self.student_idle = heads.idle(self.told.task, model, used)
     self.check_judged(model, views)
-    inits = [exported.content('' if init in config.teachers else init) for init in (
-        node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
-    described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
+    inits = [content, *self.contents.values()]
+    described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'pipeline'}
     student = Trained(stages[-1], 'student', self.card(spelled), saw, self.student_idle,
-                      self.identity(config=described, inits=inits), tuple(stages[:-1]))
+                      self.identity(described, inits=inits), tuple(stages[:-1]))
     return [student, *self.baseline(student, [step for _, step in steps.values()],
                                     inits if node.init else [])]
 
@@ -282,9 +282,11 @@ class _Builder:
         term.name: {k: v for k, v in step.objective[term.name].items()
                     if k not in ('weight', 'schedule')} for term in stage.terms}}
             for stage, step in zip(stages, steps, strict=True) if stage]
+    *before, last = kept
     identity = self.identity(
-        alone=kept, data=config.data, student=config.student, carry=config.carry,
-        schedules=config.schedules, inits=inits, teachers=config.teachers if inits else {})
+        {**last, 'before': dict(enumerate(before)), 'data': config.data, 'student': config.student,
+         'carry': config.carry, 'schedules': config.schedules,
+         'teachers': config.teachers if inits else {}}, inits=inits)
     return [dataclasses.replace(student, stage=stages[-1], role='baseline', identity=identity,
                                 before=tuple(filter(None, stages[:-1])))]
 
@@ -350,13 +352,15 @@ class _Builder:
     return {'model': dict(node), 'classes': list(data.names), **modalities.card(self.modality),
             'task': dict(self.told.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
-  def identity(self, **of: Any) -> str:
-    named = of, self.config.data, self.told.task_node, {'name': modalities.name_of(self.modality)}
+  def identity(self, part: Mapping[str, Any], **of: Any) -> str:
+    """A name for all that determines a stage; `part` is what of the config describes it."""
+    part = {'data': {'name': self.config.data['name']}, 'task': self.config.task, **part}
+    modules = {__name__, Stage.__module__, type(self.modality).__module__, *fields.modules(part)}
     return digest({
         'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
         'inputs': self.modality.card(), 'task': dict(self.told.task_node),
-        'batching': self.batching, 'jax': jax.__version__,
-        'code': [file for place in (CODE, *lookup.outside(named)) for file in code(place)], **of})
+        'batching': self.batching, 'jax': jax.__version__, 'config': fields.essential(part),
+        'code': identities.sources(modules), **of})
 
   def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The shapes of the views that projectors may read."""
