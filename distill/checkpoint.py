@@ -8,6 +8,7 @@ are removed. Nothing here unpickles, follows links, or deletes what it did not w
 import hashlib
 import os
 import re
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from distill.types import Status, Stop
 STATE = 'state.safetensors'         # of a checkpoint
 CARD = 'config.json'                # of an export
 KEPT = 2                            # checkpoints of a stage that stay
+
+# Hashes of trees by the paths and ids of their arrays; an entry goes when the first of them does.
+_hashed: dict[Any, tuple[str, list[weakref.ref]]] = {}
 
 
 def save(folder: Path, step: int, tree: Any, facts: Mapping[str, Any] | None = None) -> Path:
@@ -133,12 +137,27 @@ def opened(folder: Path, file: str) -> dict[str, Any]:
 
 
 def sha256(tree: Any) -> str:
-  """A hash of all leaves of a pytree: paths, dtypes, shapes, bytes."""
+  """A hash of all leaves of a pytree: paths, dtypes, shapes, bytes.
+
+  That of JAX's arrays, which never change, is computed once: a teacher is large, and every stage
+  that reads it asks. Nothing is kept alive for that.
+  """
+  leaves = _paths(tree)
+  # What other processes hold a part of they bring together with us, or not at all.
+  fixed = all(isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+              for leaf in leaves.values())
+  known = tuple(sorted((path, id(leaf)) for path, leaf in leaves.items()))
+  if fixed and known in _hashed:
+    return _hashed[known][0]
   digest = hashlib.sha256()
   for path, array in sorted(_arrays(tree).items()):
     digest.update(f'{path} {_shape(array)}\n'.encode())
     digest.update(array.reshape(-1).view(np.uint8))
-  return digest.hexdigest()
+  found = digest.hexdigest()
+  if fixed and leaves:
+    gone = lambda _, hashed=_hashed: hashed.pop(known, None)      # at the end of Python, too
+    _hashed[known] = found, [weakref.ref(leaf, gone) for leaf in leaves.values()]
+  return found
 
 
 # ---- trees

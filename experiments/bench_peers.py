@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from distill import main
+from distill import launch
 from distill.types import Status, Stop
 from experiments import bench_step
 from experiments.bench_step import CLIP, DECAY, RATE, TEMPERATURE, WARM, Sizes
@@ -108,7 +108,7 @@ def _torch_going(sizes: Sizes, attention: str) -> Callable[[], float]:
 if __name__ == '__main__':
   side = sys.argv[1]
   if side == 'distill':
-    main.keep_memory()        # as the front door does
+    launch.keep_memory()        # as the front door does
     serve(bench_step.going(Sizes()))
   else:
     serve(_torch_going(Sizes(), side))

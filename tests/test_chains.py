@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import main, runs, train
+from distill import flags, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -23,7 +23,7 @@ def at_the_root(request):
 
 
 def config(file='chains.py:test', *more):
-  return main.parsed([f'--config=configs/{file}', *more]).config.to_dict()
+  return flags.parsed([f'--config=configs/{file}', *more]).config.to_dict()
 
 
 def soft(teacher, **more):
@@ -229,9 +229,9 @@ def test_an_assistant_s_terms_on_teachers_alone_need_no_labels():
 def test_a_field_of_the_config_is_one_node_s_alone():
   fields = ('optimizer.rate', 'teachers.assistant.train.optimizer.rate', 'before.hints.train.steps',
             'teachers.teacher.train.steps', 'objective.kd_teacher.kwargs.temperature')
-  before = main.flat(config())
+  before = flags.flat(config())
   for field in fields:
-    changed = main.flat(config('chains.py:test', f'--config.{field}=77'))
+    changed = flags.flat(config('chains.py:test', f'--config.{field}=77'))
     assert {path for path in before if before[path] != changed[path]} == {field}
 
 

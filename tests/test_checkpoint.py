@@ -1,5 +1,6 @@
 """Checkpoints and exports under kills, rot, junk and full disks: all of it, or an older one."""
 import errno
+import gc
 import json
 import os
 import random
@@ -634,3 +635,38 @@ class TestExport:
     monkeypatch.setattr(os, 'fsync', full)
     stopped(Status.DISK, checkpoint.export, tmp_path / 'export', {'model.safetensors': b'w'}, {})
     assert files(tmp_path / 'export') == before and len(list(tmp_path.iterdir())) == 1
+
+
+class TestHashedOnce:
+
+  @pytest.fixture
+  def hashed(self, monkeypatch):
+    """The trees that were really hashed."""
+    found, arrays = [], checkpoint._arrays
+    monkeypatch.setattr(checkpoint, '_arrays', lambda tree: found.append(tree) or arrays(tree))
+    return found
+
+  def test_arrays_that_never_change_are_hashed_once(self, hashed):
+    tree = {'a': jnp.arange(3.0), 'b': (jnp.ones(2), {})}
+    first = checkpoint.sha256(tree)
+    assert checkpoint.sha256({'b': (tree['b'][0], {}), 'a': tree['a']}) == first
+    assert len(hashed) == 1
+    assert checkpoint.sha256({'a': np.arange(3.0, dtype=np.float32), 'b': (np.ones(
+        2, np.float32), {})}) == first
+    assert checkpoint.sha256({'b': tree['a'], 'a': tree['b']}) != first
+    assert len(hashed) == 3
+
+  def test_arrays_that_may_change_are_hashed_again(self, hashed):
+    tree = {'a': np.zeros(3), 'b': jnp.ones(2)}
+    first = checkpoint.sha256(tree)
+    tree['a'][0] = 1
+    assert checkpoint.sha256(tree) != first and len(hashed) == 2
+
+  def test_nothing_is_kept_of_arrays_that_are_gone(self):
+    before = len(checkpoint._hashed)
+    tree = {'a': jnp.arange(4.0), 'b': jnp.ones(5)}
+    checkpoint.sha256(tree)
+    assert len(checkpoint._hashed) == before + 1
+    del tree['b']
+    gc.collect()
+    assert len(checkpoint._hashed) == before

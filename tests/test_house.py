@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from distill import main
+from distill import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
@@ -20,6 +20,8 @@ FLOORS = [
     {'train', 'records', 'launch'},
     {'evaluate'},
     {'pipelines'},
+    {'flags'},
+    {'workdir'},
     {'main', 'predict', 'export'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -101,10 +103,33 @@ def test_nobody_asks_for_the_class_of_a_model_or_a_format():
           assert names.isdisjoint({'Program', 'Pure', 'Text', 'Image', 'StableHLO'}), path
 
 
-def test_nothing_imports_a_door():
-  for path in FILES:
-    if room(path) not in FLOORS[-1]:
-      assert imports(TREES[path]).isdisjoint(FLOORS[-1]), path
+def doors(tree: ast.Module) -> set[str]:
+  """The doors that a file imports: modules at the top, or the `__main__` of a room."""
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+  return {name for name in found if name and name.startswith('distill.') and (
+      name.split('.')[1] in FLOORS[-1] or '__main__' in name.split('.'))}
+
+
+@pytest.mark.parametrize('path', [*FILES, *sorted((ROOT / 'experiments').rglob('*.py'))],
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_imports_a_door(path):
+  """Not even another door, nor an experiment: what they share is in flags, workdir and launch."""
+  assert not doors(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize('code', [
+    'from distill import lookup, main', 'import distill.main as m', 'import distill.main',
+    'from distill.main import parsed', 'from distill.evaluate import __main__',
+    'def f():\n  from distill.evaluate.__main__ import command', 'from distill import predict'])
+def test_a_door_that_is_imported_is_seen(code):
+  assert doors(ast.parse(code))
+  assert not doors(ast.parse(code.replace('__main__', 'report').replace('main', 'flags').replace(
+      'predict', 'records')))
 
 
 def test_a_format_s_file_names_are_known_in_its_own_file():
@@ -206,4 +231,4 @@ def commands() -> dict[str, str]:
 @pytest.mark.parametrize('config', commands().values(), ids=commands().keys())
 def test_every_config_that_is_told_to_run_is_there(config, monkeypatch):
   monkeypatch.chdir(ROOT)
-  assert main.parsed([f'--config={config}']).config.seed == 0
+  assert flags.parsed([f'--config={config}']).config.seed == 0

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from distill import main, runs
+from distill import flags, runs
 from distill.logs import Log
 from distill.pipelines import matrix
 from distill.types import Status, Stop
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def config():
   """Two students of digits, two steps a stage; the smaller one starts from the teacher's head."""
-  node = main.parsed([f'--config={ROOT}/configs/matrix.py:test']).config.to_dict()
+  node = flags.parsed([f'--config={ROOT}/configs/matrix.py:test']).config.to_dict()
   model = lambda *widths: {'name': 'resnet.ResNet', 'depth': 4, 'widths': widths}
   plan = {'steps': 2, 'log_every': 1, 'save_every': 2}
   node['teachers']['teacher'] |= {'model': model(2, 4)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import checkpoint, formats, main, predict, runs, train
+from distill import checkpoint, flags, formats, predict, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -25,7 +25,7 @@ def at_the_root(monkeypatch):
 
 def config(name, *more):
   overrides = [f'--config.{override}' for override in more]
-  return main.parsed([f'--config=configs/{name}', *overrides]).config.to_dict()
+  return flags.parsed([f'--config=configs/{name}', *overrides]).config.to_dict()
 
 
 def run(workdir, node, name='recipe'):

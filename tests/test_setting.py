@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from distill import main, runs
+from distill import flags, runs
 from distill.pipelines import jobs, seeds
+from distill.pipelines.identities import config_sha256
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -15,7 +16,7 @@ def at_the_root(monkeypatch, request):
 
 def told(*overrides):
   fields = [f'--config.{override}' for override in overrides]
-  return setting(main.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
+  return setting(flags.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
 
 
 def stages(*overrides):
@@ -47,7 +48,7 @@ def test_a_teacher_of_its_own_differs_from_seed_to_seed():
 
 def sized(size, **train):
   """The stages of a run on digits in batches of `size`, with more in the teacher's `train`."""
-  node = main.parsed(['--config=configs/digits.py:kd', f'--config.data.batch_size={size}'])
+  node = flags.parsed(['--config=configs/digits.py:kd', f'--config.data.batch_size={size}'])
   node = node.config.to_dict()
   node['teachers']['teacher']['train'] |= train
   return {t.stage.name: t for t in setting(node).trained}
@@ -65,9 +66,9 @@ def test_where_a_run_lives_is_no_part_of_what_it_is():
   here, there = stages(), stages('mesh.fsdp=True')
   assert {name: t.identity for name, t in here.items()} == {
       name: t.identity for name, t in there.items()}
-  config = main.parsed(['--config=configs/glue.py:test']).config.to_dict()
-  assert main.sha256(config) == main.sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
-  assert main.sha256(config) != main.sha256({**config, 'seed': 1})
+  config = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
+  assert config_sha256(config) == config_sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
+  assert config_sha256(config) != config_sha256({**config, 'seed': 1})
 
 
 def test_every_judged_split_has_its_batches():
@@ -79,7 +80,7 @@ def test_every_judged_split_has_its_batches():
 
 def scheduled(**schedule):
   """The stages of a run on digits whose terms and constants move so."""
-  node = main.parsed(['--config=configs/digits.py:ctkd']).config.to_dict()
+  node = flags.parsed(['--config=configs/digits.py:ctkd']).config.to_dict()
   node['objective']['ctkd']['schedule'] = node['schedules']['reversal'] = schedule
   node['teachers']['teacher']['train']['objective']['hard']['schedule'] = schedule
   return {t.stage.name: t.stage for t in setting(node).trained}
@@ -130,7 +131,7 @@ def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
     ('seed=1', 2, 'give data.widths=')])
 def test_what_cannot_be_trained_together_is_refused_before_it_begins(
     tmp_path, field, widths, line):
-  configs = [main.parsed(['--config=configs/glue.py:test', *more]).config.to_dict()
+  configs = [flags.parsed(['--config=configs/glue.py:test', *more]).config.to_dict()
              for more in ([], [f'--config.{field}'])]
   for config in configs:
     last = config['data']['widths'][-1]

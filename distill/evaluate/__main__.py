@@ -16,10 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from distill import lookup, main, streams
+from distill import flags, launch, streams
+from distill import workdir as folder
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -57,10 +57,10 @@ def _command(arguments: Sequence[str]) -> int:
   config = judged_by(options.get('--config', ''), fields, [f.run for f in found.values() if f.run])
   models = {name: dataclasses.asdict(model.node) for name, model in found.items()}
   config = {**config, 'pipeline': 'evaluate.run', 'models': models}
-  workdir = pathlib.Path(
-      options.get('--workdir') or f'runs/evaluate-{main.sha256(config)[:8]}')
-  with main.stopped_by_signals() as stopping, main.locked(workdir):
-    main.run('evaluate', config, workdir, stopping)
+  workdir = (pathlib.Path(options['--workdir']) if '--workdir' in options else
+             folder.default('evaluate', config))
+  with launch.stopped_by_signals() as stopping, folder.locked(workdir):
+    folder.run('evaluate', config, workdir, stopping)
   return int(Status.DONE)
 
 
@@ -72,7 +72,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
   if not file and not runs:
     raise Stop(Status.CONFIG, 'no run is among the models, whose data they could be asked about: '
                'give --config=configs/NAME.py')
-  config = (main.parsed([f'--config={file}']).config.to_dict() if file else
+  config = (flags.parsed([f'--config={file}']).config.to_dict() if file else
             _tuples(gathered.config(runs[0])))
   if 'data' not in config or not isinstance(config['data'], Mapping):
     raise Stop(Status.CONFIG, f'--config={file}: it has no node data')
@@ -80,15 +80,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']
   limits = {tier: {**of, **evaluate['tiers'].get(tier, {})} for tier, of in tiers.TIERS.items()}
   known |= {'evaluate': evaluate | {'tiers': evaluate['tiers'] | limits}}
-  values, argv = flags.FlagValues(), ['distill.evaluate', *fields]
-  try:
-    config_flags.DEFINE_config_dict('config', ConfigDict(known), flag_values=values, sys_argv=argv)
-    values(argv)
-  except Exception as error:          # as in `main.parsed`
-    main.check_fields(fields, main.flat(known))
-    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
-  config = values.config.to_dict()
-  lookup.check_leaves(config)
+  config = flags.overridden(ConfigDict(known), fields, '--config').to_dict()
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}

@@ -14,10 +14,10 @@ from distill.carry import Carry
 from distill.data import batches
 from distill.modalities import Modality
 from distill.models.pure import Pure
-from distill.pipelines import exported, heads, nodes
+from distill.pipelines import exported, fields, heads, identities, nodes
 from distill.pipelines.checks import check_inputs, check_labels
 from distill.pipelines.epochs import in_steps
-from distill.pipelines.identities import CODE, code, digest
+from distill.pipelines.identities import digest
 from distill.pipelines.jobs import Train
 from distill.pipelines.judging import BATCHING, Judging
 from distill.student import with_projectors
@@ -94,15 +94,16 @@ class Common:
     return {'model': dict(node), 'classes': list(data.names), **modalities.card(self.modality),
             'task': dict(self.judge.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
-  def identity(self, **of: Any) -> str:
-    """A name for all that determines the weights that `of` describes."""
-    data, task = self.judge.dataset, self.judge.task_node
-    named = of, self.config.data, task, {'name': modalities.name_of(self.modality)}
+  def identity(self, part: Mapping[str, Any], **of: Any) -> str:
+    """A name for all that determines weights; `part` is what of the config describes them."""
+    data = self.judge.dataset
+    part = {'data': {'name': self.config.data['name']}, 'task': self.config.task, **part}
+    modules = {__name__, Stage.__module__, type(self.modality).__module__, *fields.modules(part)}
     return digest({
         'seed': self.config.seed, 'data': data.fingerprint, 'sizes': data.sizes,
-        'inputs': self.modality.card(), 'task': dict(task), 'batching': self.batching,
-        'jax': jax.__version__,
-        'code': [file for place in (CODE, *lookup.outside(named)) for file in code(place)], **of})
+        'inputs': self.modality.card(), 'task': dict(self.judge.task_node),
+        'batching': self.batching, 'jax': jax.__version__, 'config': fields.essential(part),
+        'code': identities.sources(modules), **of})
 
 
 def common(config: nodes.Judged, judge: Judging) -> Common:

@@ -7,7 +7,7 @@ from distill import sharding
 from distill.disk import reach
 from distill.evaluate import quality, report, tiers
 from distill.pipelines import costs, plan, reasons
-from distill.pipelines.identities import digest
+from distill.pipelines.identities import config_sha256
 from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.runs import Run
 from distill.types import Records
@@ -48,8 +48,7 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
 
   data = told.dataset
   found = {
-      'schema': 1, 'config_name': run.name, 'config_sha256': digest(
-          {key: value for key, value in config.items() if key not in ('mesh', 'tier')}, 64),
+      'schema': 1, 'config_name': run.name, 'config_sha256': config_sha256(config),
       'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
       'hardware': plan.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,

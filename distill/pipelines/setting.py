@@ -28,6 +28,7 @@ class Built:
   spec: nodes.TeacherNode
   source: Teacher
   identity: str
+  content: str = ''                 # the sha256 of what was loaded
   node: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   job: Load | Train | None = None
 
@@ -113,8 +114,10 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
   if not 0 <= seed < SEEDS:
     raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
                f'{seed}, which must be from 0 to {SEEDS - 1}')
+  content = ''
   if spec.init:
     model, weights, card = exported.teacher(spec, dataset, seed, where)
+    content = checkpoint.sha256(weights)
     node, start = card['model'], lambda student, _: exported.begun(student, seed, weights)
   elif spec.train:
     model, node = common.model(spec.model, f'{where}.model')
@@ -129,7 +132,7 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
       raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
                  f'own: give teachers.{alone[0]} shared=True too')
     identity = common.identity(
-        teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
+        {'teachers': {name: dataclasses.asdict(spec)}}, init=content,
         batching={**common.batching, **learner.how},
         teachers={other: built[other].identity for other in job.teachers},
         **({'seed': 0} if spec.shared else {}))
@@ -138,11 +141,11 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
     place = {'place': spec.init, 'model': exported.free(spec, where)}
     job = Load(name, model, weights, card, place)
     check_heads(name, spec, card['fresh'], heads.idle(common.judge.task, model), dataset)
-    identity = digest([spec.dtype, checkpoint.sha256(weights)])
+    identity = digest([spec.dtype, content])
   live = lookup.call(Live, {'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name,
                      model=model)
   _check_judged(name, model, common)
-  return Built(spec, live, identity, node, job)
+  return Built(spec, live, identity, content, node, job)
 
 
 def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str, Built],
@@ -152,18 +155,18 @@ def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str,
   model, spelled = common.model(node.model, 'student.model')
   live = {name: (teacher.source.model, teacher.node) for name, teacher in built.items()
           if teacher.job}
-  start = exported.start(node, model, spelled, dataset=common.judge.dataset, seed=config.seed,
-                         teachers=live, idle=heads.idle(common.judge.task, model))
+  start, content = exported.start(
+      node, model, spelled, dataset=common.judge.dataset, seed=config.seed, teachers=live,
+      idle=heads.idle(common.judge.task, model))
   find = lambda names: tuple(built[other].source for other in names)
   learner = nodes.student(name, config)
   job = build.train(learner, model, spelled, start, find, config.teachers, common)
   _check_judged('student', model, common)
-  inits = [exported.content('' if init in config.teachers else init) for init in (
-      node.init, *(teacher.spec.init for teacher in built.values() if teacher.spec.init))]
+  inits = [content, *(teacher.content for teacher in built.values() if teacher.content)]
   described = {key: value for key, value in dataclasses.asdict(config).items()
-               if key not in ('mesh', 'derive')}
+               if key not in ('pipeline', 'derive')}
   student = dataclasses.replace(job, role='student', identity=common.identity(
-      config=described, inits=inits))
+      described, inits=inits))
   return [student, *_baseline(student, baseline, config, inits if node.init else [], common)]
 
 
@@ -182,9 +185,11 @@ def _baseline(student: Train, name: str, config: nodes.Config, inits: Sequence[s
       term.name: {k: v for k, v in step.objective[term.name].items()
                   if k not in ('weight', 'schedule')} for term in stage.terms}}
           for stage, step in zip(stages, learner.stages.values(), strict=True) if stage]
+  *before, last = kept
   identity = common.identity(
-      alone=kept, data=config.data, student=config.student, carry=config.carry,
-      schedules=config.schedules, inits=inits, teachers=config.teachers if inits else {})
+      {**last, 'before': dict(enumerate(before)), 'data': config.data, 'student': config.student,
+       'carry': config.carry, 'schedules': config.schedules,
+       'teachers': config.teachers if inits else {}}, inits=inits)
   return [dataclasses.replace(student, stages=tuple(filter(None, stages)), role='baseline',
                               identity=identity, baseline_of=student.name)]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from distill import main, predict, runs, train
+from distill import flags, predict, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -27,7 +27,7 @@ def soft(teacher):
 
 def config(**changes):
   """A teacher, a student and its baseline: tiny models of digits, two steps a stage."""
-  node = main.parsed(['--config=configs/chains.py:test']).config.to_dict()
+  node = flags.parsed(['--config=configs/chains.py:test']).config.to_dict()
   small = {'name': 'resnet.ResNet', 'depth': 4, 'widths': (2, 4)}
   plain = node['teachers']['teacher']
   hard = plain['train']['objective']['hard']
