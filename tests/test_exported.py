@@ -54,14 +54,14 @@ def test_a_teacher_is_read_once_and_hashed_once(place, counted, more):
   told = setting(of(place, **more))
   assert len(counted[0]) == len(counted[1]) == 1
   if more:
-    weights = told.weights['teacher']
+    weights = told.jobs[0].weights
     assert checkpoint.sha256(weights) == checkpoint.sha256(tuple(weights))
     assert len(counted[1]) == 1             # for every stage that reads it
 
 
 def test_the_students_of_a_matrix_share_it(place, counted):
   node = of(place, 'matrix.py:digits', train={})
-  told = matrix.merged(node, node['students'])
+  told = matrix.setting(node, node['students'])
   assert len(told.trained) == 6 and len(counted[0]) == len(counted[1]) == 1
 
 
@@ -71,7 +71,7 @@ def test_a_student_that_starts_from_a_model_reads_it_once(place, counted):
   node['student']['init'] = str(place)
   told = setting(node)
   assert len(counted[0]) == len(counted[1]) == 1
-  start = told.trained[-1].stage.start()[0]
+  start = told.trained[-1].stage.start({})[0]
   arrays = formats.load(str(place))[1][0]
   assert all(np.array_equal(start[f'model/{path}'], x) for path, x in arrays.items())
 
@@ -88,7 +88,7 @@ def test_another_seed_reads_it_anew_only_where_parameters_begin_by_it(place, cou
   assert len(counted[0]) == 1 and kept
   kept = [setting(of(place, fresh=('head/*',)) | {'seed': seed}) for seed in (0, 1)]
   assert len(counted[0]) == 3
-  heads = [each.trained[0].stage.start()[0]['model/head/kernel'] for each in kept]
+  heads = [each.trained[0].stage.start({})[0]['model/head/kernel'] for each in kept]
   assert not np.array_equal(*heads)
 
 

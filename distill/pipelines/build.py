@@ -98,7 +98,8 @@ class Common:
     """A name for all that determines weights; `part` is what of the config describes them."""
     data = self.judge.dataset
     part = {'data': {'name': self.config.data['name']}, 'task': self.config.task, **part}
-    modules = {__name__, Stage.__module__, type(self.modality).__module__, *fields.modules(part)}
+    modules = {f'{__package__}.setting', Stage.__module__, type(self.modality).__module__,
+               *fields.modules(part)}
     return digest({
         'seed': self.config.seed, 'data': data.fingerprint, 'sizes': data.sizes,
         'inputs': self.modality.card(), 'task': dict(self.judge.task_node),
