@@ -8,8 +8,8 @@ from distill.train import Stage
 def without(stage: Stage, teachers: set[str]) -> Stage | None:
   """The baseline: the same student with the terms that read no teacher, each at weight 1.
 
-  That is without the weights, too, that a carry makes of terms. Nothing if no term is left, or if
-  there was no teacher.
+  That is without the weights, too, that a carry makes of terms, and without augments that ask a
+  teacher. Nothing if no term is left, or if there was no teacher.
   """
   parts = {'projected': stage.student.projectors, 'carry': stage.carries}
   weights = tuple(f'carry/{name}/' for name, carry in stage.carries.items()
@@ -40,4 +40,6 @@ def without(stage: Stage, teachers: set[str]) -> Stage | None:
                         for part, wanted in zip(stage.start(), shapes, strict=True))
   return dataclasses.replace(
       stage, name=stage.name.replace('student', 'baseline', 1), student=student, start=start,
-      teachers=(), weights={}, carries=carries, terms=tuple(kept))
+      teachers=(), weights={}, carries=carries, terms=tuple(kept),
+      augment=tuple(change for change in stage.augment
+                    if not taught(objective.paths(getattr(change, 'reads', ())))))

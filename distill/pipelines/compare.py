@@ -49,9 +49,9 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
 def trained_in(config: Mapping[str, Any], told: Setting,
                announced: Mapping[str, tuple[train.Prepared, float]], this: Run) -> list[Model]:
   """Trains what is not yet trained; all models, in the order of the report."""
-  reads = {'modality': told.modality, 'splits': told.dataset.splits}
   models = [Model(name, 'teacher', pure, told.weights[name], {}, _loaded(
-      config['teachers'][name], name), **reads) for name, pure in told.loaded.items()]
+      config['teachers'][name], name), told.modality, told.splits_of(name))
+            for name, pure in told.loaded.items()]
   reported_on = {*told.loaded, *(trained.stage.name for trained in told.trained)}
   for trained in told.trained:
     name = trained.stage.name
@@ -60,7 +60,7 @@ def trained_in(config: Mapping[str, Any], told: Setting,
       told.weights[name] = weights
     models.append(Model(
         name, trained.role, trained.stage.student.model, weights, trained.card,
-        {'place': str(this.workdir / 'export' / name)}, **reads,
+        {'place': str(this.workdir / 'export' / name)}, told.modality, told.splits_of(name),
         teachers=[name for name in trained.teachers if name in reported_on],
         saw=trained.saw, spent=spent))
   return models
@@ -84,7 +84,7 @@ def finished(trained: Trained, announced: Mapping[str, tuple[train.Prepared, flo
     _, weights, card = formats.load(str(shared))
     spent = card['training']
   else:
-    evaluate, left, costs = scoring(stage.student.model, told), ({}, {}), []
+    evaluate, left, costs = scoring(stage.student.model, told, stage.name), ({}, {}), []
     for part in trained.stages:
       start = functools.partial(following, part, left)
       *left, cost_of_it = train.fit(dataclasses.replace(part, evaluate=evaluate, start=start),
@@ -122,10 +122,15 @@ def shipped(folder: pathlib.Path, trained: Trained, weights: Weights, card: Mapp
         trained.stage.student.model, (params, weights[1]), card, told.modality))
 
 
-def scoring(model: Pure, told: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
-  """What `train.eval_every` logs: the task's metrics on the split of the evaluation."""
+def scoring(model: Pure, told: Setting, name: str) -> Callable[[Flat, Flat], dict[str, float]]:
+  """What `train.eval_every` logs: the task's metrics on the split of the evaluation.
+
+  `name` is the model's: a teacher may read other fields than the student.
+  """
   eval_step = step.make_eval_step(model, told.task.measure, told.layout)
-  rows = told.rows[told.evaluate.split]
+  split = told.evaluate.split
+  rows = (told.batches(told.splits_of(name)[split], told.modality) if name in told.reads
+          else told.rows[split])
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')

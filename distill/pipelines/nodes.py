@@ -63,11 +63,20 @@ class TeacherNode:
   Where terms of `train.objective` read other teachers it is their assistant (TAKD, Mirzadeh 2020),
   trained after them, whatever the order of names; it may read them all (DGKD, Son 2021). Only whom
   a stage reads is run in its steps, and a teacher that is read by none is trained all the same.
+
+  `source` is 'live' for a model; 'fields' for outputs that are fields T/… of the data set;
+  'carry:NAME' for the student's model at the average that carry.NAME keeps of its parameters. The
+  last two have no model of their own, and no part in the report.
+
+  `reads` are fields of the model, each with the field of the data set that it takes instead, as in
+  {'image': 'view2/image'}: in training, in others' steps, and where it is judged. A loaded teacher
+  that reads others by itself keeps to them unless the config says otherwise.
   """
   model: Mapping = _empty()
   init: str = ''
   train: Mapping = _empty()
-  source: str = 'live'              # or 'fields': its outputs are fields T/… of the data set
+  source: str = 'live'
+  reads: Mapping = _empty()
   fresh: Sequence[str] = ()         # patterns of parameters of `init` that start anew
   dtype: str = 'float32'
   microbatch: int = 0

@@ -34,7 +34,7 @@ def together(configs: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
     todo = [k for k, trained in enumerate(several) if not plan.left(trained, runs[k])]
     if len({several[k].identity for k in todo}) < len(todo):
       raise Stop(Status.CONFIG, f'{name} is one for all seeds, and must be trained first')
-    evaluate, ended = scoring(model, told[0]), {k: ({}, {}) for k in todo}
+    evaluate, ended = scoring(model, told[0], name), {k: ({}, {}) for k in todo}
     for parts in zip(*(several[k].stages for k in todo), strict=True):
       runs[0].log.say(f'{parts[0].name}: {len(todo)} seeds')
       stages = [dataclasses.replace(part, evaluate=evaluate, start=functools.partial(

@@ -6,25 +6,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distill import checkpoint, lookup, modalities, objective, tasks
 from distill.carry import Carry
 from distill.data import batches
+from distill.data.sets import Split
 from distill.modalities import Modality
 from distill.models.pure import Flat, Pure
-from distill.pipelines import exported, heads, nodes
+from distill.pipelines import checks, exported, heads, nodes, sources
 from distill.pipelines.baseline import without
-from distill.pipelines.checks import check_inputs, check_labels
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.heads import check_heads
 from distill.pipelines.identities import CODE, code, digest
 from distill.pipelines.judging import BATCHING, Judging, judging, source
 from distill.student import Student, with_projectors
-from distill.teachers import Cached, Live, Teacher, Weights
+from distill.teachers import Live, Teacher, Weights
 from distill.train import Stage
-from distill.types import SEEDS, Batch, Schedule, Status, Stop
+from distill.types import SEEDS, Batch, Status, Stop
 
 MOST_NUMBERS = 2**40    # of one parameter: 4 TiB
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
@@ -67,6 +66,12 @@ class Setting(Judging):
   loaded: Mapping[str, Pure]        # teachers that aren't trained here
   trained: tuple[Trained, ...]      # teachers, each after those that it reads; student, baseline
   weights: dict[str, Weights]
+  reads: Mapping[str, Mapping[str, str]]    # of teachers that read other fields than the student
+
+  def splits_of(self, name: str) -> dict[str, Split]:
+    """The splits as a model of the run reads them."""
+    return {split: examples.reading(self.reads.get(name, {}))
+            for split, examples in self.dataset.splits.items()}
 
 
 def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
@@ -82,12 +87,13 @@ def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
                + lookup.nearest('train', dataset.splits))
   build = _Builder(config, told, beside.weights if beside else {})
   for name in config.teachers:
-    build.teacher(name)
+    if name not in build.moving:        # which is made of the student
+      build.teacher(name)
   students = build.students()
   trained = (*build.read_teachers(), *students)
   rows = {name: told.batches(dataset.splits[name], build.modality) for name in told.splits}
   return Setting(dataset, told.task, told.task_node, told.evaluate, told.layout, build.modality,
-                 rows, build.loaded, trained, build.weights)
+                 rows, build.loaded, trained, build.weights, build.reads)
 
 
 class _Builder:
@@ -112,6 +118,10 @@ class _Builder:
         raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
                    'else')
       self.specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
+    self.reads = {name: dict(spec.reads) for name, spec in self.specs.items() if spec.reads}
+    for name, reads in self.reads.items():
+      checks.check_reads(reads, self.dataset, ('train', *told.splits), f'teachers.{name}')
+    self.moving = sources.moving(self.specs, config.carry)
 
   def teacher(self, name: str, readers: tuple[str, ...] = ()) -> Teacher:
     """Adds a teacher, after those that it reads itself; each of `readers` reads the next one."""
@@ -127,12 +137,21 @@ class _Builder:
       raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
                  f'{seed}, which must be from 0 to {SEEDS - 1}')
     if spec.source == 'fields':
-      return self.cached(name, spec)
+      self.teachers[name], self.weights[name] = sources.cached(name, spec), ({}, {})
+      self.identities[name] = digest(['fields', name, source(self.config.data)])
+      return self.teachers[name]
+    if name in self.moving:
+      raise Stop(Status.CONFIG, f'{where}.source={spec.source!r}: only the stage of the student, '
+                 f'whose carry this is, can read it, and teachers.{readers[-1]} does')
     if spec.source != 'live':
-      raise Stop(Status.CONFIG, f"{where}.source={spec.source!r} must be 'live' or 'fields'")
+      raise Stop(Status.CONFIG, f"{where}.source={spec.source!r} must be 'live', 'fields' or "
+                 "'carry:NAME'")
     if spec.init:
       model, weights, card = exported.teacher(spec, self.dataset, seed, where)
       self.nodes[where] = card['model']
+      if card.get('reads') and not spec.reads:
+        self.reads[name] = card['reads']
+        checks.check_reads(card['reads'], self.dataset, ('train', *self.told.splits), where)
       inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
       start = lambda: inside
     elif spec.train:
@@ -147,19 +166,12 @@ class _Builder:
       self.loaded[name], self.weights[name] = model, weights
       self.fresh[name] = card['fresh']
       check_heads(name, spec, card['fresh'], heads.idle(self.told.task, model), self.dataset)
-      self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights)])
+      self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights),
+                                      *filter(None, [self.reads.get(name)])])
     self.teachers[name] = lookup.call(Live, {
-        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model)
-    return self.teachers[name]
-
-  def cached(self, name: str, spec: nodes.TeacherNode) -> Teacher:
-    """A teacher whose outputs the data has: it has no weights, and is no part of the report."""
-    if spec.init or spec.train or spec.model:
-      raise Stop(Status.CONFIG, f"teachers.{name}.source='fields': its outputs are the data's, so "
-                 'it takes neither model nor init nor train')
-    self.weights[name] = {}, {}
-    self.identities[name] = digest(['fields', name, source(self.config.data)])
-    self.teachers[name] = Cached(name)
+        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model,
+                                      reads=self.reads.get(name, {}),
+                                      prepare=self.modality.prepare)
     return self.teachers[name]
 
   def read_teachers(self) -> list[Trained]:
@@ -186,23 +198,29 @@ class _Builder:
     own = lookup.call(nodes.TeacherTrain, own, f'{where}.train')
     order = ({'seed': spec.seed} if spec.shared else {}) | (
         {'batch_size': own.batch_size} if own.batch_size else {})
-    data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, **order)
+    data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, name, **order)
     there = f'{where}.train.objective'
     terms = objective.terms_from(in_steps(own.objective, epoch, there), there)
-    check_labels(terms, saw, self.dataset.splits['train'].fields)
-    paths = {path: term.where for term in terms for path in term.paths}
+    checks.check_labels(terms, saw, self.dataset.splits['train'].fields)
+    augment, asked = sources.augments(own.augment, f'{where}.train', self.dataset.facts)
+    paths = {path: term.where for term in terms for path in term.paths} | asked
     self.paths |= paths.keys()
     read = self.among_teachers(paths)
     teachers = tuple(self.teacher(other, (*readers, name)) for other in read)
+    checks.check_inputs(own.augment, teachers, f'{where}.train')
+    checks.check_beside(name, read, self.reads, self.modality.fields)
     if spec.shared and (alone := [other for other in read if not self.specs[other].shared
                                   and other not in self.loaded]):
       raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
                  f'own: give teachers.{alone[0]} shared=True too')
+    student = dataclasses.replace(student, probe=self.probe(student.model, augment))
     stage = Stage(name=name, student=student, start=start, data=data, train=plan, where=where,
                   seed=seed, terms=terms, teachers=teachers, weights=self.weights,
                   optimizer=own.optimizer, prepare=self.modality.prepare, layout=self.layout,
-                  augment=self.augment(own.augment, f'{where}.train', teachers))
-    return Trained(stage, 'assistant' if teachers else 'teacher', self.card(self.nodes[where]), saw,
+                  augment=augment)
+    reads = {'reads': self.reads[name]} if name in self.reads else {}
+    return Trained(stage, 'assistant' if teachers else 'teacher',
+                   {**self.card(self.nodes[where]), **reads}, saw,
                    heads.idle(self.told.task, student.model, paths),
                    self.identity(teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
                                  batching=self.batching | order,
@@ -230,6 +248,8 @@ class _Builder:
         teachers={name: (teacher.model, self.nodes[f'teachers.{name}'])
                   for name, teacher in self.teachers.items() if isinstance(teacher, Live)},
         idle=heads.idle(self.told.task, model))
+    self.teachers |= sources.followers(self.specs, self.moving, model, self.modality.prepare)
+    self.weights.update(dict.fromkeys(self.moving, ({}, {})))
     steps = {f'student-{name}': (f'before.{name}', lookup.call(
         nodes.StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
     steps['student'] = '', nodes.StepNode(config.objective, config.optimizer, config.train,
@@ -241,12 +261,14 @@ class _Builder:
                    in_steps(config.schedules, epoch, 'schedules').items()}
       there = f'{where}.objective'.lstrip('.')
       terms = objective.terms_from(in_steps(step.objective, epoch, there), there)
-      check_labels(terms, saw, self.dataset.splits['train'].fields)
-      read = {path: term.where for term in terms for path in term.paths}
+      checks.check_labels(terms, saw, self.dataset.splits['train'].fields)
+      augment, asked = sources.augments(step.augment, where or 'config', self.dataset.facts)
+      read = {path: term.where for term in terms for path in term.paths} | asked
       carries = {} if where else self.carries(read)
       read |= {path: f'carry.{name}' for name, carry in carries.items()
                for path in objective.paths(carry.reads)}
-      views = views or self.views(model, data, schedules)
+      views = views or sources.views(model, self.teachers, self.moving, data, self.modality,
+                                     schedules)
       projectors = {name: spec for name, spec in node.projectors.items()
                     if objective.among('projected', name, read)}
       student = with_projectors(model, projectors,
@@ -255,12 +277,18 @@ class _Builder:
                student.projectors.items() for path in projector.reads}
       used |= read.keys()
       teachers = tuple(self.teachers[teacher] for teacher in self.among_teachers(read))
+      checks.check_inputs(step.augment, teachers, where or 'config')
+      averages = {f'carry/{self.moving[t.name]}' for t in teachers if t.name in self.moving}
+      if averages and where:
+        raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries '
+                   "are for the student's own stage alone")
+      carries |= self.carries(averages)
+      student = dataclasses.replace(student, probe=self.probe(model, augment))
       stages.append(Stage(
           name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
           start=functools.partial(start, student), weights=self.weights, teachers=teachers,
           optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
-          prepare=self.modality.prepare, layout=self.layout,
-          augment=self.augment(step.augment, where or 'config', teachers)))
+          prepare=self.modality.prepare, layout=self.layout, augment=augment))
     self.paths |= used
     self.student_idle = heads.idle(self.told.task, model, used)
     self.check_judged(model, views)
@@ -296,7 +324,8 @@ class _Builder:
     for name, each in {'student': model, **live}.items():
       for output in self.told.task.outputs:
         objective.at(views, f'{name}/{output}', f'task={self.config.task["name"]!r}')
-      self.told.check(each, each.shapes, split, self.modality, name)
+      self.told.check(each, each.shapes, split.reading(self.reads.get(name, {})), self.modality,
+                      name)
 
   def carries(self, read: Collection[str]) -> dict[str, Carry]:
     """What the terms that are there read of `carry`."""
@@ -307,9 +336,14 @@ class _Builder:
     return {name: lookup.build('carry', spec, f'carry.{name}', **facts)
             for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
 
-  def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str, **order):
-    """A stage's batches, how many examples and labels they show, a call for an epoch's steps."""
+  def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str,
+           name: str = '', **order):
+    """A stage's batches, how many examples and labels they show, a call for an epoch's steps.
+
+    `name` is that of a teacher, which may read other fields.
+    """
     split, steps = self.dataset.splits['train'], plan.get('steps')
+    split = split.reading(self.reads.get(name, {}))
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 2**31:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1, and '
                  'below 2**31')
@@ -338,11 +372,9 @@ class _Builder:
         raise Stop(Status.CONFIG, f'{where}: {path} {list(like.shape)} is too large')
     return model, node
 
-  def augment(self, nodes: Sequence, where: str,
-              teachers: Sequence[Teacher]) -> tuple[Callable, ...]:
-    check_inputs(nodes, teachers, where)
-    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.dataset.facts)
-                 for i, node in enumerate(nodes))
+  def probe(self, model: Pure, augment: Sequence[Callable]) -> Any:
+    """How a stage's augments perturb the inputs of its model; None if there are no augments."""
+    return self.modality.probe(model, model.shapes) if augment else None
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
@@ -357,14 +389,3 @@ class _Builder:
         'inputs': self.modality.card(), 'task': dict(self.told.task_node),
         'batching': self.batching, 'jax': jax.__version__,
         'code': [file for place in (CODE, *lookup.outside(named)) for file in code(place)], **of})
-
-  def views(self, model: Pure, data, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
-    """The shapes of the views that projectors may read."""
-    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
-    batch = dict(jax.eval_shape(self.modality.prepare, batch))
-    own = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
-                         batch)
-    moving = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
-    return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
-            **{name: jax.eval_shape(lambda w, b, teacher=teacher: teacher(w, b), teacher.shapes,
-                                    batch) for name, teacher in self.teachers.items()}}
