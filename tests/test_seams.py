@@ -29,7 +29,7 @@ def TwoViews():
     label = split.index['label']
     noise = np.random.default_rng(len(label)).integers(60, size=(len(label), 4, 4, 1))
     second = InMemory({'view2/image': (noise + 150 * label[:, None, None, None]).astype(np.uint8)})
-    fields = {'view2/image': split.fields['image'], 'view3/image': Field((2, 2, 1), 'uint8')}
+    fields = {'view2/image': Field((4, 4, 1), 'uint8'), 'view3/image': Field((2, 2, 1), 'uint8')}
     third = lambda rows: {'view3/image': np.zeros((len(rows), 2, 2, 1), np.uint8)}
     return dataclasses.replace(split, fields={**split.fields, **fields}, fetch=lambda rows: {
         **split.fetch(rows), **second(rows), **third(rows)})
@@ -62,7 +62,7 @@ EMA = {'teachers': {'ema': {'source': 'carry:ema'}}, 'carry': {
 
 def config(*, teacher=None, teachers=None, objective=None, **more):
   """A teacher `t`, with what `teacher` says of it beside, and a student that reads it."""
-  plan, adam = {'steps': 6, 'log_every': 1, 'save_every': 3}, {'rate': 1e-1}
+  plan, adam = {'steps': 6, 'log_every': 1, 'save_every': 3}, {'rate': 2e-2}
   model = {'name': f'{__name__}:Net'}
   t = {'model': model, 'train': {
       **plan, 'steps': 40, 'eval_every': 40, 'objective': {'hard': HARD}, 'optimizer': adam}}
