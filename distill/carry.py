@@ -1,10 +1,12 @@
 """What methods remember between steps; part of State, so saved and resumed with it.
 
 A carry is the view `carry/NAME`, or, if its value is a dict, the views `carry/NAME/PART`.
-`init(key, shapes)` gives its first value from the shapes of the views, `update(value, views, step)`
-the next one, after the student's update. `reads` are the paths of the views that it uses; it alone
-can read `terms/TERM`, the mean of what a term's loss gave, NaN if nothing counted, and
-`gradients/GROUP`, the norm of the gradient of a group of terms, weights and scales included.
+`init(key, shapes, params)` gives its first value from the shapes of the views and the student's
+parameters before step 0, `update(value, views, step, params)` the next one, after the student's
+update, whose parameters `params` are: the flat dict of `student.Student`. `reads` are the paths of
+the views that it uses; it alone can read `terms/TERM`, the mean of what a term's loss gave, NaN if
+nothing counted, and `gradients/GROUP`, the norm of the gradient of a group of terms, weights and
+scales included.
 """
 import math
 from collections.abc import Mapping, Sequence
@@ -17,8 +19,10 @@ import numpy as np
 from distill.losses import _positive, _share, _unit, _wide
 from distill.losses.contrastive import _log_mean, _scores
 from distill.losses.divergences import _between
+from distill.models.pure import Flat
 from distill.objective import Views, at
 
+Shapes = Mapping[str, Mapping[str, Any]]        # of the views
 LARGE = 1e9
 LEAST = 1e-3
 
@@ -27,9 +31,9 @@ class Carry(Protocol):
   """The contract."""
   reads: str | Sequence[str]
 
-  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> Any: ...
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> Any: ...
 
-  def update(self, value: Any, views: Views, step: jax.Array) -> Any: ...
+  def update(self, value: Any, views: Views, step: jax.Array, params: Flat) -> Any: ...
 
 
 class Mean:
@@ -43,16 +47,47 @@ class Mean:
       raise ValueError(f'decay={decay} is not in [0, 1)')
     self.reads, self.decay = reads, decay
 
-  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> jax.Array:
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> jax.Array:
     del key
     return jnp.zeros(at(shapes, self.reads, 'carry: reads').shape[1:], jnp.float32)
 
-  def update(self, value: jax.Array, views: Views, step: jax.Array) -> jax.Array:
+  def update(self, value: jax.Array, views: Views, step: jax.Array, params: Flat) -> jax.Array:
     del step
     read = at(views, self.reads, 'carry: reads').astype(jnp.float32)
     valid = views['batch']['valid']
     mean = jnp.tensordot(valid, read, 1) / jnp.maximum(jnp.sum(valid), 1.0)
     return self.decay * value + (1 - self.decay) * mean
+
+
+class Average:
+  """A moving average of the parameters of the student's model (Tarvainen 2017, §2, eq. 1).
+
+    θ' ← decay·θ' + (1 - decay)·θ,    with θ as the step left them
+
+  Starts at the student's first parameters. A teacher with source='carry:NAME' answers with it: the
+  mean teacher. The paper lets the decay grow, from 0.99 in the ramp-up phase to 0.999; here it is
+  constant.
+  """
+  average, reads = True, ()
+
+  def __init__(self, *, decay: float = 0.999):
+    if not 0 <= decay < 1:
+      raise ValueError(f'decay={decay} is not in [0, 1)')
+    self.decay = decay
+
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> Flat:
+    del key, shapes
+    return _of_model(params)
+
+  def update(self, value: Flat, views: Views, step: jax.Array, params: Flat) -> Flat:
+    del views, step
+    return {path: self.decay * value[path] + (1 - self.decay) * now
+            for path, now in _of_model(params).items()}
+
+
+def _of_model(params: Flat) -> Flat:
+  """The parameters of the student's model; its projectors' stay out."""
+  return {path: value for path, value in params.items() if path.startswith('model/')}
 
 
 class Taid:
@@ -79,7 +114,7 @@ class Taid:
     self.steps, self.start, self.alpha, self.beta = steps, start, alpha, beta
     self.temperature = temperature
 
-  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> dict[str, jax.Array]:
     del key
     for path in self.reads:
       at(shapes, path, 'carry: reads')
@@ -87,7 +122,7 @@ class Taid:
     return {'t': jnp.float32(self.start), 'loss': jnp.float32(-1), 'momentum': jnp.float32(0)}
 
   def update(self, value: dict[str, jax.Array], views: Views,
-             step: jax.Array) -> dict[str, jax.Array]:
+             step: jax.Array, params: Flat) -> dict[str, jax.Array]:
     student, teacher, *masks = (at(views, path, 'carry: reads') for path in self.reads)
     between, log_q = _between(student, teacher, value['t'], self.temperature)
     losses = -jnp.sum(jnp.exp(between) * log_q, axis=-1)
@@ -125,7 +160,7 @@ class DWA:
     self.terms, self.reads = _weighed(terms), tuple(f'terms/{name}' for name in terms)
     self.window, self.temperature = window, temperature
 
-  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> dict[str, jax.Array]:
     del key
     for path in self.reads:
       at(shapes, path, 'carry: reads')
@@ -133,7 +168,7 @@ class DWA:
         part: jnp.zeros(len(self.terms)) for part in ('/sum', '/count', '/last')}})
 
   def update(self, value: dict[str, jax.Array], views: Views,
-             step: jax.Array) -> dict[str, jax.Array]:
+             step: jax.Array, params: Flat) -> dict[str, jax.Array]:
     of = lambda part: jnp.stack([value[f'{name}{part}'] for name in self.terms])
     losses = jnp.stack([at(views, path, 'carry: reads') for path in self.reads])
     counts = jnp.isfinite(losses)
@@ -171,14 +206,14 @@ class GradNorm:
     self.terms, self.alpha, self.rate = _weighed(terms), alpha, rate
     self.reads = tuple(f'{view}/{name}' for view in ('terms', 'gradients') for name in terms)
 
-  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> dict[str, jax.Array]:
     del key
     for path in self.reads:
       at(shapes, path, 'carry: reads')
     return _parts(self.terms, {'': jnp.ones(len(self.terms)), '/first': jnp.zeros(len(self.terms))})
 
   def update(self, value: dict[str, jax.Array], views: Views,
-             step: jax.Array) -> dict[str, jax.Array]:
+             step: jax.Array, params: Flat) -> dict[str, jax.Array]:
     del step
     read = jnp.stack([at(views, path, 'carry: reads') for path in self.reads])
     losses, norms = read.reshape(2, len(self.terms))
@@ -236,7 +271,7 @@ class Bank:
     self.places = _places(np.asarray(labels))
     self.negatives, self.momentum, self.temperature = negatives, momentum, temperature
 
-  def init(self, key: jax.Array, shapes: Mapping[str, Mapping[str, Any]]) -> dict[str, jax.Array]:
+  def init(self, key: jax.Array, shapes: Shapes, params: Flat) -> dict[str, jax.Array]:
     size, width = at(shapes, self.reads[0], 'carry: reads').shape
     rows, draws = jax.random.split(key)
     shape, bound = (2, len(self.places), width), (3 / width)**0.5
@@ -247,7 +282,7 @@ class Bank:
             'temperature': jnp.asarray(self.temperature, jnp.float32)}
 
   def update(self, value: dict[str, jax.Array], views: Views,
-             step: jax.Array) -> dict[str, jax.Array]:
+             step: jax.Array, params: Flat) -> dict[str, jax.Array]:
     student, teacher, valid, id, *masks = (at(views, path, 'carry: reads') for path in self.reads)
     bank, places, n = value['bank'], value['places'], len(self.places)
     counted = math.prod(masks, start=valid)

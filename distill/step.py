@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from distill import objective, teachers
+from distill.augment import Ask, augmented
 from distill.carry import Carry
 from distill.models.pure import Flat, Pure
 from distill.sharding import Layout
-from distill.student import Student
+from distill.student import Student, under
 from distill.teachers import Teacher
 from distill.types import Batch, Outputs, Schedule, Status, Stop
 
@@ -64,15 +65,66 @@ def _parts(carry: Mapping[str, Any]) -> dict[str, jax.Array]:
   return whole
 
 
+def make_ask(student: Student, frozen_teachers: tuple[Teacher, ...], params: Callable[[], Flat],
+             rest: Flat, weights: Mapping[str, teachers.Weights],
+             loss: Callable[[Batch], jax.Array], layout: Layout | None = None) -> Ask:
+  """Returns what an augmentation may ask; nothing is computed unless it does.
+
+  `params()` are the student's parameters as a step computes with them, `weights` the teachers'.
+  """
+  return Ask(
+      student=lambda batch: student.outputs(params(), rest, batch, train=False, key=None)[0],
+      teachers={teacher.name: functools.partial(teacher, weights[teacher.name], layout=layout)
+                for teacher in frozen_teachers},
+      loss=loss, params=lambda: under(params(), 'model/'), probe=student.probe)
+
+
+def view_shapes(student: Student, frozen_teachers: tuple[Teacher, ...], arguments: tuple, *,
+                schedules: Mapping[str, Schedule], prepare: Callable[[Batch], Batch] | None,
+                augment: tuple[Callable, ...], carries: Mapping[str, Carry],
+                where: str) -> dict[str, dict[str, Any]]:
+  """Returns the shapes of the views that carries may read, {} if there is no carry.
+
+  `arguments` are the shapes of parameters, the rest, the teachers' weights and a batch. Augments
+  are traced twice and must give the same shapes, or those of a resumed run would be others.
+  """
+  def batch_and_views(params, rest, weights, batch):
+    # A carry that a teacher takes its weights from has the shapes of the parameters.
+    weights = {teacher.name: teacher.weights(weights[teacher.name], dict.fromkeys(carries, params),
+                                             rest) for teacher in frozen_teachers}
+    ask = make_ask(student, frozen_teachers, lambda: params, rest, weights,
+                   lambda batch: jnp.zeros(()))       # the objective may read carries
+    batch = augmented(augment, prepare(batch) if prepare else batch, jax.random.key(0), ask, where)
+    if not carries:
+      return batch, {}
+    outputs = teachers.outputs(frozen_teachers, weights, batch)
+    return batch, make_views(student, schedules)(
+        params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
+
+  if not (augment or carries):
+    return {}
+  # Two functions: JAX would remember the shapes of one.
+  (first, views), (again, _) = (
+      jax.eval_shape(lambda *of: batch_and_views(*of), *arguments) for _ in range(2))
+  for name in {**first, **again}:
+    shapes = [list(batch[name].shape) if name in batch else 'nothing' for batch in (first, again)]
+    if shapes[0] != shapes[1]:
+      raise Stop(Status.MISFIT, f'{where}: an augment gives {name} {shapes[0]}, and then '
+                 f'{shapes[1]}: its shapes must be the same in every step')
+  return views
+
+
 def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
                    terms: tuple[objective.Term, ...], *,
                    schedules: Mapping[str, Schedule] | None = None,
                    prepare: Callable[[Batch], Batch] | None = None,
                    augment: tuple[Callable, ...] = (), accumulate: int = 1,
-                   dtype: str = 'float32', layout: Layout | None = None) -> Callable:
+                   dtype: str = 'float32', layout: Layout | None = None,
+                   where: str = 'config') -> Callable:
   """`(state, teacher_weights, batch, seed) -> (totals, gradients, sums, rest, views)`.
 
-  `prepare` makes of the stored fields of a batch what models read (`modalities.Modality`).
+  `prepare` makes of the stored fields of a batch what models read (`modalities.Modality`). Augments
+  change whole batches, before these are parted; `where` is the stage's node, for error lines.
 
   Totals and gradients are by group of terms, sums {name: (sum, count)}; the views are those of the
   last micro-batch, with what a step knows only after them: of every term its mean, without weight
@@ -80,11 +132,22 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
   """
   views_of = make_views(student, schedules or {})
 
+  def computed(params):
+    params = teachers.cast(params, dtype)
+    return layout.gathered(params) if layout else params
+
+  def loss_of(state, weights, batch):
+    """The step's objective of a whole batch, in evaluation mode."""
+    outputs = teachers.outputs(frozen_teachers, weights, batch, layout)
+    views, _ = views_of(computed(state.params), state.rest, outputs, state.carry, batch,
+                        state.step, train=False, key=None)
+    return sum(objective.objective(
+        terms, views, objective.counts(terms, batch), state.step)[0].values())
+
   def part(trained, state, outputs, batch, counts, key):
     """Of a micro-batch."""
     def totals(trained):
-      params = teachers.cast({**state.params, **trained}, dtype)
-      params = layout.gathered(params) if layout else params
+      params = computed({**state.params, **trained})
       views, rest = views_of(params, state.rest, outputs, state.carry, batch, state.step,
                              train=True, key=key)
       groups, sums, means = objective.objective(terms, views, counts, state.step)
@@ -96,10 +159,13 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
   def gradients(state: State, teacher_weights, batch: Batch, seed: jax.Array):
     key = jax.random.fold_in(seed, state.step)
     batch = prepare(batch) if prepare else batch
-    for i, change in enumerate(augment):
-      batch = change(batch, jax.random.fold_in(key, i))
+    weights = {teacher.name: teacher.weights(
+        teacher_weights[teacher.name], state.carry, state.rest) for teacher in frozen_teachers}
+    batch = augmented(augment, batch, key, make_ask(
+        student, frozen_teachers, lambda: computed(state.params), state.rest, weights,
+        functools.partial(loss_of, state, weights), layout), where)
     key = jax.random.fold_in(key, len(augment))
-    outputs = teachers.outputs(frozen_teachers, teacher_weights, batch, layout)
+    outputs = teachers.outputs(frozen_teachers, weights, batch, layout)
     counts = objective.counts(terms, batch)
     trained, _ = student.trained(state.params)
     size, replicas = len(batch['valid']), layout.replicas if layout else 1
@@ -147,10 +213,11 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     loss, norm = sum(groups.values()), optax.tree.norm(whole)
     sound = jnp.isfinite(jnp.stack([loss, norm, optax.tree.norm(updates)])).all()
     finite = sound & (state.first_bad < 0)
+    params = {**state.params, **optax.apply_updates(trained, updates)}
     new = state.replace(
-        params={**state.params, **optax.apply_updates(trained, updates)}, rest=rest,
-        opt_state=opt_state, carry={name: carry.update(state.carry[name], views, state.step)
-                                    for name, carry in carries.items()})
+        params=params, rest=rest, opt_state=opt_state, carry={
+            name: carry.update(state.carry[name], views, state.step, params)
+            for name, carry in carries.items()})
     kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     bad = jnp.where(finite | (state.first_bad >= 0), state.first_bad, state.step)
     metrics |= {'loss': (loss, 1.0), 'grad_norm': (norm, 1.0)}
@@ -181,7 +248,8 @@ def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term]
                        carries: Mapping[str, Carry]) -> None:
   """Stops where micro-batches would give another gradient than the whole batch."""
   mixing = [f'{term.where} mixes the examples of a batch' for term in terms if term.mixing] + [
-      f'carry.{name} is updated from whole batches' for name in carries] + [
+      f'carry.{name} is updated from whole batches' for name, carry in carries.items()
+      if carry.reads] + [
       f'{where} mixes the examples of a batch' for where, model in (
           (f'{student.where}.model', student.model), *(
               (f'{student.where}.projectors.{name}', p.model)

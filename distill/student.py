@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from distill import lookup
+from distill.modalities import probes
 from distill.models.pure import Flat, Pure
 from distill.objective import Views, at, paths
 from distill.types import Batch, Outputs, Status, Stop
@@ -32,11 +33,13 @@ class Student:
   """A model, its projectors, and the path patterns of the parameters that stay as they are.
 
   `where` is its node in the config, for error lines: a teacher that is trained is one too.
+  By the probe it reads the perturbation of a batch that has one (`modalities/probes.py`).
   """
   model: Pure
   projectors: Mapping[str, Projector] = dataclasses.field(default_factory=dict)
   frozen: tuple[str, ...] = ()
   where: str = 'student'
+  probe: probes.Probe | None = None
 
   def init(self, seed: int) -> tuple[Flat, Flat]:
     """Parameters and rest. Each projector has a seed of its own: adding one changes no other."""
@@ -60,11 +63,16 @@ class Student:
       own = (int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) + seed) % 2**31
       yield f'projectors/{name}/', projector.model, own
 
+  def outputs(self, params: Flat, rest: Flat, batch: Batch, *, train: bool,
+              key: jax.Array | None) -> tuple[Outputs, Flat]:
+    """Returns the outputs of the model, and its rest after the call."""
+    return probes.answer(self.model, self.probe, under(params, 'model/'), under(rest, 'model/'),
+                         batch, train=train, key=key)
+
   def __call__(self, params: Flat, rest: Flat, batch: Batch, others: Views, *, train: bool,
                key: jax.Array | None) -> tuple[dict[str, Outputs], Flat]:
     """The views `student`, `self` and `projected`, and the rest after the call."""
-    outputs, kept = self.model(under(params, 'model/'), under(rest, 'model/'), batch,
-                               train=train, key=key)
+    outputs, kept = self.outputs(params, rest, batch, train=train, key=key)
     rest = rest | {f'model/{path}': value for path, value in kept.items()}
     views = {**others, 'student': outputs, 'self': jax.lax.stop_gradient(outputs)}
     projected = {}

@@ -5,7 +5,7 @@ Its weights are an argument of the step: never a constant of it, never donated, 
 with the student (their sha256 is).
 """
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -25,7 +25,10 @@ class Teacher(Protocol):
 
   @property
   def shapes(self) -> tuple[Any, Any]:
-    """The shapes of its weights."""
+    """The shapes of the weights that a step is given of it."""
+
+  def weights(self, given: Weights, carry: Mapping[str, Any], rest: Flat) -> Weights:
+    """Returns the weights that it has in a step: those given, or what the student's state holds."""
 
   def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
     """Its outputs for a prepared batch."""
@@ -37,12 +40,15 @@ class Live:
 
   `microbatch` is the largest number of examples it takes at once (0: the whole batch), but at
   least one on every device; so the student's batch can be larger than what fits beside the
-  teacher. `dtype` is what it computes in.
+  teacher. `dtype` is what it computes in. `reads` are fields of the model, each with the field of
+  the batch that it takes instead; these are stored fields, of which `prepare` makes the model's.
   """
   name: str
   model: Pure
   dtype: str = 'float32'
   microbatch: int = 0
+  reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  prepare: Callable[[Batch], Batch] | None = None
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
@@ -54,7 +60,13 @@ class Live:
   def shapes(self) -> tuple[Any, Any]:
     return self.model.shapes
 
+  def weights(self, given: Weights, carry: Mapping[str, Any], rest: Flat) -> Weights:
+    return given
+
   def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
+    if self.reads:
+      batch = {**batch, **{field: batch[path] for field, path in self.reads.items()}}
+      batch = self.prepare(batch) if self.prepare else batch
     params, rest = cast(weights, self.dtype)
     size, replicas = len(batch['valid']), 1
     if layout:
@@ -69,6 +81,24 @@ class Live:
 
 
 @dataclasses.dataclass(frozen=True)
+class Moving(Live):
+  """A teacher that is the student's model at a moving average of its parameters.
+
+  `carry` names the `carry.Average` that holds them (mean teacher, Tarvainen 2017). Running
+  statistics of batches are the student's.
+  """
+  carry: str = ''
+
+  @property
+  def shapes(self) -> tuple[Any, Any]:
+    return {}, {}
+
+  def weights(self, given: Weights, carry: Mapping[str, Any], rest: Flat) -> Weights:
+    return tuple({path.removeprefix('model/'): value for path, value in part.items()
+                  if path.startswith('model/')} for part in (carry[self.carry], rest))
+
+
+@dataclasses.dataclass(frozen=True)
 class Cached:
   """A teacher whose outputs the data set has, as the fields `NAME/…` of every batch."""
   name: str
@@ -76,6 +106,9 @@ class Cached:
   @property
   def shapes(self) -> tuple[Any, Any]:
     return {}, {}
+
+  def weights(self, given: Weights, carry: Mapping[str, Any], rest: Flat) -> Weights:
+    return given
 
   def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
     prefix = f'{self.name}/'

@@ -107,7 +107,8 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
                            f'{stage.where}.optimizer', steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
-             accumulate=plan.accumulate, dtype=plan.dtype, layout=stage.layout)
+             accumulate=plan.accumulate, dtype=plan.dtype, layout=stage.layout,
+             where=stage.where)
   train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
   norms = step.make_norms(*what, **how) if plan.shares else None
   # With the layouts of the run, so that the first step needn't be traced again.
@@ -115,20 +116,15 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   weights = {name: sharding.shapes(w, stage.layout.weights(w)) for name, w in weights.items()}
   params, rest = stage.student.shapes()
 
-  def views(params, rest, weights, batch):
-    batch = stage.prepare(batch) if stage.prepare else batch
-    for i, change in enumerate(stage.augment):
-      batch = change(batch, jax.random.key(i))
-    outputs = {t.name: t(weights[t.name], batch) for t in stage.teachers}
-    return step.make_views(stage.student, stage.schedules)(
-        params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
-
-  shapes = jax.eval_shape(views, params, rest, weights, batch) if stage.carries else {}
+  shapes = step.view_shapes(
+      stage.student, stage.teachers, (params, rest, weights, batch), schedules=stage.schedules,
+      prepare=stage.prepare, augment=stage.augment, carries=stage.carries, where=stage.where)
   number = jax.ShapeDtypeStruct((), jnp.float32)
   shapes |= {'terms': {term.name: number for term in stage.terms},
              'gradients': {term.group: number for term in stage.terms}}
   init = lambda params, rest, seed: step.init_state(stage.student, params, rest, optimizer, {
-      name: carry.init(jax.random.key(seed), shapes) for name, carry in stage.carries.items()})
+      name: carry.init(jax.random.key(seed), shapes, params)
+      for name, carry in stage.carries.items()})
   like = jax.eval_shape(init, params, rest, stage.seed)
   homes = step.shardings(like, stage.layout)
   init, like = jax.jit(init, static_argnums=2, out_shardings=homes), sharding.shapes(like, homes)

@@ -13,6 +13,10 @@ Fields of a batch (`Batch`); all lead with the batch axis. Every batch has
   labelled  float [b]     1 where the run may see the example's targets
   valid     float [b]     1 for an example, 0 for a row that only fills the batch
 
+one whose inputs an augment perturbs has
+
+  perturbation  float [b … d]   what the student adds to its inputs (`augment/adversarial.py`)
+
 and the fields of its data set (`Field`): inputs, which its modality describes, and targets, such as
 
   label     int32 [b]     the class, or -1 where the run may not see it; in a regression

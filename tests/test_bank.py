@@ -21,8 +21,9 @@ def views(i, id=None, valid=(1., 1, 1, 1)):
 
 
 BANK = Bank(reads=READS, labels=LABELS, negatives=3, temperature=0.3)
-START = BANK.init(jax.random.key(7), SHAPES)
-update = jax.jit(BANK.update)
+START = BANK.init(jax.random.key(7), SHAPES, {})
+jitted = jax.jit(BANK.update)
+update = lambda value, views, step: jitted(value, views, step, {})
 unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
@@ -39,7 +40,7 @@ def test_it_starts_near_length_one_without_a_constant():
   assert START['bank'].shape == (2, 8, 6) and START['draws'].shape == (4, 3)
   assert START['draws'].dtype == jnp.uint32 and np.isposinf(START['z']).all()
   wide = Bank(reads=READS, labels=np.arange(50), negatives=2).init(jax.random.key(0), {
-      'projected': {name: jax.ShapeDtypeStruct((4, 300), jnp.float32) for name in 'st'}})
+      'projected': {name: jax.ShapeDtypeStruct((4, 300), jnp.float32) for name in 'st'}}, {})
   np.testing.assert_allclose(np.linalg.norm(wide['bank'], axis=-1), 1, atol=0.15)
 
 
@@ -106,7 +107,7 @@ def test_with_the_term_s_mask_the_constants_are_those_of_what_it_counts():
   masked = Bank(reads=READS, labels=LABELS, negatives=3, temperature=0.3, mask='batch/labelled')
   told = views(0, valid=[1., 1, 0, 1])
   told['batch']['labelled'] = jnp.array([1., 0, 0, 1])
-  after, plain = (jax.jit(bank.update)(START, told, jnp.int32(0)) for bank in (masked, BANK))
+  after, plain = (jax.jit(bank.update)(START, told, jnp.int32(0), {}) for bank in (masked, BANK))
   loss = jax.jit(lambda z: crd(
       *told['projected'].values(), told['batch']['labelled'], told['batch']['id'], START['bank'],
       START['places'], START['draws'], z, temperature=START['temperature']))
@@ -121,7 +122,7 @@ def test_draws_depend_on_the_key_and_the_step_alone():
   np.testing.assert_array_equal(update(after, views(1), jnp.int32(4))['draws'], after['draws'])
   assert not np.array_equal(after['draws'], START['draws'])
   np.testing.assert_array_equal(update(after, views(1), jnp.int32(-1))['draws'], START['draws'])
-  other = BANK.init(jax.random.key(8), SHAPES)
+  other = BANK.init(jax.random.key(8), SHAPES, {})
   assert not np.array_equal(other['draws'], START['draws'])
 
 

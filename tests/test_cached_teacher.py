@@ -75,5 +75,5 @@ def test_data_without_its_answers_is_refused(run):
 
 
 def test_a_source_that_is_not_known_is_refused(run):
-  with pytest.raises(Stop, match="teachers.oracle.source='disk' must be 'live' or 'fields'"):
+  with pytest.raises(Stop, match="teachers.oracle.source='disk' must be 'live', 'fields' or"):
     run({**NODE, 'teachers': {'oracle': {'source': 'disk'}}})

@@ -23,10 +23,10 @@ class TestMean:
     mean = Mean(reads='big/logits', decay=0.9)
     views = {'big': {'logits': jnp.array([[1., 2], [3, 6], [99, 99]])},
              'batch': {'valid': jnp.array([1., 1, 0])}}
-    value = mean.init(KEY, shapes(views))
+    value = mean.init(KEY, shapes(views), {})
     np.testing.assert_array_equal(value, [0, 0])
     for expected in ([.2, .4], [.38, .76]):             # 0.1 m, then 0.9 · 0.1 m + 0.1 m
-      value = mean.update(value, views, 0)
+      value = mean.update(value, views, 0, {})
       np.testing.assert_allclose(value, expected, rtol=1e-6)
 
   @pytest.mark.parametrize('decay', [-.1, 1.0])
@@ -48,9 +48,9 @@ class TestTaid:
 
   def run(self, carry, teachers, value=None, first=0):
     update = jax.jit(carry.update)
-    value = value or carry.init(KEY, shapes(self.views(self.FAR)))
+    value = value or carry.init(KEY, shapes(self.views(self.FAR)), {})
     for step, teacher in enumerate(teachers, first):
-      value = update(value, self.views(teacher), jnp.int32(step))
+      value = update(value, self.views(teacher), jnp.int32(step), {})
     return value
 
   def test_by_hand(self):
@@ -74,7 +74,7 @@ class TestTaid:
     value, ts = self.run(carry, [self.FAR]), [0.0]
     assert value['t'] == 0
     for step, views in enumerate([self.views(self.FAR)] * 3 + [sure] + 3 * [self.views(self.FAR)]):
-      value = jax.jit(carry.update)(value, views, jnp.int32(step + 1))
+      value = jax.jit(carry.update)(value, views, jnp.int32(step + 1), {})
       ts.append(float(value['t']))
     # δ is at least -1, and the momentum then, too: each step is .4 · σ(-1) of what is left or more.
     assert (np.diff(ts) >= .4 * .268941 * (1 - np.array(ts[:-1])) - 1e-6).all() and ts[-1] < 1
@@ -103,13 +103,13 @@ class TestTaid:
     words = jnp.stack([self.FAR, jnp.array([[np.nan, 9], [9, -9]])])                   # [b s v]
     update = jax.jit(carry.update)
     views = lambda counted, valid: self.views(words, valid, counted=jnp.array(counted))
-    start = carry.init(KEY, shapes(views([[1, 0], [0, 0]], (1, 1))))
-    kept = update(start, views([[1, 0], [1, 1]], (1, 0)), jnp.int32(0))
+    start = carry.init(KEY, shapes(views([[1, 0], [0, 0]], (1, 1))), {})
+    kept = update(start, views([[1, 0], [1, 1]], (1, 0)), jnp.int32(0), {})
     whole = Taid(teacher='teacher/logits', steps=10)
-    assert_same(kept, jax.jit(whole.update)(start, self.views(self.FAR), jnp.int32(0)))
+    assert_same(kept, jax.jit(whole.update)(start, self.views(self.FAR), jnp.int32(0), {}))
     for valid in ((0, 0), (0, 1)):
-      assert_same(update(start, views([[1, 1], [0, 0]], valid), jnp.int32(1)), start)
-      assert_same(update(kept, views([[1, 1], [0, 0]], valid), jnp.int32(1)), kept)
+      assert_same(update(start, views([[1, 1], [0, 0]], valid), jnp.int32(1), {}), start)
+      assert_same(update(kept, views([[1, 1], [0, 0]], valid), jnp.int32(1), {}), kept)
 
   def test_finite_from_a_perfect_student_to_a_sure_and_wrong_one(self):
     carry = Taid(teacher='teacher/logits', steps=10)
@@ -119,7 +119,7 @@ class TestTaid:
   def test_a_path_that_is_not_there(self):
     carry = Taid(teacher='big/logits', steps=10)
     with pytest.raises(Stop, match="'big/logits' names no view"):
-      carry.init(KEY, shapes(self.views(self.FAR)))
+      carry.init(KEY, shapes(self.views(self.FAR)), {})
 
   @pytest.mark.parametrize('wrong', [
       {'steps': 0}, {'start': 1.5}, {'alpha': -1.0}, {'beta': 1.5}, {'temperature': 0.0}])
@@ -132,9 +132,9 @@ def moved(carry, told, value=None, first=0):
   """A carry over terms after steps of which these are the views, and each step's weights."""
   told = [{view: {n: jnp.float32(x) for n, x in zip(carry.terms, numbers, strict=True)}
            for view, numbers in zip(('terms', 'gradients'), step, strict=False)} for step in told]
-  value, update, weights = value or carry.init(KEY, shapes(told[0])), jax.jit(carry.update), []
+  value, update, weights = value or carry.init(KEY, shapes(told[0]), {}), jax.jit(carry.update), []
   for step, views in enumerate(told, first):
-    value = update(value, views, jnp.int32(step))
+    value = update(value, views, jnp.int32(step), {})
     weights.append([float(value[name]) for name in carry.terms])
   return value, weights
 
@@ -237,7 +237,7 @@ class TestGradNorm:
 def test_weights_are_of_terms_that_there_are(make):
   how = {'window': 2} if make is DWA else {}
   with pytest.raises(Stop, match="'terms/b' names no output of terms, which has a"):
-    make(terms=('a', 'b'), **how).init(KEY, {'terms': {'a': 0}, 'gradients': {'a': 0}})
+    make(terms=('a', 'b'), **how).init(KEY, {'terms': {'a': 0}, 'gradients': {'a': 0}}, {})
   for wrong in ((), ('a',), ('a', 'a'), 'ab'):
     with pytest.raises(ValueError, match='must name at least two terms, each once'):
       make(terms=wrong, **how)
@@ -245,7 +245,7 @@ def test_weights_are_of_terms_that_there_are(make):
 
 def test_each_balanced_term_is_a_group_of_its_name():
   with pytest.raises(Stop, match="'gradients/b' names no output of gradients, which has a"):
-    GradNorm(terms=('a', 'b')).init(KEY, {'terms': {'a': 0, 'b': 0}, 'gradients': {'a': 0}})
+    GradNorm(terms=('a', 'b')).init(KEY, {'terms': {'a': 0, 'b': 0}, 'gradients': {'a': 0}}, {})
 
 
 @pytest.mark.parametrize(('make', 'wrong'), [

@@ -22,7 +22,7 @@ class Shown(Points):
 
 
 class Probe:
-  inputs, spread = lambda self, batch: np.asarray(batch['points']), lambda self: 1.0
+  value, scale = lambda self, params, batch: batch['points'], lambda self, params: 1.0
   feed = lambda self, params, batch, x: (params, {**batch, 'points': x})
   positions = lambda self, batch: np.asarray(batch['mask']) > 0
   keep, legend = lambda self, batch: {'image': batch['points']}, lambda self, kept: {}

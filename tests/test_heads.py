@@ -202,13 +202,6 @@ class TestACachedTeacher:
     assert stop.value.status == Status.CONFIG and '\n' not in str(stop.value)
 
 
-def test_a_teacher_reads_the_fields_of_the_student():
-  node = config()
-  node['teachers']['t']['reads'] = {'image': 'large'}
-  with pytest.raises(Stop, match='teachers.t.reads: TeacherNode has no such field'):
-    setting(node)
-
-
 def test_a_fact_that_is_an_array_is_nested_lists_in_cards():
   node = config(data='WithAnchors', model='Anchored')
   node['task'] = {'name': f'{__name__}:AnchoredTask'}

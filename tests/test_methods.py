@@ -87,7 +87,7 @@ def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
   for term in {*terms(method)} - RISING.keys():
     assert rows[-1][term] < rows[0][term], (term, [row[term] for row in rows])
   assert rows[-1]['loss'] < rows[0]['loss']
-  accuracy = scoring(stage.student.model, told)(params, rest)['test/accuracy']
+  accuracy = scoring(stage.student.model, told, {})(params, rest)['test/accuracy']
   assert accuracy > 0.2             # of ten classes; 450 images, so chance has a deviation of 0.014
 
 

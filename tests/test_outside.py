@@ -67,11 +67,11 @@ class Centre:
   def __init__(self, *, reads: str):
     self.reads = reads
 
-  def init(self, key, shapes):
+  def init(self, key, shapes, params):
     view, _, name = self.reads.partition('/')
     return jnp.zeros(shapes[view][name].shape[1:])
 
-  def update(self, value, views, step):
+  def update(self, value, views, step, params):
     view, _, name = self.reads.partition('/')
     return views[view][name].mean(0)
 
@@ -81,7 +81,7 @@ def half(*, steps: int):
 
 
 def brighter(*, channels: int, by: float = 0.1):
-  return lambda batch, key: {**batch, 'image': batch['image'] + by * channels}
+  return lambda batch, key, ask: {**batch, 'image': batch['image'] + by * channels}
 
 
 def lion(*, rate: float, steps: int, **others):

@@ -61,7 +61,8 @@ def machine(node=None, *, model=MODEL, frozen=(), optimizer=None, microbatch=0, 
             'terms': {term.name: number for term in terms},
             'gradients': {term.group: number for term in terms}}
   start = step.init_state(who, *who.init(0), optimizer,
-                          {n: c.init(jax.random.key(0), shapes) for n, c in carries.items()})
+                          {n: c.init(jax.random.key(0), shapes, who.init(0)[0])
+                           for n, c in carries.items()})
   return run, start
 
 
@@ -226,7 +227,7 @@ def test_bfloat16_computes_narrow_and_keeps_its_parameters_wide():
 
 
 def test_randomness_is_a_function_of_the_seed_and_the_step():
-  noisy = lambda data, key: data | {'x': data['x'] + jax.random.normal(key, data['x'].shape)}
+  noisy = lambda data, key, ask: data | {'x': data['x'] + jax.random.normal(key, data['x'].shape)}
   run, start = machine({'hard': HARD}, augment=(noisy,))
   def once(step, seed):
     state = jax.tree.map(jnp.copy, start).replace(step=jnp.int32(step))
@@ -234,6 +235,80 @@ def test_randomness_is_a_function_of_the_seed_and_the_step():
         'model/dense/kernel'])
   assert (once(0, 1) == once(0, 1)).all()
   assert (once(0, 1) != once(1, 1)).any() and (once(0, 1) != once(0, 2)).any()
+
+
+class TestAsk:
+  """What an augment may ask of its step."""
+
+  def views(self, change, step_=2, node=None, **options):
+    """Groups' totals and the views of a step whose augment this is."""
+    who, big = student.Student(MODEL), teachers.Live('big', MODEL)
+    gradients = step.make_gradients(who, (big,), objective.terms_from(
+        node or {'hard': HARD, 'soft': SOFT}), augment=(change,), **options)
+    state = step.init_state(who, *who.init(0), optax.sgd(0.1), {}).replace(step=jnp.int32(step_))
+    groups, *_, views = jax.jit(gradients)(state, {'big': BIG}, batch(), jax.random.key(0))
+    return state, groups, views
+
+  def test_the_loss_is_the_step_s_own_and_has_a_gradient(self):
+    slope = lambda b, key, ask: {**b, 'asked': jnp.full(8, ask.loss(b)), 'slope': jax.grad(
+        lambda x: ask.loss({**b, 'x': x}))(b['x'])}
+    state, groups, views = self.views(slope)
+    np.testing.assert_allclose(views['batch']['asked'], sum(groups.values()), rtol=1e-6)
+    # Of the cross-entropy alone, over the four valid rows with a label: (softmax - onehot) Wᵀ / 4.
+    _, _, views = self.views(slope, node={'hard': HARD})
+    params = student.under(state.params, 'model/')
+    z = np.asarray(MODEL(params, {}, batch())[0]['logits'], np.float64)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True) - np.eye(3)[np.arange(8) % 3]
+    counted = np.asarray(batch()['labelled'] * batch()['valid'])
+    by_hand = counted[:, None] / counted.sum() * (p @ np.asarray(params['dense/kernel']).T)
+    np.testing.assert_allclose(views['batch']['slope'], by_hand, atol=1e-6)
+
+  def test_the_student_and_the_teachers_answer_what_they_are_asked(self):
+    asked = lambda b, key, ask: {
+        **b, 'own': ask.student({**b, 'x': 2 * b['x']})['logits'],
+        'theirs': ask.teachers['big']({**b, 'x': 2 * b['x']})['logits']}
+    state, _, views = self.views(asked)
+    twice = {**batch(), 'x': 2 * batch()['x']}
+    for name, weights in ('own', (student.under(state.params, 'model/'), {})), ('theirs', BIG):
+      np.testing.assert_allclose(views['batch'][name], MODEL(*weights, twice)[0]['logits'],
+                                 rtol=1e-6)
+
+  def test_answers_are_in_evaluation_mode_and_change_nothing(self):
+    counting = Pure(lambda rngs: Counting(rngs=rngs))
+    asks = lambda b, key, ask: {**b, 'x': b['x'] + 0 * ask.student(b)['logits'].sum()
+                                + 0 * ask.loss(b)}
+    state, _ = trained(3, model=counting, augment=(asks,))
+    assert state.rest == {'model/calls': 3}
+
+  def test_an_augment_that_asks_nothing_costs_nothing(self):
+    def equations(*augment):
+      run, start = machine(augment=augment, dtype='bfloat16')
+      traced = run.trace(start, {'big': BIG}, batch(), jax.random.key(0))
+      return [line.split(' = ')[-1].split()[0] for line in str(traced.jaxpr).splitlines()
+              if ' = ' in line]
+    # A key for the augment, and one for what follows.
+    assert len(equations(lambda b, key, ask: b)) - len(equations()) <= 4
+
+  @pytest.mark.parametrize(('change', 'line'), [
+      (lambda b, key, ask: {**b, 'x': ask.teachers['bgi'](b)['logits']},
+       "config: augment[0] asks the teacher 'bgi', and its stage has big: name what it reads"),
+      (lambda b, key, ask: {'x': b['x'], 'label': b['label'], 'labelled': b['labelled']},
+       'config: augment[0] drops valid: return {**batch, …}'),
+      (lambda b, key, ask: None, 'config: augment[0] returns no batch'),
+      (lambda b, key, ask: {name: value[::2] for name, value in b.items()},
+       'config: augment[0] gives label [4], and the batch has 8 rows')])
+  def test_a_mistake_is_one_line(self, change, line):
+    with pytest.raises(Stop) as stop:
+      self.views(change)
+    assert line in str(stop.value) and stop.value.status == Status.MISFIT
+
+  def test_shapes_that_change_from_step_to_step_are_refused(self):
+    sizes = iter((3, 5))
+    wide = lambda b, key, ask: {**b, 'noise': jnp.zeros((8, next(sizes)))}
+    with pytest.raises(Stop, match=r'config: an augment gives noise \[8, 3\], and then \[8, 5\]'):
+      who = student.Student(MODEL)
+      step.view_shapes(who, (), (*who.shapes(), {}, jax.eval_shape(batch)), schedules={},
+                       prepare=None, augment=(wide,), carries={}, where='config')
 
 
 class TestCarry:
@@ -252,12 +327,13 @@ class TestCarry:
 
   def test_the_parts_of_a_dict_are_paths_of_their_own(self):
     class Two(carry.Mean):
-      def init(self, key, shapes):
-        return {'mean': super().init(key, shapes), 'steps': jnp.ones(())}
+      def init(self, key, shapes, params):
+        return {'mean': super().init(key, shapes, params), 'steps': jnp.ones(())}
 
-      def update(self, value, views, step):
+      def update(self, value, views, step, params):
         assert views['carry']['two/steps'].shape == ()
-        return {'mean': super().update(value['mean'], views, step), 'steps': value['steps'] + 1}
+        mean = super().update(value['mean'], views, step, params)
+        return {'mean': mean, 'steps': value['steps'] + 1}
 
     node = dict(SOFT, reads=dict(student='student/logits', teacher='big/logits',
                                  temperature='carry/two/steps'), kwargs={})
@@ -266,6 +342,24 @@ class TestCarry:
     assert state.carry['two']['steps'] == 2 and state.first_bad == -1
     centre, _ = trained(1, carries=self.MEAN)
     np.testing.assert_array_equal(state.carry['two']['mean'], centre.carry['centre'])
+
+  def test_the_average_by_hand_and_the_teacher_that_has_it(self):
+    how = dict(carries={'ema': carry.Average(decay=0.8)})
+    states = [trained(n, **how)[0] for n in range(1, 4)]
+    mean = student.Student(MODEL).init(0)[0]
+    for state in states:
+      mean = {path: 0.8 * mean[path] + 0.2 * state.params[path] for path in mean}
+      assert_same(state.carry['ema'], mean, rtol=1e-6)
+    moving = teachers.Moving('ema', MODEL, carry='ema')
+    found = moving(moving.weights(({}, {}), states[-1].carry, states[-1].rest), batch())['logits']
+    wanted = MODEL(student.under(mean, 'model/'), {}, batch())[0]['logits']
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert moving.shapes == ({}, {})
+
+  @pytest.mark.parametrize('decay', [-0.1, 1.0])
+  def test_a_decay_out_of_range_is_refused(self, decay):
+    with pytest.raises(ValueError, match='decay='):
+      carry.Average(decay=decay)
 
   def test_it_refuses_to_be_accumulated_by_name(self):
     with pytest.raises(Stop, match='carry.centre') as stop:
@@ -293,10 +387,10 @@ class TestWhatATermSaysOfItself:
     """Remembers what a carry sees."""
     reads = 'terms/soft', 'gradients/kd'
 
-    def init(self, key, shapes):
+    def init(self, key, shapes, params):
       return {'mean': jnp.zeros(()), 'norm': jnp.zeros(())}
 
-    def update(self, value, views, step):
+    def update(self, value, views, step, params):
       assert set(views['terms']) == {'hard', 'soft'} and set(views['gradients']) == {'', 'kd'}
       return {'mean': views['terms']['soft'], 'norm': views['gradients']['kd']}
 

@@ -83,14 +83,14 @@ class Drawn:
   """A carry that starts by the seed."""
   reads = 'student/logits'
 
-  def init(self, key, shapes):
+  def init(self, key, shapes, params):
     return jax.random.normal(key, (3,))
 
-  def update(self, value, views, step):
+  def update(self, value, views, step, params):
     return value + views['student']['logits'].mean()
 
 
-def noisy(batch, key):
+def noisy(batch, key, ask):
   return {**batch, 'x': batch['x'] + 0.1 * jax.random.normal(key, batch['x'].shape)}
 
 

@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.augment import Ask
 from distill.types import Batch
 
 
 def words(*, vocabulary: int, special: Mapping[str, int], share: float = 0.15, masked: float = 0.8,
-          random: float = 0.1) -> Callable[[Batch, jax.Array], Batch]:
+          random: float = 0.1) -> Callable[[Batch, jax.Array, Ask], Batch]:
   """BERT's masking (Devlin 2018, §3.1), drawn anew for every step.
 
   Of each text's words (`special` are the tokens that are none), `share` are chosen, at least one
@@ -28,7 +29,8 @@ def words(*, vocabulary: int, special: Mapping[str, int], share: float = 0.15, m
   others = np.setdiff1d(np.arange(vocabulary), list(special.values()))
   no_words = np.array(sorted(special.values()))
 
-  def change(batch: Batch, key: jax.Array) -> Batch:
+  def change(batch: Batch, key: jax.Array, ask: Ask) -> Batch:
+    del ask
     tokens = batch['tokens']
     b, s = tokens.shape
     m = -int(-share * s // 1)

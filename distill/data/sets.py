@@ -90,6 +90,26 @@ class Split:
         raw=[self.raw[row] for row in rows] if len(self.raw) else ())
 
 
+  def reading(self, reads: Mapping[str, str]) -> 'Split':
+    """The examples as a model reads them that takes other fields: {its field: the one it takes}.
+
+    The fields that are taken stay there, too. What the raw examples become is another field, so
+    that they can't be encoded anew.
+    """
+    if not reads:
+      return self
+    of_index = {mine: self.index[theirs] for mine, theirs in reads.items() if theirs in self.index}
+
+    def fetch(rows: np.ndarray) -> Columns:
+      columns = self.fetch(rows)
+      return {**columns, **{mine: columns[theirs] for mine, theirs in reads.items()
+                            if mine not in of_index}}
+    index = {name: column for name, column in self.index.items() if name not in reads}
+    fields = {mine: self.fields[theirs] for mine, theirs in reads.items()}
+    return dataclasses.replace(self, index=index | of_index, fields={**self.fields, **fields},
+                               fetch=fetch, raw=())
+
+
 @dataclasses.dataclass(frozen=True)
 class InMemory:
   """A `fetch` from arrays that lead with the examples; they may be memory-mapped."""

@@ -38,6 +38,7 @@ class Inside:
                task: Task):
     self.layout, self.probe, self.task = layout, probe, task
     self.weights = sharding.placed(weights, layout.weights(weights))
+    self.params = sharding.on_host(weights[0])
 
     def view(params: Flat, rest: Flat, batch: Batch) -> Outputs:
       params = layout.gathered(params)
@@ -55,6 +56,10 @@ class Inside:
       output, pull, kept = jax.vjp(output_at, batch['x'], has_aux=True)
       return {'gradient': pull(batch['by'].astype(output.dtype))[0], **kept}
     self.view = jax.jit(view)
+
+  def value(self, batch: Batch) -> np.ndarray:
+    """The inputs x of a batch, as the probe has them."""
+    return np.asarray(self.probe.value(self.params, batch))
 
   def __call__(self, batch: Batch, x: np.ndarray, by: np.ndarray) -> Outputs:
     rows = self.layout.rows(len(x), 'evaluate.batch_size')
@@ -131,7 +136,7 @@ def _seen(inside: Inside, batch: Batch,
   probe, columns = inside.probe, inside.task.explain.columns
   explained = np.array([target.get(int(example), 0) for example in batch['id']], np.int32)
   by = np.eye(columns)[explained] - (1 / columns if columns > 1 else 0)
-  x, places = probe.inputs(batch), probe.positions(batch)
+  x, places = inside.value(batch), probe.positions(batch)
   gradient = lambda at: sharding.on_host(inside(batch, at, by)['gradient'])
   attribution = integrated(gradient, x, np.where(places[..., None], 0, x)).sum(-1)
   outputs = sharding.on_host(inside(batch, x, by))

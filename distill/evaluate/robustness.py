@@ -13,6 +13,7 @@ from distill import sharding
 from distill.evaluate import quality
 from distill.evaluate.inside import Inside
 from distill.modalities import Corruption, Modality
+from distill.modalities.probes import ascent
 from distill.types import Batch, Records
 
 EPSILON = 0.1           # of FGSM, in standard deviations of the numbers that it moves
@@ -36,16 +37,16 @@ def attacked(inside: Inside, batches: Sequence[Batch], records: Records) -> Reco
   token table; of a text the words move. The loss is the task's; `records` are the model's on clean
   examples, by which the task knows the gradient with regard to the output that is explained.
   """
-  task, probe = inside.task, inside.probe
+  task = inside.task
   slopes = task.explain.slope(records)
   row = {int(example): i for i, example in enumerate(records['id'])}
   found = []
   for batch in map(batches.__getitem__, range(len(batches))):
     by = slopes[[row[int(example)] if valid else 0
                  for example, valid in zip(batch['id'], batch['valid'], strict=True)]]
-    x = probe.inputs(batch)
+    x = inside.value(batch)
     gradient = sharding.on_host(inside(batch, x, by)['gradient'])
-    moved = x + EPSILON * probe.spread() * np.sign(gradient) * probe.positions(batch)[..., None]
+    moved = x + np.asarray(ascent(inside.probe, inside.params, batch, gradient, EPSILON))
     found.append(records_of.kept_of(
         task, sharding.on_host(inside(batch, moved, by)['measured']), batch, 'an attacked model'))
   return records_of.joined(found)

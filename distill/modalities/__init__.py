@@ -10,15 +10,15 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-import jax
 import numpy as np
 
 from distill import lookup, streams
+from distill.modalities.probes import Probe
 from distill.types import Batch, Field, Records, Status, Stop
 
 # What an export's card says beside its inputs.
 RESERVED = {'model', 'classes', 'task', 'data', 'fingerprint', 'training', 'format', 'program',
-            'fresh', 'modality'}
+            'fresh', 'modality', 'reads'}
 Example = Mapping[str, np.ndarray]      # the fields of one example, neither padded nor batched
 Draw = Callable[[int], np.ndarray]      # as many 64-bit random numbers of an example as are asked
 
@@ -29,31 +29,6 @@ class Corruption(Protocol):
 
   def __call__(self, example: dict[str, np.ndarray], draw: Draw) -> None:
     """Changes the fields of one prepared example, in place."""
-
-
-class Probe(Protocol):
-  """How a model of the modality is looked into: what gradients are taken with regard to."""
-
-  def inputs(self, batch: Batch) -> np.ndarray:
-    """The numbers x that explain an answer, float [b …positions d], of a prepared batch."""
-
-  def feed(self, params: Mapping, batch: Batch, x: jax.Array) -> tuple[Mapping, Batch]:
-    """Parameters and a batch by which the model reads x; pure, inside jit."""
-
-  def positions(self, batch: Batch) -> np.ndarray:
-    """Where an input says something, bool [b …positions]: words, or pixels."""
-
-  def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:
-    """What a layer holds of each example, [b f]; pure, inside jit."""
-
-  def keep(self, batch: Batch) -> Records:
-    """What `show` draws of each example of a batch, by names of its own."""
-
-  def legend(self, kept: Records) -> Records:
-    """What else `show` needs, of all examples together."""
-
-  def spread(self) -> float:
-    """The standard deviation of the numbers x, which an attack is measured by."""
 
 
 class Modality(Protocol):

@@ -135,8 +135,9 @@ class Image(Modality):
             f'{numbers(self.mean)} and deviation {numbers(self.deviation)}')
 
   def probe(self, model: Any, weights: Any) -> 'Probe':
-    """With regard to pixels."""
-    return Probe()
+    """With regard to pixels, which are from black to white."""
+    black, white = np.zeros(self.channels), np.full(self.channels, self.white)
+    return Probe(*(tuple(self.standardised(pixels).tolist()) for pixels in (black, white)))
 
   def usage(self) -> dict[str, str]:
     size, white = (self.height, self.width, self.channels), f'{self.white:g}'
@@ -158,16 +159,26 @@ class Image(Modality):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """Looks into a model by the standardised pixels of its images."""
+  """Looks into a model by the standardised pixels of its images.
 
-  def inputs(self, batch: Batch) -> np.ndarray:
-    return np.asarray(batch['image'])
+  `black` and `white` are the standardised ends of each channel's scale.
+  """
+  black: Sequence[float] = (-np.inf,)
+  white: Sequence[float] = (np.inf,)
+
+  spoils = ()
+
+  def value(self, params: Mapping, batch: Batch) -> jax.Array:
+    return batch['image']
 
   def feed(self, params: Mapping, batch: Batch, x: jax.Array) -> tuple[Mapping, Batch]:
     return params, {**batch, 'image': x}
 
-  def spread(self) -> float:
+  def scale(self, params: Mapping) -> float:
     return 1.0
+
+  def limits(self) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(self.black, np.float32), np.array(self.white, np.float32)
 
   def positions(self, batch: Batch) -> np.ndarray:
     return np.ones(batch['image'].shape[:3], bool)

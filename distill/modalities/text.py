@@ -168,10 +168,11 @@ class Text(Modality):
 
   def probe(self, model: Any, weights: Any) -> 'Probe | None':
     """With regard to the embeddings of words, of a model with a table of them."""
-    tables = model.traits.tables
+    tables, heads = model.traits.tables, model.traits.heads
     if not tables or tables[0] not in weights[0]:
       return None
-    return Probe(tables, np.asarray(weights[0][tables[0]]), self.special, self.json)
+    spoilt = [output for path in tables[1:] for output in heads.get(path.split('/')[0], ())]
+    return Probe(tables, self.special, self.json, tuple(spoilt))
 
   def usage(self) -> dict[str, str]:
     return {'one': 'a text, or a pair of texts', 'tag': 'text-classification',
@@ -229,9 +230,10 @@ def _read(text: str, pairs: bool | None) -> str | tuple[str, str]:
   return first, *more
 
 
-def _positions(batch: Batch, special: Mapping[str, int]) -> np.ndarray:
-  """Where a text has words, bool [b s]."""
-  return (batch['mask'] > 0) & ~np.isin(batch['tokens'], list(special.values()))
+def _positions(batch: Batch, special: Mapping[str, int]) -> Any:
+  """Where a text has words, bool [b s]; of NumPy's arrays and of JAX's."""
+  xp = np if isinstance(batch['tokens'], np.ndarray) else jnp
+  return (batch['mask'] > 0) & ~xp.isin(batch['tokens'], np.array([*special.values()], np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,15 +242,16 @@ class Probe:
 
   In place of its token table a model gets one that holds the batch's own rows, so that every
   position has a gradient of its own and no model needs to know. `tables` are the paths of the
-  parameters with a row for each token, that table first.
+  parameters with a row for each token, that table first. `spoils` are the outputs of the heads that
+  have the others: their columns are words no more.
   """
   tables: tuple[str, ...]
-  table: np.ndarray
   special: Mapping[str, int]
   tokenizer: str
+  spoils: tuple[str, ...] = ()
 
-  def inputs(self, batch: Batch) -> np.ndarray:
-    return self.table[batch['tokens']]
+  def value(self, params: Mapping, batch: Batch) -> jax.Array:
+    return params[self.tables[0]][batch['tokens']]
 
   def feed(self, params: Mapping, batch: Batch, x: jax.Array) -> tuple[Mapping, Batch]:
     rows = x.reshape(-1, x.shape[-1])
@@ -257,10 +260,17 @@ class Probe:
                                for path in others if path in params}
     return params | changed, {**batch, 'tokens': jnp.arange(len(rows)).reshape(x.shape[:2])}
 
-  def spread(self) -> float:
-    return float(np.std(np.asarray(self.table, np.float64)))
+  def scale(self, params: Mapping) -> float | jax.Array:
+    """In float64 on the host, for a report; in float32 in a step."""
+    table = params[self.tables[0]]
+    if isinstance(table, np.ndarray):
+      return float(np.std(np.asarray(table, np.float64)))
+    return jnp.std(table.astype(jnp.float32))
 
-  def positions(self, batch: Batch) -> np.ndarray:
+  def limits(self) -> tuple[float, float]:
+    return -np.inf, np.inf
+
+  def positions(self, batch: Batch) -> jax.Array:
     return _positions(batch, self.special)
 
   def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:

@@ -101,11 +101,12 @@ class Pure:
     """
     return self._init(jax.random.key(seed), None if only is None else frozenset(only))
 
-  def __call__(self, params: Flat, rest: Flat, *arguments, **keywords) -> tuple[Any, Flat]:
-    """The module's result and the rest as the call left it."""
+  def __call__(self, params: Flat, rest: Flat, *arguments, method: str = '__call__',
+               **keywords) -> tuple[Any, Flat]:
+    """The result of a method of the module, and the rest as the call left it."""
     module = nnx.merge(self._graph, *(
         _filled(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
-    result = module(*arguments, **keywords)
+    result = getattr(module, method)(*arguments, **keywords)
     return result, _flat(nnx.split(module, nnx.Param, ...)[2])
 
 

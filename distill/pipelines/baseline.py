@@ -8,8 +8,8 @@ from distill.train import Stage
 def without(stage: Stage, teachers: set[str], name: str) -> Stage | None:
   """The baseline, called `name`: the same student with the terms that read no teacher, at weight 1.
 
-  That is without the weights, too, that a carry makes of terms. Nothing if no term is left, or if
-  there was no teacher.
+  That is without the weights, too, that a carry makes of terms, and without augments that ask a
+  teacher. Nothing if no term is left, or if there was no teacher.
   """
   parts = {'projected': stage.student.projectors, 'carry': stage.carries}
   weights = tuple(f'carry/{name}/' for name, carry in stage.carries.items()
@@ -38,5 +38,7 @@ def without(stage: Stage, teachers: set[str], name: str) -> Stage | None:
   shapes = student.shapes()
   start = lambda weights: tuple({path: value for path, value in part.items() if path in wanted}
                                 for part, wanted in zip(stage.start(weights), shapes, strict=True))
+  augment = tuple(change for change in stage.augment
+                  if not taught(objective.paths(getattr(change, 'reads', ()))))
   return dataclasses.replace(stage, name=name, student=student, start=start, teachers=(),
-                             carries=carries, terms=tuple(kept))
+                             carries=carries, terms=tuple(kept), augment=augment)

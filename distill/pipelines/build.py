@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distill import lookup, modalities, objective, tasks
@@ -14,8 +13,7 @@ from distill.carry import Carry
 from distill.data import batches
 from distill.modalities import Modality
 from distill.models.pure import Pure
-from distill.pipelines import exported, fields, heads, identities, nodes
-from distill.pipelines.checks import check_inputs, check_labels
+from distill.pipelines import checks, exported, fields, heads, identities, nodes, sources
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.identities import digest
 from distill.pipelines.jobs import Train
@@ -23,7 +21,7 @@ from distill.pipelines.judging import BATCHING, Judging
 from distill.student import with_projectors
 from distill.teachers import Teacher
 from distill.train import Stage
-from distill.types import Batch, Schedule, Status, Stop
+from distill.types import Batch, Status, Stop
 
 MOST_NUMBERS = 2**40    # of one parameter: 4 TiB
 Find = Callable[[Iterable[str]], tuple[Teacher, ...]]       # teachers by their names
@@ -43,7 +41,7 @@ class Common:
   def data(self, learner: nodes.Learner, plan: Mapping[str, Any],
            where: str) -> tuple[Sequence[Batch], dict[str, int], Callable[[], int]]:
     """A stage's batches, how many examples and labels they show, a call for an epoch's steps."""
-    split, steps = self.judge.dataset.splits['train'], plan.get('steps')
+    split, steps = self.judge.dataset.splits['train'].reading(learner.reads), plan.get('steps')
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 2**31:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1, and '
                  'below 2**31')
@@ -71,12 +69,6 @@ class Common:
       if math.prod(like.shape) >= MOST_NUMBERS:
         raise Stop(Status.CONFIG, f'{where}: {path} {list(like.shape)} is too large')
     return model, node
-
-  def augment(self, nodes: Sequence, where: str,
-              teachers: Sequence[Teacher]) -> tuple[Callable, ...]:
-    check_inputs(nodes, teachers, where)
-    return tuple(lookup.build('augment', node, f'{where}.augment[{i}]', **self.judge.dataset.facts)
-                 for i, node in enumerate(nodes))
 
   def carries(self, learner: nodes.Learner, read: Collection[str]) -> dict[str, Carry]:
     """What the terms that are there read of `carry`."""
@@ -128,9 +120,10 @@ def train(learner: nodes.Learner, model: Pure, node: Mapping[str, Any], start: e
       _stage(learner, where, model, start, find, known, of) for where in learner.stages)
   stages, saws = zip(*stages, strict=True)
   teachers = any(stage.teachers for stage in stages)
-  return Train(stages, 'assistant' if teachers else 'teacher', of.card(node), saws[-1],
+  card = of.card(node) | ({'reads': dict(learner.reads)} if learner.reads else {})
+  return Train(stages, 'assistant' if teachers else 'teacher', card, saws[-1],
                heads.idle(of.judge.task, model, {path for stage in stages for path in read(stage)}),
-               identity='')
+               identity='', reads=learner.reads)
 
 
 def read(stage: Stage) -> dict[str, str]:
@@ -147,15 +140,16 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
            known: Collection[str], of: Common) -> tuple[Stage, dict[str, int]]:
   """One stage, and how many examples and labels it shows."""
   node, last = learner.stages[where], where == next(reversed(learner.stages))
-  inside = learner.inside if last else where
-  data, saw, epoch = of.data(learner, node.train, where or 'config')
+  inside, where = (learner.inside if last else where), where or 'config'
+  data, saw, epoch = of.data(learner, node.train, where)
   there = _prefixed(learner.where, 'schedules')
   schedules = {name: lookup.build('schedules', spec, f'{there}.{name}')
                for name, spec in in_steps(learner.schedules, epoch, there).items()}
   there = _prefixed(inside, 'objective')
   terms = objective.terms_from(in_steps(node.objective, epoch, there), there)
-  check_labels(terms, saw, of.judge.dataset.splits['train'].fields)
-  paths = {path: term.where for term in terms for path in term.paths}
+  checks.check_labels(terms, saw, of.judge.dataset.splits['train'].fields)
+  augment, asked = sources.augments(node.augment, inside or 'config', of.judge.dataset.facts)
+  paths = {path: term.where for term in terms for path in term.paths} | asked
   carries = of.carries(learner, paths) if last else {}
   paths |= {path: f'carry.{name}' for name, carry in carries.items()
             for path in objective.paths(carry.reads)}
@@ -164,16 +158,23 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
   paths |= {path: f'{learner.where}.projectors.{name}' for name, spec in specs.items()
             for path in objective.paths(spec.get('reads', ()))}
   teachers = find(_among_teachers(paths, known))
-  views = _views(model, data, schedules, teachers, of) if specs else {}
-  frozen = learner.frozen if node.frozen is None else node.frozen
-  student = with_projectors(model, specs, frozen, views, learner.where)
-  name = learner.name if last else f'{learner.name}-{where.rpartition(".")[2]}'
+  checks.check_inputs(node.augment, teachers, inside or 'config')
+  averages = sources.averages(teachers)
+  if averages and not last:
+    raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries are '
+               'for the last stage alone')
+  carries |= of.carries(learner, averages)
+  views = sources.views(model, teachers, data, of.modality, schedules) if specs else {}
+  student = with_projectors(model, specs, learner.frozen if node.frozen is None else node.frozen,
+                            views, learner.where)
+  if augment:                         # they may perturb what it reads
+    student = dataclasses.replace(student, probe=of.modality.probe(model, model.shapes))
   return Stage(
-      name=name, seed=learner.seed, student=student, terms=terms, data=data, train=node.train,
+      name=learner.name if last else f'{learner.name}-{where.rpartition(".")[2]}',
+      seed=learner.seed, student=student, terms=terms, data=data, train=node.train,
       start=functools.partial(start, student), teachers=teachers, optimizer=node.optimizer,
-      schedules=schedules, where=where or 'config', carries=carries,
-      prepare=of.modality.prepare, layout=of.judge.layout,
-      augment=of.augment(node.augment, inside or 'config', teachers)), saw
+      schedules=schedules, where=where, carries=carries, prepare=of.modality.prepare,
+      layout=of.judge.layout, augment=augment), saw
 
 
 def _among_teachers(paths: Mapping[str, str], known: Collection[str]) -> list[str]:
@@ -184,18 +185,6 @@ def _among_teachers(paths: Mapping[str, str], known: Collection[str]) -> list[st
     if (view := path.partition('/')[0]) not in names:
       raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, names))
   return [name for name in known if name in views]
-
-
-def _views(model: Pure, data: Sequence[Batch], schedules: Mapping[str, Schedule],
-           teachers: Sequence[Teacher], of: Common) -> dict[str, Any]:
-  """The shapes of the views that projectors may read."""
-  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
-  batch = dict(jax.eval_shape(of.modality.prepare, batch))
-  own = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
-                       batch)
-  moving = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
-  return {'student': own, 'self': own, 'batch': batch, 'schedule': moving,
-          **{teacher.name: jax.eval_shape(teacher, teacher.shapes, batch) for teacher in teachers}}
 
 
 def _prefixed(where: str, name: str) -> str:

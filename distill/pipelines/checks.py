@@ -1,8 +1,10 @@
-"""Checks of a stage's terms and augments, made before anything is compiled."""
-from collections.abc import Mapping, Sequence
+"""Checks of a stage's terms, augments and teachers, made before anything is compiled."""
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from distill import objective
+from distill import lookup, objective
+from distill.data.sets import Dataset
 from distill.teachers import Cached, Teacher
 from distill.types import Field, Status, Stop
 
@@ -34,3 +36,55 @@ def check_inputs(augment: Sequence[Mapping[str, Any]], teachers: Sequence[Teache
     raise Stop(Status.CONFIG, f'{where}.augment[0]={augment[0]["name"]!r} changes the inputs, but '
                f"teachers.{cached[0]}.source='fields' holds outputs for unchanged inputs: remove "
                'the augments, or take a teacher that is a model')
+
+
+def check_augment(change: Callable, where: str) -> None:
+  """Stops unless an augment takes what it is called with."""
+  try:
+    inspect.signature(change).bind(None, None, None)
+  except TypeError:
+    raise Stop(Status.CONFIG, f'{where}: an augment is called with (batch, key, ask), and this one '
+               f'takes {inspect.signature(change)}') from None
+
+
+def check_average(name: str, carries: Mapping[str, Any], where: str) -> None:
+  """Stops unless a carry is there and holds an average of the student's parameters."""
+  field = f"{where}.source='carry:{name}'"
+  if name not in carries:
+    raise Stop(Status.CONFIG, f'{field}: there is no carry.{name}' + lookup.nearest(name, carries))
+  kind = carries[name]['name'] if 'name' in carries[name] else ''
+  if not getattr(lookup.find('carry', kind, f'carry.{name}.name'), 'average', False):
+    raise Stop(Status.CONFIG, f"{field}: carry.{name}.name={kind!r} holds no average of the "
+               "student's parameters: take 'Average'")
+
+
+def check_reads(reads: Any, dataset: Dataset, splits: Sequence[str], where: str) -> None:
+  """Stops unless a model can read other fields of the data set instead of its own."""
+  own = dataset.modality.fields
+  if not isinstance(reads, Mapping):
+    raise Stop(Status.CONFIG, f'{where}.reads={reads!r} must be a node: a field of the model and '
+               'the field that it takes')
+  for field, path in reads.items():
+    if field not in own:
+      raise Stop(Status.MISFIT, f'{where}.reads.{field}: a model of {dataset.modality.noun} reads '
+                 f'{", ".join(own)}')
+    for split in splits:
+      there = dataset.splits[split].fields
+      if path not in there:
+        raise Stop(Status.MISFIT, f'{where}.reads.{field}={path!r}: {dataset.name} has no such '
+                   f'field in its split {split!r}, which has {", ".join(there)}')
+      if there[path].axes != own[field].axes:
+        raise Stop(Status.MISFIT, f'{where}.reads.{field}={path!r} is {list(there[path].axes)}, '
+                   f'and {field} {list(own[field].axes)}: a teacher may read another field of the '
+                   'same shape')
+
+
+def check_beside(name: str, others: Sequence[str], reads: Mapping[str, Mapping[str, str]],
+                 fields: Mapping[str, Field]) -> None:
+  """Stops if a teacher that reads other fields learns from one that needs those in their place."""
+  for other in others:
+    for field in fields:
+      taken = reads.get(other, {}).get(field, field)
+      if taken in reads.get(name, {}):
+        raise Stop(Status.CONFIG, f'teachers.{name}.reads.{taken}: it learns from {other}, which '
+                   f'reads the {taken} that it replaces: give teachers.{other}.reads.{field}')

@@ -19,6 +19,7 @@ from distill.evaluate import tiers
 from distill.modalities import Modality
 from distill.models.pure import splits_of
 from distill.pipelines import exported, nodes, plan, reported
+from distill.pipelines.checks import check_reads
 from distill.pipelines.judging import Judging, Model, judging
 from distill.runs import Run
 from distill.types import Status, Stop
@@ -81,8 +82,10 @@ def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Jud
   same = dataclasses.replace(data.modality, widths=dict(widths))
   its = formats.modality(card, folder)
   why = its.misfit(data.modality)
+  reads = card.get('reads', {})
+  check_reads(reads, data, told.splits, where)
   if not why:
-    return same, data.splits
+    return same, {name: split.reading(reads) for name, split in data.splits.items()}
   room = {axis: min(size, its.room.get(axis, size)) for axis, size in data.modality.room.items()}
   its = its.limited(room)
   read = {split: told.task.labelled and its.read(data.splits[split]) for split in told.splits}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from distill import checkpoint, compress, formats, records, sharding, step, train
+from distill.data.sets import Split
 from distill.modalities import Modality
 from distill.models.pure import Flat, Pure
 from distill.pipelines.judging import Judging, Model
@@ -60,18 +61,22 @@ def run_jobs(setting: Setting, announced: Announced, run: Run) -> list[Model]:
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-  """A teacher that is there; `place` is where, and the arguments that the config changes."""
+  """A teacher that is there; `place` is where, and the arguments that the config changes.
+
+  `reads` are fields of the model, each with the field of the data that it takes instead.
+  """
   name: str
   model: Pure
   weights: Weights
   card: Mapping[str, Any]
   place: Mapping[str, Any]
+  reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def run(self, models: Mapping[str, Model], setting: Setting, announced: Announced,
           run: Run) -> Model:
     del models, announced, run
     return Model(self.name, 'teacher', self.model, self.weights, self.card, self.place,
-                 setting.modality, setting.dataset.splits)
+                 setting.modality, reading(setting, self.reads))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,8 @@ class Train:
 
   The role is 'teacher', 'assistant' (a teacher that learns from others), 'student' or 'baseline'.
   `idle` are the model's heads that no stage reads or starts from: an export leaves them out.
-  `identity` is a name for all that determines its weights.
+  `identity` is a name for all that determines its weights, `reads` are fields of the model, each
+  with the field of the data that it takes instead.
   """
   stages: tuple[Stage, ...]
   role: str
@@ -89,6 +95,7 @@ class Train:
   idle: tuple[str, ...]
   identity: str
   baseline_of: str = ''             # the student whose baseline this is
+  reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def stage(self) -> Stage:
@@ -123,14 +130,14 @@ class Train:
           _ship, folder, self, weights, {**self.card, 'training': spent}, setting.modality))
     return Model(self.name, self.role, model, weights, self.card,
                  {'place': str(run.workdir / 'export' / self.name)}, setting.modality,
-                 setting.dataset.splits, teachers=[n for n in self.teachers if n in models],
+                 reading(setting, self.reads), teachers=[n for n in self.teachers if n in models],
                  baseline_of=self.baseline_of, saw=self.saw, spent=spent)
 
   def _trained(self, models: Mapping[str, Model], setting: Setting, announced: Announced,
                run: Run) -> tuple[Weights, dict[str, float]]:
     """Trains each stage from what the one before it left; the weights and what all of them took."""
     weights = {name: model.weights for name, model in models.items()}
-    evaluate, before, costs = scoring(self.stage.student.model, setting), ({}, {}), []
+    evaluate, before, costs = scoring(self.stage.student.model, setting, self.reads), ({}, {}), []
     for stage in self.stages:
       *before, cost = train.fit(dataclasses.replace(stage, evaluate=evaluate),
                                 announced[stage.name][0], weights, run, before)
@@ -159,7 +166,7 @@ class Derive:
       sharding.once(lambda: self._write(folder, of))
     model, weights, card = formats.load(str(folder))
     return Model(self.name, 'derived', model, weights, card, {'place': str(folder)},
-                 setting.modality, setting.dataset.splits, teachers=of.teachers, saw=of.saw,
+                 setting.modality, of.splits, teachers=of.teachers, saw=of.saw,
                  note=f'made of {self.of} without training: {self.change.about}')
 
   def _write(self, folder: pathlib.Path, of: Model) -> None:
@@ -210,14 +217,22 @@ def _ship(folder: pathlib.Path, job: Train, weights: Weights, card: Mapping[str,
         job.stage.student.model, (params, weights[1]), card, modality))
 
 
-def scoring(model: Pure, setting: Setting) -> Callable[[Flat, Flat], dict[str, float]]:
+def reading(setting: Setting, reads: Mapping[str, str]) -> dict[str, Split]:
+  """Returns the splits as a model reads them that takes other fields instead of its own."""
+  return {name: split.reading(reads) for name, split in setting.dataset.splits.items()}
+
+
+def scoring(model: Pure, setting: Setting,
+            reads: Mapping[str, str]) -> Callable[[Flat, Flat], dict[str, float]]:
   """Returns what `train.eval_every` logs: the task's metrics on the split of the evaluation."""
   eval_step = step.make_eval_step(model, setting.task.measure, setting.layout)
   split = setting.evaluate.split
+  rows = (setting.batches(reading(setting, reads)[split], setting.modality) if reads
+          else setting.rows[split])
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
-    found = setting.task.score(records.records(
-        eval_step, weights, setting.rows[split], setting.task, setting.layout, title=split))
+    found = setting.task.score(records.records(eval_step, weights, rows, setting.task,
+                                               setting.layout, title=split))
     return {f'{split}/{name}': value for name, value in found.items()}
   return scores

@@ -82,11 +82,20 @@ class TeacherNode:
   Where terms of `train.objective` read other teachers it is their assistant (TAKD, Mirzadeh 2020),
   trained after them, whatever the order of names; it may read them all (DGKD, Son 2021). Only whom
   a stage reads is run in its steps, and a teacher that is read by none is trained all the same.
+
+  `source` is 'live' for a model; 'fields' for outputs that are fields T/… of the data set;
+  'carry:NAME' for the student's model at the average that carry.NAME keeps of its parameters. The
+  last two have no model of their own, and no part in the report.
+
+  `reads` are fields of the model, each with the field of the data set that it takes instead, as in
+  {'image': 'view2/image'}: in training, in others' steps, and where it is judged. A loaded teacher
+  that reads others by itself keeps to them unless the config says otherwise.
   """
   model: Mapping = _empty()
   init: str = ''
   train: Mapping = _empty()
-  source: str = 'live'              # or 'fields': its outputs are fields T/… of the data set
+  source: str = 'live'
+  reads: Mapping = _empty()
   fresh: Sequence[str] = ()         # patterns of parameters of `init` that start anew
   frozen: Sequence[str] = ()        # patterns of parameters that `train` leaves as they are
   projectors: Mapping = _empty()
@@ -147,6 +156,7 @@ class Learner:
   labelled: float
   drawn: float
   how: Mapping = _empty()
+  reads: Mapping = _empty()         # of its fields, the fields of the data that it takes instead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +196,8 @@ class Evaluate:
       raise ValueError(f'watts={self.watts} must be 0 or more')
 
 
-def teacher(name: str, node: TeacherNode, seed: int) -> Learner:
-  """Returns what `teachers.T` trains; `seed` is that of the run."""
+def teacher(name: str, node: TeacherNode, seed: int, reads: Mapping[str, str]) -> Learner:
+  """Returns what `teachers.T` trains; `seed` is that of the run, `reads` what it reads instead."""
   where = f'teachers.{name}'
   own = {key: node.train[key] for key in lookup.parameters(TeacherTrain) if key in node.train}
   plan = {key: value for key, value in node.train.items() if key not in own}
@@ -199,7 +209,7 @@ def teacher(name: str, node: TeacherNode, seed: int) -> Learner:
   return Learner(name=name, where=where, inside=f'{where}.train', model=node.model, stages=stages,
                  frozen=node.frozen, seed=node.seed + (0 if node.shared else seed),
                  projectors=node.projectors, schedules=node.schedules, carry=node.carry,
-                 labelled=own.labelled, drawn=own.drawn, how=how)
+                 labelled=own.labelled, drawn=own.drawn, how=how, reads=reads)
 
 
 def student(name: str, config: Config) -> Learner:

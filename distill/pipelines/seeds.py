@@ -36,7 +36,7 @@ def together(configs: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
     if len({several[k].identity for k in todo}) < len(todo):
       raise Stop(Status.CONFIG,
                  f'{several[0].name} is one for all seeds, and must be trained first')
-    scores = jobs.scoring(several[0].stage.student.model, told[0])
+    scores = jobs.scoring(several[0].stage.student.model, told[0], several[0].reads)
     ended = _trained([several[k] for k in todo], [weights[k] for k in todo],
                      [runs[k] for k in todo], scores) if todo else []
     found = dict(zip(todo, ended, strict=True))

@@ -5,14 +5,14 @@ from typing import Any
 
 from distill import checkpoint, lookup, objective
 from distill.models.pure import Pure, splits_of
-from distill.pipelines import build, exported, heads, nodes
+from distill.pipelines import build, checks, exported, heads, nodes, sources
 from distill.pipelines.baseline import without
 from distill.pipelines.build import Common
 from distill.pipelines.heads import check_heads
 from distill.pipelines.identities import digest
 from distill.pipelines.jobs import Derive, Job, Load, Setting, Train
 from distill.pipelines.judging import judging, source
-from distill.teachers import Cached, Live, Teacher
+from distill.teachers import Live, Teacher
 from distill.types import SEEDS, Status, Stop
 
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
@@ -22,14 +22,16 @@ TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names f
 class Built:
   """A teacher: what stages ask, a name for all that determines its answers, and what makes it.
 
-  `node` is that of its model, every size spelled out. The outputs of a teacher without a job are
-  fields of the data.
+  `node` is that of its model, every size spelled out, `reads` are fields of the model, each with
+  the field of the data that it takes instead. The outputs of a teacher without a job are fields of
+  the data, or made of what the student's state holds.
   """
   spec: nodes.TeacherNode
   source: Teacher
   identity: str
   content: str = ''                 # the sha256 of what was loaded
   node: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
   job: Load | Train | None = None
 
 
@@ -75,6 +77,7 @@ def _teachers(config: nodes.Config, common: Common) -> dict[str, Built]:
       raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
                  'else')
     specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
+  averages = sources.moving(specs, config.carry)
 
   def teacher(name: str, readers: tuple[str, ...]) -> Teacher:
     """Builds a teacher after those that it reads itself; each of `readers` reads the next one."""
@@ -84,15 +87,19 @@ def _teachers(config: nodes.Config, common: Common) -> dict[str, Built]:
                  'trained before it, and itself as student/…')
     if name not in built:
       find = lambda names: tuple(teacher(other, (*readers, name)) for other in names)
+      field = f'teachers.{name}.source={specs[name].source!r}'
+      if name in averages:
+        raise Stop(Status.CONFIG, f'{field}: only the stage of the student, whose carry this is, '
+                   f'can read it, and teachers.{readers[-1]} does')
       make = {'live': _live, 'fields': _fields}.get(specs[name].source)
       if not make:
-        raise Stop(Status.CONFIG, f"teachers.{name}.source={specs[name].source!r} must be 'live' "
-                   "or 'fields'")
+        raise Stop(Status.CONFIG, f"{field} must be 'live', 'fields' or 'carry:NAME'")
       made = make(name, specs[name], find, built, common)
       built[name] = made              # after those that it read
     return built[name].source
   for name in specs:
-    teacher(name, ())
+    if name not in averages:          # which are made of the student
+      teacher(name, ())
   return built
 
 
@@ -100,10 +107,8 @@ def _fields(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping
             common: Common) -> Built:
   """A teacher whose outputs the data has: it has no weights, and is no part of the report."""
   del find, built
-  if spec.init or spec.train or spec.model:
-    raise Stop(Status.CONFIG, f"teachers.{name}.source='fields': its outputs are the data's, so "
-               'it takes neither model nor init nor train')
-  return Built(spec, Cached(name), digest(['fields', name, source(common.config.data)]))
+  return Built(spec, sources.cached(name, spec),
+               digest(['fields', name, source(common.config.data)]))
 
 
 def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[str, Built],
@@ -114,23 +119,26 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
   if not 0 <= seed < SEEDS:
     raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
                f'{seed}, which must be from 0 to {SEEDS - 1}')
-  content = ''
+  content, reads = '', dict(spec.reads)
   if spec.init:
     model, weights, card = exported.teacher(spec, dataset, seed, where)
-    content = checkpoint.sha256(weights)
+    content, reads = checkpoint.sha256(weights), reads or dict(card.get('reads', {}))
     node, start = card['model'], lambda student, _: exported.begun(student, seed, weights)
   elif spec.train:
     model, node = common.model(spec.model, f'{where}.model')
     start = lambda student, _: student.init(seed)
   else:
     raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
+  checks.check_reads(reads, dataset, ('train', *common.judge.splits), where)
   if spec.train:
-    learner = nodes.teacher(name, spec, config.seed)
+    learner = nodes.teacher(name, spec, config.seed, reads)
     job = build.train(learner, model, node, start, find, config.teachers, common)
     if spec.shared and (alone := [other for other in job.teachers if not built[other].spec.shared
                                   and not isinstance(built[other].job, Load)]):
       raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
                  f'own: give teachers.{alone[0]} shared=True too')
+    checks.check_beside(name, job.teachers, {other: built[other].reads for other in job.teachers}
+                        | {name: reads}, common.modality.fields)
     identity = common.identity(
         {'teachers': {name: dataclasses.asdict(spec)}}, init=content,
         batching={**common.batching, **learner.how},
@@ -139,13 +147,13 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
     job = dataclasses.replace(job, identity=identity)
   else:
     place = {'place': spec.init, 'model': exported.free(spec, where)}
-    job = Load(name, model, weights, card, place)
+    job = Load(name, model, weights, card, place, reads)
     check_heads(name, spec, card['fresh'], heads.idle(common.judge.task, model), dataset)
-    identity = digest([spec.dtype, content])
+    identity = digest([spec.dtype, content, *filter(None, [reads])])
   live = lookup.call(Live, {'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name,
-                     model=model)
-  _check_judged(name, model, common)
-  return Built(spec, live, identity, content, node, job)
+                     model=model, reads=reads, prepare=common.modality.prepare)
+  _check_judged(name, model, reads, common)
+  return Built(spec, live, identity, content, node, reads, job)
 
 
 def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str, Built],
@@ -158,10 +166,14 @@ def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str,
   start, content = exported.start(
       node, model, spelled, dataset=common.judge.dataset, seed=config.seed, teachers=live,
       idle=heads.idle(common.judge.task, model))
-  find = lambda names: tuple(built[other].source for other in names)
+  specs = {name: lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
+           for name, spec in config.teachers.items() if name not in built}
+  known = {name: teacher.source for name, teacher in built.items()} | sources.followers(
+      specs, sources.moving(specs, config.carry), model, common.modality.prepare)
+  find = lambda names: tuple(known[other] for other in names)
   learner = nodes.student(name, config)
   job = build.train(learner, model, spelled, start, find, config.teachers, common)
-  _check_judged('student', model, common)
+  _check_judged('student', model, {}, common)
   inits = [content, *(teacher.content for teacher in built.values() if teacher.content)]
   described = {key: value for key, value in dataclasses.asdict(config).items()
                if key not in ('pipeline', 'derive')}
@@ -234,8 +246,7 @@ def _derived(config: nodes.Config, jobs: Sequence[Job]) -> list[Derive]:
   return found
 
 
-def _check_judged(name: str, model: Pure, common: Common) -> None:
+def _check_judged(name: str, model: Pure, reads: Mapping[str, str], common: Common) -> None:
   """Stops unless the task can judge a model of these shapes."""
-  judge = common.judge
-  judge.check(model, model.shapes, judge.dataset.splits[judge.evaluate.split], common.modality,
-              name)
+  split = common.judge.dataset.splits[common.judge.evaluate.split]
+  common.judge.check(model, model.shapes, split.reading(reads), common.modality, name)

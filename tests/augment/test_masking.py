@@ -20,7 +20,7 @@ def batch(tokens=WORDS, own=(20, 20)):
 
 def test_the_chosen_positions_hold_masks_and_the_targets_the_words_that_stood_there():
   before = batch()
-  after = words(vocabulary=50, share=0.2, masked=1.0, random=0.0)(before, jax.random.key(0))
+  after = words(vocabulary=50, share=0.2, masked=1.0, random=0.0)(before, jax.random.key(0), None)
   assert after['positions'].shape == (2, 4)                # ⌈0.2 · 20⌉
   assert (after['chosen'] == 1).all()                      # round(0.2 · 20) of each text
   at = np.take_along_axis(np.asarray(after['tokens']), np.asarray(after['positions']), 1)
@@ -34,14 +34,14 @@ def test_padding_and_special_tokens_are_never_chosen():
   tokens = WORDS.at[:, 0].set(2).at[0, 3].set(3)           # [CLS] first, [SEP] after two words
   before = batch(tokens, own=(4, 20))
   for seed in range(20):
-    after = words(vocabulary=50, share=0.5)(before, jax.random.key(seed))
+    after = words(vocabulary=50, share=0.5)(before, jax.random.key(seed), None)
     picked = set(np.asarray(after['positions'][0])[np.asarray(after['chosen'][0]) > 0].tolist())
     assert picked <= {1, 2} and len(picked) == 1           # round(0.5 · 2) of the two words
 
 
 def test_the_shares_are_those_of_the_paper():
   tokens = jnp.full((200, 100), 7)
-  after = words(vocabulary=1000)(batch(tokens, own=(100,) * 200), jax.random.key(1))
+  after = words(vocabulary=1000)(batch(tokens, own=(100,) * 200), jax.random.key(1), None)
   at = np.take_along_axis(np.asarray(after['tokens']), np.asarray(after['positions']), 1)
   # 3,000 chosen: standard deviations of the shares are 0.0073 and 0.0055; four of them.
   assert abs((at == 4).mean() - 0.8) < 0.03
@@ -49,7 +49,7 @@ def test_the_shares_are_those_of_the_paper():
 
 
 def test_a_text_without_words_counts_nothing():
-  after = words(vocabulary=50)(batch(jnp.full((2, 20), 2)), jax.random.key(0))
+  after = words(vocabulary=50)(batch(jnp.full((2, 20), 2)), jax.random.key(0), None)
   assert after['chosen'].sum() == 0
 
 
@@ -59,7 +59,7 @@ def test_special_tokens_have_the_ids_of_the_tokenizer():
   tokens = jnp.tile(jnp.array([101, 5, 100, 200, 201, 102]), (400, 1))
   before = batch(tokens, own=(6,) * 400)
   after = words(special, vocabulary=202, share=0.5, masked=0.5, random=0.5)(
-      before, jax.random.key(0))
+      before, jax.random.key(0), None)
   changed = np.asarray(after['tokens'] != before['tokens'])
   assert set(np.flatnonzero(changed.any(0))) == {1, 3, 4}
   new = np.asarray(after['tokens'])[changed]

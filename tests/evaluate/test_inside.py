@@ -96,7 +96,7 @@ class TestIntegratedGradients:
   def test_of_an_encoder_add_up_to_what_its_words_change(self, explained):
     within, found = explained
     batch = texts()
-    x = within.probe.inputs(batch)
+    x = within.value(batch)
     words = within.probe.positions(batch)[..., None]
     ends = [np.asarray(within(batch, at, np.zeros((8, 3)))['measured']['logits'])
             for at in (x, np.where(words, 0, x))]
@@ -120,7 +120,7 @@ class TestInside:
     model, weights = encoder(**more)
     batch = texts()
     within = within_encoder(model, weights)
-    found = within(batch, within.probe.inputs(batch), np.zeros((8, 3)))
+    found = within(batch, within.value(batch), np.zeros((8, 3)))
     theirs = model(*weights, batch, train=False, key=None)[0]
     np.testing.assert_allclose(found['measured']['logits'], theirs['logits'], rtol=1e-5, atol=1e-6)
     mean = (theirs['block01/hidden'] * batch['mask'][..., None]).sum(1) / 5
@@ -133,7 +133,7 @@ class TestInside:
     whole = jax.grad(lambda table: jnp.sum(by * model(
         params | {TABLE: table}, rest, batch, train=False, key=None)[0]['logits']))(
             params[TABLE])
-    found = np.asarray(within(batch, within.probe.inputs(batch), by)['gradient'])
+    found = np.asarray(within(batch, within.value(batch), by)['gradient'])
     summed = np.zeros(whole.shape)
     np.add.at(summed, batch['tokens'], found)
     np.testing.assert_allclose(summed, whole, rtol=1e-3, atol=1e-5)

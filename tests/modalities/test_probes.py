@@ -27,14 +27,16 @@ class TestTexts:
   def test_reads_the_rows_of_the_token_table_and_spreads_as_it(self):
     model, weights = encoder()
     probe, table = TEXT.probe(model, weights), np.asarray(weights[0][model.traits.tables[0]])
-    np.testing.assert_array_equal(probe.inputs(BATCH), table[BATCH['tokens']])
-    assert probe.spread() == pytest.approx(table.std())
+    np.testing.assert_array_equal(probe.value(weights[0], BATCH), table[BATCH['tokens']])
+    host = {path: np.asarray(x) for path, x in weights[0].items()}
+    assert probe.scale(host) == pytest.approx(table.std())
+    assert float(probe.scale(weights[0])) == pytest.approx(table.std())
 
   @pytest.mark.parametrize('more', [{}, {'words': True}])
   def test_the_model_answers_as_before_where_it_is_fed_its_own_rows(self, more):
     model, (params, rest) = encoder(**more)
     probe = TEXT.probe(model, (params, rest))
-    changed, batch = probe.feed(params, BATCH, jnp.asarray(probe.inputs(BATCH)))
+    changed, batch = probe.feed(params, BATCH, probe.value(params, BATCH))
     found, wanted = (model(p, rest, b, train=False, key=None)[0]['logits']
                      for p, b in ((changed, batch), (params, BATCH)))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
@@ -72,8 +74,8 @@ class TestImages:
   def test_reads_pixels_which_spread_by_one_deviation(self):
     batch = {'image': np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)}
     probe = image.Probe()
-    np.testing.assert_array_equal(probe.inputs(batch), batch['image'])
-    assert probe.spread() == 1 and probe.positions(batch).shape == (2, 3, 4)
+    np.testing.assert_array_equal(probe.value({}, batch), batch['image'])
+    assert probe.scale({}) == 1 and probe.positions(batch).shape == (2, 3, 4)
     assert probe.positions(batch).all() and probe.legend(probe.keep(batch)) == {}
     params, fed = probe.feed({'w': 1}, batch, batch['image'] + 1)
     assert params == {'w': 1} and (fed['image'] == batch['image'] + 1).all()

@@ -1,0 +1,80 @@
+"""What stages read beside their data: teachers without a model of their own, augments, views."""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill import lookup, objective
+from distill.modalities import Modality
+from distill.models.pure import Pure
+from distill.pipelines import checks, nodes
+from distill.teachers import Cached, Moving, Teacher
+from distill.types import Batch, Schedule, Status, Stop
+
+
+def moving(specs: Mapping[str, nodes.TeacherNode], carries: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the teachers that are averages of the student, each with the carry that holds it."""
+  found = {name: spec.source.removeprefix('carry:') for name, spec in specs.items()
+           if spec.source.startswith('carry:')}
+  for name, carry in found.items():
+    checks.check_average(carry, carries, f'teachers.{name}')
+    _check_modelless(specs[name], f"teachers.{name}.source='carry:{carry}': its model is the "
+                     "student's")
+  return found
+
+
+def followers(specs: Mapping[str, nodes.TeacherNode], averages: Mapping[str, str], model: Pure,
+              prepare: Callable[[Batch], Batch]) -> dict[str, Moving]:
+  """Returns the teachers that are averages of the student, whose model this is."""
+  return {name: lookup.call(
+      Moving, {'dtype': specs[name].dtype, 'microbatch': specs[name].microbatch},
+      f'teachers.{name}', name=name, model=model, reads=specs[name].reads, prepare=prepare,
+      carry=carry) for name, carry in averages.items()}
+
+
+def cached(name: str, spec: nodes.TeacherNode) -> Cached:
+  """Returns a teacher whose outputs the data has."""
+  where = f"teachers.{name}.source='fields': its outputs are the data's"
+  _check_modelless(spec, where)
+  if spec.reads:
+    raise Stop(Status.CONFIG, f'{where}, so it takes no reads')
+  return Cached(name)
+
+
+def _check_modelless(spec: nodes.TeacherNode, where: str) -> None:
+  if spec.init or spec.train or spec.model:
+    raise Stop(Status.CONFIG, f'{where}, so it takes neither model nor init nor train')
+
+
+def augments(specs: Sequence, where: str,
+             facts: Mapping[str, Any]) -> tuple[tuple[Callable, ...], dict[str, str]]:
+  """Builds a stage's augments; also what they read of teachers: paths, each with its node."""
+  found, paths = [], {}
+  for i, node in enumerate(specs):
+    place = f'{where}.augment[{i}]'
+    found.append(lookup.build('augment', node, place, **facts))
+    checks.check_augment(found[-1], f'{place}={node["name"]!r}')
+    paths |= dict.fromkeys(objective.paths(getattr(found[-1], 'reads', ())), place)
+  return tuple(found), paths
+
+
+def averages(teachers: Sequence[Teacher]) -> set[str]:
+  """Returns the paths of the carries that hold teachers which are averages of the student."""
+  return {f'carry/{teacher.carry}' for teacher in teachers if isinstance(teacher, Moving)}
+
+
+def views(model: Pure, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
+          modality: Modality, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+  """Returns the shapes of the views that a learner's projectors may read."""
+  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
+  batch = dict(jax.eval_shape(modality.prepare, batch))
+  own = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
+                       batch)
+  schedule = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
+  params, rest = ({f'model/{path}': x for path, x in part.items()} for part in model.shapes)
+  state = {path.removeprefix('carry/'): params for path in averages(teachers)}, rest
+  answer = lambda teacher: jax.eval_shape(
+      lambda w, s, b: teacher(teacher.weights(w, *s), b), teacher.shapes, state, batch)
+  return {'student': own, 'self': own, 'batch': batch, 'schedule': schedule,
+          **{teacher.name: answer(teacher) for teacher in teachers}}
