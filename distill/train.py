@@ -12,11 +12,12 @@ from distill import checkpoint, lookup, objective, sharding, step
 from distill.carry import Carry
 from distill.data import batches
 from distill.logs import means
-from distill.models.pure import Flat
+from distill.models import layers, precision
+from distill.models.pure import Flat, check_computing
 from distill.runs import Run
 from distill.step import State
 from distill.student import Student
-from distill.teachers import DTYPES, Teacher, Weights
+from distill.teachers import Teacher, Weights
 from distill.types import Schedule, Status, Stop
 
 NONE: Weights = ({}, {})        # of a teacher that is no module
@@ -51,10 +52,13 @@ class Plan:
 
   `log_every`, `save_every` and `eval_every` are in steps; 0 means never, beside the last step.
   `shares`: say and log each term's part of the sum of the terms' gradient norms before step 0.
+  `dtype` and `remat` say what the model computes in, and what of its blocks again in the backward
+  pass: `models.precision`, `models.layers.REMAT`.
   """
   steps: int
   accumulate: int = 1
   dtype: str = 'float32'
+  remat: str = layers.NOTHING
   log_every: int = 50
   save_every: int = 500
   eval_every: int = 0
@@ -68,8 +72,9 @@ class Plan:
     if self.eval_every and (not self.log_every or self.eval_every % self.log_every):
       raise ValueError(f'eval_every={self.eval_every} must be a multiple of log_every='
                        f'{self.log_every}')
-    if self.dtype not in DTYPES:
-      raise ValueError(f'dtype={self.dtype!r} is not one of {", ".join(DTYPES)}')
+    for key, known in ('dtype', precision.DTYPES), ('remat', layers.REMAT):
+      if (value := getattr(self, key)) not in known:
+        raise ValueError(f'{key}={value!r} is not one of {", ".join(known)}')
 
   def due(self, every: int, done: int) -> bool:
     return done == self.steps or bool(every and done % every == 0)
@@ -103,11 +108,12 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   `weights` are the shapes of the teachers' weights.
   """
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
+  check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
   optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
                            f'{stage.where}.optimizer', steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
-             accumulate=plan.accumulate, dtype=plan.dtype, layout=stage.layout,
+             accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
              where=stage.where)
   train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
   norms = step.make_norms(*what, **how) if plan.shares else None

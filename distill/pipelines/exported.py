@@ -11,7 +11,7 @@ from distill import checkpoint, formats, hub, lookup, tasks
 from distill.data.sets import Dataset
 from distill.models.pure import Flat, Pure, traits_of
 from distill.pipelines import nodes
-from distill.student import Student, started_from
+from distill.student import Student, map_of_blocks, started_from
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
@@ -83,9 +83,12 @@ def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, d
   `spelled` is the node of the model, `teachers` are those of the run with theirs. `idle` are heads
   that nothing trains.
   """
+  if node.layers and node.take:
+    raise Stop(Status.CONFIG, 'student has both layers and take: give take alone')
   if not node.init:
-    if node.layers:
-      raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
+    if node.layers or node.take:
+      key = 'layers' if node.layers else 'take'
+      raise Stop(Status.CONFIG, f'student.{key} without student.init: parts of which model?')
     return lambda student, weights: student.init(seed), ''
   fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
   shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
@@ -100,9 +103,12 @@ def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, d
   modules = {path.split('/')[0] for part in shapes for path in part} - {*idle}
   if len(modules) > 1:                # one module, such as a teacher's head, may be in any model
     check_kin(spelled, kin, node.init, modules)
-  take = lambda found: tuple(
-      part and started_from(part, whole, node.layers, 'student', model.traits.cut)
-      for part, whole in zip(shapes, found, strict=True))
+  wanted = shapes[0] | shapes[1]
+  path_map = node.take or map_of_blocks(node.layers, wanted, 'student')
+
+  def take(found: Weights) -> tuple[Flat, ...]:
+    taken = started_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut)
+    return tuple({path: taken[path] for path in part} for part in shapes)
   jax.eval_shape(take, source.shapes)
 
   begin = lambda student, weights: begun(student, seed, take(there or weights[node.init]))

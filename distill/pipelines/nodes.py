@@ -102,7 +102,7 @@ class TeacherNode:
   before: Mapping = _empty()        # S: a `StageNode`
   schedules: Mapping = _empty()
   carry: Mapping = _empty()
-  dtype: str = 'float32'
+  dtype: str = 'float32'            # or 'bfloat16' or 'mixed': `models.precision`
   microbatch: int = 0
   seed: int = 0                     # added to the run's: teachers of one kind differ
   shared: bool = False              # one for all seeds: its own seed also orders its data
@@ -126,10 +126,14 @@ class TeacherTrain:
 
 @dataclasses.dataclass(frozen=True)
 class StudentNode:
-  """`student`. `init` is a teacher's name or an exported model, `layers` the blocks to take."""
+  """`student`. `init` is a teacher's name or an exported model, `take` a path map.
+
+  The map's form is that of `student.started_from`; `layers` is the short form for blocks.
+  """
   model: Mapping
   init: str = ''
   layers: Sequence[int] = ()
+  take: Mapping = _empty()
   fresh: Sequence[str] = ()         # patterns of parameters that don't come from `init`
   frozen: Sequence[str] = ()
   projectors: Mapping = _empty()

@@ -16,7 +16,7 @@ from distill import checkpoint, sharding, train
 from distill.data.sets import Dataset
 from distill.disk import replace
 from distill.modalities import Modality
-from distill.models import sizes
+from distill.models import precision, sizes
 from distill.pipelines.jobs import Announced, Setting, left
 from distill.runs import Run
 from distill.types import Batch, Status, Stop
@@ -49,7 +49,7 @@ def announce(told: Setting, run: Run) -> Announced:
   """
   shapes = {name: model.shapes for name, model in told.loaded.items()}
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
-  lines, found, states = [], {}, 0
+  lines, found, states, dtypes = [], {}, 0, set()
   taken = [job.name for job in told.trained if left(job, run)]
   trees = {name: shapes[name][0] for name in (*told.loaded, *taken)}
   wide = max(10, *(len(stage.name) for t in told.trained for stage in t.stages))
@@ -64,6 +64,7 @@ def announce(told: Setting, run: Run) -> Announced:
     a_step = ready.flops() * sum(widths) / len(widths) / width(ready.batch)     # nearly linear
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
+    dtypes |= {ready.plan.dtype, *(getattr(teacher, 'dtype', '') for teacher in stage.teachers)}
     lines.append((f'{stage.name:<{wide}} {steps:>6,} steps of {size}',
                   f'{sizes.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
                   f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
@@ -79,6 +80,9 @@ def announce(told: Setting, run: Run) -> Announced:
   for *about, ahead, resumed in lines:
     run.log.say('  '.join(filter(None, ('plan', *about, f'about {_spelled(ahead * seconds)}',
                                         resumed))))
+  if precision.MIXED in dtypes and precision.lacks_instructions():
+    run.log.say("plan  dtype='mixed' will be slower than 'float32': this CPU has no instructions "
+                'for products of bfloat16')
   total = sum(line[3] for line in lines) * seconds
   run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
