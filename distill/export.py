@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from distill import checkpoint, formats, hub, lookup, modalities, streams
+from distill import checkpoint, formats, hub, lookup, modalities, report, streams
 from distill.data import batches
-from distill.evaluate import report
 from distill.logs import say
 from distill.modalities import examples
 from distill.pipelines import judging, nodes

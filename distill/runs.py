@@ -1,6 +1,8 @@
 """A run: where it lives, and how it is stopped."""
 import contextlib
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -42,3 +44,13 @@ class Run:
     finally:
       self._deferring = False
     self.stop_if_preempted()
+
+  def tell_shares(self, stage: str, norms: Mapping[str, Any]) -> None:
+    """Says and logs what part of the sum of all gradient norms before step 0 each term's is."""
+    shares = {name: float(norm) / (sum(norms.values()) or 1.0) for name, norm in norms.items()}
+    ordered = sorted(shares, key=shares.get, reverse=True)
+    line = ', '.join(f'{name} {100 * shares[name]:.0f} %' for name in ordered)
+    if still := [name for name in ordered if not norms[name]]:
+      line += f'; nothing from {", ".join(still)}'
+    self.log.say(f'{stage}: gradient at step 0: {line}')
+    self.log.row(stage, self.seed, 0, {f'share/{name}': share for name, share in shares.items()})

@@ -178,11 +178,7 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
     outputs = teachers.outputs(frozen_teachers, weights, batch, layout)
     counts = objective.counts(terms, batch)
     trained, _ = student.trained(state.params)
-    size, replicas = len(batch['valid']), layout.replicas if layout else 1
-    if size % (accumulate * replicas):
-      over = f' over {replicas} devices' if replicas > 1 else ''
-      raise Stop(Status.CONFIG,
-                 f'train.accumulate={accumulate} does not divide the batch of {size}{over}')
+    _check_divides(accumulate, len(batch['valid']), layout)
 
     def one(rest, i):
       """Of micro-batch i: its rest; totals, gradients and sums; counts; and views."""
@@ -197,6 +193,15 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
     sums = {name: (total, sizes[name]) for name, total in totals.items()}
     return groups, grads, sums, rest, views
   return gradients
+
+
+def _check_divides(accumulate: int, size: int, layout: Layout | None) -> None:
+  """Stops unless a batch of `size` parts into equal micro-batches on every device."""
+  replicas = layout.replicas if layout else 1
+  if size % (accumulate * replicas):
+    over = f' over {replicas} devices' if replicas > 1 else ''
+    raise Stop(Status.CONFIG,
+               f'train.accumulate={accumulate} does not divide the batch of {size}{over}')
 
 
 def _summed(one: Callable, rest: Flat, n: int) -> tuple[Flat, Any, dict[str, jax.Array], dict]:

@@ -311,7 +311,7 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted
     first = group.fed(sitting.stage.data[0] for sitting in sittings)
     norms = group.mapped(ready.norms)(group.state, group.weights, first, group.seed)
     for sitting, own in group.sound(jax.device_get(norms)):
-      _tell_shares(own, stage.name, sitting.run)
+      sitting.run.tell_shares(stage.name, own)
   while done < plan.steps and not stop:
     group.state, sums = train_step(group.state, group.weights, group.fed(map(next, feeds)),
                                    group.seed)
@@ -342,14 +342,3 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted
   return [(own.params, own.rest, {
       'seconds': sitting.facts['seconds'], 'steps': plan.steps, 'examples': examples})
           for sitting, own in group.sound(group.state)]
-
-
-def _tell_shares(norms: Mapping[str, Any], stage: str, run: Run) -> None:
-  """Says and logs what part of the sum of all gradient norms each term's is."""
-  shares = {name: float(norm) / (sum(norms.values()) or 1.0) for name, norm in norms.items()}
-  ordered = sorted(shares, key=shares.get, reverse=True)
-  line = ', '.join(f'{name} {100 * shares[name]:.0f} %' for name in ordered)
-  if still := [name for name in ordered if not norms[name]]:
-    line += f'; nothing from {", ".join(still)}'
-  run.log.say(f'{stage}: gradient at step 0: {line}')
-  run.log.row(stage, run.seed, 0, {f'share/{name}': share for name, share in shares.items()})

@@ -59,10 +59,10 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: l
     result = pipeline(config, this)
   import jax
   if not jax.process_index():
-    from distill.evaluate import report
+    from distill import report
     print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
   if tier := config['tier'] if 'tier' in config else '':
-    from distill.evaluate import tiers
+    from distill.report import tiers
     if line := tiers.missed(result, tier):
       raise Stop(Status.TIER, line)
   return result

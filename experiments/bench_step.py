@@ -16,7 +16,7 @@ import numpy as np
 from distill import objective, optimizers, step
 from distill.data import batches
 from distill.data.sets import Split
-from distill.evaluate import cost
+from distill.measure import cost
 from distill.modalities import text
 from distill.models.bert import Bert
 from distill.models.precision import MIXED

@@ -11,11 +11,11 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from distill import evaluate as door
 from distill import launch, main, predict
 from distill import workdir as workdirs
 from distill.data import images, text
 from distill.data.sets import Dataset
-from distill.evaluate import __main__ as door
 from distill.modalities.image import Image
 from distill.models import layers
 from distill.models.pure import Traits

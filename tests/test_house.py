@@ -10,7 +10,7 @@ from distill import flags
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
-    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams'},
+    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams', 'maths'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data', 'seal'},
     {'compress'},
@@ -18,11 +18,12 @@ FLOORS = [
     {'step', 'checkpoint', 'runs'},
     {'formats'},
     {'train', 'records', 'launch'},
-    {'evaluate'},
+    {'measure'},
+    {'report'},
     {'pipelines'},
     {'flags'},
     {'workdir'},
-    {'main', 'predict', 'export'},
+    {'main', 'predict', 'export', 'evaluate'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
@@ -86,9 +87,9 @@ def test_machinery_never_asks_which_modality_or_task_it_has(path):
 
 
 @pytest.mark.parametrize('code, here', [
-    ("batch['image']", 'pipelines'), ("if 'tokens' in batch: pass", 'evaluate'),
+    ("batch['image']", 'pipelines'), ("if 'tokens' in batch: pass", 'measure'),
     ("outputs['logits']", 'step'), ("path.startswith('head/')", 'pipelines'),
-    ("card['tokenizer_sha256']", 'formats'), ("TABLE = 'words/bias'", 'evaluate'),
+    ("card['tokenizer_sha256']", 'formats'), ("TABLE = 'words/bias'", 'report'),
     ("batch['pixels']", 'records'), ("x['types']", 'main'), ("p == 'pooler'", 'student')])
 def test_a_branch_on_a_modality_or_a_task_is_seen(code, here):
   assert knowing(ast.parse(code), here)
@@ -124,12 +125,12 @@ def test_nothing_imports_a_door(path):
 
 @pytest.mark.parametrize('code', [
     'from distill import lookup, main', 'import distill.main as m', 'import distill.main',
-    'from distill.main import parsed', 'from distill.evaluate import __main__',
-    'def f():\n  from distill.evaluate.__main__ import command', 'from distill import predict'])
+    'from distill.main import parsed', 'from distill import evaluate',
+    'def f():\n  from distill.report.__main__ import command', 'from distill import predict'])
 def test_a_door_that_is_imported_is_seen(code):
   assert doors(ast.parse(code))
   assert not doors(ast.parse(code.replace('__main__', 'report').replace('main', 'flags').replace(
-      'predict', 'records')))
+      'predict', 'records').replace('evaluate', 'measure')))
 
 
 def test_a_format_s_file_names_are_known_in_its_own_file():
@@ -141,7 +142,46 @@ def test_a_format_s_file_names_are_known_in_its_own_file():
 
 
 def test_no_file_is_long():
-  assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+  assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 350}
+
+
+def long_functions(tree: ast.Module, most: int = 60) -> list[str]:
+  """The functions of more lines than that, docstrings aside."""
+  found = []
+  for node in ast.walk(tree):
+    if isinstance(node, ast.FunctionDef):
+      about = ast.get_docstring(node, clean=False)
+      if node.end_lineno - node.lineno + 1 - len((about or '').splitlines()) > most:
+        found.append(node.name)
+  return found
+
+
+def test_no_function_is_long():
+  assert not {str(p): names for p, tree in TREES.items() if (names := long_functions(tree))}
+  assert long_functions(ast.parse('def f():\n' + '  x = 1\n' * 60)) == ['f']
+  assert not long_functions(ast.parse('def f():\n  """A.\n' + '\n' * 60 + '  """\n  x = 1\n'))
+
+
+def private(tree: ast.Module) -> list[str]:
+  """The private names of other files of the package that a file takes."""
+  found, modules = [], set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('distill'):
+      found += [alias.name for alias in node.names if alias.name[:1] == '_' != alias.name[1:2]]
+      modules |= {alias.asname or alias.name for alias in node.names}
+  return found + [f'{node.value.id}.{node.attr}' for node in ast.walk(tree)
+                  if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                  and node.value.id in modules and node.attr[:1] == '_' != node.attr[1:2]]
+
+
+def test_no_private_name_is_another_file_s():
+  assert not {str(p): names for p, tree in TREES.items() if (names := private(tree))}
+
+
+@pytest.mark.parametrize('code', ['from distill.losses import _wide',
+                                  'from distill import checkpoint\ncheckpoint._save(1)'])
+def test_a_private_name_of_another_file_is_seen(code):
+  assert private(ast.parse(code)) and not private(ast.parse(code.replace('_', '')))
 
 
 def test_no_file_is_empty():

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill import checkpoint, formats, runs, sharding, train
+from distill import checkpoint, evaluate, formats, report, runs, sharding, train
 from distill.data.sets import InMemory
-from distill.evaluate import __main__ as evaluate
-from distill.evaluate import report
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting

@@ -262,7 +262,7 @@ def test_numbers_at_the_edges_are_taken():
     (['--config.evaluate.watts=nan'], 'evaluate.watts=nan must be a finite number')])
 def test_an_evaluation_takes_no_other_numbers(monkeypatch, fields, line):
   monkeypatch.chdir(ROOT)
-  door = importlib.import_module('distill.evaluate.__main__')
+  door = importlib.import_module('distill.evaluate')
   with pytest.raises(Stop, match=line):
     door.judged_by('configs/bert.py:test', fields, [])
 

@@ -157,3 +157,23 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None,
     return x
   keep = jax.random.bernoulli(key, 1 - rate, of or x.shape)[tuple(map(slice, x.shape))]
   return jnp.where(keep, x / (1 - rate), 0)
+
+
+def within(bound: float) -> nnx.Initializer:
+  """From U(-bound, bound)."""
+  return lambda key, shape, dtype, out_sharding=None: jax.random.uniform(
+      key, shape, dtype, -bound, bound)
+
+
+def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+  """A dense layer that starts as PyTorch's does, from U(±1/√inputs)."""
+  start = within(inputs**-0.5)
+  return nnx.Linear(inputs, outputs, kernel_init=start, bias_init=start, rngs=rngs)
+
+
+def conv(inputs: int, outputs: int, *, size: int = 1, stride: int = 1, bias: bool = True,
+         start: nnx.Initializer | None = None, rngs: nnx.Rngs) -> nnx.Conv:
+  """A convolution of an odd size, padded on all sides; `start` is for kernel and bias."""
+  start = start or within((inputs * size**2)**-0.5)
+  return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=bias,
+                  kernel_init=start, bias_init=start, rngs=rngs)

@@ -8,10 +8,10 @@ from typing import Any
 
 from distill import launch, sharding
 from distill.data import batches
-from distill.evaluate import tiers
 from distill.pipelines import jobs, plan, reported
 from distill.pipelines.jobs import Setting
 from distill.pipelines.setting import setting
+from distill.report import tiers
 from distill.runs import Run
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from distill import formats, hub, modalities
-from distill.evaluate import alone, cost, energy
+from distill.measure import alone, cost, energy
 from distill.pipelines.judging import Judging, Model
 from distill.runs import Run
 

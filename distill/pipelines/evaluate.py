@@ -15,12 +15,12 @@ from distill import formats, hub, lookup, modalities, numbers, sharding, tasks
 from distill.data import batches
 from distill.data.sets import Split
 from distill.disk import replace
-from distill.evaluate import tiers
 from distill.modalities import Modality
 from distill.models.pure import splits_of
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.checks import check_reads
 from distill.pipelines.judging import Judging, Model, judging
+from distill.report import tiers
 from distill.runs import Run
 from distill.types import Status, Stop
 

@@ -3,9 +3,9 @@
 Code counts as far as it is imported: a stage depends on the modules that its config names, on
 those that train it, and on what these import, inside of functions too. Deliberately outside are
 
-  formats, hub    how a model is read: what was read counts, by the sha256 of its arrays
-  evaluate        and the pages and reports: they look at what was trained
-  doors           and what they start with: flags, workdir, launch, logs, streams
+  formats, hub     how a model is read: what was read counts, by the sha256 of its arrays
+  measure, report  they look at what was trained
+  doors            and what they start with: flags, workdir, launch, logs, streams
 
 and packages other than distill and those that a config names with a colon.
 """
@@ -23,8 +23,8 @@ from distill.pipelines import fields
 
 ROOT = 'distill'
 CODE = pathlib.Path(distill.__file__).parent
-OUTSIDE = frozenset(('formats', 'hub', 'evaluate', 'flags', 'workdir', 'launch', 'logs', 'streams',
-                     'main', 'predict', 'export'))
+OUTSIDE = frozenset(('formats', 'hub', 'measure', 'report', 'flags', 'workdir', 'launch', 'logs',
+                     'streams', 'main', 'predict', 'export', 'evaluate'))
 
 
 def digest(value: Any, length: int = 16) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill import lookup
-from distill.evaluate import tiers
 from distill.pipelines import compare, nodes
 from distill.pipelines.jobs import Setting
 from distill.pipelines.setting import TAKEN, arranged
+from distill.report import tiers
 from distill.runs import Run
 from distill.types import Status, Stop
 

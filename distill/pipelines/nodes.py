@@ -180,7 +180,7 @@ class Evaluate:
   They are timed on one core, each model in a process of its own; if not `alone`, then here, by all
   cores, and briefly: processes take seconds to start, and tests only look whether it all works.
   `watts` is the power of a CPU's busy core, for an estimate where nothing counts joules; 0: none.
-  `tiers` changes limits of `evaluate/tiers.py`.
+  `tiers` changes limits of `report/tiers.py`.
   """
   split: str = 'test'
   also: Sequence[str] = ()          # further splits to judge by

@@ -13,7 +13,7 @@ import numpy as np
 from distill import modalities
 from distill import records as records_of
 from distill.data import batches
-from distill.evaluate import faithfulness, inside, quality, robustness
+from distill.measure import faithfulness, inside, quality, robustness
 from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.runs import Run
 from distill.tasks import Task

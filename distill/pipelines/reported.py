@@ -3,12 +3,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distill import records as records_of
-from distill import sharding
+from distill import report, sharding
 from distill.disk import reach
-from distill.evaluate import quality, report, tiers
+from distill.measure import quality
 from distill.pipelines import costs, plan, reasons
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.judging import Judging, Model, teacher_of
+from distill.report import tiers
 from distill.runs import Run
 from distill.types import Records
 

@@ -11,7 +11,7 @@ import time
 import jax
 import pytest
 
-from distill.evaluate import report as reports
+from distill import report as reports
 from distill.types import Status, Stop
 from experiments import rows, run
 

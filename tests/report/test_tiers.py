@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from distill.evaluate import tiers
+from distill.report import tiers
 from distill.types import Status, Stop
 
 

@@ -49,7 +49,7 @@ def _command(arguments: Sequence[str]) -> int:
   if '--render' in options:
     if len(arguments) > 1:
       raise Stop(Status.CONFIG, '--render=DIR draws what is there: it takes nothing else')
-    from distill.evaluate import report
+    from distill import report
     report.render(pathlib.Path(options['--render']))
     return int(Status.DONE)
   from distill.pipelines import gathered  # JAX, after what can be refused without it
@@ -66,9 +66,9 @@ def _command(arguments: Sequence[str]) -> int:
 
 def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) -> dict[str, Any]:
   """The data, the task and how to evaluate, with their overrides: of a config, or the first run."""
-  from distill.evaluate import tiers
   from distill.pipelines import gathered, nodes
   from distill.pipelines.judging import BATCHING
+  from distill.report import tiers
   if not file and not runs:
     raise Stop(Status.CONFIG, 'no run is among the models, whose data they could be asked about: '
                'give --config=configs/NAME.py')

@@ -10,7 +10,7 @@ from sklearn import metrics
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from distill import tasks
-from distill.evaluate import quality
+from distill.measure import quality
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
 

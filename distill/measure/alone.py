@@ -1,6 +1,6 @@
 """Exported models timed in turns, each in a process of its own, all on one core.
 
-python -m distill.evaluate.alone '{"place": DIR, …}'        # what `Child` starts
+python -m distill.measure.alone '{"place": DIR, …}'        # what `Child` starts
 
 The process learns its core before it loads NumPy and JAX, whose threads then have no other. It
 answers each line on stdin, a call of `cost.Subject` as JSON, by one on stdout. The data isn't
@@ -31,7 +31,7 @@ class Child:
     self._name = name
     # A group of its own: a signal from the keyboard is for the run, which then ends this.
     self.process = subprocess.Popen(
-        [sys.executable, '-m', 'distill.evaluate.alone', json.dumps(job)], env=environment,
+        [sys.executable, '-m', 'distill.measure.alone', json.dumps(job)], env=environment,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
   def plan(self, batch: int) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def main(job: str) -> None:
   if told['core'] is not None:
     os.sched_setaffinity(0, {told['core']})
   from distill import formats, modalities  # JAX counts its cores when it is loaded
-  from distill.evaluate import cost
+  from distill.measure import cost
   answers, sys.stdout = sys.stdout, sys.stderr
   pure, weights, _ = formats.open_model(told['place'], model=told.get('model'))
   modality = modalities.from_card(told['inputs'], told['place'])

@@ -7,7 +7,7 @@ from flax import nnx
 from tokenizers import Tokenizer, models
 
 from distill import sharding
-from distill.evaluate import inside
+from distill.measure import inside
 from distill.modalities import image, text
 from distill.models import bert, resnet
 from distill.models.pure import Pure

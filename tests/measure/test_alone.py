@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill import formats
-from distill.evaluate import alone, cost
+from distill.measure import alone, cost
 from distill.modalities import image
 from distill.models.pure import Pure
 from distill.models.resnet import ResNet

@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from distill import modalities
-from distill.evaluate import tiers, wording
-from distill.evaluate.contract import Model, Report
+from distill.report import tiers, wording
+from distill.report.contract import Model, Report
 
 Cell = tuple[str, str]          # what it says, and what it adds in smaller print
 Rows = list[tuple[str, list[Cell]]]         # a label, and a cell for every model

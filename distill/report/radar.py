@@ -3,8 +3,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill.evaluate import charts, quality, tables, wording
-from distill.evaluate.contract import Model, Report
+from distill.measure import quality
+from distill.report import charts, tables, wording
+from distill.report.contract import Model, Report
 
 WIDTH, RADIUS = 320, 100        # in points; the page never draws it narrower
 LEAST = 3               # axes that make a radar

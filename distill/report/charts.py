@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.evaluate import quality
+from distill.measure import quality
 
 Rows = Sequence[Mapping[str, Any]]              # of metrics.jsonl
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]          # name -> steps, values

@@ -10,8 +10,8 @@ import numpy as np
 
 from distill import records as records_of
 from distill import sharding
-from distill.evaluate import quality
-from distill.evaluate.inside import Inside
+from distill.measure import quality
+from distill.measure.inside import Inside
 from distill.modalities import Corruption, Modality
 from distill.modalities.probes import ascent
 from distill.types import Batch, Records

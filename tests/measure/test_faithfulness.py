@@ -3,7 +3,7 @@ import pytest
 from scipy import special, stats
 from sklearn import metrics
 
-from distill.evaluate import faithfulness
+from distill.measure import faithfulness
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
 from distill.tasks.words import MaskedWords

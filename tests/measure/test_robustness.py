@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from distill import sharding
-from distill.evaluate import inside, quality, robustness
+from distill.measure import inside, quality, robustness
 from distill.modalities import image
 from distill.models.pure import Pure
 from distill.tasks.classification import Classification

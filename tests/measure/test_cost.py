@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from distill import lookup
-from distill.evaluate import cost
+from distill.measure import cost
 from distill.modalities import examples, image, text
 from distill.models import sizes
 from distill.models.pure import Pure

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from distill import step
-from distill.evaluate import energy
+from distill.measure import energy
 from distill.modalities import Modality, examples
 from distill.teachers import Weights
 

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from distill.evaluate import charts, energy, report, tables, tiers
+from distill import report
+from distill.measure import energy
+from distill.report import charts, tables, tiers
 from distill.types import Status, Stop
 
 
@@ -513,7 +515,7 @@ class TestWrite:
 
 
 def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
-  code = ('import sys, distill.evaluate.report; '
+  code = ('import sys, distill.report; '
           'sys.exit(any(m in sys.modules for m in ("matplotlib", "jinja2")))')
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 

@@ -8,19 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from distill.evaluate import (
-  charts,
-  energy,
-  faithfulness,
-  gallery,
-  page,
-  quality,
-  radar,
-  report,
-  tables,
-  verdict,
-)
+from distill import report
+from distill.measure import energy, faithfulness, quality
 from distill.modalities import Modality, text
+from distill.report import charts, gallery, page, radar, tables, verdict
 from distill.tasks.classification import Classification
 from distill.types import Status
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from distill.evaluate import charts, gallery, quality, radar, tables, verdict, wording
-from distill.evaluate.contract import Model, Report
+from distill.measure import quality
+from distill.report import charts, gallery, radar, tables, verdict, wording
+from distill.report.contract import Model, Report
 from distill.types import Records
 
 COMMONEST = 5           # confusions that are told in words

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from distill.evaluate import charts
+from distill.report import charts
 
 
 def metric(value, low, high, higher=True):

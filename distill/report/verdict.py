@@ -1,8 +1,8 @@
 """What distillation brought, in sentences that claim only what was shown."""
 from collections.abc import Mapping, Sequence
 
-from distill.evaluate import tiers, wording
-from distill.evaluate.contract import Model, Report
+from distill.report import tiers, wording
+from distill.report.contract import Model, Report
 
 LISTED = 4              # more students than these are not named one by one
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from distill import modalities
-from distill.evaluate import quality, wording
-from distill.evaluate.contract import Report
+from distill.measure import quality
+from distill.report import wording
+from distill.report.contract import Report
 from distill.types import Records
 
 SHOWN = 6

@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from distill.evaluate import energy
+from distill.measure import energy
 
 
 def zone(root, folder, name, energy_uj, most=1_000_000):

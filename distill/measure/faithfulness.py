@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.evaluate import quality
+from distill.measure import quality
 from distill.tasks import Task
 from distill.tasks.regression import correlation
 from distill.types import Records

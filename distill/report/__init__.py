@@ -10,9 +10,9 @@ import numpy as np
 
 from distill import numbers
 from distill.disk import reach, replace
-from distill.evaluate import charts, page, radar, tables
-from distill.evaluate import verdict as verdicts
-from distill.evaluate.contract import Report, broken
+from distill.report import charts, page, radar, tables
+from distill.report import verdict as verdicts
+from distill.report.contract import Report, broken
 from distill.types import Records, Status, Stop
 
 LABEL = 26              # letters of a row's name in a line of the terminal
