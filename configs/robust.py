@@ -52,7 +52,7 @@ def get_config(variant: str = 'ard') -> ConfigDict:
   c.augment = ATTACKS[variant] if variant in ATTACKS else ()
   c.optimizer = adamw
   c.train = dict(plan, accumulate=1, dtype='float32')
-  c.evaluate = dict(split='test', batch_size=64, cost=variant != 'test')
+  c.evaluate = dict(split='test', batch_size=64, cost=variant != 'test', alone=True)
   return c
 
 
