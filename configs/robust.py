@@ -20,9 +20,9 @@ python -m distill.main --config=configs/robust.py:test       # seconds; what the
 from ml_collections import ConfigDict
 
 PGD = dict(name='adversarial.pgd', epsilon=0.2, rate=0.05, steps=7)
-ATTACKS = dict(
-    fgsm=dict(name='adversarial.fgsm', epsilon=0.2), ard=PGD, rslad=dict(PGD, of='teacher'),
-    test=dict(PGD, steps=2))
+ATTACKS = dict(         # variant -> the augment of the student's step
+    kd=(), fgsm=(dict(name='adversarial.fgsm', epsilon=0.2),), ard=(PGD,),
+    rslad=(dict(PGD, of='teacher'),), mean=(), test=(dict(PGD, steps=2),))
 
 
 def get_config(variant: str = 'ard') -> ConfigDict:
@@ -49,10 +49,10 @@ def get_config(variant: str = 'ard') -> ConfigDict:
     c.teachers.mean = dict(source='carry:average')
     c.carry = dict(average=dict(name='Average', decay=0.99))
     c.objective.mean = near('mean', schedule=dict(name='ramp', steps=plan['steps'] // 5))
-  c.augment = (ATTACKS[variant],) if variant in ATTACKS else ()
+  c.augment = ATTACKS[variant] if variant in ATTACKS else ()
   c.optimizer = adamw
   c.train = dict(plan, accumulate=1, dtype='float32')
-  c.evaluate = dict(split='test', batch_size=64, alone=variant != 'test')
+  c.evaluate = dict(split='test', batch_size=64, cost=variant != 'test', alone=True)
   return c
 
 

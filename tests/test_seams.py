@@ -138,6 +138,31 @@ class TestAdversarialViews:
     assert attacked[0]['loss'] > clean[0]['loss'] * 1.01
     assert attacked[0]['hard'] > clean[0]['hard']
 
+  def texts(self, **more):
+    """Texts whose embeddings each step moves."""
+    model = {'name': 'bert.Bert', 'width': 8, 'depth': 1, 'heads': 2, 'dropout': 0.0, 'std': 0.3}
+    node = config(augment=({'name': 'adversarial.fgsm', 'epsilon': 0.4},), **more)
+    node['data']['name'] = 'tests.test_defects:Texts'
+    node['student']['model'] = node['teachers']['t']['model'] = model
+    return node
+
+  def test_texts_are_moved_by_their_embeddings_which_are_trained_all_the_same(self, tmp_path):
+    node, place = self.texts(), tmp_path / 'clean'
+    state, attacked = fitted(stages(node)['student'], tmp_path)
+    _, clean = fitted(stages({**node, 'augment': ()})['student'], place)
+    assert attacked[0]['loss'] > clean[0]['loss'] * 1.01
+    start = stages(self.texts())['student'].start()[0]
+    table = 'model/token/embedding'
+    assert (np.asarray(state.params[table]) != np.asarray(start[table])).any()
+
+  def test_a_head_that_shares_the_table_of_moved_embeddings_is_refused(self):
+    node = self.texts(objective={'words': {
+        'loss': 'logits.kl', 'reads': {'student': 'student/words', 'teacher': 't/words'}}})
+    node['student']['model'] = node['teachers']['t']['model'] = {
+        **node['student']['model'], 'words': True}
+    with pytest.raises(Stop, match="words.reads.student: 'student/words' names no output"):
+      ready(stages(node)['student'])
+
   def test_accumulated_they_are_the_same(self, tmp_path):
     node = CASES['pgd']
     (one, _), (four, _) = (fitted(stages({**node, 'train': {**node['train'], 'accumulate': n}})[

@@ -29,7 +29,7 @@ from distill.losses.logits import kl
 from distill.modalities.probes import PERTURBATION, ascent
 from distill.types import Batch, Status, Stop
 
-MOST_STEPS = 100        # of PGD, all of them in one program
+MOST_STEPS = 20         # of PGD: all are in one program, one after the other
 
 
 def fgsm(*, epsilon: float = 0.1, of: str = 'loss', output: str = 'logits') -> Callable:
