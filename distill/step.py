@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.extend.core import Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 from distill import objective, teachers
 from distill.augment import Ask, augmented
@@ -235,6 +235,23 @@ def _convolves(program: Jaxpr) -> bool:
   return any(equation.primitive.name == 'conv_general_dilated'
              or any(map(_convolves, jaxprs_in_params(equation.params)))
              for equation in program.eqns)
+
+
+def repeated(program: Jaxpr, count: Callable[[Any], float]) -> float:
+  """Returns the operations of a program's scans but for one run of each body, all that XLA counts.
+
+  `count` gives those of a lowered program.
+  """
+  more = 0.0
+  for equation in program.eqns:
+    inner = sum(repeated(body, count) for body in jaxprs_in_params(equation.params))
+    if equation.primitive.name == 'scan':
+      body, length = equation.params['jaxpr'], equation.params['length']
+      shapes = (jax.ShapeDtypeStruct(like.shape, like.dtype) for like in body.in_avals)
+      once = jax.jit(jaxpr_as_fun(body)).lower(*shapes)
+      inner = inner * length + (length - 1) * count(once)
+    more += inner
+  return more
 
 
 def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],

@@ -99,7 +99,7 @@ class Prepared:
     """
     count = lambda lowered: float((lowered.cost_analysis() or {}).get('flops', 0.0))
     before = count(jax.jit(self.prepare).lower(self.batch)) if self.prepare else 0.0
-    return count(self.traced.lower()) - before
+    return count(self.traced.lower()) + step.repeated(self.traced.jaxpr.jaxpr, count) - before
 
 
 def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
@@ -164,6 +164,9 @@ def together(stages: Sequence[Stage], ready: Prepared, weights: Sequence[Mapping
   """
   if stages[0].layout.mesh.size > 1:
     raise Stop(Status.CONFIG, 'seeds are trained together on one device alone')
+  if ready.plan.remat != layers.NOTHING:
+    raise Stop(Status.CONFIG, f'{stages[0].where}.train.remat={ready.plan.remat!r}: seeds that are '
+               f'trained together need their memory: take remat={layers.NOTHING!r}')
   each = list(zip(stages, weights, runs, left, strict=True))
   with runs[0].deferring():
     sittings = [_Sitting(stage, ready, theirs, run, before) for stage, theirs, run, before in each]

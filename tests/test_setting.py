@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from distill import flags, runs
-from distill.pipelines import jobs, seeds
+from distill.models import precision
+from distill.pipelines import jobs, plan, seeds
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
@@ -141,3 +142,67 @@ def test_what_cannot_be_trained_together_is_refused_before_it_begins(
   with pytest.raises(Stop, match=line) as stop:
     seeds.together(configs, together)
   assert stop.value.status == Status.CONFIG and not list(tmp_path.glob('*/checkpoints'))
+
+
+class Said:
+  """A log of lines alone."""
+
+  def __init__(self):
+    self.lines = []
+
+  def say(self, line):
+    self.lines.append(line)
+
+
+@pytest.mark.parametrize('mixed', ['train', 'teachers.teacher', ''])
+@pytest.mark.parametrize('lacks', [True, False])
+def test_the_plan_says_where_mixed_precision_is_slower(tmp_path, monkeypatch, mixed, lacks):
+  monkeypatch.setattr(precision, 'lacks_instructions', lambda: lacks)
+  node = main.parsed(['--config=configs/glue.py:test']).config.to_dict()
+  place = {'train': node['train'], 'teachers.teacher': node['teachers']['teacher'], '': {}}[mixed]
+  place['dtype'] = 'mixed'
+  run = train.Run('run', tmp_path, Said())
+  plan.announce(setting(node), run)
+  slower = [line for line in run.log.lines if "dtype='mixed' will be slower" in line]
+  assert len(slower) == (1 if mixed and lacks else 0)
+
+
+def started(**student):
+  """The stages of a run on masked words whose student starts so."""
+  node = main.parsed(['--config=configs/distilbert.py:test']).config.to_dict()
+  node['student'] |= student
+  return {t.stage.name: t.stage for t in setting(node).trained}
+
+
+def test_layers_are_a_short_form_of_a_path_map():
+  found = []
+  for how in dict(layers=(1,)), dict(layers=(), take={'blocks/0': 'blocks/1'}):
+    stages = started(**how)
+    stages['student'].weights['teacher'] = stages['teacher'].student.model.init(5)
+    found.append(stages['student'].start()[0])
+  assert found[0].keys() == found[1].keys()
+  assert all((value == found[1][path]).all() for path, value in found[0].items())
+
+
+@pytest.mark.parametrize(('student', 'status', 'line'), [
+    (dict(layers=(), take={'blocks/{0,1}': 'blocks/{0,1}'}), Status.CONFIG,
+     'student.take: blocks/1 matches no parameter that is to be started; they are named blocks/0/'),
+    (dict(layers=(), take={'blocks/0': 'blocks/5'}), Status.MISFIT,
+     'student: the source has no blocks/5/'),
+    (dict(take={'blocks/0': 'blocks/1'}), Status.CONFIG, 'student has both layers and take'),
+    (dict(init='', layers=(), take={'head': 'head'}), Status.CONFIG,
+     'student.take without student.init'),
+    (dict(take=('blocks/0', 'blocks/1')), Status.CONFIG, 'student.take')])
+def test_a_path_map_that_cannot_be_is_one_line_before_anything_is_compiled(student, status, line):
+  with pytest.raises(Stop, match=f'^{line}') as stop:
+    started(**student)
+  assert stop.value.status == status
+
+
+@pytest.mark.parametrize(('fields', 'line'), [
+    (dict(remat='all'), "remat='all' is not one of nothing, dots, everything"),
+    (dict(dtype='float16'), "dtype='float16' is not one of float32, bfloat16, mixed")])
+def test_a_way_to_compute_that_is_none(fields, line):
+  with pytest.raises(Stop, match=line) as stop:
+    train.prepared(sized(16, **fields)['teacher'].stage, {})
+  assert stop.value.status == Status.CONFIG

@@ -1,5 +1,6 @@
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from distill import objective, runs, sharding, train
+from distill import objective, runs, sharding, step, train
 from distill.logs import Log
 from distill.models.pure import Pure
 from distill.student import Student
@@ -206,6 +207,14 @@ class TestTogether:
       self.trained(tmp_path, stages)
     assert stop.value.status == Status.CONFIG
 
+  def test_what_is_computed_again_is_refused(self, tmp_path):
+    stages = [self.stage(seed) for seed in self.SEEDS]
+    ready = types.SimpleNamespace(plan=train.Plan(steps=5, remat='dots'))
+    line = "train.remat='dots': seeds that are trained together need their memory"
+    with pytest.raises(Stop, match=line) as stop:
+      train.together(stages, ready, [])
+    assert stop.value.status == Status.CONFIG
+
   def test_the_time_is_divided(self, tmp_path, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(train.time, 'monotonic', lambda: next(clock))
@@ -272,3 +281,17 @@ class TestShares:
   def test_accumulated_they_are_the_same(self, tmp_path, capsys):
     self.fitted(tmp_path, accumulate=4)
     assert capsys.readouterr().err == self.LINE
+
+
+def test_the_operations_of_a_step_are_counted_in_a_loop_and_in_a_scan(monkeypatch):
+  hard = dict(loss='supervised.cross_entropy',
+              reads=dict(student='student/logits', label='batch/label'))
+  student, found = Student(Pure(lambda rngs: Dense(rngs=rngs))), []
+  for loops in True, False:
+    monkeypatch.setattr(step, '_convolves', lambda program, loops=loops: loops)
+    stage = train.Stage(
+        name='student', student=student, start=None, data=Batches(), optimizer=dict(name='sgd',
+        rate=0.1), terms=objective.terms_from({'hard': hard}), train=dict(steps=2, accumulate=4),
+        layout=sharding.layout(devices=jax.devices()[:1]))
+    found.append(train.prepared(stage, {}).flops())
+  assert 0.8 < found[1] / found[0] < 1.25       # the optimizer's, and the sums'
