@@ -16,8 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from distill import flags, launch, streams
 from distill import workdir as folder
 from distill.types import Status, Stop
@@ -80,7 +78,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']
   limits = {tier: {**of, **evaluate['tiers'].get(tier, {})} for tier, of in tiers.TIERS.items()}
   known |= {'evaluate': evaluate | {'tiers': evaluate['tiers'] | limits}}
-  config = flags.overridden(ConfigDict(known), fields, '--config').to_dict()
+  config = flags.overridden(known, fields, '--config')
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}
