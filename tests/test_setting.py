@@ -71,6 +71,41 @@ def test_where_a_run_lives_is_no_part_of_what_it_is():
   assert config_sha256(config) != config_sha256({**config, 'seed': 1})
 
 
+def digits(method='kd', change=lambda node: None):
+  """The identities of a run on digits, by stage."""
+  node = flags.parsed([f'--config=configs/digits.py:{method}']).config.to_dict()
+  change(node)
+  return {t.stage.name: t.identity for t in setting(node).trained}
+
+
+def test_what_makes_no_difference_is_no_other_stage():
+  def spelled(node):
+    node['teachers']['teacher']['train'] |= {'accumulate': 1, 'labelled': 1.0}
+    node['optimizer'] = {**node['optimizer'], 'drop': 0.1}
+    node['student'] = {**node['student'], 'init': ''}
+    del node['carry'], node['objective']['crd'], node['student']['projectors']['mine']
+  assert digits(change=spelled) == digits()
+
+
+@pytest.mark.parametrize(('change', 'stages'), [
+    (lambda node: node['objective']['kd'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective']['match'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective']['hard'].update(weight=0.5), {'student'}),
+    (lambda node: node['student'].update(frozen=('stem/*',)), {'student', 'baseline'}),
+    (lambda node: node['train'].update(steps=7), {'student', 'baseline'}),
+    (lambda node: node['teachers']['teacher']['train'].update(steps=7), {'teacher', 'student'}),
+    (lambda node: node.update(seed=1), {'teacher', 'student', 'baseline'})])
+def test_what_makes_a_difference_is_one_to_the_stages_that_it_reaches(change, stages):
+  before, after = digits(), digits(change=change)
+  assert {name for name in before if before[name] != after[name]} == stages
+
+
+def test_methods_share_their_teacher_and_their_baseline():
+  found = [digits(method) for method in ('kd', 'ctkd', 'crd')]
+  for stage, number in (('teacher', 1), ('baseline', 1), ('student', 3)):
+    assert len({each[stage] for each in found}) == number, stage
+
+
 def test_every_judged_split_has_its_batches():
   rows = told().rows
   assert list(rows) == ['test', 'train']
