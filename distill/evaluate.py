@@ -16,10 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from distill import flags, launch, streams
-from distill import workdir as folder
+from distill import flags, launch, streams, workdir
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -57,10 +54,10 @@ def _command(arguments: Sequence[str]) -> int:
   config = judged_by(options.get('--config', ''), fields, [f.run for f in found.values() if f.run])
   models = {name: dataclasses.asdict(model.node) for name, model in found.items()}
   config = {**config, 'pipeline': 'evaluate.run', 'models': models}
-  workdir = (pathlib.Path(options['--workdir']) if '--workdir' in options else
-             folder.default('evaluate', config))
-  with launch.stopped_by_signals() as stopping, folder.locked(workdir):
-    folder.run('evaluate', config, workdir, stopping)
+  place = (pathlib.Path(options['--workdir']) if '--workdir' in options else
+           workdir.default('evaluate', config))
+  with launch.stopped_by_signals() as stopping, workdir.locked(place):
+    workdir.run('evaluate', config, place, stopping)
   return int(Status.DONE)
 
 
@@ -80,7 +77,7 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']
   limits = {tier: {**of, **evaluate['tiers'].get(tier, {})} for tier, of in tiers.TIERS.items()}
   known |= {'evaluate': evaluate | {'tiers': evaluate['tiers'] | limits}}
-  config = flags.overridden(ConfigDict(known), fields, '--config').to_dict()
+  config = flags.overridden(known, fields, '--config')
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
   return {'data': data, **{key: config[key] for key in KEPT if key in config}}

@@ -3,7 +3,7 @@ import ast
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -30,19 +30,27 @@ def parsed(arguments: Sequence[str]) -> Command:
     arguments = flags.FlagValues().read_flags_from_files([*arguments], force_gnu=False)
   except flags.Error as error:
     raise Stop(Status.CONFIG, _line(error)) from error
-  files = [a.removeprefix('--config=') for a in arguments if a.startswith('--config=')]
-  if not any(files):
+  files = [a for a in arguments if a.startswith('--config=')]
+  if not files or not (file := files[-1].removeprefix('--config=')):
     raise Stop(Status.CONFIG, 'give --config=configs/NAME.py; --list shows what there is')
-  values = flags.FlagValues()
-  flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
-  flags.DEFINE_bool('print_config', False, 'print the resolved config', flag_values=values)
-  config = overridden(_loaded(files[-1]), [a for a in arguments if not a.startswith('--config=')],
-                      f'--config={files[-1]}', values)
-  return Command(files[-1], config, values.workdir, values.print_config)
+  _check_file(file)
+  rest = [a for a in arguments if a not in files]
+  values = _overridden(config_flags.DEFINE_config_file, [f'--config={file}', *rest],
+                       f'--config={file}')
+  lookup.check_leaves(values.config.to_dict())
+  return Command(file, values.config, values.workdir, values.print_config)
 
 
-def _loaded(file: str) -> ConfigDict:
-  """Returns the config of a file, or of a variant of it, as it stands."""
+def overridden(node: Mapping[str, Any], overrides: Sequence[str], where: str) -> dict[str, Any]:
+  """Returns a config after overrides, as `parsed` takes them; `where` begins an error line."""
+  define = lambda name, **how: config_flags.DEFINE_config_dict(name, ConfigDict(node), **how)
+  config = _overridden(define, overrides, where).config.to_dict()
+  lookup.check_leaves(config)
+  return config
+
+
+def _check_file(file: str) -> None:
+  """Stops unless there is such a config, and such a variant of it."""
   path, _, variant = file.partition(':')
   if not os.path.isfile(path):
     raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
@@ -50,45 +58,46 @@ def _loaded(file: str) -> ConfigDict:
   if variant and variant not in (known := variants(parse(pathlib.Path(path)))):
     raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
                + lookup.nearest(variant, known))
-  values, argv = flags.FlagValues(), ['distill.main', f'--config={file}']
+
+
+def _overridden(define: Callable, arguments: Sequence[str], where: str) -> flags.FlagValues:
+  """Returns the flags of a command line; `define` defines the one of the config.
+
+  A field that the config spells keeps its type. One that it leaves out is set if what its node
+  configures has such a keyword, to a value of the type that this says.
+  """
+  overrides = [match for match in map(OVERRIDE.fullmatch, arguments) if match]
   try:
-    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
-    values(argv)
-    if not callable(getattr(values.config, 'to_dict', None)):
-      raise TypeError('get_config returns no ConfigDict')
+    return _values(define, arguments)
   except Stop:                        # a signal's
     raise
   except (Exception, SystemExit) as error:      # a config file is code, and may raise anything
-    raise Stop(Status.CONFIG, f'--config={file}: {_line(error)}') from error
-  return values.config
+    stop = Stop(Status.CONFIG, f'{where}: {_line(error)}')
+    if isinstance(error, flags.Error) or not overrides:
+      raise stop from error
+  # Perhaps a field isn't spelled; if not even the file as it stands can be read, that is said.
+  plain = _overridden(define, [a for a in arguments if not OVERRIDE.fullmatch(a)], where).config
+  unspelled = {match[0]: match for match in overrides if not _has(plain, match['field'])}
+  if not unspelled:
+    raise stop
+  values = _overridden(define, [a for a in arguments if a not in unspelled], where)
+  for match in unspelled.values():
+    _set(values.config, match)
+  return values
 
 
-def overridden(config: ConfigDict, arguments: Sequence[str], where: str,
-               values: flags.FlagValues | None = None) -> ConfigDict:
-  """Returns a config after the overrides `--config.a.b=value`, in place.
-
-  A field that the config spells keeps its type. One that it leaves out is set if what its node
-  configures has such a keyword, with the type that this says. `values` are the flags that the
-  command line may have beside; `where` begins the error lines about these.
-  """
-  values = flags.FlagValues() if values is None else values
-  overrides = [match for match in map(OVERRIDE.fullmatch, arguments) if match]
-  unspelled = [match for match in overrides if not _has(config, match['field'])]
-  left_out = {match[0] for match in unspelled}
-  argv = ['distill.main', *(a for a in arguments if a not in left_out)]
-  try:
-    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
-    left = values(argv)[1:]
-  except Stop:                        # a signal's
-    raise
-  except Exception as error:
-    raise Stop(Status.CONFIG, f'{where}: {_line(error)}') from error
+def _values(define: Callable, arguments: Sequence[str]) -> flags.FlagValues:
+  """Returns the flags of a command line whose overrides are all of fields that are spelled."""
+  values, argv = flags.FlagValues(), ['distill.main', *arguments]
+  define('config', flag_values=values, sys_argv=argv)
+  flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
+  flags.DEFINE_bool('print_config', False, 'print the resolved config', flag_values=values)
+  left = values(argv)[1:]
+  if not callable(getattr(values.config, 'to_dict', None)):
+    raise TypeError('get_config returns no ConfigDict')
   if left:
-    raise Stop(Status.CONFIG, f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
-  for match in unspelled:
-    _set(config, match)
-  lookup.check_leaves(config.to_dict())
-  return config
+    raise flags.Error(f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
+  return values
 
 
 def _has(config: ConfigDict, field: str) -> bool:

@@ -1,6 +1,7 @@
 """The folder of a run: its name, its lock, the config that it holds, and what runs in it."""
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill import launch, lookup, numbers
-from distill.disk import replace
+from distill.disk import read_json, replace
 from distill.flags import flat
 from distill.types import SEEDS, Status, Stop
 
@@ -19,13 +20,18 @@ NOT_SET = 'not set'
 def default(name: str, config: Mapping[str, Any]) -> pathlib.Path:
   """Returns where a run lives unless it is told: `runs/NAME-` and the start of its config's hash.
 
-  A workdir of before 2026-12, when fields with their default counted too, is found as well.
+  Or a workdir of that name with another hash that holds the same config: until 2026-12 a field that
+  had its default counted too, and a default may have become another.
   """
-  from distill.pipelines import identities  # JAX, after what can be refused without it
-  place = lambda sha256: pathlib.Path('runs') / f'{name}-{sha256[:8]}'
-  new = place(identities.config_sha256(config))
-  old = place(identities.spelled_sha256(config))
-  return old if old.is_dir() and not new.is_dir() else new
+  from distill.pipelines import fields, identities  # JAX, after what can be refused without it
+  new = pathlib.Path('runs') / f'{name}-{identities.config_sha256(config)[:8]}'
+  if new.is_dir():
+    return new
+  for path in sorted(new.parent.glob(f'{glob.escape(name)}-{"[0-9a-f]" * 8}/config.json')):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):     # damaged
+      if fields.essential(read_json(path)) == fields.essential(config):
+        return path.parent
+  return new
 
 
 @contextlib.contextmanager

@@ -48,6 +48,11 @@ def test_a_change_of_any_file_that_is_imported_is_one(tmp_path, module):
   assert identities.sources(['lab.nets'], lab(tmp_path / 'b', **changed)) != before
 
 
+def test_the_packages_of_a_module_run_before_it(tmp_path):
+  found = identities.sources(['lab.parts.bare'], lab(tmp_path, **{'parts/bare': ''}))
+  assert [name for name, _ in found] == ['lab', 'lab.parts', 'lab.parts.bare']
+
+
 def test_a_package_of_one_file_and_one_that_is_nowhere(tmp_path):
   (tmp_path / 'one.py').write_text('import nowhere.at.all\n')
   places = {'one': [tmp_path / 'one.py'], 'distill': [identities.CODE]}

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from distill import flags, runs
+from distill import flags, runs, train
 from distill.models import precision
 from distill.pipelines import jobs, plan, seeds
 from distill.pipelines.identities import config_sha256
@@ -70,6 +70,41 @@ def test_where_a_run_lives_is_no_part_of_what_it_is():
   config = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
   assert config_sha256(config) == config_sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
   assert config_sha256(config) != config_sha256({**config, 'seed': 1})
+
+
+def digits(method='kd', change=lambda node: None):
+  """The identities of a run on digits, by stage."""
+  node = flags.parsed([f'--config=configs/digits.py:{method}']).config.to_dict()
+  change(node)
+  return {t.stage.name: t.identity for t in setting(node).trained}
+
+
+def test_what_makes_no_difference_is_no_other_stage():
+  def spelled(node):
+    node['teachers']['teacher']['train'] |= {'accumulate': 1, 'labelled': 1.0}
+    node['optimizer'] = {**node['optimizer'], 'drop': 0.1}
+    node['student'] = {**node['student'], 'init': ''}
+    del node['carry'], node['objective']['crd'], node['student']['projectors']['mine']
+  assert digits(change=spelled) == digits()
+
+
+@pytest.mark.parametrize(('change', 'stages'), [
+    (lambda node: node['objective']['kd'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective']['match'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective']['hard'].update(weight=0.5), {'student'}),
+    (lambda node: node['student'].update(frozen=('stem/*',)), {'student', 'baseline'}),
+    (lambda node: node['train'].update(steps=7), {'student', 'baseline'}),
+    (lambda node: node['teachers']['teacher']['train'].update(steps=7), {'teacher', 'student'}),
+    (lambda node: node.update(seed=1), {'teacher', 'student', 'baseline'})])
+def test_what_makes_a_difference_is_one_to_the_stages_that_it_reaches(change, stages):
+  before, after = digits(), digits(change=change)
+  assert {name for name in before if before[name] != after[name]} == stages
+
+
+def test_methods_share_their_teacher_and_their_baseline():
+  found = [digits(method) for method in ('kd', 'ctkd', 'crd')]
+  for stage, number in (('teacher', 1), ('baseline', 1), ('student', 3)):
+    assert len({each[stage] for each in found}) == number, stage
 
 
 def test_every_judged_split_has_its_batches():
@@ -158,18 +193,18 @@ class Said:
 @pytest.mark.parametrize('lacks', [True, False])
 def test_the_plan_says_where_mixed_precision_is_slower(tmp_path, monkeypatch, mixed, lacks):
   monkeypatch.setattr(precision, 'lacks_instructions', lambda: lacks)
-  node = main.parsed(['--config=configs/glue.py:test']).config.to_dict()
+  node = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
   place = {'train': node['train'], 'teachers.teacher': node['teachers']['teacher'], '': {}}[mixed]
   place['dtype'] = 'mixed'
-  run = train.Run('run', tmp_path, Said())
+  run = runs.Run('run', tmp_path, Said())
   plan.announce(setting(node), run)
   slower = [line for line in run.log.lines if "dtype='mixed' will be slower" in line]
   assert len(slower) == (1 if mixed and lacks else 0)
 
 
-def started(**student):
+def starting(**student):
   """The stages of a run on masked words whose student starts so."""
-  node = main.parsed(['--config=configs/distilbert.py:test']).config.to_dict()
+  node = flags.parsed(['--config=configs/distilbert.py:test']).config.to_dict()
   node['student'] |= student
   return {t.stage.name: t.stage for t in setting(node).trained}
 
@@ -177,9 +212,9 @@ def started(**student):
 def test_layers_are_a_short_form_of_a_path_map():
   found = []
   for how in dict(layers=(1,)), dict(layers=(), take={'blocks/0': 'blocks/1'}):
-    stages = started(**how)
-    stages['student'].weights['teacher'] = stages['teacher'].student.model.init(5)
-    found.append(stages['student'].start()[0])
+    stages = starting(**how)
+    weights = {'teacher': stages['teacher'].student.model.init(5)}
+    found.append(stages['student'].start(weights)[0])
   assert found[0].keys() == found[1].keys()
   assert all((value == found[1][path]).all() for path, value in found[0].items())
 
@@ -195,7 +230,7 @@ def test_layers_are_a_short_form_of_a_path_map():
     (dict(take=('blocks/0', 'blocks/1')), Status.CONFIG, 'student.take')])
 def test_a_path_map_that_cannot_be_is_one_line_before_anything_is_compiled(student, status, line):
   with pytest.raises(Stop, match=f'^{line}') as stop:
-    started(**student)
+    starting(**student)
   assert stop.value.status == status
 
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from distill import flags, workdir
-from distill.pipelines.identities import config_sha256, spelled_sha256
+from distill.pipelines.identities import config_sha256
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -39,25 +39,22 @@ def test_a_workdir_is_called_by_what_makes_a_difference(tmp_path, monkeypatch):
   assert workdir.default('digits-kd', config('optimizer.decay=0.02')) != name
 
 
-def test_a_workdir_of_the_old_name_is_found_too(tmp_path, monkeypatch):
+def test_a_workdir_of_an_old_name_is_found_by_its_config(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   node = config()
-  # As it was made: of all fields but two, as JSON with sorted keys.
-  old = pathlib.Path(f'runs/digits-kd-{spelled_sha256(node)[:8]}')
   new = workdir.default('digits-kd', node)
-  assert new != old
-  old.mkdir(parents=True)
-  assert workdir.default('digits-kd', node) == old
+  for name, content in {'digits-kd-00000000': '{', 'digits-kd-11111111': '[]',
+                        'digits-kd-22222222': json.dumps({**node, 'seed': 1}),
+                        'digits-kd-test-33333333': json.dumps(node),
+                        'other-kd-44444444': json.dumps(node),
+                        'digits-kd-55555555': json.dumps(without(node))}.items():
+    assert workdir.default('digits-kd', node) == new
+    (place := pathlib.Path('runs', name)).mkdir(parents=True)
+    (place / 'config.json').write_text(content)
+  old = pathlib.Path('runs/digits-kd-55555555')
+  assert workdir.default('digits-kd', node) == workdir.default('digits-kd', without(node)) == old
   new.mkdir()
   assert workdir.default('digits-kd', node) == new
-
-
-def test_the_old_name_is_that_of_recorded_rows():
-  base, = {json.loads(line)['base'] for line in (
-      ROOT / 'experiments/methods/results.jsonl').read_text().splitlines()
-           if '"configs/digits.py"' in line}
-  node = flags.parsed([f'--config={ROOT}/configs/digits.py']).config.to_dict()
-  assert spelled_sha256(node)[:8] == base
 
 
 @pytest.fixture

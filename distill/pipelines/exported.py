@@ -39,8 +39,8 @@ def opened(place: str, where: str, *, seed: int,
   parameters that the folder lacks begin with.
   """
   folder = hub.folder(place, where).resolve()
-  files = sorted((file.name, status.st_mtime_ns, status.st_size) for file in folder.iterdir()
-                 for status in [file.stat()])
+  stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
+  files = sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats.items())
   how = repr((folder, files, sorted(changes.items())))
   for one in _read.get(how, ()):
     weights = tuple({path: array() for path, array in part.items()} for part in one.arrays)

@@ -5,6 +5,7 @@ those that train it, and on what these import, inside of functions too. Delibera
 
   formats, hub     how a model is read: what was read counts, by the sha256 of its arrays
   measure, report  they look at what was trained
+  pipelines        other than the code that builds stages: they run one stage after the other
   doors            and what they start with: flags, workdir, launch, logs, streams
 
 and packages other than distill and those that a config names with a colon.
@@ -36,14 +37,6 @@ def digest(value: Any, length: int = 16) -> str:
 def config_sha256(config: Mapping[str, Any]) -> str:
   """Returns the name of a resolved config: of all in it that makes a difference."""
   return digest(fields.essential(config), 64)
-
-
-def spelled_sha256(config: Mapping[str, Any]) -> str:
-  """Returns the name that a config had as long as spelled defaults counted.
-
-  Default workdirs and recorded rows of before 2026-12 have it.
-  """
-  return digest({key: value for key, value in config.items() if key not in fields.BESIDE}, 64)
 
 
 def sources(modules: Iterable[str], places: Mapping[str, list[pathlib.Path]] | None = None
