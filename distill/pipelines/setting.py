@@ -353,7 +353,7 @@ class _Builder:
             'task': dict(self.told.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
   def identity(self, part: Mapping[str, Any], **of: Any) -> str:
-    """A name for all that determines a stage; `part` is what of the config describes it."""
+    """Returns a name for all that determines a stage; `part` is what of the config describes it."""
     part = {'data': {'name': self.config.data['name']}, 'task': self.config.task, **part}
     modules = {__name__, Stage.__module__, type(self.modality).__module__, *fields.modules(part)}
     return digest({
