@@ -90,8 +90,7 @@ def view_shapes(student: Student, frozen_teachers: tuple[Teacher, ...], argument
   """
   def batch_and_views(params, rest, weights, batch):
     # A carry that a teacher takes its weights from has the shapes of the parameters.
-    weights = {teacher.name: teacher.weights(weights[teacher.name], dict.fromkeys(carries, params),
-                                             rest) for teacher in frozen_teachers}
+    weights = teachers.held(frozen_teachers, weights, dict.fromkeys(carries, params), rest)
     ask = make_ask(student, frozen_teachers, lambda: params, rest, weights,
                    lambda batch: jnp.zeros(()))       # the objective may read carries
     batch = augmented(augment, prepare(batch) if prepare else batch, jax.random.key(0), ask, where)
@@ -114,6 +113,12 @@ def view_shapes(student: Student, frozen_teachers: tuple[Teacher, ...], argument
   return views
 
 
+def _computed(params: Flat, dtype: str, layout: Layout | None) -> Flat:
+  """Parameters as a step computes with them."""
+  params = teachers.cast(params, dtype)
+  return layout.gathered(params) if layout else params
+
+
 def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
                    terms: tuple[objective.Term, ...], *,
                    schedules: Mapping[str, Schedule] | None = None,
@@ -132,9 +137,7 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
   """
   views_of = make_views(student, schedules or {})
 
-  def computed(params):
-    params = teachers.cast(params, dtype)
-    return layout.gathered(params) if layout else params
+  computed = functools.partial(_computed, dtype=dtype, layout=layout)
 
   def loss_of(state, weights, batch):
     """The step's objective of a whole batch, in evaluation mode."""
@@ -159,8 +162,7 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
   def gradients(state: State, teacher_weights, batch: Batch, seed: jax.Array):
     key = jax.random.fold_in(seed, state.step)
     batch = prepare(batch) if prepare else batch
-    weights = {teacher.name: teacher.weights(
-        teacher_weights[teacher.name], state.carry, state.rest) for teacher in frozen_teachers}
+    weights = teachers.held(frozen_teachers, teacher_weights, state.carry, state.rest)
     batch = augmented(augment, batch, key, make_ask(
         student, frozen_teachers, lambda: computed(state.params), state.rest, weights,
         functools.partial(loss_of, state, weights), layout), where)
