@@ -121,6 +121,12 @@ class Cached:
     return jax.lax.stop_gradient(outputs)
 
 
+def held(teachers: tuple[Teacher, ...], given: Mapping[str, Weights], carry: Mapping[str, Any],
+         rest: Flat) -> dict[str, Weights]:
+  """Returns the weights that every teacher has in a step; carry and rest are the student's."""
+  return {teacher.name: teacher.weights(given[teacher.name], carry, rest) for teacher in teachers}
+
+
 def outputs(teachers: tuple[Teacher, ...], weights: Mapping[str, Weights], batch: Batch,
             layout: Layout | None = None) -> dict[str, Outputs]:
   """The view of every teacher."""
