@@ -6,7 +6,17 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from distill import carry, lookup, objective, optimizers, sharding, step, student, teachers
+from distill import (
+  carry,
+  lookup,
+  microbatches,
+  objective,
+  optimizers,
+  sharding,
+  step,
+  student,
+  teachers,
+)
 from distill.models import norm
 from distill.models.pure import Pure
 from distill.types import Status, Stop
@@ -157,7 +167,7 @@ class TestMicroBatchesAsALoopAndAsAScan:
     model, found = Pure(lambda rngs: kind(rngs=rngs)), {}
     node = {'hard': dict(HARD, group='task'), 'soft': SOFT}
     for loop in True, False:
-      monkeypatch.setattr(step, '_convolves', lambda program, loop=loop: loop)
+      monkeypatch.setattr(microbatches, '_convolves', lambda program, loop=loop: loop)
       found[loop] = trained(3, node=node, model=model, accumulate=4)
     (a, ours), (b, theirs) = found.values()
     assert_same(a.params, b.params, atol=1e-6)

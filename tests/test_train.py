@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from distill import objective, runs, sharding, step, train
+from distill import microbatches, objective, runs, sharding, train
 from distill.logs import Log
 from distill.models.pure import Pure
 from distill.student import Student
@@ -288,7 +288,7 @@ def test_the_operations_of_a_step_are_counted_in_a_loop_and_in_a_scan(monkeypatc
               reads=dict(student='student/logits', label='batch/label'))
   student, found = Student(Pure(lambda rngs: Dense(rngs=rngs))), []
   for loops in True, False:
-    monkeypatch.setattr(step, '_convolves', lambda program, loops=loops: loops)
+    monkeypatch.setattr(microbatches, '_convolves', lambda program, loops=loops: loops)
     stage = train.Stage(
         name='student', student=student, start=None, data=Batches(), optimizer=dict(name='sgd',
         rate=0.1), terms=objective.terms_from({'hard': hard}), train=dict(steps=2, accumulate=4),
