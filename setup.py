@@ -8,8 +8,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['distill*']),
-    package_data={'distill': ['py.typed'], 'distill.evaluate': ['*.html'],
-                  'distill.export': ['*.md']},
+    package_data={'distill': ['py.typed'], 'distill.report': ['*.html'],
+                  'distill.formats': ['*.md']},
     install_requires=[
         'absl-py>=2.1',
         'array_record>=0.8',

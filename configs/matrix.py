@@ -1,7 +1,7 @@
 """Matrix: one teacher, a student for each deployment tier, one report that says what each reaches.
 
 Of the docstrings (see `configs/bert.py`), or of the digits in a minute. A tier is a line of
-`distill/evaluate/tiers.py`, its limits are `evaluate.tiers`. `ultralight` wants weights of 8 bits,
+`distill/report/tiers.py`, its limits are `evaluate.tiers`. `ultralight` wants weights of 8 bits,
 which nothing here makes yet: its student misses that limit, and the report says so.
 
 python -m distill.main --config=configs/matrix.py

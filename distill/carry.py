@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill.losses import _positive, _share, _unit, _wide
-from distill.losses.contrastive import _log_mean, _scores
-from distill.losses.divergences import _between
+from distill import maths
 from distill.models.pure import Flat
 from distill.objective import Views, at
 
@@ -108,8 +106,8 @@ class Taid:
                temperature: float = 1.0):
     if steps < 1:
       raise ValueError(f'steps={steps} must be at least 1')
-    _share(start=start, alpha=alpha, beta=beta)
-    _positive(temperature=temperature)
+    maths.share(start=start, alpha=alpha, beta=beta)
+    maths.positive(temperature=temperature)
     self.reads = (student, teacher, *filter(None, (mask,)))
     self.steps, self.start, self.alpha, self.beta = steps, start, alpha, beta
     self.temperature = temperature
@@ -124,7 +122,7 @@ class Taid:
   def update(self, value: dict[str, jax.Array], views: Views,
              step: jax.Array, params: Flat) -> dict[str, jax.Array]:
     student, teacher, *masks = (at(views, path, 'carry: reads') for path in self.reads)
-    between, log_q = _between(student, teacher, value['t'], self.temperature)
+    between, log_q = maths.between(student, teacher, value['t'], self.temperature)
     losses = -jnp.sum(jnp.exp(between) * log_q, axis=-1)
     counted = jnp.ones(losses.shape)
     for mask in (views['batch']['valid'], *masks):
@@ -156,7 +154,7 @@ class DWA:
   def __init__(self, *, terms: Sequence[str], window: int, temperature: float = 2.0):
     if window < 1:
       raise ValueError(f'window={window} must be at least 1')
-    _positive(temperature=temperature)
+    maths.positive(temperature=temperature)
     self.terms, self.reads = _weighed(terms), tuple(f'terms/{name}' for name in terms)
     self.window, self.temperature = window, temperature
 
@@ -202,7 +200,7 @@ class GradNorm:
   def __init__(self, *, terms: Sequence[str], alpha: float = 1.5, rate: float = 0.025):
     if not 0 <= alpha < math.inf:
       raise ValueError(f'alpha={alpha} must be 0 or more')
-    _positive(rate=rate)
+    maths.positive(rate=rate)
     self.terms, self.alpha, self.rate = _weighed(terms), alpha, rate
     self.reads = tuple(f'{view}/{name}' for view in ('terms', 'gradients') for name in terms)
 
@@ -266,7 +264,7 @@ class Bank:
       raise ValueError(f"reads={reads!r} must name the student's and the teacher's vectors")
     if negatives < 1 or not 0 <= momentum < 1:
       raise ValueError(f'negatives={negatives} must be at least 1, momentum={momentum} in [0, 1)')
-    _positive(temperature=temperature)
+    maths.positive(temperature=temperature)
     self.reads = (*reads, 'batch/valid', 'batch/id', *filter(None, (mask,)))
     self.places = _places(np.asarray(labels))
     self.negatives, self.momentum, self.temperature = negatives, momentum, temperature
@@ -286,15 +284,15 @@ class Bank:
     student, teacher, valid, id, *masks = (at(views, path, 'carry: reads') for path in self.reads)
     bank, places, n = value['bank'], value['places'], len(self.places)
     counted = math.prod(masks, start=valid)
-    scores = lambda: _scores(student, teacher, counted, id, bank, places, value['draws'])
-    first = lambda: _log_mean(scores() / self.temperature, counted) + np.log(n)
+    scores = lambda: maths.bank_cosines(student, teacher, counted, id, bank, places, value['draws'])
+    first = lambda: maths.log_mean(scores() / self.temperature, counted) + np.log(n)
     z = jax.lax.cond(jnp.isfinite(value['z'][0]), lambda: value['z'], first)
     order = jnp.arange(len(id))
     again = (id[:, None] == id) & (order[:, None] < order) & (valid > 0)
     kept = (valid > 0) & ~again.any(axis=1)
     row = places[id, 0]
-    moved = _unit(self.momentum * bank[:, row]
-                  + (1 - self.momentum) * _unit(_wide(jnp.stack([student, teacher]))))
+    moved = maths.unit(self.momentum * bank[:, row]
+                  + (1 - self.momentum) * maths.unit(maths.wide(jnp.stack([student, teacher]))))
     return value | {'bank': bank.at[:, jnp.where(kept, row, n)].set(moved, mode='drop'), 'z': z,
                     'draws': self._draws(value['key'], step + 1, len(id))}
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from distill import checkpoint, formats, hub, lookup, modalities, streams
+from distill import checkpoint, formats, hub, lookup, modalities, report, streams
 from distill.data import batches
-from distill.evaluate import report
 from distill.logs import say
+from distill.modalities import examples
 from distill.pipelines import judging, nodes
 from distill.types import Status, Stop
 
@@ -131,7 +131,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
 def _given(file: str, modality: modalities.Modality) -> formats.Trial:
   """The examples of a file, as the command `distill.predict` reads them."""
   names, alike = [], {}
-  for about, batch in modalities.encoded(modality, modality.arguments(file)):
+  for about, batch in examples.encoded(modality, modality.arguments(file)):
     shape = tuple(x.shape for x in batch.values())
     alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
     names.append(next(iter(about.values())))

@@ -1,15 +1,100 @@
-"""What a command does before it computes, and beside it."""
+"""What a command does before it computes, and beside it: processes, signals, memory, programs."""
 import concurrent.futures
 import contextlib
+import ctypes
 import gc
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from distill.types import Status, Stop
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 SWEEPS = 100_000, 50, 100       # Python's gc.set_threshold
 
 _ahead: list[concurrent.futures.Future] = []
+
+
+def joined() -> bool:
+  """Joins the other processes of this run, if there are any; before JAX looks for devices."""
+  told = {name: os.environ.get(f'JAX_{name}', '') for name in (
+      'COORDINATOR_ADDRESS', 'NUM_PROCESSES', 'PROCESS_ID')}
+  if any(told.values()):
+    address, count, place = told.values()
+    if not (re.fullmatch(r'.+:\d+', address) and count.isdecimal() and place.isdecimal()
+            and int(place) < int(count)):
+      raise Stop(Status.CONFIG, 'one of several processes needs '
+                 + ', '.join(f'JAX_{name}={value!r}' for name, value in told.items())
+                 + ': say HOST:PORT of process 0, how many there are, and which this is, from 0')
+    settings = dict(coordinator_address=address, num_processes=int(count), process_id=int(place))
+  elif _in_a_cluster():
+    settings = {}
+  else:
+    return False
+  import jax
+  jax.config.update('jax_enable_preemption_service', False)     # it would take SIGTERM from us
+  try:
+    jax.distributed.initialize(**settings)
+  except (RuntimeError, ValueError) as error:
+    raise Stop(Status.CONFIG, f'cannot join the other processes: {error}') from error
+  return True
+
+
+def _in_a_cluster() -> bool:
+  """Whether JAX finds that a cluster started this process and others."""
+  from jax._src.clusters import ClusterEnv  # `initialize` looks there, and fails without one
+  for cluster in ClusterEnv._cluster_types:
+    # In any pod JAX asks Kubernetes for the job; only an indexed job's pods are numbered.
+    numbered = cluster.name != 'k8s' or 'JOB_COMPLETION_INDEX' in os.environ
+    if numbered and not cluster.opt_in_only_method and cluster.is_env_present():
+      return cluster.get_process_count() > 1
+  return False
+
+
+class Stopping:
+  """What a signal does: the first ends the run with everything saved, a second one at once."""
+
+  def __init__(self):
+    self.run = None             # a `train.Run`, once there is one
+
+  def __call__(self, number: int, frame: Any) -> None:
+    del frame
+    for each in SIGNALS:
+      signal.signal(each, signal.SIG_DFL)
+    # Not print: the signal may have come in the middle of one.
+    with contextlib.suppress(OSError):            # of a pipe that nobody reads any more
+      os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
+    if self.run is None:
+      raise Stop(Status.PREEMPTED, 'stopped before anything was begun')
+    self.run.preempt()
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[Stopping]:
+  """SIGTERM, SIGINT and SIGUSR1 end a run with everything saved."""
+  stopping = Stopping()
+  before = {number: signal.signal(number, stopping) for number in SIGNALS}
+  try:
+    yield stopping
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def keep_memory() -> None:
+  """Has glibc keep freed memory for the next allocation, instead of giving it back.
+
+  XLA on a CPU allocates the buffers of every step anew. Large ones would be mapped, and the kernel
+  would clear their pages each time: rows of `experiments.bench peers` are from before and after.
+  """
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
+  if mallopt:
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def keep_programs() -> None:

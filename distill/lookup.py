@@ -5,10 +5,11 @@ A name is an import path inside a room: `bert.Bert` in the room `models` is
 `mylab.nets:MobileNet`, in any room. A config node is splatted into what it names, so the keyword
 defaults of that function are the config's defaults, and its annotations are its types.
 """
+import ast
+import dataclasses
 import difflib
 import importlib
 import inspect
-import pathlib
 import pkgutil
 import sys
 import types
@@ -18,7 +19,6 @@ from typing import Any
 
 from distill.types import Status, Stop
 
-NAMING = 'name', 'loss', 'pipeline'       # the fields of a config that hold names
 LARGEST = float.fromhex('0x1.fffffep127')       # of float32
 PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # of a room's classes
 METHODS = {         # … which their protocol writes no default for
@@ -157,26 +157,6 @@ def _lack(room: str, function: Callable) -> str:
   return f'; {made.__name__} lacks {", ".join(_missing(room, made))}'
 
 
-def outside(node: Any) -> list[pathlib.Path]:
-  """Returns the folders or files of the packages that a config's node names with a colon.
-
-  Only names that `find` has found count.
-  """
-  found, nodes = set(), [node]
-  while nodes:
-    node = nodes.pop()
-    if isinstance(node, Mapping):
-      nodes += node.values()
-      found |= {value.split('.')[0].split(':')[0] for key, value in node.items()
-                if key in NAMING and isinstance(value, str) and ':' in value}
-    elif isinstance(node, list | tuple):
-      nodes += node
-  packages = [sys.modules[name] for name in found if name in sys.modules]
-  places = {place for package in packages for place in
-            getattr(package, '__path__', None) or [getattr(package, '__file__', None)] if place}
-  return sorted(map(pathlib.Path, places))
-
-
 def names(room: str) -> list[str]:
   """Every name that a config may use for a room."""
   package = importlib.import_module(f'distill.{room}')
@@ -241,6 +221,15 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
           if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and name != 'self'}
 
 
+def defaults(function: Callable) -> dict[str, Any]:
+  """Returns the keyword defaults of a function or of a class's constructor."""
+  made = {field.name: field.default_factory() for field in (
+      dataclasses.fields(function) if dataclasses.is_dataclass(function) else ())
+          if field.default_factory is not dataclasses.MISSING}
+  return {name: made.get(name, p.default) for name, p in parameters(function).items()
+          if p.default is not p.empty}
+
+
 def _signature(function: Callable) -> inspect.Signature:
   """Returns the signature, its annotations that are strings evaluated where that is possible."""
   try:
@@ -263,13 +252,17 @@ def check(function: Callable, node: Mapping[str, Any], where: str,
     if key not in taken:
       raise Stop(Status.CONFIG, f'{where}.{key}: {title} has no such field'
                  + nearest(key, taken))
-    expected = taken[key].annotation
-    if not _fits(value, expected):
-      raise Stop(Status.CONFIG, f'{where}.{key}={value!r} is a {type(value).__name__}, '
-                 f'not a {_spelled(expected)}')
+    check_type(value, taken[key].annotation, f'{where}.{key}')
   missing = [k for k, p in taken.items() if p.default is p.empty and k not in node]
   if missing:
     raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}, which {title} needs')
+
+
+def check_type(value: Any, expected: Any, field: str) -> None:
+  """Stops unless a value is what the annotation of its parameter says."""
+  if not _fits(value, expected):
+    raise Stop(Status.CONFIG, f'{field}={value!r} is a {type(value).__name__}, '
+               f'not a {_spelled(expected)}')
 
 
 def check_leaves(node: Any, field: str = '') -> None:
@@ -292,6 +285,23 @@ def check_leaves(node: Any, field: str = '') -> None:
                  'holds 63')
   elif not isinstance(node, str | None):
     raise Stop(Status.CONFIG, f'{field} is a {type(node).__name__}, which no JSON can hold')
+
+
+def parsed(text: str, expected: Any) -> Any:
+  """Returns the value that a text of the command line is for a parameter of this annotation.
+
+  What is no literal of Python, or not of the type, stays a text: `check_type` judges it.
+  """
+  if expected is str:
+    return text
+  try:
+    value = ast.literal_eval({'true': 'True', 'false': 'False'}.get(text, text))
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
+  kinds = typing.get_args(expected) or (expected,)
+  if type(value) is int and float in kinds and int not in kinds:
+    return float(value)
+  return text if _fits(text, expected) and not _fits(value, expected) else value
 
 
 def _fits(value: Any, expected: Any) -> bool:

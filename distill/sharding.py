@@ -2,8 +2,9 @@
 
 Axes are `data` and `model`, with `AxisType.Auto`: explicit sharding refuses the products of a
 batch with itself that relational losses take. Batches are split over `data`. Parameters, and
-what is shaped like them, are split over `model` where `SPLITS` says so, and with `fsdp` over
-what is left of the mesh: a layer's are gathered where it needs them (ZeRO, Rajbhandari 2020, §5).
+what is shaped like them, are split over `model` where the models' `splits` say so, and with `fsdp`
+over what is left of the mesh: a layer's are gathered where it needs them (ZeRO, Rajbhandari 2020,
+§5).
 What doesn't divide is replicated.
 
 Every process of a run executes the same program over one workdir; the first alone writes there.
@@ -22,21 +23,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from distill.types import Batch, Status, Stop
 
 MOST_ROWS = 2**24        # of a batch: their numbers alone take 128 MiB
-# The axis of a parameter that is split over `model`, or the first of these that divides: a
-# block's first matrices by their outputs, the second by its inputs (Megatron, Shoeybi 2019, §3).
-SPLITS = {
-    r'(query|key|value|up)/kernel': (1,),
-    r'(query|key|value|up|words)/bias': (0,),
-    r'(out|down)/kernel': (0,),
-    r'token/embedding': (0, 1),
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where arrays live on a mesh."""
+  """Where arrays live on a mesh.
+
+  `splits` are those of the run's models (`models.pure.Traits`): a pattern that the end of a
+  parameter's path matches, and the axis that is split over `model`, or the first of these that
+  divides.
+  """
   mesh: Mesh
   fsdp: bool = False
+  splits: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
   @property
   def replicas(self) -> int:
@@ -119,7 +118,7 @@ class Layout:
   def _sharding(self, path: str, shape: Sequence[int], fsdp: bool) -> NamedSharding:
     axes = [None] * len(shape)
     left = {name: size for name, size in self.mesh.shape.items() if size > 1}
-    choices = next((axes for pattern, axes in SPLITS.items()
+    choices = next((axes for pattern, axes in self.splits
                     if re.search(f'(^|/){pattern}$', path)), ())
     split = next((i for i in choices if shape[i] % left.get('model', 1) == 0), None)
     if split is not None and left.pop('model', None):

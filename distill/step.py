@@ -8,16 +8,22 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 from distill import objective, teachers
 from distill.augment import Ask, augmented
 from distill.carry import Carry
+from distill.models import precision
+from distill.models.layers import NOTHING
 from distill.models.pure import Flat, Pure
 from distill.sharding import Layout
 from distill.student import Student, under
 from distill.teachers import Teacher
 from distill.types import Batch, Outputs, Schedule, Status, Stop
 
+# The compiler's options for `remat` on a CPU. What is computed again stands behind a barrier. XLA
+# would remove it there, and compute things as early as before: the memory would be the same.
+BARRIERS = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
 ASKED = 8               # calls of `make_eval_step` that are remembered with their programs
 
 
@@ -46,12 +52,15 @@ def shardings(state: State, layout: Layout) -> State:
       params=layout.stored(state.params), opt_state=layout.stored(state.opt_state))
 
 
-def make_views(student: Student, schedules: Mapping[str, Schedule]) -> Callable:
-  """A function of everything a step knows that gives all views, and the rest."""
+def make_views(student: Student, schedules: Mapping[str, Schedule], **how: str) -> Callable:
+  """A function of everything a step knows that gives all views, and the rest.
+
+  `how` the student computes are `dtype` and `remat` of `Pure`.
+  """
   def views(params, rest, outputs, carry, batch, step, *, train, key):
     others = {**outputs, 'batch': batch, 'carry': _parts(carry),
               'schedule': {name: shape(step) for name, shape in schedules.items()}}
-    own, rest = student(params, rest, batch, others, train=train, key=key)
+    own, rest = student(params, rest, batch, others, train=train, key=key, **how)
     return {**others, **own}, rest
   return views
 
@@ -115,7 +124,7 @@ def view_shapes(student: Student, frozen_teachers: tuple[Teacher, ...], argument
 
 def _computed(params: Flat, dtype: str, layout: Layout | None) -> Flat:
   """Parameters as a step computes with them."""
-  params = teachers.cast(params, dtype)
+  params = precision.cast(params, dtype)
   return layout.gathered(params) if layout else params
 
 
@@ -124,18 +133,19 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
                    schedules: Mapping[str, Schedule] | None = None,
                    prepare: Callable[[Batch], Batch] | None = None,
                    augment: tuple[Callable, ...] = (), accumulate: int = 1,
-                   dtype: str = 'float32', layout: Layout | None = None,
+                   dtype: str = 'float32', remat: str = NOTHING, layout: Layout | None = None,
                    where: str = 'config') -> Callable:
   """`(state, teacher_weights, batch, seed) -> (totals, gradients, sums, rest, views)`.
 
   `prepare` makes of the stored fields of a batch what models read (`modalities.Modality`). Augments
   change whole batches, before these are parted; `where` is the stage's node, for error lines.
 
-  Totals and gradients are by group of terms, sums {name: (sum, count)}; the views are those of the
-  last micro-batch, with what a step knows only after them: of every term its mean, without weight
-  and scale and NaN if nothing counted, and of every group the norm of its gradient.
+  Totals and gradients are by group of terms, sums {name: (sum, count)}. The views are all that the
+  terms read and what a step knows only after them: every term's mean, without weight and scale and
+  NaN if nothing counted, and every group's norm of its gradient. Of micro-batches there are the
+  norms alone.
   """
-  views_of = make_views(student, schedules or {})
+  views_of = make_views(student, schedules or {}, dtype=dtype, remat=remat)
 
   computed = functools.partial(_computed, dtype=dtype, layout=layout)
 
@@ -170,42 +180,99 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
     outputs = teachers.outputs(frozen_teachers, weights, batch, layout)
     counts = objective.counts(terms, batch)
     trained, _ = student.trained(state.params)
-    size, replicas = len(batch['valid']), layout.replicas if layout else 1
-    if size % (accumulate * replicas):
-      over = f' over {replicas} devices' if replicas > 1 else ''
-      raise Stop(Status.CONFIG,
-                 f'train.accumulate={accumulate} does not divide the batch of {size}{over}')
+    _check_divides(accumulate, len(batch['valid']), layout)
 
-    parts, inner = [], state
-    for i in range(accumulate):
+    def one(rest, i):
+      """Of micro-batch i: its rest; totals, gradients and sums; counts; and views."""
       groups, grads, (sums, rest, views) = part(
-          trained, inner, teachers.part(outputs, i, accumulate),
+          trained, state.replace(rest=rest), teachers.part(outputs, i, accumulate),
           teachers.part(batch, i, accumulate), counts, jax.random.fold_in(key, i))
-      inner = inner.replace(rest=rest)
-      parts.append((groups, grads, {name: s for name, (s, _) in sums.items()}))
-    groups, grads, summed = jax.tree.map(lambda *x: sum(x), *parts)
+      totals = {name: total for name, (total, _) in sums.items()}
+      return rest, (groups, grads, totals), {name: n for name, (_, n) in sums.items()}, views
+
+    rest, (groups, grads, totals), sizes, views = _summed(one, state.rest, accumulate)
     views |= {'gradients': {g: optax.tree.norm(v) for g, v in grads.items()}}
-    sums = {name: (summed[name], count) for name, (_, count) in sums.items()}
-    return groups, grads, sums, inner.rest, views
+    sums = {name: (total, sizes[name]) for name, total in totals.items()}
+    return groups, grads, sums, rest, views
   return gradients
+
+
+def _check_divides(accumulate: int, size: int, layout: Layout | None) -> None:
+  """Stops unless a batch of `size` parts into equal micro-batches on every device."""
+  replicas = layout.replicas if layout else 1
+  if size % (accumulate * replicas):
+    over = f' over {replicas} devices' if replicas > 1 else ''
+    raise Stop(Status.CONFIG,
+               f'train.accumulate={accumulate} does not divide the batch of {size}{over}')
+
+
+def _summed(one: Callable, rest: Flat, n: int) -> tuple[Flat, Any, dict[str, jax.Array], dict]:
+  """Adds up what n micro-batches give; `one(rest, i)` gives rest, addends, counts and views.
+
+  The counts are the last one's, and so are the views, of which n above 1 leaves none: they would
+  have to be kept, whether anything reads them or not.
+
+  A scan makes a program as long as one micro-batch. But on a CPU XLA's convolutions are 23 to 47
+  times slower inside a loop of its own, and there the program is as long as all of them.
+  """
+  if n > 1:
+    program, like = jax.make_jaxpr(one, return_shape=True)(rest, 0)
+    if jax.default_backend() != 'cpu' or not _convolves(program.jaxpr):
+      def add(carry, i):
+        rest, sums = carry
+        rest, addends, counts, _ = one(rest, i)
+        return (rest, jax.tree.map(jnp.add, sums, addends)), counts
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like[1])
+      (rest, sums), counts = jax.lax.scan(add, (rest, zeros), jnp.arange(n))
+      return rest, sums, {name: count[-1] for name, count in counts.items()}, {}
+  parts = []
+  for i in range(n):
+    rest, addends, counts, views = one(rest, i)
+    parts.append(addends)
+  return rest, jax.tree.map(lambda *x: sum(x), *parts), counts, views if n == 1 else {}
+
+
+def _convolves(program: Jaxpr) -> bool:
+  """Tells whether a program has convolutions, at any depth."""
+  return any(equation.primitive.name == 'conv_general_dilated'
+             or any(map(_convolves, jaxprs_in_params(equation.params)))
+             for equation in program.eqns)
+
+
+def repeated(program: Jaxpr, count: Callable[[Any], float]) -> float:
+  """Returns the operations of a program's scans but for one run of each body, all that XLA counts.
+
+  `count` gives those of a lowered program.
+  """
+  more = 0.0
+  for equation in program.eqns:
+    inner = sum(repeated(body, count) for body in jaxprs_in_params(equation.params))
+    if equation.primitive.name == 'scan':
+      body, length = equation.params['jaxpr'], equation.params['length']
+      shapes = (jax.ShapeDtypeStruct(like.shape, like.dtype) for like in body.in_avals)
+      once = jax.jit(jaxpr_as_fun(body)).lower(*shapes)
+      inner = inner * length + (length - 1) * count(once)
+    more += inner
+  return more
 
 
 def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
                     terms: tuple[objective.Term, ...], optimizer: optax.GradientTransformation, *,
                     carries: Mapping[str, Carry] | None = None, accumulate: int = 1,
-                    layout: Layout | None = None, **how) -> Callable:
+                    remat: str = NOTHING, layout: Layout | None = None, **how) -> Callable:
   """`(state, teacher_weights, batch, seed) -> (state, {name: (sum, count)})`, jitted.
 
   `accumulate` micro-batches give the gradient of the whole batch. Parameters, their gradients
-  and the optimizer stay float32; `dtype` is what the student computes in. With a `layout` a
-  state leaves the step as it came, and each layer's parameters are gathered for it alone. The
-  other keywords are those of `make_gradients`.
+  and the optimizer stay float32; `dtype` is what the student computes in (`models.precision`),
+  `remat` what of its blocks it computes again in the backward pass (`models.layers`). With a
+  `layout` a state leaves the step as it came, and each layer's parameters are gathered for it
+  alone. The other keywords are those of `make_gradients`.
   """
   carries, optimizer = carries or {}, optax.with_extra_args_support(optimizer)
   if accumulate > 1:
     _check_accumulated(accumulate, student, terms, carries)
   gradients = make_gradients(student, frozen_teachers, terms, accumulate=accumulate,
-                             layout=layout, **how)
+                             remat=remat, layout=layout, **how)
 
   def train_step(state: State, teacher_weights, batch: Batch, seed: jax.Array):
     groups, grads, metrics, rest, views = gradients(state, teacher_weights, batch, seed)
@@ -228,7 +295,8 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     kept = kept.replace(step=state.step + 1, first_bad=bad)
     return layout.kept(kept, shardings(kept, layout)) if layout else kept, metrics
 
-  return jax.jit(train_step, donate_argnums=0)
+  kept_apart = BARRIERS if remat != NOTHING and jax.default_backend() == 'cpu' else None
+  return jax.jit(train_step, donate_argnums=0, compiler_options=kept_apart)
 
 
 def make_norms(student: Student, frozen_teachers: tuple[Teacher, ...],
@@ -253,8 +321,9 @@ def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term]
       f'carry.{name} is updated from whole batches' for name, carry in carries.items()
       if carry.reads] + [
       f'{where} mixes the examples of a batch' for where, model in (
-          ('student.model', student.model), *((f'student.projectors.{name}', p.model)
-                                              for name, p in student.projectors.items()))
+          (f'{student.where}.model', student.model), *(
+              (f'{student.where}.projectors.{name}', p.model)
+              for name, p in student.projectors.items()))
       if model.mixing]
   if mixing:
     raise Stop(Status.CONFIG, f'train.accumulate={n}: {mixing[0]}, so it cannot be accumulated')

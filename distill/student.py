@@ -5,6 +5,8 @@ Parameters are one flat dict, `model/…` and `projectors/P/…`; an export keep
 import dataclasses
 import fnmatch
 import hashlib
+import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from distill.modalities import probes
 from distill.models.pure import Flat, Pure
 from distill.objective import Views, at, paths
 from distill.types import Batch, Outputs, Status, Stop
+
+BRACES = re.compile(r'\{([^{}]*)\}')    # a list in a path, such as {0,1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Projector:
 class Student:
   """A model, its projectors, and the path patterns of the parameters that stay as they are.
 
+  `where` is its node in the config, for error lines: a teacher that is trained is one too.
   By the probe it reads the perturbation of a batch that has one (`modalities/probes.py`).
   """
   model: Pure
   projectors: Mapping[str, Projector] = dataclasses.field(default_factory=dict)
   frozen: tuple[str, ...] = ()
+  where: str = 'student'
   probe: probes.Probe | None = None
 
   def init(self, seed: int) -> tuple[Flat, Flat]:
@@ -62,25 +68,28 @@ class Student:
       yield f'projectors/{name}/', projector.model, own
 
   def outputs(self, params: Flat, rest: Flat, batch: Batch, *, train: bool,
-              key: jax.Array | None) -> tuple[Outputs, Flat]:
+              key: jax.Array | None, **how: str) -> tuple[Outputs, Flat]:
     """Returns the outputs of the model, and its rest after the call."""
     return probes.answer(self.model, self.probe, under(params, 'model/'), under(rest, 'model/'),
-                         batch, train=train, key=key)
+                         batch, train=train, key=key, **how)
 
   def __call__(self, params: Flat, rest: Flat, batch: Batch, others: Views, *, train: bool,
-               key: jax.Array | None) -> tuple[dict[str, Outputs], Flat]:
-    """The views `student`, `self` and `projected`, and the rest after the call."""
-    outputs, kept = self.outputs(params, rest, batch, train=train, key=key)
+               key: jax.Array | None, **how: str) -> tuple[dict[str, Outputs], Flat]:
+    """The views `student`, `self` and `projected`, and the rest after the call.
+
+    `how` model and projectors compute are `dtype` and `remat` of `Pure`.
+    """
+    outputs, kept = self.outputs(params, rest, batch, train=train, key=key, **how)
     rest = rest | {f'model/{path}': value for path, value in kept.items()}
     views = {**others, 'student': outputs, 'self': jax.lax.stop_gradient(outputs)}
     projected = {}
     for name, projector in self.projectors.items():
       prefix = f'projectors/{name}/'
-      where = f'student.projectors.{name}'
+      where = f'{self.where}.projectors.{name}'
       read = [at(views, path, f'{where}.reads') for path in projector.reads]
       try:
         result, kept = projector.model(under(params, prefix), under(rest, prefix), *read,
-                                       valid=batch['valid'], train=train)
+                                       valid=batch['valid'], train=train, **how)
       except (ValueError, TypeError) as error:      # shapes, found while tracing
         shapes = ', '.join(f'{path} {list(x.shape)}'
                            for path, x in zip(projector.reads, read, strict=True))
@@ -105,63 +114,101 @@ def under(flat: Flat, prefix: str) -> Flat:
 
 
 def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
-                    shapes: Mapping[str, Mapping[str, Any]]) -> Student:
+                    shapes: Mapping[str, Mapping[str, Any]], where: str = 'student') -> Student:
   """A student whose projectors fit the views that they read (`shapes`, by view and path)."""
-  projectors = {}
-  for name, spec in node.items():
-    where = f'student.projectors.{name}'
-    lookup.check(_spec, spec, where)
-    read = paths(spec['reads'])
-    widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
-    inputs = widths[0] if isinstance(spec['reads'], str) else widths
-    function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
-    taken = lookup.parameters(function).get('inputs')
-    if taken and taken.annotation is int and not isinstance(inputs, int):
-      raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
-                 f'{spec["module"]["name"]} reads one view alone')
-    make = lambda rngs, spec=spec, where=where, inputs=inputs: lookup.build(
-        'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)
-    projectors[name] = Projector(Pure(make), read)
-  student = Student(model, projectors, tuple(frozen))
+  projectors = {name: _projector(spec, shapes, f'{where}.projectors.{name}')
+                for name, spec in node.items()}
+  student = Student(model, projectors, tuple(frozen), where)
   if frozen and not student.trained(student.shapes()[0])[0]:
-    raise Stop(Status.CONFIG, f'student.frozen={list(frozen)} leaves nothing to train')
+    raise Stop(Status.CONFIG, f'{where}.frozen={list(frozen)} leaves nothing to train')
   for pattern in frozen:
     if not Student(model, projectors, (pattern,)).trained(student.shapes()[0])[1]:
-      raise Stop(Status.CONFIG, f'student.frozen: {pattern!r} matches no parameter; they are named '
+      raise Stop(Status.CONFIG, f'{where}.frozen: {pattern!r} matches no parameter; they are named '
                  + ', '.join(sorted(model.shapes[0])[:4]) + ', …')
   return student
+
+
+def _projector(spec: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]],
+               where: str) -> Projector:
+  lookup.check(_spec, spec, where)
+  read = paths(spec['reads'])
+  widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
+  inputs = widths[0] if isinstance(spec['reads'], str) else widths
+  function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
+  taken = lookup.parameters(function).get('inputs')
+  if taken and taken.annotation is int and not isinstance(inputs, int):
+    raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
+               f'{spec["module"]["name"]} reads one view alone')
+  return Projector(Pure(lambda rngs: lookup.build(
+      'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)), read)
 
 
 def _spec(*, module: Mapping, reads: str | Sequence[str]):
   """The types of a projector's fields, for `lookup.check`."""
 
 
-def started_from(params: Flat, source: Flat, layers: Sequence[int], where: str,
+def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str,
                  cut: Collection[str] = ()) -> Flat:
-  """Parameters of a model that starts from a deeper one of the same width.
+  """Returns the parameters of a model that starts from another one, by a path map.
 
-  Block i takes block `layers[i]` of the source; everything else is taken by its own path
-  (DistilBERT 2019, §3: every second layer; PKD's `skip`). `params` gives the paths and shapes. Of
-  the parameters `cut` the first rows are taken: a shorter model has the first positions alone, and
-  a vocabulary may be padded at its end.
+  An entry of `take` names a parameter or a module of the model and what it starts from:
+  {'blocks/{0,1}': 'blocks/{0,11}'} starts blocks 0 and 1 from 0 and 11. Brace lists are paired in
+  their order, and must be as many and as long on both sides. `/*` at the end of a path changes
+  nothing, and `*` is the whole model. The longest entry for a parameter counts; a parameter
+  without any starts from the same path (DistilBERT 2019, §3: every second layer; PKD's `skip`).
+
+  `params` gives the paths and shapes. Parameters in `cut` take the source's first rows: a shorter
+  model has the first positions alone, and a vocabulary may be padded at its end.
   """
-  blocks = {int(path.split('/')[1]) for path in params if path.startswith('blocks/')}
-  if layers and len(layers) != len(blocks):
-    raise Stop(Status.MISFIT, f'{where}.layers={list(layers)} names {len(layers)} blocks, but the '
-               f'student has {len(blocks)}')
-  started = {}
+  entries = {}                          # parts of our paths -> parts of theirs
+  for ours, theirs in take.items():
+    (lengths, ours_all), (lengths_there, origins) = (_expanded(p, where) for p in (ours, theirs))
+    if lengths != lengths_there:
+      raise Stop(Status.CONFIG, f'{where}.take: {ours!r} and {theirs!r} must have equally many '
+                 'lists in braces, of the same lengths')
+    for entry, origin in zip(ours_all, origins, strict=True):
+      if entry in entries:
+        raise Stop(Status.CONFIG, f'{where}.take names {"/".join(entry) or "*"} twice')
+      entries[entry] = origin
+  started, used = {}, set()
   for path, value in params.items():
-    parts = path.split('/')
-    if layers and parts[0] == 'blocks':
-      parts[1] = str(layers[int(parts[1])])
-    there = '/'.join(parts)
-    if there not in source:
-      raise Stop(Status.MISFIT, f'{where}: the source has no {there} to start {path} from')
-    found = source[there]
+    parts = tuple(path.split('/'))
+    entry = max((e for e in entries if parts[:len(e)] == e), key=len, default=())
+    used.add(entry)
+    origin = '/'.join((*entries.get(entry, ()), *parts[len(entry):]))
+    if origin not in source:
+      raise Stop(Status.MISFIT, f'{where}: the source has no {origin} to start {path} from')
+    found = source[origin]
     if path in cut:
       found = found[:value.shape[0]]
     if found.shape != value.shape:
-      raise Stop(Status.MISFIT, f'{where}: {there} is {list(found.shape)} in the source, '
+      raise Stop(Status.MISFIT, f'{where}: {origin} is {list(found.shape)} in the source, '
                  f'{path} {list(value.shape)} in the student')
     started[path] = found.astype(value.dtype)
+  for entry in entries:
+    if entry not in used:
+      raise Stop(Status.CONFIG, f'{where}.take: {"/".join(entry) or "*"} matches no parameter that '
+                 f'is to be started; they are named {", ".join(sorted(params)[:4])}, …')
   return started
+
+
+def map_of_blocks(layers: Sequence[int], paths: Collection[str], where: str) -> dict[str, str]:
+  """Returns the path map by which block i of the student starts from block `layers[i]`."""
+  blocks = {path.split('/')[1] for path in paths if path.startswith('blocks/')}
+  if layers and len(layers) != len(blocks):
+    raise Stop(Status.MISFIT, f'{where}.layers={list(layers)} names {len(layers)} blocks, but the '
+               f'student has {len(blocks)}')
+  return {f'blocks/{i}': f'blocks/{layer}' for i, layer in enumerate(layers)}
+
+
+def _expanded(path: Any, where: str) -> tuple[list[int], list[tuple[str, ...]]]:
+  """Returns the lengths of a path's brace lists, and the parts of every path that it stands for."""
+  pieces = BRACES.split(path) if isinstance(path, str) else ['']      # text, list, text, …, text
+  choices = [[member.strip() for member in piece.split(',')] if i % 2 else [piece]
+             for i, piece in enumerate(pieces)]
+  whole = map(''.join, itertools.product(*choices))
+  paths = [() if text == '*' else tuple(text.removesuffix('/*').split('/')) for text in whole]
+  if any(not part or set(part) & set('*{}') for parts in paths for part in parts):
+    raise Stop(Status.CONFIG, f'{where}.take: {path!r} is no path of parameters: it has parts '
+               'between slashes, lists in braces as {0,1}, and a * at its end alone, after a /')
+  return [*map(len, choices[1::2])], paths

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from distill.models.pure import Flat, Pure
+from distill.models import precision
+from distill.models.pure import Flat, Pure, check_computing
 from distill.sharding import Layout
 from distill.types import Batch, Outputs, Status, Stop
 
 Weights = tuple[Flat, Flat]        # parameters and the rest
-DTYPES = ('float32', 'bfloat16')    # that models compute in
 
 
 class Teacher(Protocol):
@@ -51,8 +51,9 @@ class Live:
   prepare: Callable[[Batch], Batch] | None = None
 
   def __post_init__(self):
-    if self.dtype not in DTYPES:
-      raise ValueError(f'dtype={self.dtype!r} is not one of {", ".join(DTYPES)}')
+    if self.dtype not in precision.DTYPES:
+      raise ValueError(f'dtype={self.dtype!r} is not one of {", ".join(precision.DTYPES)}')
+    check_computing(self.model, f'teachers.{self.name}', dtype=self.dtype)
     if self.microbatch < 0:
       raise ValueError(f'microbatch={self.microbatch} must be 0 or more')
 
@@ -67,7 +68,7 @@ class Live:
     if self.reads:
       batch = {**batch, **{field: batch[path] for field, path in self.reads.items()}}
       batch = self.prepare(batch) if self.prepare else batch
-    params, rest = cast(weights, self.dtype)
+    params, rest = precision.cast(weights, self.dtype)
     size, replicas = len(batch['valid']), 1
     if layout:
       params, replicas = layout.gathered(params), layout.replicas
@@ -75,8 +76,8 @@ class Live:
     each = size // replicas
     fewest = min(-(-size // self.microbatch), each) if self.microbatch else 1
     n = next(n for n in range(fewest, each + 1) if each % n == 0)
-    outputs = [self.model(params, rest, part(batch, i, n), train=False, key=None)[0]
-               for i in range(n)]
+    outputs = [self.model(params, rest, part(batch, i, n), train=False, key=None,
+                          dtype=self.dtype)[0] for i in range(n)]
     return jax.lax.stop_gradient(joined(outputs))
 
 
@@ -151,9 +152,3 @@ def joined(parts: list[Outputs]) -> Outputs:
   whole = lambda arrays: jnp.stack(arrays, 1).reshape(-1, *arrays[0].shape[1:])
   return {name: value if name.startswith('weights/') else whole([p[name] for p in parts])
           for name, value in parts[0].items()}
-
-
-def cast(tree, dtype: str):
-  """Floating-point leaves in `dtype`."""
-  return jax.tree.map(
-      lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

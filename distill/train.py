@@ -1,9 +1,8 @@
 """The only training loop."""
-import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,47 +11,17 @@ import jax.numpy as jnp
 from distill import checkpoint, lookup, objective, sharding, step
 from distill.carry import Carry
 from distill.data import batches
-from distill.logs import Log, means
-from distill.models.pure import Flat
+from distill.logs import means
+from distill.models import layers, precision
+from distill.models.pure import Flat, check_computing
+from distill.runs import Run
 from distill.step import State
 from distill.student import Student
-from distill.teachers import DTYPES, Teacher, Weights
+from distill.teachers import Teacher, Weights
 from distill.types import Schedule, Status, Stop
 
-
-class Run:
-  """Where a run lives and how it is stopped.
-
-  A signal calls `preempt`. Outside `deferring` that raises at once, for there everything on
-  disk is whole at any instant; inside, the loop finishes its step and saves first. Where several
-  processes run it they stop together, where they next ask each other.
-  """
-
-  def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
-               shared: pathlib.Path | None = None):
-    self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
-    self.shared = shared        # where runs leave finished stages for each other
-    self.preempted, self._deferring = False, False
-    self._alone = jax.process_count() == 1
-
-  def preempt(self) -> None:
-    self.preempted = True
-    if self._alone and not self._deferring:
-      self.stop_if_preempted()
-
-  def stop_if_preempted(self) -> None:
-    if sharding.agreed(self.preempted):
-      raise Stop(Status.PREEMPTED, f'stopped, everything saved: the same command goes on in '
-                 f'{self.workdir}')
-
-  @contextlib.contextmanager
-  def deferring(self):
-    self._deferring = True
-    try:
-      yield
-    finally:
-      self._deferring = False
-    self.stop_if_preempted()
+NONE: Weights = ({}, {})        # of a teacher that is no module
+Fitted = tuple[Flat, Flat, dict[str, float]]    # parameters, the rest, and what training cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +29,8 @@ class Stage:
   """What one call of `fit` trains, and on what."""
   name: str
   student: Student
-  start: Callable[[], tuple[Flat, Flat]]          # parameters and rest before step 0
+  # Parameters and rest before step 0, of the weights of the models that there are by then.
+  start: Callable[[Mapping[str, Weights]], tuple[Flat, Flat]]
   terms: tuple[objective.Term, ...]
   data: Sequence[Mapping[str, Any]]               # data[i]: this process's rows of batch i
   optimizer: Mapping[str, Any]                    # config nodes
@@ -68,7 +38,6 @@ class Stage:
   seed: int = 0                                   # of dropout and whatever else is random
   where: str = 'config'                           # of its nodes, for error lines
   teachers: tuple[Teacher, ...] = ()
-  weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
   carries: Mapping[str, Carry] = dataclasses.field(default_factory=dict)
   prepare: Callable | None = None                 # stored fields as models read them
@@ -83,10 +52,13 @@ class Plan:
 
   `log_every`, `save_every` and `eval_every` are in steps; 0 means never, beside the last step.
   `shares`: say and log each term's part of the sum of the terms' gradient norms before step 0.
+  `dtype` and `remat` say what the model computes in, and what of its blocks again in the backward
+  pass: `models.precision`, `models.layers.REMAT`.
   """
   steps: int
   accumulate: int = 1
   dtype: str = 'float32'
+  remat: str = layers.NOTHING
   log_every: int = 50
   save_every: int = 500
   eval_every: int = 0
@@ -100,8 +72,9 @@ class Plan:
     if self.eval_every and (not self.log_every or self.eval_every % self.log_every):
       raise ValueError(f'eval_every={self.eval_every} must be a multiple of log_every='
                        f'{self.log_every}')
-    if self.dtype not in DTYPES:
-      raise ValueError(f'dtype={self.dtype!r} is not one of {", ".join(DTYPES)}')
+    for key, known in ('dtype', precision.DTYPES), ('remat', layers.REMAT):
+      if (value := getattr(self, key)) not in known:
+        raise ValueError(f'{key}={value!r} is not one of {", ".join(known)}')
 
   def due(self, every: int, done: int) -> bool:
     return done == self.steps or bool(every and done % every == 0)
@@ -126,7 +99,7 @@ class Prepared:
     """
     count = lambda lowered: float((lowered.cost_analysis() or {}).get('flops', 0.0))
     before = count(jax.jit(self.prepare).lower(self.batch)) if self.prepare else 0.0
-    return count(self.traced.lower()) - before
+    return count(self.traced.lower()) + step.repeated(self.traced.jaxpr.jaxpr, count) - before
 
 
 def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
@@ -135,11 +108,12 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   `weights` are the shapes of the teachers' weights.
   """
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
+  check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
   optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
                            f'{stage.where}.optimizer', steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
-             accumulate=plan.accumulate, dtype=plan.dtype, layout=stage.layout,
+             accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
              where=stage.where)
   train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
   norms = step.make_norms(*what, **how) if plan.shares else None
@@ -169,14 +143,19 @@ def folder(stage: Stage, run: Run) -> pathlib.Path:
   return run.workdir / 'checkpoints' / stage.name
 
 
-def fit(stage: Stage, ready: Prepared, run: Run) -> tuple[Flat, Flat, dict[str, float]]:
-  """Trains, resuming whatever the workdir holds; the parameters, the rest and what it cost."""
+def fit(stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
+        left: tuple[Flat, Flat] = ({}, {})) -> Fitted:
+  """Trains a stage, resuming whatever the workdir holds.
+
+  `weights` are those of the models that there are, by name: its teachers' and what it starts from.
+  `left` are parameters and rest that an earlier stage left: it starts from these where it has them.
+  """
   with run.deferring():
-    return _fit([_Sitting(stage, ready, run)], ready, run)[0]
+    return _fit([_Sitting(stage, ready, weights, run, left)], ready, run)[0]
 
 
-def together(stages: Sequence[Stage], ready: Prepared,
-             runs: Sequence[Run]) -> list[tuple[Flat, Flat, dict[str, float]]]:
+def together(stages: Sequence[Stage], ready: Prepared, weights: Sequence[Mapping[str, Weights]],
+             runs: Sequence[Run], left: Sequence[tuple[Flat, Flat]]) -> list[Fitted]:
   """`fit` for stages that differ in their seeds alone, as one program; `ready` is of any of them.
 
   Each leaves and gives what it would alone, and the time is divided among them. One that stands
@@ -185,27 +164,34 @@ def together(stages: Sequence[Stage], ready: Prepared,
   """
   if stages[0].layout.mesh.size > 1:
     raise Stop(Status.CONFIG, 'seeds are trained together on one device alone')
+  if ready.plan.remat != layers.NOTHING:
+    raise Stop(Status.CONFIG, f'{stages[0].where}.train.remat={ready.plan.remat!r}: seeds that are '
+               f'trained together need their memory: take remat={layers.NOTHING!r}')
+  each = list(zip(stages, weights, runs, left, strict=True))
   with runs[0].deferring():
-    sittings = [_Sitting(stage, ready, run) for stage, run in zip(stages, runs, strict=True)]
+    sittings = [_Sitting(stage, ready, theirs, run, before) for stage, theirs, run, before in each]
     at = [sitting.saved for sitting in sittings]
     abreast = [sitting for sitting in sittings if sitting.saved == max(at, key=at.count)]
     found = dict(zip(map(id, abreast), _fit(abreast, ready, runs[0]), strict=True))
-  return [found[id(sitting)] if id(sitting) in found else fit(sitting.stage, ready, sitting.run)
-          for sitting in sittings]
+  return [found[id(sitting)] if id(sitting) in found else fit(stage, ready, theirs, run, before)
+          for sitting, (stage, theirs, run, before) in zip(sittings, each, strict=True)]
 
 
 class _Sitting:
   """What a run keeps of a stage while it is trained: checkpoints, and sums until the next row."""
 
-  def __init__(self, stage: Stage, ready: Prepared, run: Run):
+  def __init__(self, stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
+               left: tuple[Flat, Flat]):
     self.stage, self.run, self.place = stage, run, folder(stage, run)
     self.fault = None                   # what stops it
-    self.teachers = {t.name: checkpoint.sha256(stage.weights[t.name]) for t in stage.teachers}
+    self.weights = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
+    self.teachers = {name: checkpoint.sha256(theirs) for name, theirs in self.weights.items()}
     homes, found = step.shardings(ready.like, stage.layout), checkpoint.restore(
         self.place, ready.like)
     self.fresh = found is None
     if self.fresh:
-      params, rest = stage.start()
+      params, rest = (own | {path: before[path] for path in own if path in before}
+                      for own, before in zip(stage.start(weights), left, strict=True))
       state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest),
                          stage.seed)
       self.facts = {'seconds': 0.0, 'window': {}, 'teachers': self.teachers}
@@ -253,81 +239,104 @@ class _Sitting:
     checkpoint.save(self.place, done, state, {**self.facts, 'window': self.window})
 
 
-def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run):
-  """Trains one stage by its program, or several at the same step by one mapped over them.
+class _Group:
+  """One sitting, or several at the same step whose arrays are stacked and trained by one program.
 
-  One that has a fault is left where it was last saved; it is raised when the others are done.
+  One that has a fault is left where it was last saved.
   """
-  stage, plan, one = sittings[0].stage, ready.plan, len(sittings) == 1
-  layout = stage.layout
-  joined = lambda trees: trees[0] if one else jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
-  def apart(tree):
-    if one:
+  def __init__(self, sittings: Sequence[_Sitting]):
+    self.sittings, self.layout = sittings, sittings[0].stage.layout
+    self.state = self.stacked([sitting.state for sitting in sittings])
+    self.seed = self.stacked([jax.random.key(sitting.stage.seed) for sitting in sittings])
+    for sitting in sittings:
+      sitting.state = None                # not a copy more
+    # A teacher that all have in common isn't copied.
+    self.axes = {name: None if all(s.teachers[name] == digest for s in sittings) else 0
+                 for name, digest in sittings[0].teachers.items()}
+    place = lambda whole: sharding.placed(whole, self.layout.weights(whole))
+    self.weights = {
+        name: place(sittings[0].weights[name]) if axis is None else self.stacked(
+            [place(sitting.weights[name]) for sitting in sittings])
+        for name, axis in self.axes.items()}
+
+  def stacked(self, trees: Sequence[Any]) -> Any:
+    """The trees of all sittings as one."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+  def apart(self, tree: Any) -> list[Any]:
+    """The tree of each sitting."""
+    if len(self.sittings) == 1:
       return [tree]
     tree = jax.device_get(tree)
-    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(sittings))]
+    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(self.sittings))]
 
-  state, done = joined([sitting.state for sitting in sittings]), sittings[0].saved
-  for sitting in sittings:
-    sitting.state = None                # not a copy more
-  # A teacher that all have in common isn't copied.
-  axes = {name: None if all(s.teachers[name] == digest for s in sittings) else 0
-          for name, digest in sittings[0].teachers.items()}
-  place = lambda whole: sharding.placed(whole, layout.weights(whole))
-  weights = {name: place(stage.weights[name]) if axis is None else joined(
-      [place(sitting.stage.weights[name]) for sitting in sittings]) for name, axis in axes.items()}
-  mapped = lambda call, **how: call if one else jax.jit(
-      jax.vmap(call, in_axes=(0, axes, 0, 0)), **how)
-  train_step = mapped(ready.train_step, donate_argnums=0)
-  feeds = [batches.read_ahead(sitting.stage.data, done) for sitting in sittings]
-  batch = lambda: layout.fed(joined([next(feed) for feed in feeds]))
-  seed, pending = joined([jax.random.key(s.stage.seed) for s in sittings]), []
-  alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
+  def sound(self, tree: Any) -> Iterator[tuple[_Sitting, Any]]:
+    """The sittings without a fault, each with its own of a tree."""
+    return ((sitting, own) for sitting, own in zip(self.sittings, self.apart(tree), strict=True)
+            if not sitting.fault)
 
-  def settle():
+  def mapped(self, call: Callable, **how: Any) -> Callable:
+    """`call(state, weights, batch, seed)` of all sittings at once."""
+    return call if len(self.sittings) == 1 else jax.jit(
+        jax.vmap(call, in_axes=(0, self.axes, 0, 0)), **how)
+
+  def fed(self, batches: Iterable[Mapping[str, Any]]) -> Any:
+    """The batch of every sitting, on the devices."""
+    return self.layout.fed(self.stacked(list(batches)))
+
+  def settle(self, pending: list[Any]) -> None:
     """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
     for sums in jax.device_get(pending):
-      for sitting, own in zip(sittings, apart(sums), strict=True):
+      for sitting, own in zip(self.sittings, self.apart(sums), strict=True):
         sitting.add(own)
     pending.clear()
-    for sitting, bad in zip(sittings, apart(state.first_bad), strict=True):
+    for sitting, bad in zip(self.sittings, self.apart(self.state.first_bad), strict=True):
       sitting.check(int(bad))
-    if all(sitting.fault for sitting in sittings):
-      raise sittings[0].fault
+    if all(sitting.fault for sitting in self.sittings):
+      raise self.sittings[0].fault
 
-  def sound(tree):
-    return ((s, own) for s, own in zip(sittings, apart(tree), strict=True) if not s.fault)
+  def save(self, done: int) -> None:
+    for sitting, own in self.sound(self.state):
+      sitting.save(done, own, len(self.sittings))
 
-  def save():
-    for sitting, own in sound(state):
-      sitting.save(done, own, len(sittings))
 
+def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted]:
+  """Trains one stage by its program, or several at the same step by one mapped over them.
+
+  A fault of one is raised when the others are done.
+  """
+  group, stage, plan, done = _Group(sittings), sittings[0].stage, ready.plan, sittings[0].saved
+  train_step, pending = group.mapped(ready.train_step, donate_argnums=0), []
+  feeds = [batches.read_ahead(sitting.stage.data, done) for sitting in sittings]
+  alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
   if ready.norms and sittings[0].fresh:
-    first = layout.fed(joined([sitting.stage.data[0] for sitting in sittings]))
-    norms = mapped(ready.norms)(state, weights, first, seed)
-    for sitting, own in sound(jax.device_get(norms)):
-      _tell_shares(own, stage.name, sitting.run)
+    first = group.fed(sitting.stage.data[0] for sitting in sittings)
+    norms = group.mapped(ready.norms)(group.state, group.weights, first, group.seed)
+    for sitting, own in group.sound(jax.device_get(norms)):
+      sitting.run.tell_shares(stage.name, own)
   while done < plan.steps and not stop:
-    state, sums = train_step(state, weights, batch(), seed)
+    group.state, sums = train_step(group.state, group.weights, group.fed(map(next, feeds)),
+                                   group.seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more
       jax.block_until_ready(pending[-3])
     if plan.due(plan.log_every, done):
-      settle()
+      group.settle(pending)
       scored = stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done)
-      for sitting, own in sound((state.params, state.rest) if scored else ()):
+      state = group.state
+      for sitting, own in group.sound((state.params, state.rest) if scored else ()):
         row = sitting.row(done, stage.evaluate(*own) if scored else {})
       run.log.progress(stage.name, done, plan.steps, row)
     if plan.due(plan.save_every, done):
-      settle()
-      save()
+      group.settle(pending)
+      group.save(done)
     if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
       stop = sharding.agreed(run.preempted)
-  if any(sitting.saved < done for sitting, _ in sound(())):
-    settle()
-    save()
+  if any(sitting.saved < done for sitting, _ in group.sound(())):
+    group.settle(pending)
+    group.save(done)
   run.stop_if_preempted()
   examples = plan.steps * ready.batch['valid'].shape[0]
   for sitting in sittings:
@@ -335,15 +344,4 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run):
       raise sitting.fault
   return [(own.params, own.rest, {
       'seconds': sitting.facts['seconds'], 'steps': plan.steps, 'examples': examples})
-          for sitting, own in sound(state)]
-
-
-def _tell_shares(norms: Mapping[str, Any], stage: str, run: Run) -> None:
-  """Says and logs what part of the sum of all gradient norms each term's is."""
-  shares = {name: float(norm) / (sum(norms.values()) or 1.0) for name, norm in norms.items()}
-  ordered = sorted(shares, key=shares.get, reverse=True)
-  line = ', '.join(f'{name} {100 * shares[name]:.0f} %' for name in ordered)
-  if still := [name for name in ordered if not norms[name]]:
-    line += f'; nothing from {", ".join(still)}'
-  run.log.say(f'{stage}: gradient at step 0: {line}')
-  run.log.row(stage, run.seed, 0, {f'share/{name}': share for name, share in shares.items()})
+          for sitting, own in group.sound(group.state)]

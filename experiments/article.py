@@ -13,7 +13,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from distill.evaluate import charts
+from distill.report import charts
 from distill.types import Status, Stop
 from experiments import claims, pages, rows, table
 from experiments.claims import BASELINE, FASTER, MARGIN, PARTS, PLAIN, SURE, Claim, Part, T

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distill import main, objective, optimizers, step
+from distill import launch, objective, optimizers, step
 from distill.data import batches, images, tfds
 from distill.data.sets import Dataset
 from distill.models.pure import Pure
@@ -203,7 +203,7 @@ def peak(call: Callable, *arguments: Any) -> tuple[int, Any]:
 
 def _serve(pipe: Any, call: Callable, arguments: tuple) -> None:
   """The child: everything is imported when it says what memory it begins with."""
-  main.keep_memory()        # as the front door does
+  launch.keep_memory()        # as the front door does
   for name in LOADED:
     importlib.import_module(name)
   pipe.send(anonymous(os.getpid()))

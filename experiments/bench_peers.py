@@ -5,7 +5,10 @@ PyTorch's OpenMP threads would spin beside XLA's. All have as many threads as th
 The peer has its faster attention, chosen by the medians, and the fused AdamW, the default of
 transformers' own Trainer.
 
-python -m experiments.bench_peers distill|eager|sdpa        serves as one of the sides
+Ours also runs in mixed precision, which is held against the peer in float32 and under autocast to
+bfloat16.
+
+python -m experiments.bench_peers distill|eager|sdpa [DTYPE]        serves as one of the sides
 """
 import contextlib
 import dataclasses
@@ -17,15 +20,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from distill import main
+from distill import launch
+from distill.models.precision import MIXED
 from distill.types import Status, Stop
 from experiments import bench_step
 from experiments.bench_step import CLIP, DECAY, RATE, TEMPERATURE, WARM, Sizes
 from experiments.bench_turns import in_turns, serve, spread, worker
 
-FASTER = 1.1                # the least that our rate may be of the peer's
+# The least that our rate may be of the peer's: each in float32; ours mixed against either.
+FASTER, MIXED_FASTER, AUTOCAST_FASTER = 1.1, 1.45, 1.0
 PACKAGES = ('torch', 'transformers')
 ATTENTION = ('eager', 'sdpa')
+WIDE, NARROW = 'float32', 'bfloat16'        # of the peer; the second by autocast
 
 
 def peers(rounds: int) -> dict[str, Any]:
@@ -35,22 +41,29 @@ def peers(rounds: int) -> dict[str, Any]:
     if importlib.util.find_spec(package) is None:
       raise Stop(Status.CONFIG, f"peers needs the package {package}, which is not installed: "
                  "pip install -e '.[peers]'")
-  names = {'distill': 'distill', **{f'PyTorch, {a} attention': a for a in ATTENTION}}
+  ours = {'distill': ('distill', WIDE), 'distill, mixed': ('distill', MIXED)}
+  wide, narrow = ({f'PyTorch, {a} attention{title}': (a, dtype) for a in ATTENTION}
+                  for dtype, title in ((WIDE, ''), (NARROW, ', autocast')))
   with contextlib.ExitStack() as stack:
-    turns = {name: stack.enter_context(worker('-m', __spec__.name, side))
-             for name, side in names.items()}
+    turns = {name: stack.enter_context(worker('-m', __spec__.name, *side))
+             for name, side in {**ours, **wide, **narrow}.items()}
     times = in_turns(turns, rounds)
-  ours, *theirs = times.values()
-  best = min(theirs, key=statistics.median)
+  fastest = lambda names: min((times[name] for name in names), key=statistics.median)
+  over = lambda names, mine, limit: spread(
+      [b / a for a, b in zip(times[mine], fastest(names), strict=True)], '×', at_least=limit)
   return {'sizes': dataclasses.asdict(sizes), 'numbers': {
       **{name: spread([sizes.batch / t for t in taken], 'examples/s')
          for name, taken in times.items()},
-      'distill / PyTorch': spread([b / a for a, b in zip(ours, best, strict=True)], '×',
-                                  at_least=FASTER)}}
+      'distill / PyTorch': over(wide, 'distill', FASTER),
+      'distill, mixed / PyTorch': over(wide, 'distill, mixed', MIXED_FASTER),
+      'distill, mixed / PyTorch, autocast': over(narrow, 'distill, mixed', AUTOCAST_FASTER)}}
 
 
-def torch_step(sizes: Sizes, attention: str):
-  """Teacher, student, and a call that makes one step and gives its loss."""
+def torch_step(sizes: Sizes, attention: str, dtype: str = WIDE):
+  """Teacher, student, and a call that makes one step and gives its loss.
+
+  Unless `dtype` is float32, forward passes and loss are under autocast to bfloat16.
+  """
   import torch
   from torch.nn import functional as F
   from transformers import BertConfig, BertForSequenceClassification
@@ -77,12 +90,13 @@ def torch_step(sizes: Sizes, attention: str):
                                  {'params': of(False), 'weight_decay': 0.0}], lr=RATE, fused=True)
 
   def one() -> Any:
-    with torch.no_grad():
-      about = teacher(**inputs).logits
-    logits = student(**inputs).logits
-    log_s, log_t = (F.log_softmax(z / TEMPERATURE, dim=-1) for z in (logits, about))
-    soft = TEMPERATURE**2 * F.kl_div(log_s, log_t, log_target=True, reduction='batchmean')
-    loss = soft + F.cross_entropy(logits, label)
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype != WIDE):
+      with torch.no_grad():
+        about = teacher(**inputs).logits
+      logits = student(**inputs).logits
+      log_s, log_t = (F.log_softmax(z / TEMPERATURE, dim=-1) for z in (logits, about))
+      soft = TEMPERATURE**2 * F.kl_div(log_s, log_t, log_target=True, reduction='batchmean')
+      loss = soft + F.cross_entropy(logits, label)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
@@ -92,8 +106,8 @@ def torch_step(sizes: Sizes, attention: str):
   return teacher, student, one
 
 
-def _torch_going(sizes: Sizes, attention: str) -> Callable[[], float]:
-  *_, one = torch_step(sizes, attention)
+def _torch_going(sizes: Sizes, attention: str, dtype: str) -> Callable[[], float]:
+  *_, one = torch_step(sizes, attention, dtype)
   for _ in range(WARM):
     one()
 
@@ -106,9 +120,9 @@ def _torch_going(sizes: Sizes, attention: str) -> Callable[[], float]:
 
 
 if __name__ == '__main__':
-  side = sys.argv[1]
+  side, own_dtype = (*sys.argv[1:], WIDE)[:2]
   if side == 'distill':
-    main.keep_memory()        # as the front door does
-    serve(bench_step.going(Sizes()))
+    launch.keep_memory()        # as the front door does
+    serve(bench_step.going(Sizes(), dtype=own_dtype))
   else:
-    serve(_torch_going(Sizes(), side))
+    serve(_torch_going(Sizes(), side, own_dtype))

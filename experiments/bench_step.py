@@ -1,7 +1,8 @@
 """The distillation step: its overhead, its memory, and whether the data keeps up with it.
 
 The pair is BERT, 6 layers that teach 3, as wide as MiniLM's narrow models (Wang 2020): KL at
-temperature 2 and cross-entropy, AdamW with decay, clipped gradients, float32. Every text fills the
+temperature 2 and cross-entropy, AdamW with decay, clipped gradients, float32 unless a row says
+'mixed' (`distill.models.precision`). Every text fills the
 batch's width, so no side profits from padding.
 """
 import dataclasses
@@ -15,9 +16,10 @@ import numpy as np
 from distill import objective, optimizers, step
 from distill.data import batches
 from distill.data.sets import Split
-from distill.evaluate import cost
+from distill.measure import cost
 from distill.modalities import text
 from distill.models.bert import Bert
+from distill.models.precision import MIXED
 from distill.models.pure import Pure
 from distill.student import Student
 from distill.teachers import Live
@@ -60,26 +62,31 @@ class Sizes:
             'label': draw(0, self.classes, b).astype(np.int32), 'labelled': ones, 'valid': ones}
 
 
-def program(sizes: Sizes, *, taught: bool = True) -> tuple[Callable, list[Any]]:
-  """The jitted step and its arguments: with the teacher and its term, or supervised alone."""
+def program(sizes: Sizes, *, taught: bool = True,
+            dtype: str = 'float32') -> tuple[Callable, list[Any]]:
+  """The jitted step and its arguments: with the teacher and its term, or supervised alone.
+
+  `dtype` is what teacher and student compute in.
+  """
   terms = {'hard': {'loss': 'supervised.cross_entropy',
                     'reads': {'student': 'student/logits', 'label': 'batch/label'}}}
   if taught:
     terms['soft'] = {'loss': 'logits.kl', 'kwargs': {'temperature': TEMPERATURE},
                      'reads': {'student': 'student/logits', 'teacher': 'teacher/logits'}}
   student = Student(sizes.model(sizes.student))
-  teacher = Live('teacher', sizes.model(sizes.teacher))
+  teacher = Live('teacher', sizes.model(sizes.teacher), dtype)
   optimizer = optimizers.adamw(rate=RATE, decay=DECAY, clip=CLIP, steps=10_000)
   run = step.make_train_step(student, (teacher,) if taught else (), objective.terms_from(terms),
-                             optimizer)
+                             optimizer, dtype=dtype)
   state = step.init_state(student, *student.init(1), optimizer, {})
   weights = {'teacher': teacher.model.init(0)} if taught else {}
   return run, [state, weights, jax.device_put(sizes.data()), jax.random.key(0)]
 
 
-def going(sizes: Sizes, *, taught: bool = True) -> Callable[[], float]:
+def going(sizes: Sizes, *, taught: bool = True,
+          dtype: str = 'float32') -> Callable[[], float]:
   """The step, warm: a call goes on from the last one's state, and gives its seconds."""
-  run, arguments = program(sizes, taught=taught)
+  run, arguments = program(sizes, taught=taught, dtype=dtype)
 
   def one():
     arguments[0], metrics = run(*arguments)
@@ -95,17 +102,23 @@ def _warm(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def overhead(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
-  """The distillation step against the teacher's forward pass plus the supervised step."""
+  """The distillation step against the teacher's forward pass plus the supervised step.
+
+  Beside it the same step in mixed precision, teacher and student.
+  """
   model, data = sizes.model(sizes.teacher), jax.device_put(sizes.data())
   forward = step.make_eval_step(model, step.outputs_alone(('logits',)))
   weights = model.init(0)
   times = in_turns({'distillation step': going(sizes),
                     'supervised step': going(sizes, taught=False),
-                    'teacher forward': _warm(lambda: forward(*weights, data))}, rounds)
-  ratios = [whole / (a + b) for whole, a, b in zip(*times.values(), strict=True)]
+                    'teacher forward': _warm(lambda: forward(*weights, data)),
+                    'distillation step, mixed': going(sizes, dtype=MIXED)}, rounds)
+  whole, *parts, mixed = times.values()
   return {'sizes': dataclasses.asdict(sizes), 'numbers': {
       **{name: spread([1e3 * t for t in values], 'ms') for name, values in times.items()},
-      'step / its parts': spread(ratios, '×', at_most=OVERHEAD)}}
+      'step / its parts': spread([step / (a + b) for step, a, b in zip(whole, *parts, strict=True)],
+                                 '×', at_most=OVERHEAD),
+      'step / mixed step': spread([a / b for a, b in zip(whole, mixed, strict=True)], '×')}}
 
 
 def memory(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:

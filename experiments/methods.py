@@ -13,7 +13,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
-from distill.evaluate import charts
+from distill.report import charts
 from distill.types import Status, Stop
 from experiments import pages, rows, table
 from experiments.rows import Row, words

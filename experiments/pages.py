@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distill import streams
-from distill.evaluate import charts
+from distill.report import charts
 from distill.types import Status, Stop
 
 Files = dict[str, str]          # name -> text

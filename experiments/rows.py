@@ -4,6 +4,7 @@ A row is a finished run, or one that failed (then it has `error`, and no numbers
 (then it has `bench`, its name).
 """
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -17,12 +18,27 @@ Row = Mapping[str, Any]
 Arm = Mapping[str, Any]         # overrides of a config by dotted path; and VARIANT, if it is of one
 VARIANT = 'variant'
 
+NAMES = pathlib.Path(__file__).with_name('names.json')
 SCHEMA = 1
 FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256', 'commit', 'seconds'}
 FINISHED = {'metric', 'models', 'training', 'data', 'hardware', 'versions'}
 BENCH = {'schema', 'bench', 'time', 'commit', 'seconds', 'rounds', 'sizes', 'numbers', 'hardware',
          'versions'}
 TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s', 'saw')
+
+
+def recorded(sha256: str) -> str:
+  """Returns the name that rows have for the config of this name.
+
+  They differ for rows of before 2026-12, when fields with their default counted too: `NAMES` has
+  the start of each new name, and the old one.
+  """
+  return _names().get(sha256[:16], sha256)
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+  return json.loads(NAMES.read_text())
 
 
 def words(arm: Arm) -> str:

@@ -27,6 +27,7 @@ a CPU it gains nothing.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import inspect
 import json
 import os
@@ -42,9 +43,11 @@ from typing import Any
 
 from absl import flags
 
-from distill import main as distill
-from distill import streams
+from distill import flags as commands
+from distill import launch, streams
+from distill import workdir as workdirs
 from distill.disk import replace
+from distill.pipelines.identities import config_sha256
 from distill.types import Status, Stop
 from experiments import forecast, rows
 from experiments.rows import VARIANT, Arm, words
@@ -63,17 +66,18 @@ class Planned:
   config: Mapping[str, Any]
   base: str           # a short hash of the config as it stands
 
-  @property
+  @functools.cached_property
   def sha256(self) -> str:
-    return distill.sha256(self.config)
+    """The name that rows have for the config."""
+    return rows.recorded(config_sha256(self.config))
 
   @property
   def name(self) -> str:
-    return distill.name_of(self.file)
+    return commands.name_of(self.file)
 
-  @property
+  @functools.cached_property
   def workdir(self) -> pathlib.Path:
-    return pathlib.Path('runs') / f'{self.name}-{self.sha256[:8]}'
+    return workdirs.default(self.name, self.config)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -156,10 +160,10 @@ def plan(file: str, seeds: int) -> list[Planned]:
   """Every arm of every seed, seed by seed, resolved: a wrong override stops before any run."""
   def resolved(arm: Arm):
     variant = f':{arm[VARIANT]}' if VARIANT in arm else ''
-    return distill.parsed([f'--config={file}{variant}', *(
+    return commands.parsed([f'--config={file}{variant}', *(
         f'--config.{path}={value}' for path, value in arm.items() if path != VARIANT)]).config
 
-  base = distill.sha256(resolved({}).to_dict())[:8]
+  base = rows.recorded(config_sha256(resolved({}).to_dict()))[:8]
   told = [(arm, resolved({**arm, 'seed': 0, 'data.seed': 0})) for arm in arms(file)]
   found = {}
   for seed in range(seeds):
@@ -300,7 +304,7 @@ def _train_together(planned: Sequence[Planned]) -> None:
     free = []
     for each in planned:
       try:
-        held.enter_context(distill.locked(each.workdir))
+        held.enter_context(workdirs.locked(each.workdir))
       except Stop as stop:
         if stop.status != Status.LOCKED:
           raise
@@ -314,9 +318,9 @@ def _train_together(planned: Sequence[Planned]) -> None:
     for each in free:
       held.enter_context(_counted(each.workdir, len(free)))
     try:
-      with distill.stopped_by_signals() as stopping:
-        distill.together(free[0].name, [each.config for each in free],
-                         [each.workdir for each in free], stopping, SHARED)
+      with launch.stopped_by_signals() as stopping:
+        workdirs.together(free[0].name, [each.config for each in free],
+                          [each.workdir for each in free], stopping, SHARED)
     except Stop as stop:
       if stop.status == Status.PREEMPTED:
         raise
@@ -329,7 +333,7 @@ def _train_together(planned: Sequence[Planned]) -> None:
 def _added(planned: Planned, path: pathlib.Path, before: int) -> dict[str, Any] | None:
   """The row of a run that has just been added; None if another runner added one, failed or not,
   after the `before` rows that there were."""
-  with distill.locked(planned.workdir):
+  with workdirs.locked(planned.workdir):
     if any(row['config_sha256'] == planned.sha256 for row in rows.read(path)[0][before:]):
       return None
     _say(f'{words(planned.arm)}, seed {planned.seed}')
@@ -342,8 +346,8 @@ def finished(planned: Planned, experiment: str) -> dict[str, Any]:
   """Runs it in its workdir, which this process has locked; the row that tells of it."""
   with _counted(planned.workdir) as spent:
     try:
-      with distill.stopped_by_signals() as stopping:
-        report = distill.run(planned.name, planned.config, planned.workdir, stopping, SHARED)
+      with launch.stopped_by_signals() as stopping:
+        report = workdirs.run(planned.name, planned.config, planned.workdir, stopping, SHARED)
       told = rows.told(report, planned.workdir)
     except Stop as stop:
       if stop.status == Status.PREEMPTED:

@@ -9,8 +9,8 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from distill.evaluate import tiers
-from distill.evaluate.wording import spelled
+from distill.report import tiers
+from distill.report.wording import spelled
 from experiments import bench, pages, rows
 from experiments.rows import Row, words
 from experiments.statistics import Values, differences, t_interval

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from distill import lookup, streams
-from distill import main as distill
+from distill import flags, lookup, streams
 from distill.pipelines import plan
+from distill.pipelines.identities import config_sha256
 from distill.pipelines.judging import source
 from distill.tasks.classification import Classification
 from distill.types import Status, Stop
@@ -47,7 +47,7 @@ def _main(arguments: Sequence[str]) -> int:
 def measured(file: str, experiment: str) -> dict[str, Any]:
   """The row of a config."""
   started = time.monotonic()
-  config = distill.parsed([f'--config={file}']).config.to_dict()
+  config = flags.parsed([f'--config={file}']).config.to_dict()
   if missing := {'data', 'evaluate', 'seed'} - config.keys():
     raise Stop(Status.CONFIG, f'{file} has no {min(missing)}')
   data = lookup.build('data', source(config['data']), 'data')
@@ -64,8 +64,9 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
                                      ('few labels', 'baseline', few))}
   seconds, now = time.monotonic() - started, datetime.datetime.now(datetime.UTC)
   return {'schema': 1, 'experiment': experiment, 'door': 'experiments.tfidf', 'config': file,
-          'base': distill.sha256(config)[:8], 'arm': METHOD, 'seed': config['seed'],
-          'data_seed': config['data']['seed'], 'config_sha256': distill.sha256(config | METHOD),
+          'base': rows.recorded(config_sha256(config))[:8], 'arm': METHOD, 'seed': config['seed'],
+          'data_seed': config['data']['seed'],
+          'config_sha256': rows.recorded(config_sha256(config | METHOD)),
           'time': now.isoformat(timespec='seconds'), 'commit': rows.commit(), 'seconds': seconds,
           'metric': {'name': task.primary, **task.metrics[task.primary]}, 'models': models,
           'training': {}, 'data': {'name': data.name, 'fingerprint': data.fingerprint},

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image as pictures
 
-from distill import checkpoint, formats
+from distill import formats, seal
 from distill.modalities import image, text, tokenizer
 from distill.models.bert import Bert
 from distill.models.pure import Pure
@@ -199,7 +199,7 @@ def resealed(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -> str
                     for name, content in files.items()}
   about.pop('sha256')
   to.mkdir()
-  (to / 'config.json').write_bytes(checkpoint._sealed(about))
+  (to / 'config.json').write_bytes(seal.sealed(about))
   for name, content in files.items():
     (to / name).write_bytes(content)
   return said

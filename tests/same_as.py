@@ -7,7 +7,7 @@ runs in both, one process at a time, from the same caches. Then these must be eq
 
   arrays          of exports, checkpoints and records: names, dtypes, shapes, bytes
   metrics.jsonl   without times
-  report.json     without times, energy, memory, versions and hardware
+  report.json     without times, energy, memory, versions, hardware and the config's hash
   jaxprs          of every stage's train step, as text
 
 Scores and float records of masked words may differ by 1e-5. A jaxpr of images may differ: its diff
@@ -37,7 +37,7 @@ CARD = 4096             # bytes by which `shipped_bytes` may differ: texts besid
 SHOWN = 60              # lines of a diff
 # What depends on the clock or the machine; `edge` limits the latency.
 VOLATILE = re.compile(r'\.(versions|hardware|latency_ms|energy_j_per_example)\b'
-                      r'|\.(seconds|time|throughput_per_s|throughput_batch|process_bytes'
+                      r'|\.(config_sha256|seconds|time|throughput_per_s|throughput_batch|process_bytes'
                       r'|peak_memory_bytes|p95_ms\.value|p95_ms\.passed|(edge|tier)\.passed)$')
 SCORES = re.compile(r'^records|^metrics.*/|\.(quality|retention\w*|gain|also|tiers?)\.')
 

@@ -31,8 +31,8 @@ def left(node, carries=None, projectors=None, teachers=('big',)):
   student = Student(same, {name: Projector(same, (read,))
                            for name, read in (projectors or {}).items()})
   return without(Stage(
-      name='student', student=student, start=lambda: student.init(0), data=(), optimizer={},
-      terms=objective.terms_from(node), train={}, carries=carries or {}), set(teachers))
+      name='student', student=student, start=lambda weights: student.init(0), data=(), optimizer={},
+      terms=objective.terms_from(node), train={}, carries=carries or {}), set(teachers), 'baseline')
 
 
 def test_terms_that_read_no_teacher_at_weight_1():

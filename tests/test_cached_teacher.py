@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from distill import main, train
+from distill import launch, runs
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.types import Status, Stop
@@ -47,9 +47,9 @@ NODE = {
 def run(tmp_path, monkeypatch):
   (tmp_path / 'answered.py').write_text(textwrap.dedent(SOURCE))
   monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(main, 'keep_memory', lambda: None)
+  monkeypatch.setattr(launch, 'keep_memory', lambda: None)
   log = Log(tmp_path)
-  yield lambda node: compare.run(node, train.Run('answered', tmp_path, log))
+  yield lambda node: compare.run(node, runs.Run('answered', tmp_path, log))
   log.close()
   sys.modules.pop('answered', None)
 

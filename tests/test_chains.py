@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import main, train
+from distill import flags, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -23,7 +23,7 @@ def at_the_root(request):
 
 
 def config(file='chains.py:test', *more):
-  return main.parsed([f'--config=configs/{file}', *more]).config.to_dict()
+  return flags.parsed([f'--config=configs/{file}', *more]).config.to_dict()
 
 
 def soft(teacher, **more):
@@ -112,9 +112,9 @@ class TestWhomAStageReads:
     *_, student, baseline = told.trained
     assert student.teachers == ('a',)
     model = student.stage.student.model
-    told.weights['b'] = theirs = model.init(7)
+    theirs = model.init(7)
     for stage in student.stage, baseline.stage:
-      for part, there in zip(stage.start(), theirs, strict=True):
+      for part, there in zip(stage.start({'b': theirs}), theirs, strict=True):
         for path, value in there.items():
           np.testing.assert_array_equal(part[f'model/{path}'], value)
 
@@ -168,7 +168,7 @@ def first_step(trained, weights):
   stage = trained.stage
   ready = train.prepared(stage, {name: jax.eval_shape(lambda w: w, w)
                                  for name, w in weights.items()})
-  state, sums = ready.train_step(ready.init(*stage.start(), stage.seed), weights,
+  state, sums = ready.train_step(ready.init(*stage.start(weights), stage.seed), weights,
                                  stage.layout.fed(stage.data[0]), jax.random.key(stage.seed))
   return jax.device_get((state.params, state.rest, sums))
 
@@ -185,7 +185,7 @@ def test_an_assistant_s_step_is_the_student_s_with_the_same_terms():
   weights = {'b': found['b'].stage.student.model.init(3)}
   ours, theirs = (first_step(found[name], weights) for name in ('a', 'student'))
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-  start, _ = found['a'].stage.start()
+  start, _ = found['a'].stage.start(weights)
   assert any((ours[0][path] != start[path]).any() for path in start)
 
 
@@ -229,9 +229,9 @@ def test_an_assistant_s_terms_on_teachers_alone_need_no_labels():
 def test_a_field_of_the_config_is_one_node_s_alone():
   fields = ('optimizer.rate', 'teachers.assistant.train.optimizer.rate', 'before.hints.train.steps',
             'teachers.teacher.train.steps', 'objective.kd_teacher.kwargs.temperature')
-  before = main.flat(config())
+  before = flags.flat(config())
   for field in fields:
-    changed = main.flat(config('chains.py:test', f'--config.{field}=77'))
+    changed = flags.flat(config('chains.py:test', f'--config.{field}=77'))
     assert {path for path in before if before[path] != changed[path]} == {field}
 
 
@@ -240,7 +240,7 @@ def test_a_field_of_the_config_is_one_node_s_alone():
 def run(workdir, node):
   workdir.mkdir(exist_ok=True)
   with contextlib.closing(Log(workdir)) as log:
-    return compare.run(node, train.Run('chains', workdir, log, seed=node['seed']))
+    return compare.run(node, runs.Run('chains', workdir, log, seed=node['seed']))
 
 
 WHOLE = dict(a=('b',), b=(), c=())
@@ -291,7 +291,7 @@ def test_stopped_in_the_assistant_it_resumes_bitwise(whole, tmp_path, monkeypatc
   workdir, node = tmp_path / 'run', chain('a', **WHOLE)
   fit, fits = train.fit, []
 
-  def stopped(stage, ready, this):
+  def stopped(stage, ready, *how):
     """Ends the first call for the assistant after its checkpoint of step 3."""
     fits.append(stage.name)
     one = ready.train_step
@@ -299,7 +299,7 @@ def test_stopped_in_the_assistant_it_resumes_bitwise(whole, tmp_path, monkeypatc
       if fits == ['b', 'a'] and int(state.step) == 4:
         raise KeyboardInterrupt
       return one(state, *arguments)
-    return fit(stage, ready.__class__(**(vars(ready) | {'train_step': step})), this)
+    return fit(stage, ready.__class__(**(vars(ready) | {'train_step': step})), *how)
 
   monkeypatch.setattr(train, 'fit', stopped)
   with pytest.raises(KeyboardInterrupt):

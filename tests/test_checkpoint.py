@@ -1,5 +1,6 @@
 """Checkpoints and exports under kills, rot, junk and full disks: all of it, or an older one."""
 import errno
+import gc
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import optax
 import pytest
 import safetensors.numpy
 
-from distill import checkpoint
+from distill import checkpoint, seal
 from distill.types import Status, Stop
 
 ROOT = Path(__file__).parents[1]
@@ -206,7 +207,7 @@ LAB = '''
 import json, os, pathlib, random, resource, signal, sys, time, warnings
 warnings.simplefilter('ignore')                 # JAX warns of forks; no backend is up yet
 import jax, numpy as np
-from distill import checkpoint
+from distill import checkpoint, seal
 from distill.types import Stop
 
 root = pathlib.Path(sys.argv[1])
@@ -506,7 +507,7 @@ class TestStrictness:
     assert files(tmp_path) == before
 
   def test_a_newer_schema_is_refused_and_not_set_aside(self, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'SCHEMA', 2)
+    monkeypatch.setattr(seal, 'SCHEMA', 2)
     before = files(saved(tmp_path, 1))
     monkeypatch.undo()
     assert 'schema 2' in stopped(Status.CHECKPOINT, checkpoint.restore, tmp_path, small(0))
@@ -517,7 +518,7 @@ class TestStrictness:
     saved(tmp_path, 1)
     for state in (safetensors.numpy.save(small(2)), b'\xff' * 64, b''):
       shutil.rmtree(tmp_path / '1')
-      checkpoint._publish(tmp_path / '1', 'MANIFEST.json', {'state.safetensors': state}, {
+      seal.publish(tmp_path / '1', 'MANIFEST.json', {'state.safetensors': state}, {
           'step': 1, 'tree': {'step': 'int32[]', 'w': 'float32[4,6]'}, 'facts': {},
           'state': checkpoint.sha256(small(1))})
       stopped(Status.CHECKPOINT, checkpoint.restore, tmp_path, small(0))
@@ -574,16 +575,17 @@ class TestExport:
     assert (told['model_type'], told['layers'], told['card']) == ('bert', 2, CARD)
     assert opened(tmp_path / 'export') == CARD
 
-  def test_arrays_are_made_float32_on_the_host_in_c_order(self):
+  def test_arrays_are_at_most_float32_on_the_host_in_c_order(self):
     given = {'blocks/0/kernel': jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], jnp.bfloat16),
              'bias': np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
              'scale': jnp.float32(0.1), 'levels': np.arange(3, dtype=np.int8)}
     found = {name: checkpoint.wide(array) for name, array in given.items()}
     assert {k: str(a.dtype) for k, a in found.items()} == {
-        'blocks/0/kernel': 'float32', 'bias': 'float32', 'scale': 'float32', 'levels': 'int8'}
+        'blocks/0/kernel': 'bfloat16', 'bias': 'float32', 'scale': 'float32', 'levels': 'int8'}
     for name, array in found.items():
       assert isinstance(array, np.ndarray) and array.flags.c_contiguous
-      np.testing.assert_array_equal(array, np.asarray(given[name], np.float32))
+      np.testing.assert_array_equal(np.asarray(array, np.float32),
+                                    np.asarray(given[name], np.float32))
 
   @pytest.mark.parametrize('name', ['config.json', 'model.safetensors', 'tokenizer.json'])
   def test_a_file_that_is_missing_cut_or_changed_is_named(self, tmp_path, name):
@@ -633,3 +635,38 @@ class TestExport:
     monkeypatch.setattr(os, 'fsync', full)
     stopped(Status.DISK, checkpoint.export, tmp_path / 'export', {'model.safetensors': b'w'}, {})
     assert files(tmp_path / 'export') == before and len(list(tmp_path.iterdir())) == 1
+
+
+class TestHashedOnce:
+
+  @pytest.fixture
+  def hashed(self, monkeypatch):
+    """The trees that were really hashed."""
+    found, arrays = [], checkpoint._arrays
+    monkeypatch.setattr(checkpoint, '_arrays', lambda tree: found.append(tree) or arrays(tree))
+    return found
+
+  def test_arrays_that_never_change_are_hashed_once(self, hashed):
+    tree = {'a': jnp.arange(3.0), 'b': (jnp.ones(2), {})}
+    first = checkpoint.sha256(tree)
+    assert checkpoint.sha256({'b': (tree['b'][0], {}), 'a': tree['a']}) == first
+    assert len(hashed) == 1
+    assert checkpoint.sha256({'a': np.arange(3.0, dtype=np.float32), 'b': (np.ones(
+        2, np.float32), {})}) == first
+    assert checkpoint.sha256({'b': tree['a'], 'a': tree['b']}) != first
+    assert len(hashed) == 3
+
+  def test_arrays_that_may_change_are_hashed_again(self, hashed):
+    tree = {'a': np.zeros(3), 'b': jnp.ones(2)}
+    first = checkpoint.sha256(tree)
+    tree['a'][0] = 1
+    assert checkpoint.sha256(tree) != first and len(hashed) == 2
+
+  def test_nothing_is_kept_of_arrays_that_are_gone(self):
+    before = len(checkpoint._hashed)
+    tree = {'a': jnp.arange(4.0), 'b': jnp.ones(5)}
+    checkpoint.sha256(tree)
+    assert len(checkpoint._hashed) == before + 1
+    del tree['b']
+    gc.collect()
+    assert len(checkpoint._hashed) == before

@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from distill.evaluate import alone, cost, energy
+from distill.measure import alone, cost, energy
 from distill.modalities import image
 from distill.pipelines import costs
 

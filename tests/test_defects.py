@@ -11,10 +11,11 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from distill import main, predict
+from distill import evaluate as door
+from distill import launch, main, predict
+from distill import workdir as workdirs
 from distill.data import images, text
 from distill.data.sets import Dataset
-from distill.evaluate import __main__ as door
 from distill.modalities.image import Image
 from distill.models import layers
 from distill.models.pure import Traits
@@ -178,7 +179,7 @@ def config(data, model, *, task='classification.Classification', output='logits'
 def run(workdir, node):
   """Runs a config as the command does, and returns its report."""
   workdir.mkdir()
-  return main.run('toys', node, workdir, main.Stopping())
+  return workdirs.run('toys', node, workdir, launch.Stopping())
 
 
 def evaluated(run, workdir):

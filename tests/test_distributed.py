@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import main
+from distill import launch, main
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -19,10 +19,10 @@ COMMAND = ('-m', 'distill.main', '--config=configs/bert.py:test', '--config.mesh
 
 WHAT_THEY_DO_TOGETHER = """
 import os, pathlib, signal, sys
-from distill import main
+from distill import launch
 heard = []
 signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-assert main.joined()
+assert launch.joined()
 os.kill(os.getpid(), signal.SIGTERM)
 assert heard == [signal.SIGTERM]                        # JAX hasn't taken it
 import jax, numpy as np
@@ -106,7 +106,7 @@ def test_a_process_that_is_told_half_is_refused(told, monkeypatch):
   for short, value in told.items():
     monkeypatch.setenv(names[short], value)
   with pytest.raises(Stop, match='HOST:PORT') as stop:
-    main.joined()
+    launch.joined()
   assert stop.value.status == Status.CONFIG
 
 
@@ -114,10 +114,10 @@ def test_a_cluster_of_one_is_no_cluster(monkeypatch):
   for name, value in dict(JOB_ID='7', STEP_NODELIST='node1', NTASKS='1', PROCID='0',
                           LOCALID='0').items():
     monkeypatch.setenv(f'SLURM_{name}', value)
-  assert not main.joined()
+  assert not launch.joined()
   monkeypatch.setenv('SLURM_NTASKS', '2')
   monkeypatch.setattr('jax.distributed.initialize', lambda **settings: settings and 1 / 0)
-  assert main.joined()
+  assert launch.joined()
 
 
 @pytest.mark.parametrize(('more', 'line'), [

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import export, main, predict
-from distill.evaluate import __main__ as door
-from distill.evaluate import report
+from distill import evaluate as door
+from distill import export, main, predict, report
 from distill.pipelines import gathered
 from distill.types import Status
 from tests.test_pretrained import pretrained

@@ -3,8 +3,8 @@ import dataclasses
 
 import numpy as np
 
-from distill import main, modalities
-from distill.evaluate import report, tables
+from distill import main, modalities, report
+from distill.report import tables
 from distill.tasks import Explain
 from tests.test_toy_modality import CONFIG, Boxes, Points, Rooms
 

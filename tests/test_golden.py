@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import main, predict
-from distill.evaluate import __main__ as evaluate
+from distill import evaluate, main, predict
 from tests.golden import make
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill import formats, objective, train
+from distill import formats, objective, runs
 from distill.logs import Log
 from distill.models.pure import Traits
 from distill.pipelines import checks, compare, matrix, plan
@@ -141,7 +141,7 @@ class TestATeacher:
     students = {name: {'student': node['student'],
                        'objective': {'soft': term('student/logits', f't/{output}')}}
                 for name, output in (('small', 'logits'), ('large', 'aux'))}
-    told = matrix.merged(common, students)
+    told = matrix.setting(common, students)
     assert next(t for t in told.trained if t.stage.name == 't').idle == ()
 
 
@@ -149,7 +149,7 @@ def run(place, shared, node):
   place.mkdir()
   log = Log(place)
   try:
-    return compare.run(node, train.Run('heads', place, log, shared=shared))
+    return compare.run(node, runs.Run('heads', place, log, shared=shared))
   finally:
     log.close()
 
@@ -166,7 +166,7 @@ def test_a_shared_stage_without_a_head_that_is_read_is_trained_again(tmp_path):
   assert formats.load(str(left))[2]['fresh'] == []
   assert formats.load(str(tmp_path / 'aux/export/t'))[2]['fresh'] == []
   trained = setting(config()).trained[0]
-  assert plan.left(trained, train.Run('heads', tmp_path / 'new', None, shared=shared))
+  assert plan.left(trained, runs.Run('heads', tmp_path / 'new', None, shared=shared))
 
 
 def test_a_loaded_teacher_without_a_head_that_is_read_is_refused(tmp_path):

@@ -5,26 +5,29 @@ import re
 
 import pytest
 
-from distill import main
+from distill import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
-    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams'},
+    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams', 'maths'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
-    {'models', 'data'},
+    {'models', 'data', 'seal'},
     {'compress'},
     {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
-    {'step', 'checkpoint'},
+    {'step', 'checkpoint', 'runs'},
     {'formats'},
     {'train', 'records', 'launch'},
-    {'evaluate'},
+    {'measure'},
+    {'report'},
     {'pipelines'},
-    {'main', 'predict', 'export'},
+    {'flags'},
+    {'workdir'},
+    {'main', 'predict', 'export', 'evaluate'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
-                    'carry', 'pipelines'}
+                    'carry', 'compress', 'pipelines'}
 # Machinery never asks which modality, task or format it has: these literals, or paths that begin
 # with them, are for the rooms named beside them alone.
 FIELDS = {'image', 'tokens', 'types', 'pixels', 'tokenizer_sha256'}
@@ -84,9 +87,9 @@ def test_machinery_never_asks_which_modality_or_task_it_has(path):
 
 
 @pytest.mark.parametrize('code, here', [
-    ("batch['image']", 'pipelines'), ("if 'tokens' in batch: pass", 'evaluate'),
+    ("batch['image']", 'pipelines'), ("if 'tokens' in batch: pass", 'measure'),
     ("outputs['logits']", 'step'), ("path.startswith('head/')", 'pipelines'),
-    ("card['tokenizer_sha256']", 'formats'), ("TABLE = 'words/bias'", 'evaluate'),
+    ("card['tokenizer_sha256']", 'formats'), ("TABLE = 'words/bias'", 'report'),
     ("batch['pixels']", 'records'), ("x['types']", 'main'), ("p == 'pooler'", 'student')])
 def test_a_branch_on_a_modality_or_a_task_is_seen(code, here):
   assert knowing(ast.parse(code), here)
@@ -101,10 +104,33 @@ def test_nobody_asks_for_the_class_of_a_model_or_a_format():
           assert names.isdisjoint({'Program', 'Pure', 'Text', 'Image', 'StableHLO'}), path
 
 
-def test_nothing_imports_a_door():
-  for path in FILES:
-    if room(path) not in FLOORS[-1]:
-      assert imports(TREES[path]).isdisjoint(FLOORS[-1]), path
+def doors(tree: ast.Module) -> set[str]:
+  """The doors that a file imports: modules at the top, or the `__main__` of a room."""
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+  return {name for name in found if name and name.startswith('distill.') and (
+      name.split('.')[1] in FLOORS[-1] or '__main__' in name.split('.'))}
+
+
+@pytest.mark.parametrize('path', [*FILES, *sorted((ROOT / 'experiments').rglob('*.py'))],
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_imports_a_door(path):
+  """Not even another door, nor an experiment: what they share is in flags, workdir and launch."""
+  assert not doors(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize('code', [
+    'from distill import lookup, main', 'import distill.main as m', 'import distill.main',
+    'from distill.main import parsed', 'from distill import evaluate',
+    'def f():\n  from distill.report.__main__ import command', 'from distill import predict'])
+def test_a_door_that_is_imported_is_seen(code):
+  assert doors(ast.parse(code))
+  assert not doors(ast.parse(code.replace('__main__', 'report').replace('main', 'flags').replace(
+      'predict', 'records').replace('evaluate', 'measure')))
 
 
 def test_a_format_s_file_names_are_known_in_its_own_file():
@@ -116,7 +142,46 @@ def test_a_format_s_file_names_are_known_in_its_own_file():
 
 
 def test_no_file_is_long():
-  assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+  assert not {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 350}
+
+
+def long_functions(tree: ast.Module, most: int = 60) -> list[str]:
+  """The functions of more lines than that, docstrings aside."""
+  found = []
+  for node in ast.walk(tree):
+    if isinstance(node, ast.FunctionDef):
+      about = ast.get_docstring(node, clean=False)
+      if node.end_lineno - node.lineno + 1 - len((about or '').splitlines()) > most:
+        found.append(node.name)
+  return found
+
+
+def test_no_function_is_long():
+  assert not {str(p): names for p, tree in TREES.items() if (names := long_functions(tree))}
+  assert long_functions(ast.parse('def f():\n' + '  x = 1\n' * 60)) == ['f']
+  assert not long_functions(ast.parse('def f():\n  """A.\n' + '\n' * 60 + '  """\n  x = 1\n'))
+
+
+def private(tree: ast.Module) -> list[str]:
+  """The private names of other files of the package that a file takes."""
+  found, modules = [], set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('distill'):
+      found += [alias.name for alias in node.names if alias.name[:1] == '_' != alias.name[1:2]]
+      modules |= {alias.asname or alias.name for alias in node.names}
+  return found + [f'{node.value.id}.{node.attr}' for node in ast.walk(tree)
+                  if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                  and node.value.id in modules and node.attr[:1] == '_' != node.attr[1:2]]
+
+
+def test_no_private_name_is_another_file_s():
+  assert not {str(p): names for p, tree in TREES.items() if (names := private(tree))}
+
+
+@pytest.mark.parametrize('code', ['from distill.losses import _wide',
+                                  'from distill import checkpoint\ncheckpoint._save(1)'])
+def test_a_private_name_of_another_file_is_seen(code):
+  assert private(ast.parse(code)) and not private(ast.parse(code.replace('_', '')))
 
 
 def test_no_file_is_empty():
@@ -159,8 +224,8 @@ def test_every_config_field_is_read():
   for path, tree in TREES.items():
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
-          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StepNode', 'StudentNode', 'Evaluate',
-          'TermNode', 'Plan'):
+          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StageNode', 'DeriveNode',
+          'StudentNode', 'Evaluate', 'TermNode', 'Plan'):
         fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         unread = fields - read - {'pipeline', 'tier'}       # read before there is a Config
         assert not unread, f'{path.relative_to(ROOT)}: nothing reads {node.name}.{unread}'
@@ -206,4 +271,4 @@ def commands() -> dict[str, str]:
 @pytest.mark.parametrize('config', commands().values(), ids=commands().keys())
 def test_every_config_that_is_told_to_run_is_there(config, monkeypatch):
   monkeypatch.chdir(ROOT)
-  assert main.parsed([f'--config={config}']).config.seed == 0
+  assert flags.parsed([f'--config={config}']).config.seed == 0

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from distill import checkpoint, formats, modalities, predict, sharding, train
+from distill import checkpoint, formats, modalities, predict, runs, sharding, train
 from distill.data import digits
 from distill.logs import Log, Silence
 from distill.modalities import text, tokenizer
@@ -47,7 +47,7 @@ def config(**more):
 def run(workdir, node, shared=None):
   workdir.mkdir(exist_ok=True)
   with contextlib.closing(Log(workdir)) as log:
-    return compare.run(node, train.Run('digits', workdir, log, seed=node['seed'], shared=shared))
+    return compare.run(node, runs.Run('digits', workdir, log, seed=node['seed'], shared=shared))
 
 
 @pytest.fixture(scope='module')
@@ -127,7 +127,7 @@ class TestTheReport:
     models = [Model(name, name, pure, weights, card, {}, DATA.modality, DATA.splits)
               for name in records
               for pure, weights, card in [formats.load(str(workdir / 'export' / name))]]
-    this = train.Run('digits', tmp_path, Silence(), seed=0)
+    this = runs.Run('digits', tmp_path, Silence(), seed=0)
     evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
     asks = {model.name: evaluate().ask(model) for model in models}
     alone = reasons.reasons(models[1:], asks, records, evaluate(), this)['student']
@@ -235,7 +235,7 @@ class TestStarting:
   def test_a_student_takes_the_statistics_of_what_it_starts_from(self, whole):
     folder = whole[0] / 'export/student'
     told = setting(config(student={'init': str(folder)}))
-    params, rest = told.trained[1].stage.start()
+    params, rest = told.trained[1].stage.start({})
     assert {path.removeprefix('model/') for path in rest} == {
         path for path in weights(folder) if path.endswith(('/mean', '/var'))}
     for path, array in weights(folder).items():
@@ -317,17 +317,17 @@ def test_stopped_it_resumes_bitwise(whole, tmp_path, monkeypatch):
   workdir = tmp_path / 'run'
   fit, calls = train.fit, []
 
-  def stopped(stage, ready, this):
+  def stopped(stage, ready, *how):
     """Ends the first call for every stage after its checkpoint of step 3."""
     calls.append(stage.name)
     if calls.count(stage.name) > 1:
-      return fit(stage, ready, this)
+      return fit(stage, ready, *how)
     one = ready.train_step
     def step(state, *arguments):
       if int(state.step) == 4:
         raise KeyboardInterrupt
       return one(state, *arguments)
-    return fit(stage, ready.__class__(**(vars(ready) | {'train_step': step})), this)
+    return fit(stage, ready.__class__(**(vars(ready) | {'train_step': step})), *how)
 
   monkeypatch.setattr(train, 'fit', stopped)
   for _ in range(3):

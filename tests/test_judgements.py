@@ -4,8 +4,8 @@ import types
 import numpy as np
 import pytest
 
-from distill.evaluate import tiers
 from distill.pipelines import judging, reported
+from distill.report import tiers
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
 from distill.tasks.words import MaskedWords

@@ -1,8 +1,10 @@
 import ast
+import dataclasses
 import importlib
 import inspect
 import math
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -304,14 +306,24 @@ def test_a_signal_while_a_module_is_imported_stays_what_it_is(lab):
   assert stop.value.status == Status.PREEMPTED
 
 
-def test_packages_outside_are_found_at_any_depth_of_a_config(lab):
-  folder = lab(parts=PARTS)
-  (folder.parent / 'mylab_one.py').write_text('def f():\n  pass\n')
-  importlib.invalidate_caches()
-  node = {'alone': [{'objective': {'soft': {'loss': 'mylab.parts:takes'}}}],
-          'student': {'model': {'name': 'mylab_one:f'}, 'init': 'C:drive', 'name': 'bert.Bert'}}
-  assert lookup.outside(node) == []                     # as long as nothing was found
-  lookup.find('losses', 'mylab.parts:takes', 'x')
-  lookup.find('losses', 'mylab_one:f', 'x')
-  assert lookup.outside(node) == [folder, folder.parent / 'mylab_one.py']
-  del sys.modules['mylab_one']
+@dataclasses.dataclass(frozen=True)
+class Node:
+  rate: float
+  parts: dict = dataclasses.field(default_factory=dict)
+  name: str = 'x'
+
+
+def test_defaults_are_those_of_functions_and_of_dataclasses_with_factories():
+  assert lookup.defaults(takes) == dict(steps=3, name='', on=False, sizes=(), extra=None)
+  assert lookup.defaults(Node) == dict(parts={}, name='x')
+
+
+@pytest.mark.parametrize(('text', 'expected', 'value'), [
+    ('1', float, 1.0), ('1e-3', float, 1e-3), ('1', int, 1), ('1', str, '1'), ('None', str, 'None'),
+    ('true', bool, True), ('True', bool, True), ('(1, 2)', Sequence[int], (1, 2)),
+    ("{'a': 1}", dict, {'a': 1}), ('None', int | None, None), ('3', int | None, 3),
+    ('3', str | None, '3'), ('None', str | None, None), ('x', float, 'x'), ('[[[', Sequence, '[[['),
+    ('a.b:C', inspect.Parameter.empty, 'a.b:C'), ('2', inspect.Parameter.empty, 2)])
+def test_a_text_of_the_command_line_is_a_value_of_the_type_that_is_asked_for(text, expected, value):
+  found = lookup.parsed(text, expected)
+  assert found == value and type(found) is type(value)

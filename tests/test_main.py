@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import lookup, main, predict
-from distill.pipelines import setting
+from distill import flags, lookup, main, predict
+from distill import workdir as workdirs
+from distill.pipelines import judging
 from distill.types import Status, Stop
 from experiments import run
 
@@ -201,7 +202,7 @@ def test_predict_answers_from_the_export(whole, capsys):
 def test_predict_is_what_the_records_say(whole):
   """The command and the evaluation agree on texts of the split."""
   config = json.loads((whole[0] / 'config.json').read_text())
-  data = {k: v for k, v in config['data'].items() if k not in setting.BATCHING}
+  data = {k: v for k, v in config['data'].items() if k not in judging.BATCHING}
   split = lookup.build('data', data, 'data').splits['test']
   with np.load(whole[0] / 'records/student.npz') as records:
     rows = {int(i): p for i, p in zip(records['id'], records['probabilities'], strict=True)}
@@ -249,10 +250,10 @@ def test_numbers_that_are_not_finite_name_the_step_and_the_batch(tmp_path, capsy
 
 
 def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
-  with main.locked(tmp_path / 'run'):
+  with workdirs.locked(tmp_path / 'run'):
     code, _, err = finished(command(tmp_path / 'run'))
     assert code == Status.LOCKED and f'held by process {os.getpid()}' in err
-  with main.locked(tmp_path / 'run'):         # and free again, though the file is still there
+  with workdirs.locked(tmp_path / 'run'):         # and free again, though the file is still there
     pass
 
 
@@ -321,7 +322,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
   tree = ast.parse(path.read_text())
-  assert 'test' in main.variants(tree)
+  assert 'test' in flags.variants(tree)
   assert run.plan(f'configs/{path.name}', 1)
 
 
@@ -333,7 +334,7 @@ V = {'unseen': 1}
 def get_config(name='f'):
   return V[name] if name in T or name in U or name == 'f' or name in ('g', 'h') else name
 ''')
-  assert main.variants(tree) == ['d', 'e-0.5', 'f', 'g', 'h']
+  assert flags.variants(tree) == ['d', 'e-0.5', 'f', 'g', 'h']
 
 
 @pytest.mark.slow
@@ -378,13 +379,13 @@ def test_list_and_print_config(capsys):
 
 
 def test_names_of_runs():
-  assert main.name_of('configs/bert.py:test') == 'bert-test'
-  assert main.name_of('configs/bert.py') == 'bert'
+  assert flags.name_of('configs/bert.py:test') == 'bert-test'
+  assert flags.name_of('configs/bert.py') == 'bert'
 
 
 def test_the_lock_names_its_holder(tmp_path):
-  with main.locked(tmp_path), pytest.raises(Stop, match=str(os.getpid())), main.locked(tmp_path):
-    pass
+  with workdirs.locked(tmp_path), pytest.raises(Stop, match=str(os.getpid())):
+    workdirs.locked(tmp_path).__enter__()
 
 
 def test_mistakes_on_the_command_line_are_answered_without_loading_jax():

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from distill import main, train
+from distill import flags, runs
 from distill.logs import Log
 from distill.pipelines import matrix
 from distill.types import Status, Stop
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def config():
   """Two students of digits, two steps a stage; the smaller one starts from the teacher's head."""
-  node = main.parsed([f'--config={ROOT}/configs/matrix.py:test']).config.to_dict()
+  node = flags.parsed([f'--config={ROOT}/configs/matrix.py:test']).config.to_dict()
   model = lambda *widths: {'name': 'resnet.ResNet', 'depth': 4, 'widths': widths}
   plan = {'steps': 2, 'log_every': 1, 'save_every': 2}
   node['teachers']['teacher'] |= {'model': model(2, 4)}
@@ -31,7 +31,7 @@ def config():
 
 def run(workdir, node):
   with contextlib.closing(Log(workdir)) as log:
-    return matrix.run(node, train.Run('matrix', workdir, log, seed=node['seed']))
+    return matrix.run(node, runs.Run('matrix', workdir, log, seed=node['seed']))
 
 
 @pytest.fixture(scope='module')
@@ -76,13 +76,13 @@ def test_again_it_is_finished(whole):
   assert files == {path: path.stat().st_mtime_ns for path in (workdir / 'export').rglob('*')}
 
 
-def test_students_share_the_data_and_the_weights_of_one_teacher():
+def test_students_share_one_teacher():
   node = config()
-  told = matrix.merged(node, node['students'])
+  told = matrix.setting(node, node['students'])
   stages = [t.stage for t in told.trained]
   assert [stage.name for stage in stages] == [
       'teacher', 'small', 'small-baseline', 'wide', 'wide-baseline']
-  assert stages[1].weights is stages[3].weights is told.weights
+  assert stages[1].teachers[0] is stages[3].teachers[0]
   assert [dict(stage.optimizer)['rate'] for stage in stages[1:]] == [3e-3, 3e-3, 1e-3, 1e-3]
 
 

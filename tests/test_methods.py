@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from distill import checkpoint, lookup, sharding, train
+from distill import checkpoint, lookup, runs, sharding, train
 from distill.data import docstrings
 from distill.logs import Log
-from distill.pipelines import setting
-from distill.pipelines.compare import scoring
+from distill.pipelines import judging, setting
+from distill.pipelines.jobs import scoring
 from distill.types import Stop
 from experiments import losses
 
@@ -43,14 +43,13 @@ def config(method, steps=STEPS, **changes):
 
 
 def ready(stage):
-  return train.prepared(stage, {name: jax.eval_shape(lambda w: w, w)
-                                for name, w in stage.weights.items()})
+  return train.prepared(stage, {teacher.name: teacher.shapes for teacher in stage.teachers})
 
 
-def fitted(stage, place):
+def fitted(stage, place, weights=None):
   """Parameters and rest after a stage, and its rows of metrics.jsonl."""
   log = Log(place)
-  params, rest, _ = train.fit(stage, ready(stage), train.Run('run', place, log))
+  params, rest, _ = train.fit(stage, ready(stage), weights or {}, runs.Run('run', place, log))
   log.close()
   rows = [json.loads(line) for line in (place / 'metrics.jsonl').read_text().splitlines()]
   return params, rest, rows
@@ -73,10 +72,9 @@ def taught(tmp_path_factory):
   return found
 
 
-def student(node, taught, devices=1):
-  """The student's stage with its teachers' weights, and the setting."""
+def student(node, devices=1):
+  """The student's stage, and the setting."""
   told = setting.setting(node)
-  told.weights.update({name: taught[name] for name in node['teachers']})
   stage = next(t.stage for t in told.trained if t.role == 'student')
   return on(devices, stage), dataclasses.replace(told, layout=on(1, stage).layout)
 
@@ -84,12 +82,12 @@ def student(node, taught, devices=1):
 @pytest.mark.slow
 @pytest.mark.parametrize('method', METHODS)
 def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
-  stage, told = student(config(method), taught)
-  params, rest, rows = fitted(stage, tmp_path)
+  stage, told = student(config(method))
+  params, rest, rows = fitted(stage, tmp_path, taught)
   for term in {*terms(method)} - RISING.keys():
     assert rows[-1][term] < rows[0][term], (term, [row[term] for row in rows])
   assert rows[-1]['loss'] < rows[0]['loss']
-  accuracy = scoring(stage.student.model, told, 'student')(params, rest)['test/accuracy']
+  accuracy = scoring(stage.student.model, told, {})(params, rest)['test/accuracy']
   assert accuracy > 0.2             # of ten classes; 450 images, so chance has a deviation of 0.014
 
 
@@ -101,7 +99,7 @@ def test_its_parts_are_those_that_its_terms_read(method):
 def test_a_method_for_text_has_the_parts_that_its_terms_read(monkeypatch):
   scope = runpy.run_path(str(ROOT / 'configs' / 'docstrings.py'))
   small = scope['get_config']('test').to_dict()['data']
-  source = {key: value for key, value in small.items() if key not in setting.BATCHING}
+  source = {key: value for key, value in small.items() if key not in judging.BATCHING}
   found = lookup.build('data', source, 'data')              # once, for it takes seconds
   monkeypatch.setattr(docstrings, 'Docstrings',
                       functools.wraps(docstrings.Docstrings)(lambda **_: found))
@@ -163,10 +161,10 @@ def test_one_device_is_eight(method, taught, tmp_path):
 @pytest.mark.slow
 def test_resumed_is_uninterrupted_for_all_methods_in_one_sum(taught, tmp_path):
   stage = student(one_sum(6, save_every=3), taught)[0]
-  run = train.folder(stage, train.Run('run', tmp_path, None))
+  run = train.folder(stage, runs.Run('run', tmp_path, None))
   last = []
   for _ in range(2):
-    fitted(stage, tmp_path)
+    fitted(stage, tmp_path, taught)
     last.append(checkpoint.restore(run, ready(stage).like)[1])
     shutil.rmtree(max(run.iterdir(), key=lambda place: int(place.name)))
   whole, resumed = map(jax.tree.leaves, last)

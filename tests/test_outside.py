@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from distill import checkpoint, formats, lookup, main, objective, predict, train
+from distill import checkpoint, flags, formats, lookup, objective, predict, runs
 from distill.formats import safetensors
 from distill.logs import Log
+from distill.pipelines import identities as names
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -157,7 +158,7 @@ def whole(folder):
   workdir.mkdir()
   with importable(folder), contextlib.closing(Log(workdir)) as log:
     pipeline = lookup.find('pipelines', NODE['pipeline'], 'pipeline')
-    report = pipeline(NODE, train.Run('lab', workdir, log, seed=0))
+    report = pipeline(NODE, runs.Run('lab', workdir, log, seed=0))
   return workdir, report
 
 
@@ -214,7 +215,7 @@ def identities():
 
 
 def test_a_stage_is_another_when_the_code_outside_is_another(folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(lookup, 'outside', lambda node: [])
+  monkeypatch.setattr(names, '_places', lambda package: [])
   with importable(folder):
     without = identities()
   monkeypatch.undo()
@@ -224,8 +225,13 @@ def test_a_stage_is_another_when_the_code_outside_is_another(folder, tmp_path, m
   with importable(tmp_path):
     assert identities() == first                # wherever it lies
   shutil.rmtree(tmp_path / 'mylab')
-  shutil.copytree(folder / 'mylab', tmp_path / 'other' / 'mylab')
-  (tmp_path / 'other' / 'mylab' / 'more.py').write_text('MORE = 1\n')
+  for place in ('more', 'other'):
+    shutil.copytree(folder / 'mylab', tmp_path / place / 'mylab')
+    (tmp_path / place / 'mylab' / 'more.py').write_text('MORE = 1\n')
+  with importable(tmp_path / 'more'):
+    assert identities() == first                # which imports no such module
+  with open(tmp_path / 'other' / 'mylab' / 'parts.py', 'a') as file:
+    file.write('from mylab import more\n')
   with importable(tmp_path / 'other'):
     other = identities()
   assert all(len({x[name] for x in (without, first, other)}) == 3 for name in first)
@@ -256,7 +262,7 @@ def test_a_loss_outside_may_be_marked_as_mixing_and_be_a_partial(lab):
 
 def test_a_name_with_a_colon_is_an_override_as_any_other(lab, monkeypatch):
   monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
-  parsed = main.parsed(['--config=configs/digits.py:test',
+  parsed = flags.parsed(['--config=configs/digits.py:test',
                         '--config.student.model.name=mylab.parts:Net',
                         '--config.optimizer.name=mylab.parts:lion'])
   assert parsed.config.student.model.name == 'mylab.parts:Net'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from distill import checkpoint, formats, main, predict, train
+from distill import checkpoint, flags, formats, predict, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -25,13 +25,13 @@ def at_the_root(monkeypatch):
 
 def config(name, *more):
   overrides = [f'--config.{override}' for override in more]
-  return main.parsed([f'--config=configs/{name}', *overrides]).config.to_dict()
+  return flags.parsed([f'--config=configs/{name}', *overrides]).config.to_dict()
 
 
 def run(workdir, node, name='recipe'):
   workdir.mkdir(exist_ok=True)
   with contextlib.closing(Log(workdir)) as log:
-    return compare.run(node, train.Run(name, workdir, log, seed=node['seed']))
+    return compare.run(node, runs.Run(name, workdir, log, seed=node['seed']))
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +104,7 @@ def test_an_export_of_masked_words_has_no_head_and_starts_a_task(recipe, tmp_pat
   node = config('pkd.py:test', f'student.init={folder}')
   node['student']['model'] |= {'types': 0, 'pooling': 'relu'}
   stage = setting(node).trained[1].stage
-  start, _ = stage.start()
+  start, _ = stage.start({})
   np.testing.assert_array_equal(start['model/token/embedding'],
                                 names['distilbert.embeddings.word_embeddings.weight'])
   assert start['model/head/kernel'].shape[1] > 1
@@ -124,12 +124,12 @@ def test_a_stage_starts_from_what_the_one_before_it_left(tmp_path):
   assert set(student.stage.student.projectors) == {'hidden0'}
 
   report = run(tmp_path / 'run', node)
-  ready = train.prepared(student.before[0], {
+  ready = train.prepared(student.stages[0], {
       'teacher': told.trained[0].stage.student.model.shapes})
   _, left, _ = checkpoint.restore(tmp_path / 'run/checkpoints/student-layers', ready.like)
   ready = train.prepared(student.stage, {'teacher': told.trained[0].stage.student.model.shapes})
   _, last, _ = checkpoint.restore(tmp_path / 'run/checkpoints/student', ready.like)
-  start, _ = student.stage.start()
+  start, _ = student.stage.start({})
   for path in last.params:
     np.testing.assert_allclose(last.params[path], left.params[path], rtol=0, atol=1e-25)
   assert (last.params['projectors/hidden0/dense/kernel']
@@ -193,7 +193,7 @@ def test_a_mistake_in_a_stage_names_the_stage(change, status, line):
   node['before']['layers'] |= change
   with pytest.raises(Stop) as stopped:
     told = setting(node)
-    train.prepared(told.trained[1].before[0], {
+    train.prepared(told.trained[1].stages[0], {
         'teacher': told.trained[0].stage.student.model.shapes})
   assert stopped.value.status == status and line in str(stopped.value)
 

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill import checkpoint, formats, sharding, train
+from distill import checkpoint, evaluate, formats, report, runs, sharding, train
 from distill.data.sets import InMemory
-from distill.evaluate import __main__ as evaluate
-from distill.evaluate import report
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.setting import setting
@@ -85,13 +83,15 @@ CASES = {
 
 
 def stages(node, devices=1):
-  """The stages by name, whose teachers have weights that nothing trained."""
+  """The stages by name."""
   told = setting(node)
-  for trained in told.trained:
-    if trained.role == 'teacher':
-      told.weights[trained.stage.name] = trained.stage.student.model.init(7)
   layout = sharding.layout(devices=jax.devices()[:devices])
   return {t.stage.name: dataclasses.replace(t.stage, layout=layout) for t in told.trained}
+
+
+def untrained(stage):
+  """Weights of the stage's teachers that nothing trained."""
+  return {t.name: t.model.init(7) for t in stage.teachers if t.shapes[0]}
 
 
 def ready(stage):
@@ -101,8 +101,8 @@ def ready(stage):
 def fitted(stage, place):
   """The last state of a stage, and its rows."""
   with contextlib.closing(Log(place, quiet=True)) as log:
-    run = train.Run('run', place, log)
-    train.fit(stage, ready(stage), run)
+    run = runs.Run('run', place, log)
+    train.fit(stage, ready(stage), untrained(stage), run)
   rows = [json.loads(line) for line in (place / 'metrics.jsonl').read_text().splitlines()]
   return checkpoint.restore(train.folder(stage, run), ready(stage).like)[1], rows
 
@@ -207,7 +207,7 @@ class TestReads:
   def run(cls, tmp_path_factory):
     place = tmp_path_factory.mktemp('reads')
     with contextlib.closing(Log(place, quiet=True)) as log:
-      compare.run(CASES['reads'], train.Run('run', place, log))
+      compare.run(CASES['reads'], runs.Run('run', place, log))
     return place
 
   def test_the_teacher_is_trained_on_the_view_and_judged_by_it(self, run):
@@ -221,9 +221,9 @@ class TestReads:
     teacher, = stage.teachers
     stored = stage.data[0]
     batch = stage.prepare(stored)
-    found = teacher(stage.weights['t'], batch)['logits']
+    found = teacher(untrained(stage)['t'], batch)['logits']
     view = stage.prepare({**stored, 'image': stored['view2/image']})
-    wanted, plain = (teacher.model(*stage.weights['t'], b)[0]['logits'] for b in (view, batch))
+    wanted, plain = (teacher.model(*untrained(stage)['t'], b)[0]['logits'] for b in (view, batch))
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert np.abs(found - plain).max() > 0.1
 
@@ -242,7 +242,7 @@ class TestReads:
     for reads, wanted in ({}, READS), ({'image': 'image'}, {'image': 'image'}):
       told = setting(config(teacher={**init, 'reads': reads}))
       stage = next(t.stage for t in told.trained if t.role == 'student')
-      assert stage.teachers[0].reads == wanted and told.reads == {'t': wanted}
+      assert stage.teachers[0].reads == wanted and told.jobs[0].reads == wanted
 
   @pytest.mark.parametrize(('reads', 'line'), [
       ({'image': 'view4/image'}, "t.reads.image='view4/image': pixels has no such field in its "
@@ -286,7 +286,7 @@ class TestAverage:
 
   def test_a_run_reports_without_it(self, tmp_path):
     with contextlib.closing(Log(tmp_path, quiet=True)) as log:
-      found = compare.run(CASES['average'], train.Run('run', tmp_path, log))
+      found = compare.run(CASES['average'], runs.Run('run', tmp_path, log))
     assert [(m['name'], m['teachers']) for m in found['models']] == [
         ('t', []), ('student', ['t']), ('baseline', [])]
 

@@ -2,8 +2,10 @@
 import numpy as np
 import pytest
 
-from distill import main, train
-from distill.pipelines import plan, seeds
+from distill import flags, runs, train
+from distill.models import precision
+from distill.pipelines import jobs, plan, seeds
+from distill.pipelines.identities import config_sha256
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -15,7 +17,7 @@ def at_the_root(monkeypatch, request):
 
 def told(*overrides):
   fields = [f'--config.{override}' for override in overrides]
-  return setting(main.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
+  return setting(flags.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
 
 
 def stages(*overrides):
@@ -34,7 +36,7 @@ def test_a_shared_teacher_is_one_stage_for_all_seeds():
   assert ids[0] == ids[1] and first['teacher'].stage.seed == other['teacher'].stage.seed
   ids = [[s['student'].stage.data[i]['id'].tolist() for i in range(3)] for s in (first, other)]
   assert ids[0] != ids[1]
-  start = [s['teacher'].stage.start()[0] for s in (first, other)]
+  start = [s['teacher'].stage.start({})[0] for s in (first, other)]
   assert all(np.array_equal(start[0][path], start[1][path]) for path in start[0])
 
 
@@ -47,7 +49,7 @@ def test_a_teacher_of_its_own_differs_from_seed_to_seed():
 
 def sized(size, **train):
   """The stages of a run on digits in batches of `size`, with more in the teacher's `train`."""
-  node = main.parsed(['--config=configs/digits.py:kd', f'--config.data.batch_size={size}'])
+  node = flags.parsed(['--config=configs/digits.py:kd', f'--config.data.batch_size={size}'])
   node = node.config.to_dict()
   node['teachers']['teacher']['train'] |= train
   return {t.stage.name: t for t in setting(node).trained}
@@ -65,9 +67,44 @@ def test_where_a_run_lives_is_no_part_of_what_it_is():
   here, there = stages(), stages('mesh.fsdp=True')
   assert {name: t.identity for name, t in here.items()} == {
       name: t.identity for name, t in there.items()}
-  config = main.parsed(['--config=configs/glue.py:test']).config.to_dict()
-  assert main.sha256(config) == main.sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
-  assert main.sha256(config) != main.sha256({**config, 'seed': 1})
+  config = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
+  assert config_sha256(config) == config_sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
+  assert config_sha256(config) != config_sha256({**config, 'seed': 1})
+
+
+def digits(method='kd', change=lambda node: None):
+  """The identities of a run on digits, by stage."""
+  node = flags.parsed([f'--config=configs/digits.py:{method}']).config.to_dict()
+  change(node)
+  return {t.stage.name: t.identity for t in setting(node).trained}
+
+
+def test_what_makes_no_difference_is_no_other_stage():
+  def spelled(node):
+    node['teachers']['teacher']['train'] |= {'accumulate': 1, 'labelled': 1.0}
+    node['optimizer'] = {**node['optimizer'], 'drop': 0.1}
+    node['student'] = {**node['student'], 'init': ''}
+    del node['carry'], node['objective']['crd'], node['student']['projectors']['mine']
+  assert digits(change=spelled) == digits()
+
+
+@pytest.mark.parametrize(('change', 'stages'), [
+    (lambda node: node['objective']['kd'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective']['match'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective']['hard'].update(weight=0.5), {'student'}),
+    (lambda node: node['student'].update(frozen=('stem/*',)), {'student', 'baseline'}),
+    (lambda node: node['train'].update(steps=7), {'student', 'baseline'}),
+    (lambda node: node['teachers']['teacher']['train'].update(steps=7), {'teacher', 'student'}),
+    (lambda node: node.update(seed=1), {'teacher', 'student', 'baseline'})])
+def test_what_makes_a_difference_is_one_to_the_stages_that_it_reaches(change, stages):
+  before, after = digits(), digits(change=change)
+  assert {name for name in before if before[name] != after[name]} == stages
+
+
+def test_methods_share_their_teacher_and_their_baseline():
+  found = [digits(method) for method in ('kd', 'ctkd', 'crd')]
+  for stage, number in (('teacher', 1), ('baseline', 1), ('student', 3)):
+    assert len({each[stage] for each in found}) == number, stage
 
 
 def test_every_judged_split_has_its_batches():
@@ -79,7 +116,7 @@ def test_every_judged_split_has_its_batches():
 
 def scheduled(**schedule):
   """The stages of a run on digits whose terms and constants move so."""
-  node = main.parsed(['--config=configs/digits.py:ctkd']).config.to_dict()
+  node = flags.parsed(['--config=configs/digits.py:ctkd']).config.to_dict()
   node['objective']['ctkd']['schedule'] = node['schedules']['reversal'] = schedule
   node['teachers']['teacher']['train']['objective']['hard']['schedule'] = schedule
   return {t.stage.name: t.stage for t in setting(node).trained}
@@ -108,20 +145,20 @@ def test_epochs_that_cannot_be(schedule, line):
   assert stop.value.status == Status.CONFIG
 
 
-def runs(place, n, shared=None):
-  return [train.Run('run', place / str(seed), None, seed=seed, shared=shared) for seed in range(n)]
+def started(place, n, shared=None):
+  return [runs.Run('run', place / str(seed), None, seed=seed, shared=shared) for seed in range(n)]
 
 
 def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
-  teacher, run = sized(16)['teacher'], *runs(tmp_path, 1, tmp_path / 'shared')
-  assert not plan.left(teacher, run)
-  plan.shared(teacher, run).mkdir(parents=True)
-  assert plan.left(teacher, run)
+  teacher, run = sized(16)['teacher'], *started(tmp_path, 1, tmp_path / 'shared')
+  assert not jobs.left(teacher, run)
+  jobs.shared(teacher, run).mkdir(parents=True)
+  assert jobs.left(teacher, run)
   for step, taken in (300, True), (600, False):       # begun, and done
     checkpoint = tmp_path / f'0/checkpoints/teacher/{step}'
     checkpoint.mkdir(parents=True)
     (checkpoint / 'MANIFEST.json').touch()
-    assert plan.left(teacher, run) == taken
+    assert jobs.left(teacher, run) == taken
 
 
 @pytest.mark.parametrize(('field', 'widths', 'line'), [
@@ -130,13 +167,77 @@ def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
     ('seed=1', 2, 'give data.widths=')])
 def test_what_cannot_be_trained_together_is_refused_before_it_begins(
     tmp_path, field, widths, line):
-  configs = [main.parsed(['--config=configs/glue.py:test', *more]).config.to_dict()
+  configs = [flags.parsed(['--config=configs/glue.py:test', *more]).config.to_dict()
              for more in ([], [f'--config.{field}'])]
   for config in configs:
     last = config['data']['widths'][-1]
     config['data']['widths'] = (last // 2, last)[-widths:]
-  for run in (together := runs(tmp_path, 2)):
+  for run in (together := started(tmp_path, 2)):
     run.workdir.mkdir()
   with pytest.raises(Stop, match=line) as stop:
     seeds.together(configs, together)
   assert stop.value.status == Status.CONFIG and not list(tmp_path.glob('*/checkpoints'))
+
+
+class Said:
+  """A log of lines alone."""
+
+  def __init__(self):
+    self.lines = []
+
+  def say(self, line):
+    self.lines.append(line)
+
+
+@pytest.mark.parametrize('mixed', ['train', 'teachers.teacher', ''])
+@pytest.mark.parametrize('lacks', [True, False])
+def test_the_plan_says_where_mixed_precision_is_slower(tmp_path, monkeypatch, mixed, lacks):
+  monkeypatch.setattr(precision, 'lacks_instructions', lambda: lacks)
+  node = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
+  place = {'train': node['train'], 'teachers.teacher': node['teachers']['teacher'], '': {}}[mixed]
+  place['dtype'] = 'mixed'
+  run = runs.Run('run', tmp_path, Said())
+  plan.announce(setting(node), run)
+  slower = [line for line in run.log.lines if "dtype='mixed' will be slower" in line]
+  assert len(slower) == (1 if mixed and lacks else 0)
+
+
+def starting(**student):
+  """The stages of a run on masked words whose student starts so."""
+  node = flags.parsed(['--config=configs/distilbert.py:test']).config.to_dict()
+  node['student'] |= student
+  return {t.stage.name: t.stage for t in setting(node).trained}
+
+
+def test_layers_are_a_short_form_of_a_path_map():
+  found = []
+  for how in dict(layers=(1,)), dict(layers=(), take={'blocks/0': 'blocks/1'}):
+    stages = starting(**how)
+    weights = {'teacher': stages['teacher'].student.model.init(5)}
+    found.append(stages['student'].start(weights)[0])
+  assert found[0].keys() == found[1].keys()
+  assert all((value == found[1][path]).all() for path, value in found[0].items())
+
+
+@pytest.mark.parametrize(('student', 'status', 'line'), [
+    (dict(layers=(), take={'blocks/{0,1}': 'blocks/{0,1}'}), Status.CONFIG,
+     'student.take: blocks/1 matches no parameter that is to be started; they are named blocks/0/'),
+    (dict(layers=(), take={'blocks/0': 'blocks/5'}), Status.MISFIT,
+     'student: the source has no blocks/5/'),
+    (dict(take={'blocks/0': 'blocks/1'}), Status.CONFIG, 'student has both layers and take'),
+    (dict(init='', layers=(), take={'head': 'head'}), Status.CONFIG,
+     'student.take without student.init'),
+    (dict(take=('blocks/0', 'blocks/1')), Status.CONFIG, 'student.take')])
+def test_a_path_map_that_cannot_be_is_one_line_before_anything_is_compiled(student, status, line):
+  with pytest.raises(Stop, match=f'^{line}') as stop:
+    starting(**student)
+  assert stop.value.status == status
+
+
+@pytest.mark.parametrize(('fields', 'line'), [
+    (dict(remat='all'), "remat='all' is not one of nothing, dots, everything"),
+    (dict(dtype='float16'), "dtype='float16' is not one of float32, bfloat16, mixed")])
+def test_a_way_to_compute_that_is_none(fields, line):
+  with pytest.raises(Stop, match=line) as stop:
+    train.prepared(sized(16, **fields)['teacher'].stage, {})
+  assert stop.value.status == Status.CONFIG

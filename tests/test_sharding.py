@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 import re
@@ -12,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from distill import checkpoint, objective, optimizers, sharding, step, teachers, train
 from distill.models.bert import Bert
 from distill.models.projectors import Linear
-from distill.models.pure import Pure
+from distill.models.pure import Pure, splits_of
 from distill.student import Projector, Student
 from distill.types import Status, Stop
 
@@ -46,14 +47,15 @@ class Batches:
 
 
 def on(data, model=1, fsdp=False):
-  return sharding.layout(model=model, fsdp=fsdp, devices=jax.devices()[:data * model])
+  layout = sharding.layout(model=model, fsdp=fsdp, devices=jax.devices()[:data * model])
+  return dataclasses.replace(layout, splits=splits_of([BIG]))
 
 
 def ready(layout, accumulate=1, microbatch=0):
   """The step of a distillation, as `fit` would run it."""
   stage = train.Stage(
-      name='student', student=STUDENT, start=lambda: STUDENT.init(0), terms=TERMS, data=Batches(),
-      optimizer={}, train=dict(steps=20, accumulate=accumulate),
+      name='student', student=STUDENT, start=lambda weights: STUDENT.init(0), terms=TERMS,
+      data=Batches(), optimizer={}, train=dict(steps=20, accumulate=accumulate),
       teachers=(teachers.Live('big', BIG, microbatch=microbatch),), layout=layout)
   with pytest.MonkeyPatch.context() as patch:
     # Momentum, not Adam: that divides each gradient by its size, so a gradient that is 0 but for

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from distill import carry, lookup, objective, optimizers, sharding, step, student, teachers
 from distill.models import norm
@@ -125,6 +126,54 @@ def test_every_loss_on_logits_that_mixes_no_examples_accumulates():
   (a, ours), (b, theirs) = (trained(2, node=node, accumulate=n) for n in (2, 1))
   assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)       # float32 in another order
   assert_same(dict(ours), dict(theirs), rtol=1e-4, atol=1e-6)
+
+
+def primitives(jaxpr):
+  """The names of all equations, at any depth."""
+  inner = (name for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params)
+           for name in primitives(sub))
+  return [*(equation.primitive.name for equation in jaxpr.eqns), *inner]
+
+
+class Convolving(Counting):
+  """The inputs pass a convolution first."""
+
+  def __init__(self, *, rngs):
+    super().__init__(rngs=rngs)
+    self.conv = nnx.Conv(1, 1, (3,), rngs=rngs)
+
+  def __call__(self, batch, *, train=False, key=None):
+    return super().__call__({**batch, 'x': self.conv(batch['x'][..., None])[..., 0]}, train=train)
+
+
+class TestMicroBatchesAsALoopAndAsAScan:
+
+  def traced(self, accumulate, model=MODEL):
+    run, start = machine(model=model, accumulate=accumulate)
+    return primitives(run.trace(start, {'big': BIG}, batch(), jax.random.key(1)).jaxpr.jaxpr)
+
+  @pytest.mark.parametrize('kind', [Counting, Convolving])
+  def test_both_give_the_same(self, kind, monkeypatch):
+    model, found = Pure(lambda rngs: kind(rngs=rngs)), {}
+    node = {'hard': dict(HARD, group='task'), 'soft': SOFT}
+    for loop in True, False:
+      monkeypatch.setattr(step, '_convolves', lambda program, loop=loop: loop)
+      found[loop] = trained(3, node=node, model=model, accumulate=4)
+    (a, ours), (b, theirs) = found.values()
+    assert_same(a.params, b.params, atol=1e-6)
+    assert_same(dict(ours), dict(theirs), rtol=1e-6)
+    assert a.rest == b.rest == {'model/calls': 12}
+
+  def test_a_program_of_many_parts_is_no_longer_than_one_of_two(self):
+    two, eight = self.traced(2), self.traced(8)
+    assert 'scan' in two and eight.count('dot_general') == two.count('dot_general')
+    assert 'scan' not in self.traced(1)
+
+  def test_a_cpu_loops_over_convolutions_and_an_accelerator_scans(self, monkeypatch):
+    model = Pure(lambda rngs: Convolving(rngs=rngs))
+    assert 'scan' not in self.traced(2, model)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert 'scan' in self.traced(2, model)
 
 
 class Normalised(Tiny):

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from distill import lookup, main, predict, streams
+from distill import flags, launch, lookup, main, predict, streams
 from distill.types import Status, Stop
 from tests.formats.test_parameters import pretrained
 
@@ -169,7 +169,7 @@ class TestOutputs:
     monkeypatch.setattr(os, 'write', gone)
     monkeypatch.setattr(signal, 'signal', lambda *_: None)
     with pytest.raises(Stop) as stop:
-      main.Stopping()(signal.SIGTERM, None)
+      launch.Stopping()(signal.SIGTERM, None)
     assert stop.value.status == Status.PREEMPTED
 
 
@@ -249,7 +249,7 @@ def test_a_config_may_name_its_encoding(tmp_path, monkeypatch, variant):
   code = '# coding: latin-1\nfrom ml_collections import ConfigDict\ndef get_config(v="é"):\n'
   code += '  return ConfigDict(dict(seed=0, a="é", b=v == "x"))\n'
   (tmp_path / 'my.py').write_bytes(code.encode('latin-1'))
-  config = main.parsed([f'--config=my.py{variant}']).config
+  config = flags.parsed([f'--config=my.py{variant}']).config
   assert config.a == 'é' and config.b == bool(variant)
 
 
@@ -262,7 +262,7 @@ def test_numbers_at_the_edges_are_taken():
     (['--config.evaluate.watts=nan'], 'evaluate.watts=nan must be a finite number')])
 def test_an_evaluation_takes_no_other_numbers(monkeypatch, fields, line):
   monkeypatch.chdir(ROOT)
-  door = importlib.import_module('distill.evaluate.__main__')
+  door = importlib.import_module('distill.evaluate')
   with pytest.raises(Stop, match=line):
     door.judged_by('configs/bert.py:test', fields, [])
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from distill.models import bert, projectors
 from distill.models.pure import Pure
-from distill.student import Student, started_from, with_projectors
+from distill.student import Student, map_of_blocks, started_from, with_projectors
 from distill.types import Status, Stop
 
 SIZES = dict(vocabulary=20, length=8, classes=3, heads=2, dropout=0.0)
@@ -123,14 +123,14 @@ class TestStartingFromATeacher:
 
   def test_blocks_are_those_that_layers_name(self):
     teacher, student = params(depth=4), params(seed=2)
-    started = started_from(student, teacher, (1, 3), 'student')
+    started = started_from(student, teacher, map_of_blocks((1, 3), student, 'student'), 'student')
     for path, value in started.items():
       source = path.replace('blocks/1/', 'blocks/3/').replace('blocks/0/', 'blocks/1/')
       assert (value == teacher[source]).all(), path
 
   def test_all_layers_give_the_teacher_itself(self):
     teacher = params()
-    started = started_from(params(seed=2), teacher, (), 'student')
+    started = started_from(params(seed=2), teacher, {}, 'student')
     outputs = [model()(p, {}, BATCH)[0]['logits'] for p in (started, teacher)]
     assert (outputs[0] == outputs[1]).all()
 
@@ -138,10 +138,10 @@ class TestStartingFromATeacher:
     teacher, student = params(), params(seed=2)
     longer = {path: jnp.concatenate([value, value[:1]]) if path in (
         'token/embedding', 'position/embedding') else value for path, value in teacher.items()}
-    started = started_from(student, longer, (), 'student', model().traits.cut)
+    started = started_from(student, longer, {}, 'student', model().traits.cut)
     assert all((started[path] == teacher[path]).all() for path in student)
     with pytest.raises(Stop, match=r'embedding is \[') as stop:
-      started_from(student, longer, (), 'student')
+      started_from(student, longer, {}, 'student')
     assert stop.value.status == Status.MISFIT
 
   @pytest.mark.parametrize(('layers', 'width', 'line'), [
@@ -151,5 +151,51 @@ class TestStartingFromATeacher:
   ])
   def test_what_does_not_fit_is_refused_by_name(self, layers, width, line):
     with pytest.raises(Stop, match=line) as stop:
-      started_from(model(width=width).shapes[0], params(depth=4), layers, 'student')
+      shapes = model(width=width).shapes[0]
+      started_from(shapes, params(depth=4), map_of_blocks(layers, shapes, 'student'), 'student')
     assert stop.value.status == Status.MISFIT
+
+
+class TestAPathMap:
+
+  @pytest.mark.parametrize(('take', 'sources'), [
+      ({'blocks/{0,1}': 'blocks/{0,3}'}, {'blocks/0': 'blocks/0', 'blocks/1': 'blocks/3'}),
+      ({'blocks/{0,1}/*': 'blocks/{ 3, 2 }'}, {'blocks/0': 'blocks/3', 'blocks/1': 'blocks/2'}),
+      ({'blocks/1': 'blocks/2', 'blocks/1/query': 'blocks/3/key'},      # the longest counts
+       {'blocks/1/query': 'blocks/3/key', 'blocks/1': 'blocks/2'}),
+      ({'blocks/{0,1}/{query,key}': 'blocks/{2,3}/{key,query}'},
+       {f'blocks/{i}/{a}': f'blocks/{i + 2}/{b}' for i in (0, 1)
+        for a, b in (('query', 'key'), ('key', 'query'))}),
+      ({'head/bias': 'head/bias'}, {})])
+  def test_every_parameter_starts_from_the_one_that_its_entry_names(self, take, sources):
+    teacher, student = params(depth=4), params(seed=2)
+    for path, value in started_from(student, teacher, take, 'student').items():
+      ours = next((ours for ours in sources if path.startswith(f'{ours}/')), None)
+      source = path.replace(ours, sources[ours], 1) if ours else path
+      assert (value == teacher[source]).all(), path
+
+  def test_a_whole_model_may_lie_deeper_in_the_source(self):
+    teacher = {f'encoder/bert/{path}': value for path, value in params().items()}
+    started = started_from(params(seed=2), teacher, {'*': 'encoder/bert/*'}, 'student')
+    assert all((value == teacher[f'encoder/bert/{path}']).all() for path, value in started.items())
+
+  @pytest.mark.parametrize(('take', 'line', 'status'), [
+      ({'blocks/2': 'blocks/3'}, 'student.take: blocks/2 matches no parameter', Status.CONFIG),
+      ({'block/{0,1}': 'blocks/{0,1}'}, 'student.take: block/0 matches no', Status.CONFIG),
+      ({'blocks/{0,1}': 'blocks/{0,9}'}, 'the source has no blocks/9/.* to start blocks/1/',
+       Status.MISFIT),
+      ({'blocks/{0,1}': 'blocks/{0,1,2}'}, 'equally many lists in braces, of the same lengths',
+       Status.CONFIG),
+      ({'blocks/{0,1}': 'blocks/0'}, 'equally many lists', Status.CONFIG),
+      ({'blocks/{0,0}': 'blocks/{0,1}'}, 'student.take names blocks/0 twice', Status.CONFIG),
+      ({'blocks/*/query': 'blocks/0/query'}, "'blocks/\\*/query' is no path", Status.CONFIG),
+      ({'head*': 'head'}, "'head\\*' is no path", Status.CONFIG),
+      ({'blocks/{0': 'blocks/{0'}, 'is no path of parameters', Status.CONFIG),
+      ({'blocks/0': 3}, '3 is no path of parameters', Status.CONFIG),
+      ({'blocks/0': ''}, "'' is no path of parameters", Status.CONFIG),
+      ({'head': 'pooler'}, r'pooler/bias is \[8\] in the source', Status.MISFIT)])
+  def test_what_names_nothing_or_does_not_fit_is_one_line(self, take, line, status):
+    with pytest.raises(Stop, match=line) as stop:
+      jax.eval_shape(lambda source: started_from(model().shapes[0], source, take, 'student'),
+                     model(depth=4).shapes[0])
+    assert stop.value.status == status and '\n' not in str(stop.value)

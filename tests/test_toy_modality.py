@@ -11,10 +11,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from distill import export, main, predict
+from distill import evaluate, export, main, predict, report
 from distill.data import batches, sets
-from distill.evaluate import __main__ as evaluate
-from distill.evaluate import report
 from distill.modalities import Modality
 from distill.tasks import Task
 from distill.types import Field

@@ -1,5 +1,6 @@
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from distill import objective, sharding, train
+from distill import objective, runs, sharding, step, train
 from distill.logs import Log
 from distill.models.pure import Pure
 from distill.student import Student
@@ -34,13 +35,13 @@ class TestPlan:
 class TestRun:
 
   def test_a_signal_outside_the_loop_stops_at_once(self, tmp_path):
-    run = train.Run('name', tmp_path, None)
+    run = runs.Run('name', tmp_path, None)
     with pytest.raises(Stop, match='everything saved') as stop:
       run.preempt()
     assert stop.value.status == Status.PREEMPTED
 
   def test_inside_the_loop_it_waits_for_the_end_of_the_step(self, tmp_path):
-    run, reached = train.Run('name', tmp_path, None), []
+    run, reached = runs.Run('name', tmp_path, None), []
     with pytest.raises(Stop), run.deferring():
       run.preempt()
       reached.append('saved')
@@ -100,31 +101,32 @@ class TestTogether:
   TEACHER = Pure(lambda rngs: Dense(rngs=rngs))
   SEEDS = 0, 1, 2
 
-  def stage(self, seed, layout=LAYOUT, common=False, **how):
+  def stage(self, seed, layout=LAYOUT, **how):
     student = Student(Pure(lambda rngs: Dense(rngs=rngs)))
     terms = {'hard': dict(loss='supervised.cross_entropy',
                           reads=dict(student='student/logits', label='batch/label')),
              'soft': dict(loss='logits.kl', reads=dict(
                  student='student/logits', teacher='teacher/logits'))}
     return train.Stage(
-        name='student', student=student, start=lambda: student.init(seed), seed=seed,
+        name='student', student=student, start=lambda weights: student.init(seed), seed=seed,
         data=Interrupted(seed, **how), terms=objective.terms_from(terms), layout=layout,
         teachers=(Live('teacher', self.TEACHER),), carries={'drawn': Drawn()}, augment=(noisy,),
-        weights={'teacher': self.TEACHER.init(9 if common else 7 + seed)},
         evaluate=lambda params, rest: {'sum': float(params['model/dense/kernel'].sum())},
         optimizer=dict(name='adamw', rate=0.1), train=dict(
             steps=5, log_every=1, save_every=2, eval_every=5, shares=True))
 
-  def trained(self, place, stages, alone=False):
+  def trained(self, place, stages, alone=False, common=False):
     """By one program, or each by its own."""
     logs = [Log(place / str(s.seed), quiet=True) for s in stages]
-    runs = [train.Run('run', place / str(s.seed), log, seed=s.seed)
-            for s, log in zip(stages, logs, strict=True)]
+    seeds = [runs.Run('run', place / str(s.seed), log, seed=s.seed)
+             for s, log in zip(stages, logs, strict=True)]
+    weights = [{'teacher': self.TEACHER.init(9 if common else 7 + s.seed)} for s in stages]
     ready = train.prepared(stages[0], {'teacher': self.TEACHER.shapes})
     try:
       if alone:
-        return [train.fit(s, ready, run) for s, run in zip(stages, runs, strict=True)]
-      return train.together(stages, ready, runs)
+        return [train.fit(s, ready, theirs, run)
+                for s, theirs, run in zip(stages, weights, seeds, strict=True)]
+      return train.together(stages, ready, weights, seeds, [({}, {}) for _ in stages])
     finally:
       for log in logs:
         log.close()
@@ -161,9 +163,9 @@ class TestTogether:
       assert cost == before and cost['examples'] == 40
 
   def test_a_teacher_in_common_is_not_copied_and_gives_the_same(self, tmp_path):
-    stages = [self.stage(seed, common=True) for seed in self.SEEDS]
-    self.trained(tmp_path / 'together', stages)
-    self.trained(tmp_path / 'alone', stages, alone=True)
+    stages = [self.stage(seed) for seed in self.SEEDS]
+    self.trained(tmp_path / 'together', stages, common=True)
+    self.trained(tmp_path / 'alone', stages, alone=True, common=True)
     self.assert_equal(tmp_path / 'together', tmp_path / 'alone')
 
   @pytest.mark.parametrize('first', [True, False])
@@ -205,6 +207,14 @@ class TestTogether:
       self.trained(tmp_path, stages)
     assert stop.value.status == Status.CONFIG
 
+  def test_what_is_computed_again_is_refused(self, tmp_path):
+    stages = [self.stage(seed) for seed in self.SEEDS]
+    ready = types.SimpleNamespace(plan=train.Plan(steps=5, remat='dots'))
+    line = "train.remat='dots': seeds that are trained together need their memory"
+    with pytest.raises(Stop, match=line) as stop:
+      train.together(stages, ready, [])
+    assert stop.value.status == Status.CONFIG
+
   def test_the_time_is_divided(self, tmp_path, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(train.time, 'monotonic', lambda: next(clock))
@@ -224,16 +234,16 @@ class TestShares:
             'later': dict(hard, schedule=dict(name='ramp', steps=9))}
     student = Student(Pure(lambda rngs: Dense(rngs=rngs)))
     stage = train.Stage(
-        name='student', student=student, start=lambda: student.init(0), data=Batches(), seed=5,
-        terms=objective.terms_from({name: node[name] for name in names}),
+        name='student', student=student, start=lambda weights: student.init(0), data=Batches(),
+        seed=5, terms=objective.terms_from({name: node[name] for name in names}),
         layout=sharding.layout(devices=jax.devices()[:1]),
         optimizer=dict(name='sgd', rate=0.1), train=dict(
             dict(steps=2, log_every=1, save_every=1, shares=True), **plan))
     log = Log(place, quiet=True)
-    run = train.Run('run', place, log, seed=5)
+    run = runs.Run('run', place, log, seed=5)
     run.preempted = preempted
     try:
-      return train.fit(stage, train.prepared(stage, {}), run)[0]
+      return train.fit(stage, train.prepared(stage, {}), {}, run)[0]
     finally:
       log.close()
 
@@ -271,3 +281,17 @@ class TestShares:
   def test_accumulated_they_are_the_same(self, tmp_path, capsys):
     self.fitted(tmp_path, accumulate=4)
     assert capsys.readouterr().err == self.LINE
+
+
+def test_the_operations_of_a_step_are_counted_in_a_loop_and_in_a_scan(monkeypatch):
+  hard = dict(loss='supervised.cross_entropy',
+              reads=dict(student='student/logits', label='batch/label'))
+  student, found = Student(Pure(lambda rngs: Dense(rngs=rngs))), []
+  for loops in True, False:
+    monkeypatch.setattr(step, '_convolves', lambda program, loops=loops: loops)
+    stage = train.Stage(
+        name='student', student=student, start=None, data=Batches(), optimizer=dict(name='sgd',
+        rate=0.1), terms=objective.terms_from({'hard': hard}), train=dict(steps=2, accumulate=4),
+        layout=sharding.layout(devices=jax.devices()[:1]))
+    found.append(train.prepared(stage, {}).flops())
+  assert 0.8 < found[1] / found[0] < 1.25       # the optimizer's, and the sums'

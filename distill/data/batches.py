@@ -15,8 +15,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from distill import modalities
 from distill.data.sets import Columns, Split
+from distill.modalities import examples
 from distill.types import Status, Stop
 
 MOST_WIDTHS = 4         # of an axis; each is one compilation
@@ -145,8 +145,8 @@ class _Plan:
       values = split.index[name][rows] if name in split.index else fetched[name]
       lengths = {axis: split.index[axis][rows] for axis in field.axes if axis in widths}
       try:
-        whole = modalities.stacked(values, field, widths, size, lengths)
-      except modalities.Misshapen as error:
+        whole = examples.stacked(values, field, widths, size, lengths)
+      except examples.Misshapen as error:
         raise Stop(Status.DATA, f'data: example {rows[error.row]}: its {name} {error}') from error
       if field.target:
         whole[:len(rows)][~visible] = field.pad

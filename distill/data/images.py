@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from distill.data.sets import Dataset, InMemory, Split
-from distill.modalities import Misshapen, narrow
+from distill.modalities.examples import Misshapen, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 

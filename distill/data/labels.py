@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distill.lookup import nearest
-from distill.modalities import Misshapen, narrow
+from distill.modalities.examples import Misshapen, narrow
 from distill.types import Status, Stop
 
 # As pandas reads them. Not 'none' and 'NONE', which are classes of stance and of emotion.

@@ -8,9 +8,9 @@ import numpy as np
 
 from distill.data.sets import Dataset, Split
 from distill.data.stored import packed, source_sha256, stored, unpacked
-from distill.modalities import Misshapen, narrow
 from distill.modalities import text as modality
 from distill.modalities import tokenizer as tokenizers
+from distill.modalities.examples import Misshapen, narrow
 from distill.modalities.tokenizer import Text
 from distill.types import Field, Status, Stop
 

@@ -19,7 +19,7 @@ from distill.data.prepared import class_names, count_records, first_line, opened
 from distill.data.sets import Dataset, Split
 from distill.data.stored import Arrays, packed, source_sha256, stored, unpacked
 from distill.lookup import nearest
-from distill.modalities import Misshapen, narrow
+from distill.modalities.examples import Misshapen, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 

@@ -51,6 +51,8 @@ class HuggingFace:
       raise Stop(Status.CONFIG, f'transformers has no {shipped.card["model"]["name"]} of this kind '
                  f'that reads {shipped.modality.noun} by a tokenizer: take another format')
     tensors, config = _named(shipped)
+    if halves := {array.dtype.name for array in tensors.values()} - {'float32'}:
+      config = config | {'torch_dtype': min(halves)}
     files = shipped.modality.files()
     tokenizer = files['tokenizer.json']
     files = files | {

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from distill import modalities, tasks
-from distill.modalities import Modality
+from distill import tasks
+from distill.modalities import Modality, examples
 
 # What a modality says of how a program of it is used, where it leaves something out.
 USAGE = {'one': 'an example', 'tag': '', 'requires': '', 'imports': '', 'limits': ''}
@@ -42,7 +42,7 @@ def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int,
 
 def _call(modality: Modality) -> str:
   """A call of a program on an example whose values mean nothing."""
-  arrays = modalities.full(modality, 1)
+  arrays = examples.full(modality, 1)
   lines = [f'    {name!r}: np.ones({arrays[name].shape}, np.{arrays[name].dtype}),'
            for name in modality.fields]
   return '\n'.join(('found = program({      # prepared arrays, which lead with the examples',

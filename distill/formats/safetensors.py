@@ -3,6 +3,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
@@ -30,11 +31,14 @@ class Safetensors:
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
     card = sealed(folder, FILE)['card']
     try:
-      with safe_open(folder / FILE, 'np') as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
+      with safe_open(folder / FILE, 'np') as file, safe_open(folder / FILE, 'flax') as wide:
+        arrays = {name: (wide if file.get_slice(name).get_dtype() == 'BF16' else file
+                         ).get_tensor(name) for name in file.keys()}      # NumPy has no bfloat16
     except (SafetensorError, OSError) as error:
       raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model: {FILE} cannot be read: '
                  f'{error}') from error
+    arrays = {name: np.asarray(array, np.float32) if array.dtype.itemsize == 2 else array
+              for name, array in arrays.items()}
     return parameters.assembled(arrays, card, folder, path, **changes)
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
@@ -56,9 +60,10 @@ def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
   """
   arrays = {name: checkpoint.wide(array) for name, array in arrays.items()}
   content = safetensors.numpy.save(arrays, METADATA)
-  read, bits = safetensors.numpy.load(content), lambda x: (x.shape, x.dtype, x.tobytes())
+  read = {name: (tuple(of['shape']), bytes(of['data']))
+          for name, of in safetensors.deserialize(content)}
   for name, array in arrays.items():
-    if bits(read[name]) != bits(array):
+    if read[name] != (array.shape, array.tobytes()):
       raise Stop(Status.CHECKPOINT, f'{folder}: {name} is read otherwise than it is, so nothing '
                  f'was written: safetensors {safetensors.__version__} is not sound here')
   checkpoint.export(folder, {FILE: content} | {k: v.encode() for k, v in files.items()},

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from distill import checkpoint, modalities, step, tasks
+from distill import checkpoint, step, tasks
 from distill.formats import Opened, Shipped, Trial, sealed
 from distill.formats.readme import readme
-from distill.modalities import Modality
+from distill.modalities import Modality, examples
 from distill.models.pure import PLAIN, check_ids
 from distill.models.sizes import sizes
 from distill.teachers import Weights
@@ -136,7 +136,7 @@ def serialized(shipped: Shipped, outputs: Sequence[str], *,
 
   try:
     return bytes(export.export(jax.jit(forward), platforms=tuple(platforms))(
-        modalities.symbolic(modality)).serialize())
+        examples.symbolic(modality)).serialize())
   except (ValueError, TypeError, NotImplementedError) as error:     # a module's own, as it's traced
     why = (str(error).splitlines() or [type(error).__name__])[0]
     if '_DimExpr' in why:
@@ -213,7 +213,7 @@ def _resized(batch: Batch, modality: Modality, widths: Mapping[str, int]) -> Bat
   for name, field in named.items():
     rows = np.asarray(batch[name])                # of the type that the modality prepared
     field = dataclasses.replace(field, dtype=str(rows.dtype))
-    resized[name] = modalities.stacked(rows, field, widths, len(rows))
+    resized[name] = examples.stacked(rows, field, widths, len(rows))
   return {**batch, **resized}
 
 

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from distill.losses import _agree, _pair
+from distill import maths
 
 LEAST = 1e-30       # a smaller probability of the student counts as this one
 
@@ -16,8 +16,9 @@ def mse(student: Float[Array, 'b h s s'], teacher: Float[Array, 'b h s s'],
   `blockNN/scores`. Between probabilities, `blockNN/attention`, the loss falls with the square of
   the length, and wants a larger weight.
   """
-  s, t = _pair(student, teacher)
-  _agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])   # without heads
+  s, t = maths.pair(student, teacher)
+  # Without heads.
+  maths.agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])
   counted = where.astype(bool)
   block = counted[:, None, :, None] & counted[:, None, None, :]
   s, t = jnp.where(block, s, 0), jnp.where(block, t, 0)
@@ -34,8 +35,9 @@ def kl(student: Float[Array, 'b h s s'], teacher: Float[Array, 'b h s s'],
   relation heads, is the paper's other half (eq. 9). It is MobileBERT's attention transfer as well
   (Sun 2020), in a term for each block.
   """
-  s, t = _pair(student, teacher)
-  _agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])   # without heads
+  s, t = maths.pair(student, teacher)
+  # Without heads.
+  maths.agree(maps=s.shape[:-3] + s.shape[-2:], where=where.shape + where.shape[1:])
   counted = where.astype(bool)
   there = counted[:, None, :, None] & counted[:, None, None, :] & (t > 0)
   p, q = jnp.where(there, t, 1), jnp.maximum(jnp.where(there, s, 1), LEAST)

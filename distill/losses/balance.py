@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from distill.losses import _scalar, _wide
+from distill import maths
 
 
 def penalty(value: Float[Array, ''], like: Shaped[Array, 'b ...']) -> Float[Array, ' b']:
@@ -12,5 +12,5 @@ def penalty(value: Float[Array, ''], like: Shaped[Array, 'b ...']) -> Float[Arra
   the loss that `weights.Uncertainty` weighs, with that loss's mask. Let it be what that loss reads
   of a teacher, if it reads one: where a baseline goes without the loss, its penalty goes, too.
   """
-  _scalar(value=value)
-  return jnp.broadcast_to(_wide(value), like.shape[:1])
+  maths.scalar(value=value)
+  return jnp.broadcast_to(maths.wide(value), like.shape[:1])

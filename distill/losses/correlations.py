@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from distill.losses import _agree, _pair, _positive, _times, _weight, mixing
+from distill import maths
+from distill.losses import mixing
 
 
 @mixing
@@ -21,7 +22,7 @@ def dist(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'], where: Shap
   beside the lengths is the authors': in it, classes that no example is near have ρ = 0, too. Their
   CIFAR runs take beta = gamma = 2 at temperature 4.
   """
-  _weight(beta=beta, gamma=gamma)
+  maths.weight(beta=beta, gamma=gamma)
   q, p, counted = _probabilities(student, teacher, where, temperature)
   own = 1 - _pearson(q, p, jnp.ones_like(counted), axis=1)
   shared = jnp.where(jnp.sum(counted) > 1, 1 - jnp.mean(_pearson(q, p, counted, axis=0)), 0)
@@ -43,7 +44,7 @@ def mlkd_batch(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
   views' own correlations are computed and left out of the sum.
   """
   q, p, counted = _probabilities(student, teacher, where, temperature)
-  gap = _times('ic,jc->ij', q, q) - _times('ic,jc->ij', p, p)
+  gap = maths.times('ic,jc->ij', q, q) - maths.times('ic,jc->ij', p, p)
   return jnp.where(counted[:, 0], jnp.sum(jnp.square(gap), axis=1), 0)
 
 
@@ -58,18 +59,18 @@ def mlkd_class(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
   square. `mlkd_batch` says what the whole of MLKD is.
   """
   q, p, counted = _probabilities(student, teacher, where, temperature)
-  gap = _times('bi,bj->ij', q, q) - _times('bi,bj->ij', p, p)
+  gap = maths.times('bi,bj->ij', q, q) - maths.times('bi,bj->ij', p, p)
   return jnp.where(counted[:, 0], jnp.sum(jnp.square(gap)) / student.shape[1], 0)
 
 
 def _probabilities(student, teacher, where, temperature):
   """Probabilities of student and teacher, 0 in the rows that aren't `counted`, [b 1]."""
-  _positive(temperature=temperature)
-  _agree(examples=student.shape[:1], where=where.shape)
+  maths.positive(temperature=temperature)
+  maths.agree(examples=student.shape[:1], where=where.shape)
   counted = where.astype(bool)[:, None]
   # Before the softmax, too: what an uncounted row holds may be NaN, and then so is its gradient.
   q, p = (jnp.where(counted, jax.nn.softmax(jnp.where(counted, z, 0) / temperature), 0)
-          for z in _pair(student, teacher))
+          for z in maths.pair(student, teacher))
   return q, p, counted
 
 

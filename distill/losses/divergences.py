@@ -13,24 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill.losses import _agree, _pair, _positive, _scalar, _share, _wide
+from distill import maths
 
 LEAST = math.log(1e-30)
-
-
-def _log(logits, temperature):
-  """Log-probabilities, all of them finite."""
-  _positive(temperature=temperature)
-  log = jax.nn.log_softmax(_wide(logits) / temperature)
-  return jnp.where(jnp.isneginf(log), LEAST, log)
-
-
-def _logs(student, teacher, temperature):
-  return tuple(_log(z, temperature) for z in _pair(student, teacher))
-
-
-def _kl(log_a: Float[Array, '*b v'], log_b: Float[Array, '*b v']) -> Float[Array, '*b']:
-  return jnp.sum(jnp.exp(log_a) * (log_a - log_b), axis=-1)
 
 
 def _mixed(log_a: Float[Array, '*b v'], log_b: Float[Array, '*b v'],
@@ -47,8 +32,8 @@ def reverse_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
   MiniLLM takes it over sequences that the student samples, by policy gradient. This is the
   divergence of one token given its predecessors, as in GKD and DistiLLM.
   """
-  log_q, log_p = _logs(student, teacher, temperature)
-  return _kl(log_q, log_p)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
+  return maths.kl(log_q, log_p)
 
 
 def symmetric_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
@@ -59,15 +44,15 @@ def symmetric_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *
   At 1/2 it is half of Jeffreys' divergence. That code has lam = 0.9 and a cross-entropy for the
   first part: larger by (1 - lam) times the teacher's entropy, of the same gradient.
   """
-  _share(lam=lam)
-  log_q, log_p = _logs(student, teacher, temperature)
-  return (1 - lam) * _kl(log_p, log_q) + lam * _kl(log_q, log_p)
+  maths.share(lam=lam)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
+  return (1 - lam) * maths.kl(log_p, log_q) + lam * maths.kl(log_q, log_p)
 
 
 def tvd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
         temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
   """Total variation, half the sum of |p - q|: between 0 and 1 (f-distill, Wen 2023)."""
-  log_q, log_p = _logs(student, teacher, temperature)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
 
 
@@ -82,8 +67,8 @@ def jsd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
   beta from `schedule/` moves from the one KL to the other without a jump. DistiLLM's
   `js_distance(lam)` is beta = 1 - lam.
   """
-  _share(beta=beta)
-  log_q, log_p = _logs(student, teacher, temperature)
+  maths.share(beta=beta)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   beta = jnp.asarray(beta, log_p.dtype)
   # a is the side with the smaller share of m, so there is one end to be careful at, share = 0.
   share = jnp.minimum(beta, 1 - beta)
@@ -102,18 +87,18 @@ def skew_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
 
   At most -log alpha. The authors' code gives the cross-entropy: the teacher's entropy more.
   """
-  _share(alpha=alpha)
-  log_q, log_p = _logs(student, teacher, temperature)
-  return _kl(log_p, _mixed(log_p, log_q, alpha))
+  maths.share(alpha=alpha)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
+  return maths.kl(log_p, _mixed(log_p, log_q, alpha))
 
 
 def skew_reverse_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
                     alpha: float | Float[Array, ''] = 0.1,
                     temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
   """KL(q || alpha q + (1 - alpha) p), of teacher p and student q (DistiLLM, Ko 2024, §3.1)."""
-  _share(alpha=alpha)
-  log_q, log_p = _logs(student, teacher, temperature)
-  return _kl(log_q, _mixed(log_q, log_p, alpha))
+  maths.share(alpha=alpha)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
+  return maths.kl(log_q, _mixed(log_q, log_p, alpha))
 
 
 def akl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, mu: float = 0.5,
@@ -126,8 +111,8 @@ def akl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, mu: flo
   variant in TAID's repository lays the head's mask, in sorted order, over unsorted words, and has
   a cross-entropy for the forward KL: other values, and other gradients.
   """
-  _share(mu=mu)
-  log_q, log_p = _logs(student, teacher, temperature)
+  maths.share(mu=mu)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   p, gap = jnp.exp(log_p), jnp.abs(jnp.exp(log_p) - jnp.exp(log_q))
   order = jnp.argsort(-p, axis=-1)
   p, gap = (jnp.take_along_axis(x, order, axis=-1) for x in (p, gap))
@@ -135,7 +120,7 @@ def akl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, mu: flo
   whole = jnp.sum(gap, axis=-1)
   share = jax.lax.stop_gradient(
       jnp.sum(gap, axis=-1, where=head) / jnp.where(whole > 0, whole, 1))
-  return share * _kl(log_p, log_q) + (1 - share) * _kl(log_q, log_p)
+  return share * maths.kl(log_p, log_q) + (1 - share) * maths.kl(log_q, log_p)
 
 
 def taid(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
@@ -147,14 +132,7 @@ def taid(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
   t rises from a start to 1: by `carry.Taid`, read from `carry/NAME/t`, or by a `schedule/`. The
   authors' code gives the cross-entropy, larger by the mixture's entropy, of the same gradient.
   """
-  return _kl(*_between(student, teacher, t, temperature))
-
-
-def _between(student, teacher, t, temperature):
-  """The logarithms of the mixture at t, and the student's."""
-  _share(t=t)
-  log_q, log_p = _logs(student, teacher, temperature)
-  return jax.nn.log_softmax((1 - t) * jax.lax.stop_gradient(log_q) + t * log_p), log_q
+  return maths.kl(*maths.between(student, teacher, t, temperature))
 
 
 def mft(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], label: Int[Array, '*b'], *,
@@ -166,9 +144,9 @@ def mft(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], label: Int
   likelier by `tau`, up to 1. The teacher is the student before the run. ModelOpt's is this times
   temperature², and its 1e-7 in the denominators is left out. A negative label has value 0.
   """
-  _share(tau=tau)
-  _agree(student=student.shape[:-1], label=label.shape)
-  log_q, log_p = _logs(student, teacher, temperature)
+  maths.share(tau=tau)
+  maths.agree(student=student.shape[:-1], label=label.shape)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   p = jnp.exp(log_p)
   word = jnp.maximum(label, 0)[..., None]       # of a hidden one any, but in range: else NaN
   own = jnp.take_along_axis(p, word, axis=-1)
@@ -219,7 +197,7 @@ def alpha_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'
   e^±(80 / max(2, |alpha|, |1 - alpha|)), at which it is still finite in float32; of float16 logits
   and an alpha outside [0, 1] beyond e^±(10 / max(1, alpha - 1, -alpha)).
   """
-  _scalar(alpha=alpha)
+  maths.scalar(alpha=alpha)
   if alpha in (0, 1) or not math.isfinite(alpha):
     raise ValueError(f'alpha={alpha} must be finite and neither 0 nor 1, which are reverse_kl and '
                      'logits.kl')
@@ -229,7 +207,7 @@ def alpha_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'
 
 
 def _f_divergence(student, teacher, temperature, generator, power):
-  log_q, log_p = _logs(student, teacher, temperature)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   bound = 80 / max(2, abs(power), abs(1 - power))
   if jnp.float16 in (student.dtype, teacher.dtype) and not 0 <= power <= 1:
     bound = min(bound, 10 / max(1, power - 1, -power))

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from distill.losses import _pair, _unit, _weight
+from distill import maths
 
 
 def mse(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Float[Array, '*b']:
@@ -11,13 +11,13 @@ def mse(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Float[A
   FitNet's hint (Romero 2015, eq. 3) is this times d/2, summed over the positions of a map; its
   later users, and SimKD (Chen 2022), take the mean over everything, as it is here.
   """
-  s, t = _pair(student, teacher)
+  s, t = maths.pair(student, teacher)
   return jnp.mean(jnp.square(s - t), axis=-1)
 
 
 def cosine(student: Float[Array, '*b d'], teacher: Float[Array, '*b d']) -> Float[Array, '*b']:
   """1 - cos(student, teacher) (DistilBERT 2019, §2). A zero vector has cosine 0, gradient 0."""
-  s, t = (_unit(z) for z in _pair(student, teacher))
+  s, t = (maths.unit(z) for z in maths.pair(student, teacher))
   return 1 - jnp.sum(s * t, axis=-1)
 
 
@@ -28,7 +28,7 @@ def pkd(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s d']) -> Float
   over layers and width instead, so their weight is ours times the one and the other. Computed as
   2 (1 - cos), which is the same but for zero vectors: these are at distance √2 of all others.
   """
-  _pair(student, teacher)                 # all positions agree, not the first alone
+  maths.pair(student, teacher)                 # all positions agree, not the first alone
   return 2 * cosine(student[:, 0], teacher[:, 0])
 
 
@@ -39,8 +39,8 @@ def standardised(student: Float[Array, '*b d'],
   A LayerNorm without parameters; a constant vector is 0, and so is its gradient. The authors' code
   trains each layer in turn with this, `moments` and `attention.kl`.
   """
-  s, t = _pair(student, teacher)
-  centre = lambda x: _unit(x - jnp.mean(x, axis=-1, keepdims=True))
+  s, t = maths.pair(student, teacher)
+  centre = lambda x: maths.unit(x - jnp.mean(x, axis=-1, keepdims=True))
   return jnp.sum(jnp.square(centre(s) - centre(t)), axis=-1)
 
 
@@ -50,8 +50,8 @@ def moments(student: Float[Array, '*b d'], teacher: Float[Array, '*b d'], *, bet
 
   What `standardised` leaves out, as the authors' code weighs it: one squared, the other not.
   """
-  _weight(beta=beta, gamma=gamma)
-  s, t = _pair(student, teacher)
+  maths.weight(beta=beta, gamma=gamma)
+  s, t = maths.pair(student, teacher)
   means = jnp.mean(s, axis=-1) - jnp.mean(t, axis=-1)
   variances = jnp.var(s, axis=-1) - jnp.var(t, axis=-1)
   return beta * jnp.square(means) + gamma * jnp.abs(variances)

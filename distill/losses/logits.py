@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill.losses import _agree, _pair, _positive, _share, _weight, _wide
+from distill import maths
 from distill.losses.supervised import cross_entropy
 
 
@@ -40,7 +40,7 @@ def mse(student: Float[Array, '*b c'], teacher: Float[Array, '*b c']) -> Float[A
   The paper's is this times c/2. Unlike `kl` it sees a shift common to all logits. On logits that
   were stored beside a replayed example it is DER's term, and DER++'s first (Buzzega 2020).
   """
-  s, t = _pair(student, teacher)
+  s, t = maths.pair(student, teacher)
   return jnp.mean(jnp.square(s - t), axis=-1)
 
 
@@ -57,8 +57,8 @@ def dkd(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: Int
   The authors ramp the weight up over 20 epochs, and set the target aside by subtracting 1000,
   which larger logits overcome.
   """
-  _weight(alpha=alpha, beta=beta)
-  _agree(student=student.shape[:-1], label=label.shape)
+  maths.weight(alpha=alpha, beta=beta)
+  maths.agree(student=student.shape[:-1], label=label.shape)
   s, t, square = _softened(student, teacher, temperature, standardised)
   (s_binary, s_rest), (t_binary, t_rest) = _decoupled(s, label), _decoupled(t, label)
   return _seen(square * (alpha * _kl(s_binary, t_binary) + beta * _kl(s_rest, t_rest)),
@@ -73,8 +73,8 @@ def nkd(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: Int
   The others are normalised among themselves at the temperature, the target's p and q are at 1.
   Both parts are cross-entropies, so the least value isn't 0.
   """
-  _weight(gamma=gamma)
-  _agree(student=student.shape[:-1], label=label.shape)
+  maths.weight(gamma=gamma)
+  maths.agree(student=student.shape[:-1], label=label.shape)
   s, t, square = _softened(student, teacher, temperature)
   p = jnp.exp(-cross_entropy(teacher, label))
   others = _cross(_decoupled(s, label)[1], _decoupled(t, label)[1])
@@ -90,7 +90,7 @@ def wsld(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: In
   student knows better than the teacher does counts less. No gradient goes through this weight.
   The soft part is a cross-entropy, as in the paper, so the least value isn't 0.
   """
-  _agree(student=student.shape[:-1], label=label.shape)
+  maths.agree(student=student.shape[:-1], label=label.shape)
   s, t, square = _softened(student, teacher, temperature)
   hard_s, hard_t = (jax.lax.stop_gradient(cross_entropy(z, label)) for z in (student, teacher))
   weight = 1 - jnp.exp(-hard_s / (hard_t + 1e-7))
@@ -105,8 +105,8 @@ def lwf(student: Float[Array, '*b c'], teacher: Float[Array, '*b e'], *, units: 
   outputs than the student. The paper and its public codes have no T²: their weight is ours times
   temperature².
   """
-  _positive(temperature=temperature)
-  _agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
+  maths.positive(temperature=temperature)
+  maths.agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
   least = min(student.shape[-1], teacher.shape[-1])
   if len(set(units)) < max(len(units), 2) or not all(0 <= unit < least for unit in units):
     raise ValueError(f'units={list(units)} must be two or more different outputs below {least}')
@@ -123,27 +123,27 @@ def teacher_free(student: Float[Array, '*b c'], label: Int[Array, '*b'], *, corr
   student stays at temperature 1, and there is no T². The authors' code also divides by the number
   of classes, and multiplies by `multiplier`: our weight is alpha · multiplier / classes.
   """
-  _agree(student=student.shape[:-1], label=label.shape)
-  _positive(temperature=temperature)
-  _share(correct=correct)
+  maths.agree(student=student.shape[:-1], label=label.shape)
+  maths.positive(temperature=temperature)
+  maths.share(correct=correct)
   classes = student.shape[-1]
   if classes < 2:
     raise ValueError('one class leaves none to share the rest among')
   p = jnp.where(_is(label, classes), correct, (1 - correct) / (classes - 1))
-  s = _wide(student)
+  s = maths.wide(student)
   return _seen(_kl(s, p.astype(s.dtype) / temperature), label, classes)
 
 
 def _softened(student, teacher, temperature, standardised=False):
   """The logits of both at a temperature, or at one for each example; and its square."""
-  s, t = _pair(student, teacher)
+  s, t = maths.pair(student, teacher)
   if standardised:
     s, t = _standardised(s), _standardised(t)
   if not jnp.ndim(temperature):
-    _positive(temperature=temperature)
+    maths.positive(temperature=temperature)
     return s / temperature, t / temperature, temperature**2
-  _agree(logits=s.shape[:-1], temperature=temperature.shape)
-  each = _wide(temperature)
+  maths.agree(logits=s.shape[:-1], temperature=temperature.shape)
+  each = maths.wide(temperature)
   return s / each[..., None], t / each[..., None], each**2
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from distill.losses import _agree, _pair, _positive, _scalar, _times, _unit, _wide
+from distill import maths
 
 SHARE = 0.001       # of its values below 0: a channel with less has a margin of three deviations
 GAP = 1e-4          # eigenvalues, as shares of their sum, that are nearer than this count as equal
@@ -46,7 +46,7 @@ def nst(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d']) -> F
   Every channel's map is at length 1; kernels are means over pairs of channels, of which there may
   be more on one side. At least 0, but for rounding.
   """
-  s, t = (_unit(_rows(maps), axis=1) for maps in _aligned(student, teacher))
+  s, t = (maths.unit(_rows(maps), axis=1) for maps in _aligned(student, teacher))
   kernel = lambda x, y: jnp.mean(jnp.square(_between(x, y)), axis=(1, 2))
   return kernel(s, s) + kernel(t, t) - 2 * kernel(s, t)
 
@@ -60,7 +60,7 @@ def fsp(student_first: Float[Array, 'b h w c'], student_last: Float[Array, 'b i 
   elements, as in RepDistiller, where the paper sums. The larger layer is pooled by means (the
   paper: by maxima). Widths are the same on both sides, resolutions need not be.
   """
-  s, t = _pair(_flow(student_first, student_last), _flow(teacher_first, teacher_last))
+  s, t = maths.pair(_flow(student_first, student_last), _flow(teacher_first, teacher_last))
   return jnp.mean(jnp.square(s - t), axis=(1, 2))
 
 
@@ -71,8 +71,8 @@ def ab(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b h w c'], *,
   Takes preactivations. Where the teacher's is above 0 the student's should pass `margin`, elsewhere
   fall below -margin. Summed over neurons, as in the paper; the authors' code takes 3/1000 of it.
   """
-  _positive(margin=margin)
-  s, t = _pair(student, teacher)
+  maths.positive(margin=margin)
+  s, t = maths.pair(student, teacher)
   _ranked(s)
   short = jax.nn.relu(margin - jnp.where(t > 0, s, -s))
   return jnp.sum(jnp.square(short), axis=(1, 2, 3))
@@ -88,9 +88,9 @@ def ofd(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j c'],
   authors' code m is -3 |scale| for a channel that is below 0 with probability 0.001 or less, where
   it jumps from -0.28 |scale|.
   """
-  s, t = _pair(*_aligned(student, teacher))
-  _agree(channels=s.shape[-1:], scale=scale.shape, bias=bias.shape)
-  target = jnp.maximum(t, _margin(_wide(scale), _wide(bias)))
+  s, t = maths.pair(*_aligned(student, teacher))
+  maths.agree(channels=s.shape[-1:], scale=scale.shape, bias=bias.shape)
+  target = jnp.maximum(t, _margin(maths.wide(scale), maths.wide(bias)))
   near = (target <= 0) & (s <= target)
   return jnp.sum(jnp.where(near, 0, jnp.square(s - target)), axis=(1, 2, 3))
 
@@ -103,7 +103,7 @@ def hcl(student: Float[Array, 'b h w c'],
   those of 4×4, 2×2 and 1×1 means that are smaller than it, over their sum. One stage; a term for
   each. Sizes that 4 or 2 does not divide are pooled as the file says.
   """
-  s, t = _pair(student, teacher)
+  s, t = maths.pair(student, teacher)
   _ranked(s)
   h, w = s.shape[1:3]
   sizes = [(h, w), *((n, n) for n in (4, 2, 1) if n < min(h, w))]
@@ -120,9 +120,9 @@ def vid(student: Float[Array, 'b h w c'], variance: Float[Array, ' c'],
   without the constant log √2π, and so below 0 for a good fit. RepDistiller pools a larger student
   before it predicts, we its prediction.
   """
-  s, t = _pair(*_aligned(student, teacher))
-  _agree(channels=s.shape[-1:], variance=variance.shape)
-  v = _wide(variance)
+  s, t = maths.pair(*_aligned(student, teacher))
+  maths.agree(channels=s.shape[-1:], variance=variance.shape)
+  v = maths.wide(variance)
   return jnp.mean(0.5 * (jnp.square(s - t) / v + jnp.log(v)), axis=(1, 2, 3))
 
 
@@ -142,14 +142,14 @@ def svd(student_first: Float[Array, 'b h w c'], student_last: Float[Array, 'b i 
   """
   first = _vectors(student_first, teacher_first, k)
   last = _vectors(student_last, teacher_last, k)
-  s, t = _pair(*(jnp.exp(-jnp.square(x[:, :, None] - y[:, None]) / 8)
+  s, t = maths.pair(*(jnp.exp(-jnp.square(x[:, :, None] - y[:, None]) / 8)
                  for x, y in zip(first, last, strict=True)))
   return jnp.sum(jnp.square(s - t), axis=(1, 2, 3))
 
 
 def _powers(**hyper: float | jax.Array) -> None:
   """ValueError unless all are 1 or more: below it, the gradient at 0 is infinite."""
-  _scalar(**hyper)
+  maths.scalar(**hyper)
   for name, value in hyper.items():
     if not 1 <= value < float('inf'):
       raise ValueError(f'{name}={value} is not a finite number of at least 1')
@@ -165,9 +165,9 @@ def _ranked(*arrays: jax.Array) -> None:
 def _aligned(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Both maps at the smaller height and width, wide enough to compute with."""
   _ranked(student, teacher)
-  _agree(student=student.shape[:1], teacher=teacher.shape[:1])
+  maths.agree(student=student.shape[:1], teacher=teacher.shape[:1])
   h, w = (min(sizes) for sizes in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
-  return _pooled(_wide(student), h, w), _pooled(_wide(teacher), h, w)
+  return _pooled(maths.wide(student), h, w), _pooled(maths.wide(teacher), h, w)
 
 
 def _pooled(maps: Float[Array, 'b h w c'], h: int, w: int) -> Float[Array, 'b {h} {w} c']:
@@ -178,7 +178,7 @@ def _pooled(maps: Float[Array, 'b h w c'], h: int, w: int) -> Float[Array, 'b {h
       out, of = np.arange(count)[:, None], np.arange(size)
       inside = (of >= out * size // count) & (of < -(-(out + 1) * size // count))
       means = jnp.asarray(inside / inside.sum(axis=1, keepdims=True), maps.dtype)
-      maps = _times(along, maps, means)
+      maps = maths.times(along, maps, means)
   return maps
 
 
@@ -188,7 +188,7 @@ def _rows(maps: Float[Array, 'b h w c']) -> Float[Array, 'b hw c']:
 
 def _between(x: Float[Array, 'b p c'], y: Float[Array, 'b p d']) -> Float[Array, 'b c d']:
   """Products of channels, summed over positions."""
-  return _times('bpc,bpd->bcd', x, y)
+  return maths.times('bpc,bpd->bcd', x, y)
 
 
 def _energy(maps: Float[Array, 'b h w c'], p: float) -> Float[Array, 'b hw']:
@@ -196,7 +196,7 @@ def _energy(maps: Float[Array, 'b h w c'], p: float) -> Float[Array, 'b hw']:
   # At length 1 the scale is no matter: so let no power be too large or too small for its type.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(maps), axis=(1, 2, 3), keepdims=True))
   scaled = jnp.abs(maps) / jnp.where(largest > 0, largest, 1)
-  return _unit(jnp.mean(_rows(scaled**p), axis=-1))
+  return maths.unit(jnp.mean(_rows(scaled**p), axis=-1))
 
 
 def _flow(first: jax.Array, last: jax.Array) -> jax.Array:
@@ -215,7 +215,7 @@ def _margin(scale: Float[Array, ' c'], bias: Float[Array, ' c']) -> Float[Array,
 def _vectors(student: jax.Array, teacher: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """The teacher's k main vectors [b c k] and the student's nearest, weighed by their values."""
   _ranked(student, teacher)
-  _agree(student=student.shape[::3], teacher=teacher.shape[::3])
+  maths.agree(student=student.shape[::3], teacher=teacher.shape[::3])
   if not 1 <= k <= student.shape[-1]:
     raise ValueError(f'k={k} is not between 1 and the width {student.shape[-1]}')
   (values, t), (_, s) = _decomposed(teacher, k), _decomposed(student, k + 3)
@@ -224,14 +224,14 @@ def _vectors(student: jax.Array, teacher: jax.Array, k: int) -> tuple[jax.Array,
   best = jnp.argmax(jnp.abs(cosine), axis=1)[:, None]
   s = jnp.take_along_axis(s, best, axis=2)
   s = jnp.where(jnp.take_along_axis(cosine, best, axis=1) < 0, -s, s)
-  weight = _unit(values)[:, None]
+  weight = maths.unit(values)[:, None]
   return s * weight, t * weight
 
 
 def _decomposed(maps: Float[Array, 'b h w c'],
                 count: int) -> tuple[Float[Array, 'b k'], Float[Array, 'b c k']]:
   """The largest singular values [b k] of [positions, channels] at length 1, and their vectors."""
-  x = _rows(_wide(maps))
+  x = _rows(maths.wide(maps))
   length = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)))
   x = x / jnp.where(length > 0, length, 1)      # the vectors are the same for any length
   gram = _between(x, x)
@@ -240,6 +240,6 @@ def _decomposed(maps: Float[Array, 'b h w c'],
   # An eigenvector's first-order change, whose own value is 0: it is there for its gradient. The
   # quotient is 1/gap, but bounded, and 0 for equal eigenvalues, and for a vector with itself.
   gap = values[:, None, :] - values[:, :, None]
-  change = _times('bci,bcd,bdj->bij', vectors, gram - still, vectors)
-  moved = vectors + _times('bci,bij->bcj', vectors, change * gap / (gap**2 + GAP**2))
+  change = maths.times('bci,bcd,bdj->bij', vectors, gram - still, vectors)
+  moved = vectors + maths.times('bci,bij->bcj', vectors, change * gap / (gap**2 + GAP**2))
   return jnp.sqrt(jnp.maximum(values[:, :count], 0)), moved[..., :count]

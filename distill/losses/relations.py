@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from distill.losses import _agree, _pair, _positive, _times, _unit, _wide, mixing
+from distill import maths
+from distill.losses import mixing
 from distill.losses.logits import kl
 
 NOTHING = 1e-7      # PKT adds it to the probabilities whose logarithms it takes
@@ -21,7 +22,7 @@ def minilm(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s e'],
   With the heads of the attention, V alone is the value relation of MiniLM (Wang 2020, eq. 9).
   A position that isn't counted has the value 0: give the term the same mask.
   """
-  _agree(student=student.shape[:2], teacher=teacher.shape[:2], where=where.shape)
+  maths.agree(student=student.shape[:2], teacher=teacher.shape[:2], where=where.shape)
   counted = where.astype(bool)
   value = kl(_scores(student, counted, heads), _scores(teacher, counted, heads))
   return jnp.mean(value, axis=1)
@@ -32,8 +33,8 @@ def _scores(vectors: Float[Array, 'b s d'], counted: Bool[Array, 'b s'],
   b, s, width = vectors.shape
   if heads < 1 or width % heads:
     raise ValueError(f'heads={heads} does not divide a width of {width}')
-  a = jnp.where(counted[..., None], _wide(vectors), 0).reshape(b, s, heads, width // heads)
-  scores = _times('bqhd,bkhd->bhqk', a, a) / math.sqrt(width // heads)
+  a = jnp.where(counted[..., None], maths.wide(vectors), 0).reshape(b, s, heads, width // heads)
+  scores = maths.times('bqhd,bkhd->bhqk', a, a) / math.sqrt(width // heads)
   # A counted position scores itself at 0 or more, so -1e9 is nothing to it. And -inf would be NaN
   # on the way where nothing is counted, which stops a search with `jax_debug_nans` too early.
   return jnp.where(counted[:, None, None, :], scores, -1e9)
@@ -66,8 +67,8 @@ def rkd_angle(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   where two of the three are one, the cosine is 0. Takes memory for [b b d] and [b b b] numbers.
   """
   counted, *sides = _examples(student, teacher, where)
-  rays = [_unit(x[None] - x[:, None]) for x in sides]                   # [b b d], from i to j
-  s, t = (_times('ijd,ikd->ijk', x, x) for x in rays)
+  rays = [maths.unit(x[None] - x[:, None]) for x in sides]                   # [b b d], from i to j
+  s, t = (maths.times('ijd,ikd->ijk', x, x) for x in rays)
   pairs = counted[None, :, None] & counted[None, None, :]
   angles = jnp.sum(jnp.where(pairs, _huber(s - t), 0), axis=-1)         # over k
   return _mean_of_pairs(angles, counted) / _number(counted, angles.dtype)
@@ -95,7 +96,7 @@ def sp(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   The loss is the mean over all n² pairs; the value of an example is the mean of its n.
   """
   counted, *sides = _examples(student, teacher, where)
-  s, t = (_unit(_times('id,jd->ij', x, x)) for x in sides)
+  s, t = (maths.unit(maths.times('id,jd->ij', x, x)) for x in sides)
   return _mean_of_pairs(jnp.square(s - t), counted)
 
 
@@ -108,11 +109,11 @@ def cc(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   loss is the mean over all n² pairs. What passes for this method's code elsewhere, and gave
   its published comparisons, is another loss: `cc_neighbours`.
   """
-  _positive(gamma=gamma, order=order)
+  maths.positive(gamma=gamma, order=order)
   counted, *sides = _examples(student, teacher, where)
   series = lambda cosine: math.exp(-2 * gamma) * sum(
       (2 * gamma)**p / math.factorial(p) * cosine**p for p in range(order + 1))
-  s, t = (series(_times('id,jd->ij', unit, unit)) for unit in map(_unit, sides))
+  s, t = (series(maths.times('id,jd->ij', unit, unit)) for unit in map(maths.unit, sides))
   return _mean_of_pairs(jnp.square(s - t), counted)
 
 
@@ -125,7 +126,7 @@ def cc_neighbours(student: Float[Array, ' b *d'], teacher: Float[Array, ' b *d']
   all counted rows have the value of the batch. Unlike every other loss here it depends on the order
   of the examples. RepDistiller has it from CC's authors; the paper's is `cc`. Needs one width.
   """
-  _pair(student, teacher)
+  maths.pair(student, teacher)
   counted, s, t = _examples(student, teacher, where)
   delta = jnp.abs(s - t)[jnp.argsort(~counted)]         # stable: the counted rows, then zeros
   products = jnp.sum(delta[:-1] * delta[1:])
@@ -135,9 +136,9 @@ def cc_neighbours(student: Float[Array, ' b *d'], teacher: Float[Array, ' b *d']
 def _examples(student: jax.Array, teacher: jax.Array,
               where: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Which rows count, and both sides as rows, those that don't count as zeros."""
-  _agree(student=student.shape[:1], teacher=teacher.shape[:1], where=where.shape)
+  maths.agree(student=student.shape[:1], teacher=teacher.shape[:1], where=where.shape)
   counted = where > 0
-  rows = lambda x: jnp.where(counted[:, None], _wide(x).reshape(x.shape[0], -1), 0)
+  rows = lambda x: jnp.where(counted[:, None], maths.wide(x).reshape(x.shape[0], -1), 0)
   return counted, rows(student), rows(teacher)
 
 
@@ -163,8 +164,8 @@ def _distances(rows: jax.Array, counted: jax.Array) -> jax.Array:
 
 
 def _neighbours(rows: jax.Array, counted: jax.Array) -> jax.Array:
-  unit = _unit(rows)
-  near = jnp.where(counted, jnp.maximum((_times('id,jd->ij', unit, unit) + 1) / 2, 0), 0)
+  unit = maths.unit(rows)
+  near = jnp.where(counted, jnp.maximum((maths.times('id,jd->ij', unit, unit) + 1) / 2, 0), 0)
   total = jnp.sum(near, axis=-1, keepdims=True)         # of a counted row at least 1/2: its own
   return near / jnp.where(total > 0, total, 1)
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill.losses import _agree, _scalar, _wide
+from distill import maths
 
 
 def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
@@ -16,11 +16,11 @@ def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
   A negative label is one that the run may not see: value and gradient are 0, and the term's mask
   keeps it out of the count. A label beyond the classes gives NaN: wrong data must not train.
   """
-  _scalar(smoothing=smoothing)
+  maths.scalar(smoothing=smoothing)
   if not 0 <= smoothing < 1:
     raise ValueError(f'smoothing={smoothing} is not in [0, 1)')
-  _agree(student=student.shape[:-1], label=label.shape)
-  log_q = jax.nn.log_softmax(_wide(student))
+  maths.agree(student=student.shape[:-1], label=label.shape)
+  log_q = jax.nn.log_softmax(maths.wide(student))
   value = -jnp.take_along_axis(log_q, jnp.maximum(label, 0)[..., None], axis=-1)[..., 0]
   if smoothing:       # left out at 0, where a class of logit -inf would make it 0 times infinity
     value = (1 - smoothing) * value - smoothing * jnp.mean(log_q, axis=-1)
@@ -32,5 +32,5 @@ def mse(student: Float[Array, '*b 1'], label: Float[Array, '*b']) -> Float[Array
 
   A label that isn't there is 0 in a batch, and the term's mask keeps it out of value and count.
   """
-  _agree(student=student.shape, label=(*label.shape, 1))
-  return jnp.square(_wide(student)[..., 0] - _wide(label))
+  maths.agree(student=student.shape, label=(*label.shape, 1))
+  return jnp.square(maths.wide(student)[..., 0] - maths.wide(label))

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from distill.losses import _agree
-from distill.losses.divergences import _kl, _log, _logs
+from distill import maths
 
 RESTS = 'tail', 'renormalised', 'truncated'
 
@@ -25,15 +24,15 @@ def top_k(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: in
   """
   if rest not in RESTS:
     raise ValueError(f'rest={rest!r} is not one of {", ".join(RESTS)}')
-  log_q, log_p = _logs(student, teacher, temperature)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   words, chosen = _likeliest(log_p, k)
   at = lambda log: jnp.take_along_axis(log, words, axis=-1)
   others = lambda log: jax.nn.logsumexp(log, axis=-1, keepdims=True, where=~chosen)
   if rest == 'truncated' or k == log_p.shape[-1]:
-    return _kl(at(log_p), at(log_q))
+    return maths.kl(at(log_p), at(log_q))
   if rest == 'renormalised':
-    return _kl(jax.nn.log_softmax(at(log_p)), jax.nn.log_softmax(at(log_q)))
-  return _kl(*(jnp.concatenate([at(log), others(log)], axis=-1) for log in (log_p, log_q)))
+    return maths.kl(jax.nn.log_softmax(at(log_p)), jax.nn.log_softmax(at(log_q)))
+  return maths.kl(*(jnp.concatenate([at(log), others(log)], axis=-1) for log in (log_p, log_q)))
 
 
 def mopd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: int,
@@ -44,10 +43,10 @@ def mopd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: int
   The generalised reverse KL of what isn't normalised: at least 0, and 0 only where the two agree
   on the k words, whatever they say of the others.
   """
-  log_q, log_p = _logs(student, teacher, temperature)
+  log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   words, _ = _likeliest(log_p, k)
   log_q, log_p = (jnp.take_along_axis(log, words, axis=-1) for log in (log_q, log_p))
-  return _kl(log_q, log_p) + jnp.sum(jnp.exp(log_p) - jnp.exp(log_q), axis=-1)
+  return maths.kl(log_q, log_p) + jnp.sum(jnp.exp(log_p) - jnp.exp(log_q), axis=-1)
 
 
 def _likeliest(log_p: Float[Array, '*b v'], k: int):
@@ -68,8 +67,8 @@ def uld(student: Float[Array, '*b v'], teacher: Float[Array, '*b w'], *,
   The two vocabularies may differ, and so need no common words. It sees the probabilities alone
   and not whose they are: it is 0 for any permutation.
   """
-  _agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
-  q, p = (jnp.exp(_log(z, temperature)) for z in (student, teacher))
+  maths.agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
+  q, p = (jnp.exp(maths.log_probabilities(z, temperature)) for z in (student, teacher))
   width = max(q.shape[-1], p.shape[-1])
   falling = lambda x: jnp.pad(jnp.flip(jnp.sort(x, axis=-1), axis=-1),
                               [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])

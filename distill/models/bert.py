@@ -40,7 +40,11 @@ class Bert(nnx.Module):
       indexes={'tokens': 'token/embedding', 'types': 'type/embedding'},
       cut=('position/embedding', 'token/embedding', 'words/bias'),
       kin={'heads': 'blocks', 'first': 'position', 'eps': 'norm', 'pooling': 'pooler'},
-      free=('dropout', 'words'))
+      free=('dropout', 'words'),
+      # A block's first matrices by their outputs, the second by its inputs (Megatron, Shoeybi 2019,
+      # §3).
+      splits={r'(query|key|value|up)/kernel': (1,), r'(query|key|value|up|words)/bias': (0,),
+              r'(out|down)/kernel': (0,), r'token/embedding': (0, 1)})
 
   def __init__(self, *, vocabulary: int, length: int, classes: int, width: int, depth: int,
                heads: int, inner: int = 0, types: int = 2, dropout: float = 0.1,
@@ -106,7 +110,7 @@ class Bert(nnx.Module):
     return outputs
 
 
-class Block(nnx.Module):
+class Block(layers.Block):
   """Self-attention and a feed-forward layer, each added to its input and then normalised."""
 
   def __init__(self, *, width: int, heads: int, inner: int, dropout: float, std: float,
@@ -120,7 +124,7 @@ class Block(nnx.Module):
     self.norm = layers.LayerNorm(width, eps=eps)
     self.heads, self.dropout = heads, dropout
 
-  def __call__(self, x: jax.Array, bias: jax.Array, key: jax.Array | None, positions: int = 0):
+  def forward(self, x: jax.Array, bias: jax.Array, key: jax.Array | None, positions: int = 0):
     """From [b·s d] and the scores' bias [b 1 1 s] to [b·n d] and what is inside.
 
     n is the number of first `positions` whose output is wanted: all s unless given.
@@ -151,8 +155,10 @@ class Words(nnx.Module):
   def __init__(self, *, width: int, vocabulary: int, std: float, eps: float, rngs: nnx.Rngs):
     self.dense = layers.dense(width, width, std=std, rngs=rngs)
     self.norm = layers.LayerNorm(width, eps=eps)
-    self.bias = nnx.Param(jnp.zeros(vocabulary))
+    self.bias, self.dot_general = nnx.Param(jnp.zeros(vocabulary)), jax.lax.dot_general
 
   def __call__(self, hidden: jax.Array, table: layers.Embedding) -> jax.Array:
     words = self.norm(layers.gelu(self.dense(hidden)))
-    return words @ table.embedding[...].T + self.bias[...]
+    logits = self.dot_general(words, table.embedding[...].T, (((2,), (0,)), ((), ())),
+                              preferred_element_type=words.dtype)
+    return logits + self.bias[...]

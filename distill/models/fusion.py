@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from distill.models import layers
 from distill.models.norm import BatchNorm
-from distill.models.projectors import _conv, _within
 
 
 class Review(nnx.Module):
@@ -43,11 +43,12 @@ class Fusion(nnx.Module):
   """One stage with what comes from the deeper ones: its result, and what the next one gets."""
 
   def __init__(self, *, inputs: int, width: int, outputs: int, deepest: bool, rngs: nnx.Rngs):
-    self.narrow = _conv(inputs, width, bias=False, start=_within((3 / inputs)**0.5), rngs=rngs)
+    self.narrow = layers.conv(inputs, width, bias=False, start=layers.within((3 / inputs)**0.5),
+                              rngs=rngs)
     self.norm = BatchNorm(width)
-    self.weigh = None if deepest else _conv(2 * width, 2, rngs=rngs)
-    self.widen = _conv(width, outputs, size=3, bias=False, start=_within((3 / (9 * width))**0.5),
-                       rngs=rngs)
+    self.weigh = None if deepest else layers.conv(2 * width, 2, rngs=rngs)
+    self.widen = layers.conv(width, outputs, size=3, bias=False,
+                             start=layers.within((3 / (9 * width))**0.5), rngs=rngs)
     self.widen_norm = BatchNorm(outputs)
 
   def __call__(self, x: jax.Array, deeper: jax.Array | None, *, valid: jax.Array,

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from distill.losses import _unit, _wide
+from distill import maths
+from distill.models import layers
 from distill.models.norm import BatchNorm
 
 HE = nnx.initializers.variance_scaling(2, 'fan_out', 'normal')
@@ -34,11 +35,11 @@ class Embedding(nnx.Module):
   """A linear map of the last axis, at length 1 (CRD, Tian 2020); of a zero vector 0."""
 
   def __init__(self, *, inputs: int, outputs: int = 128, rngs: nnx.Rngs):
-    self.dense = _dense(inputs, outputs, rngs=rngs)
+    self.dense = layers.linear(inputs, outputs, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
     x = self.dense(x)
-    return _unit(_wide(x)).astype(x.dtype)
+    return maths.unit(maths.wide(x)).astype(x.dtype)
 
 
 class Regressor(nnx.Module):
@@ -52,11 +53,12 @@ class Regressor(nnx.Module):
     if ratio not in (0.5, 1, 2):
       raise ValueError(f'ratio={ratio} is not 0.5, 1 or 2')
     if ratio < 1:
-      start = _within((16 * outputs)**-0.5)
+      start = layers.within((16 * outputs)**-0.5)
       self.conv = nnx.ConvTranspose(inputs, outputs, (4, 4), strides=2, kernel_init=start,
                                     bias_init=start, rngs=rngs)
     else:
-      self.conv = _conv(inputs, outputs, size=1 if ratio == 1 else 3, stride=int(ratio), rngs=rngs)
+      self.conv = layers.conv(inputs, outputs, size=1 if ratio == 1 else 3, stride=int(ratio),
+                              rngs=rngs)
     self.norm = BatchNorm(outputs)
 
   def __call__(self, x: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
@@ -71,7 +73,7 @@ class Connector(nnx.Module):
   """
 
   def __init__(self, *, inputs: int, outputs: int, rngs: nnx.Rngs):
-    self.conv = _conv(inputs, outputs, bias=False, start=HE, rngs=rngs)
+    self.conv = layers.conv(inputs, outputs, bias=False, start=HE, rngs=rngs)
     self.norm = BatchNorm(outputs)
 
   def __call__(self, x: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
@@ -86,7 +88,7 @@ class Variational(nnx.Module):
   """
 
   def __init__(self, *, inputs: int, outputs: int, rngs: nnx.Rngs):
-    self.convs = nnx.List([_conv(n, outputs, bias=False, rngs=rngs)
+    self.convs = nnx.List([layers.conv(n, outputs, bias=False, rngs=rngs)
                            for n in (inputs, outputs, outputs)])
     self.spread = nnx.Param(jnp.full(outputs, math.log(math.expm1(5 - 1e-5))))
 
@@ -94,7 +96,7 @@ class Variational(nnx.Module):
     for conv in self.convs[:-1]:
       x = jax.nn.relu(conv(x))
     return {'mean': self.convs[-1](x),
-            'variance': jax.nn.softplus(_wide(self.spread[...])) + 1e-5}
+            'variance': jax.nn.softplus(maths.wide(self.spread[...])) + 1e-5}
 
 
 class Paraphraser(nnx.Module):
@@ -146,9 +148,9 @@ class Head(nnx.Module):
   """
 
   def __init__(self, *, inputs: int, width: int, classes: int, rngs: nnx.Rngs):
-    self.conv = _conv(inputs, width, bias=False, start=HE, rngs=rngs)
+    self.conv = layers.conv(inputs, width, bias=False, start=HE, rngs=rngs)
     self.norm = BatchNorm(width)
-    self.dense = _dense(width, classes, rngs=rngs)
+    self.dense = layers.linear(width, classes, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, valid: jax.Array, train: bool) -> dict[str, jax.Array]:
     x = jax.nn.relu(self.norm(self.conv(x), valid=valid, train=train))
@@ -156,25 +158,8 @@ class Head(nnx.Module):
     return {'hidden': hidden, 'logits': self.dense(hidden)}
 
 
-def _within(bound: float) -> nnx.Initializer:
-  return lambda key, shape, dtype, out_sharding=None: jax.random.uniform(
-      key, shape, dtype, -bound, bound)
-
-
-def _dense(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-  start = _within(inputs**-0.5)
-  return nnx.Linear(inputs, outputs, kernel_init=start, bias_init=start, rngs=rngs)
-
-
-def _conv(inputs: int, outputs: int, *, size: int = 1, stride: int = 1, bias: bool = True,
-          start: nnx.Initializer | None = None, rngs: nnx.Rngs) -> nnx.Conv:
-  """A convolution of an odd size, padded on all sides; `start` is for kernel and bias."""
-  start = start or _within((inputs * size**2)**-0.5)
-  return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=bias,
-                  kernel_init=start, bias_init=start, rngs=rngs)
-
-
 def _three(*widths: int, transposed: bool = False, rngs: nnx.Rngs) -> list[nnx.Conv]:
   """3×3 convolutions from each width to the next."""
-  return [_conv(a, b, size=3, start=_within((9 * (b if transposed else a))**-0.5), rngs=rngs)
+  start = lambda a, b: layers.within((9 * (b if transposed else a))**-0.5)
+  return [layers.conv(a, b, size=3, start=start(a, b), rngs=rngs)
           for a, b in zip(widths[:-1], widths[1:], strict=True)]

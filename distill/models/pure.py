@@ -4,13 +4,15 @@ Flat dicts make a step cheap to dispatch, and paths are what freezing, exporting
 starting from a teacher's layers speak of.
 """
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from distill.models import precision
+from distill.models.layers import NOTHING, Block
 from distill.types import Batch, Status, Stop
 
 Flat = dict[str, jax.Array]
@@ -28,6 +30,8 @@ class Traits:
   cut: paths of parameters of which a smaller model takes the first rows.
   kin: arguments that change what equal shapes compute, each with the module for which they do.
   free: arguments that no parameter depends on, and that a loaded model may be given.
+  splits: for tensor parallelism, by a pattern of the end of a parameter's path, the axis that is
+    split over devices, or the first of these that divides (`sharding.Layout`).
   """
   heads: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   tables: tuple[str, ...] = ()
@@ -35,6 +39,7 @@ class Traits:
   cut: tuple[str, ...] = ()
   kin: Mapping[str, str] = dataclasses.field(default_factory=dict)
   free: tuple[str, ...] = ('dropout',)
+  splits: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 PLAIN = Traits()
@@ -45,6 +50,12 @@ def traits_of(kind: Any) -> Traits:
   return getattr(kind, 'traits', PLAIN)
 
 
+def splits_of(models: Iterable[Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+  """The `splits` of all of these models, for the layout of their run."""
+  return tuple({pattern: axes for model in models
+                for pattern, axes in traits_of(model).splits.items()}.items())
+
+
 @dataclasses.dataclass(frozen=True)
 class Pure:
   """A module without its arrays.
@@ -52,6 +63,7 @@ class Pure:
   `make(rngs)` constructs the module; nothing is computed until `init`. `mixing`: in training an
   output depends on the batch's other examples, for the module keeps batch statistics or says so.
   `traits` are those of its class; `rows` are those of the tables that fields of a batch point into.
+  `multiplies` and `has_blocks` tell whether `dtype='mixed'` and `remat` find anything to change.
   """
   make: Callable[[nnx.Rngs], nnx.Module]
 
@@ -61,19 +73,23 @@ class Pure:
     def arrays(key, only):
       module = self.make(nnx.Rngs(key))
       graph, *states = nnx.split(module, nnx.Param, ...)
-      said[:] = traits_of(module), getattr(module, 'mixing', False), graph, jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(states))
+      said[:] = (traits_of(module), getattr(module, 'mixing', False), graph, jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(states)),
+          any(hasattr(part, 'dot_general') for _, part in nnx.iter_modules(module)),
+          any(isinstance(part, Block) for _, part in nnx.iter_modules(module)))
       return tuple({path: value for path, value in _flat(part).items()
                     if only is None or path in only} for part in states)
 
     said: list[Any] = []
     init = jax.jit(arrays, static_argnums=1)
     init.trace(jax.eval_shape(lambda: jax.random.key(0)), None)     # `init` finds this trace again
-    traits, mixing, graph, states = said
+    traits, mixing, graph, states, multiplies, has_blocks = said
     object.__setattr__(self, '_init', init)
     object.__setattr__(self, '_graph', graph)
     object.__setattr__(self, '_states', states)
     object.__setattr__(self, 'traits', traits)
+    object.__setattr__(self, 'multiplies', multiplies)
+    object.__setattr__(self, 'has_blocks', has_blocks)
     object.__setattr__(self, 'mixing', mixing or any(
         isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(states[1])))
     object.__setattr__(self, 'rows', {
@@ -93,12 +109,31 @@ class Pure:
     return self._init(jax.random.key(seed), None if only is None else frozenset(only))
 
   def __call__(self, params: Flat, rest: Flat, *arguments, method: str = '__call__',
-               **keywords) -> tuple[Any, Flat]:
-    """The result of a method of the module, and the rest as the call left it."""
+               dtype: str = 'float32', remat: str = NOTHING, **keywords) -> tuple[Any, Flat]:
+    """The result of a method of the module, and the rest as the call left it.
+
+    With `dtype='mixed'` every module that keeps its product as an attribute `dot_general`, as
+    Flax's dense layers do, has that of `precision` instead; the narrower dtypes are those of
+    `params`. `remat` is what every `layers.Block` computes again in the backward pass.
+    """
     module = nnx.merge(self._graph, *(
         _filled(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
+    if dtype == precision.MIXED:
+      module.set_attributes(dot_general=precision.dot_general, raise_if_not_found=False)
+    if remat != NOTHING:
+      module.set_attributes(Block, remat=remat, raise_if_not_found=False)
     result = getattr(module, method)(*arguments, **keywords)
     return result, _flat(nnx.split(module, nnx.Param, ...)[2])
+
+
+def check_computing(model: Pure, where: str, *, dtype: str, remat: str = NOTHING) -> None:
+  """Stops where a model has nothing that `dtype` or `remat`, fields of `where`, would change."""
+  if dtype == precision.MIXED and not model.multiplies:
+    raise Stop(Status.CONFIG, f'{where}.dtype={dtype!r}: the model has no layer with a dot_general '
+               "to replace, such as flax.nnx.Linear: take dtype='float32'")
+  if remat != NOTHING and not model.has_blocks:
+    raise Stop(Status.CONFIG, f'{where}.remat={remat!r}: the model has no blocks to compute again: '
+               f'derive them from distill.models.layers.Block, or take remat={NOTHING!r}')
 
 
 def check_ids(model: Callable, batch: Batch, title: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from distill.models import layers
 from distill.models.norm import BatchNorm
 from distill.models.pure import DEEPEST, Traits
 from distill.types import Batch, Outputs
@@ -93,7 +94,7 @@ class Stage(nnx.Module):
     return self.blocks[-1](x, valid=valid, train=train)
 
 
-class Block(nnx.Module):
+class Block(layers.Block):
   """Two 3×3 convolutions, their result added to the input; the last ReLU is the caller's."""
 
   def __init__(self, *, inputs: int, width: int, stride: int, rngs: nnx.Rngs):
@@ -105,7 +106,7 @@ class Block(nnx.Module):
     self.shortcut = None if same else _conv(inputs, width, size=1, stride=stride, rngs=rngs)
     self.shortcut_norm = None if same else BatchNorm(width)
 
-  def __call__(self, x: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
+  def forward(self, x: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
     how = dict(valid=valid, train=train)
     inner = jax.nn.relu(self.norm1(self.conv1(x), **how))
     inner = self.norm2(self.conv2(inner), **how)

@@ -5,8 +5,8 @@ import jax
 from flax import nnx
 
 from distill import lookup
+from distill.models import layers
 from distill.models.norm import BatchNorm
-from distill.models.projectors import _conv, _dense
 from distill.models.resnet import ResNet
 from distill.types import Batch, Outputs
 
@@ -32,7 +32,7 @@ class SimKD(nnx.Module):
     if not isinstance(self.encoder, ResNet):
       raise ValueError(f'encoder={encoder["name"]!r} is not resnet.ResNet')
     self.projector = Projector(inputs=self.encoder.width, width=width, factor=factor, rngs=rngs)
-    self.head = _dense(width, classes, rngs=rngs)
+    self.head = layers.linear(width, classes, rngs=rngs)
 
   def __call__(self, batch: Batch, *, train: bool = False,
                key: jax.Array | None = None) -> Outputs:
@@ -53,7 +53,7 @@ class Projector(nnx.Module):
 
   def __init__(self, *, inputs: int, width: int, factor: int, rngs: nnx.Rngs):
     narrow = width // factor
-    self.convs = nnx.List([_conv(a, b, size=size, bias=False, rngs=rngs) for a, b, size in (
+    self.convs = nnx.List([layers.conv(a, b, size=size, bias=False, rngs=rngs) for a, b, size in (
         (inputs, narrow, 1), (narrow, narrow, 3), (narrow, width, 1))])
     self.norms = nnx.List([BatchNorm(n) for n in (narrow, narrow, width)])
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from distill.losses import _positive, _wide
+from distill import maths
 
 
 class Learned(nnx.Module):
@@ -20,13 +20,14 @@ class Learned(nnx.Module):
   def __init__(self, *, inputs: int, start: float = 1.0, spread: float = 20.0):
     if inputs != 1:
       raise ValueError(f'it reads one number, λ of a schedule, and got a width of {inputs}')
-    _positive(start=start, spread=spread)
+    maths.positive(start=start, spread=spread)
     self.theta, self.start, self.spread = nnx.Param(jnp.ones(())), start, spread
 
   def __call__(self, reversal: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
     """From λ to the temperature, both []."""
     del valid, train
-    return self.start + self.spread * jax.nn.sigmoid(_reversed(_wide(self.theta[...]), reversal))
+    theta = _reversed(maths.wide(self.theta[...]), reversal)
+    return self.start + self.spread * jax.nn.sigmoid(theta)
 
 
 @jax.custom_vjp
@@ -54,7 +55,7 @@ class FLSW(nnx.Module):
                gamma: float = 1.0, least: float = 1.0):
     if not isinstance(inputs, tuple) or len(inputs) not in (2, 3) or inputs[0] != inputs[1]:
       raise ValueError(f"it reads the student's and a teacher's logits, and got widths {inputs}")
-    _positive(temperature=temperature, beta=beta, gamma=gamma, least=least)
+    maths.positive(temperature=temperature, beta=beta, gamma=gamma, least=least)
     self.temperature, self.beta, self.gamma, self.least = temperature, beta, gamma, least
 
   def __call__(self, student: jax.Array, teacher: jax.Array, *mask: jax.Array, valid: jax.Array,
@@ -79,7 +80,7 @@ class CWSM(nnx.Module):
   mixing = True
 
   def __init__(self, *, temperature: float = 4.0, beta: float = 1.0, least: float = 1.0):
-    _positive(temperature=temperature, beta=beta, least=least)
+    maths.positive(temperature=temperature, beta=beta, least=least)
     self.temperature, self.beta, self.least = temperature, beta, least
 
   def __call__(self, student: jax.Array, *mask: jax.Array, valid: jax.Array,
@@ -102,7 +103,7 @@ def _counted(valid: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 def _fixed(logits: jax.Array, valid: jax.Array) -> jax.Array:
   if logits.ndim != 2 or logits.shape[:1] != valid.shape:
     raise ValueError(f'logits {list(logits.shape)} are not a row for each of {list(valid.shape)}')
-  return jax.lax.stop_gradient(_wide(logits))
+  return jax.lax.stop_gradient(maths.wide(logits))
 
 
 def _around(w: jax.Array, valid: jax.Array, temperature: float, beta: float,

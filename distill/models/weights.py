@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from distill.losses import _wide
+from distill import maths
 from distill.losses.supervised import cross_entropy
 
 MEANS = 'geometric', 'arithmetic'
@@ -29,7 +29,7 @@ class Uncertainty(nnx.Module):
 
   def __call__(self, *arrays: jax.Array, valid: jax.Array, train: bool) -> dict[str, jax.Array]:
     del arrays, valid, train
-    s = _wide(self.log_variance[...])
+    s = maths.wide(self.log_variance[...])
     return ({term: jnp.exp(-s[i]) for i, term in enumerate(self.terms)}
             | {f'{term}/penalty': s[i] / 2 for i, term in enumerate(self.terms)})
 

@@ -5,8 +5,8 @@ from distill import objective
 from distill.train import Stage
 
 
-def without(stage: Stage, teachers: set[str]) -> Stage | None:
-  """The baseline: the same student with the terms that read no teacher, each at weight 1.
+def without(stage: Stage, teachers: set[str], name: str) -> Stage | None:
+  """The baseline, called `name`: the same student with the terms that read no teacher, at weight 1.
 
   That is without the weights, too, that a carry makes of terms, and without augments that ask a
   teacher. Nothing if no term is left, or if there was no teacher.
@@ -36,10 +36,9 @@ def without(stage: Stage, teachers: set[str]) -> Stage | None:
   student = dataclasses.replace(stage.student,
                                 projectors=left('projected', stage.student.projectors))
   shapes = student.shapes()
-  start = lambda: tuple({path: value for path, value in part.items() if path in wanted}
-                        for part, wanted in zip(stage.start(), shapes, strict=True))
-  return dataclasses.replace(
-      stage, name=stage.name.replace('student', 'baseline', 1), student=student, start=start,
-      teachers=(), weights={}, carries=carries, terms=tuple(kept),
-      augment=tuple(change for change in stage.augment
-                    if not taught(objective.paths(getattr(change, 'reads', ())))))
+  start = lambda weights: tuple({path: value for path, value in part.items() if path in wanted}
+                                for part, wanted in zip(stage.start(weights), shapes, strict=True))
+  augment = tuple(change for change in stage.augment
+                  if not taught(objective.paths(getattr(change, 'reads', ()))))
+  return dataclasses.replace(stage, name=name, student=student, start=start, teachers=(),
+                             carries=carries, terms=tuple(kept), augment=augment)

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 
 from distill import formats, hub, modalities
-from distill.evaluate import alone, cost, energy
+from distill.measure import alone, cost, energy
 from distill.pipelines.judging import Judging, Model
-from distill.train import Run
+from distill.runs import Run
 
 UNMEASURED = ('latency_ms', 'throughput_per_s', 'throughput_batch', 'flops', 'peak_memory_bytes',
               'process_bytes', 'energy_j_per_example')

@@ -15,12 +15,13 @@ from distill import formats, hub, lookup, modalities, numbers, sharding, tasks
 from distill.data import batches
 from distill.data.sets import Split
 from distill.disk import replace
-from distill.evaluate import tiers
 from distill.modalities import Modality
+from distill.models.pure import splits_of
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.checks import check_reads
 from distill.pipelines.judging import Judging, Model, judging
-from distill.train import Run
+from distill.report import tiers
+from distill.runs import Run
 from distill.types import Status, Stop
 
 Widths = Mapping[str, tuple[int, ...]]
@@ -38,7 +39,11 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   if there := reported.before(this):
     return there
   widths = _widths(told, spec.data.get('widths'))
-  models = [_model(name, node, told, widths, this) for name, node in listed.items()]
+  before = dict(zip([*listed][1:], listed, strict=False))      # a baseline follows its student
+  models = [_model(name, node, told, widths, before[name] if node.role == 'baseline' else '', this)
+            for name, node in listed.items()]
+  told = dataclasses.replace(told, layout=dataclasses.replace(
+      told.layout, splits=splits_of(model.pure for model in models)))
   sharding.once(lambda: replace(this.workdir / 'metrics.jsonl', _curves(listed)))
   return reported.reported(config, models, told, asked, this)
 
@@ -49,7 +54,8 @@ def _widths(told: Judging, widths: batches.WidthsNode) -> Widths:
   return modalities.bucketed(told.dataset.modality, found).widths
 
 
-def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run: Run) -> Model:
+def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, baseline_of: str,
+           run: Run) -> Model:
   """The model, once it is sure that it can be asked."""
   pure, weights, card = formats.open_model(node.place, f'models.{name}', model=node.model)
   folder = hub.folder(node.place, f'models.{name}')
@@ -57,7 +63,7 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, run:
   _check_classes(name, card, told)
   model = Model(name, node.role, pure, weights, card,
                 {'place': node.place, 'model': dict(node.model)}, modality, splits,
-                node.teachers, node.saw, node.spent, _note(card, told))
+                node.teachers, node.saw, node.spent, _note(card, told), baseline_of)
   formats.at(folder).sizes(folder, weights, card)         # before anything is asked
   if model.note:
     run.log.say(f'{name}: {model.note}')

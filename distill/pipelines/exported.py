@@ -1,8 +1,9 @@
 """Exported models, of which a teacher is made or a student starts: what they must have to fit."""
 import fnmatch
 import re
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,66 +11,116 @@ from distill import checkpoint, formats, hub, lookup, tasks
 from distill.data.sets import Dataset
 from distill.models.pure import Flat, Pure, traits_of
 from distill.pipelines import nodes
-from distill.student import Student, started_from
+from distill.student import Student, map_of_blocks, started_from
 from distill.teachers import Weights
 from distill.types import Status, Stop
+
+# Of a student, and of the weights of the models before it: parameters and rest before step 0.
+Start = Callable[[Student, Mapping[str, Weights]], tuple[Flat, Flat]]
+
+
+class _Read(NamedTuple):
+  """A model that was read, without its arrays: these belong to whoever asked for them."""
+  seed: int
+  model: Pure
+  arrays: tuple[Mapping[str, weakref.ref], ...]
+  card: Mapping[str, Any]
+
+
+_read: dict[str, list[_Read]] = {}      # by how it was read; an entry goes when its arrays do
+
+
+def opened(place: str, where: str, *, seed: int,
+           **changes: Any) -> tuple[Pure, Weights, Mapping[str, Any]]:
+  """Returns the model, weights and card of a folder or hub id, which is read once.
+
+  The weights are found again as long as somebody has them: nothing is kept for that. A folder whose
+  files have changed since is read anew. `changes` are those of `formats.load`; `seed` is what
+  parameters that the folder lacks begin with.
+  """
+  folder = hub.folder(place, where).resolve()
+  stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
+  files = sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats.items())
+  how = repr((folder, files, sorted(changes.items())))
+  for one in _read.get(how, ()):
+    weights = tuple({path: array() for path, array in part.items()} for part in one.arrays)
+    if one.seed == seed or not one.card['fresh']:
+      return one.model, weights, one.card
+  model, weights, card = formats.load(place, where, seed=seed, **changes)
+  gone = lambda _: _read.pop(how, None)
+  _read.setdefault(how, []).append(_Read(seed, model, tuple(
+      {path: weakref.ref(array, gone) for path, array in part.items()} for part in weights), card))
+  return model, weights, card
 
 
 def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
             where: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
   """The model, weights and card of `init`, which must be what `model` says, if it says it."""
-  model, weights, card = formats.load(
-      spec.init, f'{where}.init', model=formats.free(spec.init, spec.model, f'{where}.init'),
+  model, weights, card = opened(
+      spec.init, f'{where}.init', model=free(spec, where),
       fresh=spec.fresh, sizes=dataset.sizes, seed=seed)
   check_card(card, spec.init, dataset, where)
   for key, value in spec.model.items():
+    value = list(value) if isinstance(value, tuple) else value        # as a card has it
     if card['model'].get(key, value) != value:
       raise Stop(Status.MISFIT, f'{where}.model.{key}={value!r}, but {spec.init} has '
                  f'{card["model"][key]!r}')
   return model, weights, card
 
 
+def free(spec: nodes.TeacherNode, where: str) -> dict[str, Any]:
+  """What a teacher's node changes of a loaded model."""
+  return formats.free(spec.init, spec.model, f'{where}.init')
+
+
 def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, dataset: Dataset,
           seed: int, teachers: Mapping[str, tuple[Pure, Mapping[str, Any]]],
-          weights: Mapping[str, Weights],
-          idle: Collection[str]) -> Callable[[Student], tuple[Flat, Flat]]:
+          idle: Collection[str]) -> tuple[Start, str]:
   """Parameters before step 0: by the seed, or from a teacher's or an exported model's.
 
-  `spelled` is the node of the model, `teachers` are those of the run with theirs; what `weights`
-  has of a teacher is taken when the student starts. `idle` are heads that nothing trains.
+  And the sha256 of what was read of an exported model, '' where nothing was.
+
+  `spelled` is the node of the model, `teachers` are those of the run with theirs. `idle` are heads
+  that nothing trains.
   """
+  if node.layers and node.take:
+    raise Stop(Status.CONFIG, 'student has both layers and take: give take alone')
   if not node.init:
-    if node.layers:
-      raise Stop(Status.CONFIG, 'student.layers without student.init: blocks of which model?')
-    return lambda student: student.init(seed)
+    if node.layers or node.take:
+      key = 'layers' if node.layers else 'take'
+      raise Stop(Status.CONFIG, f'student.{key} without student.init: parts of which model?')
+    return lambda student, weights: student.init(seed), ''
   fresh = lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in node.fresh)
   shapes = [{path: shape for path, shape in part.items() if not fresh(path)}
             for part in model.shapes]
   if node.init in teachers:
     there, (source, kin) = None, teachers[node.init]
   else:
-    source, there, card = formats.load(node.init, 'student.init', fresh=node.fresh, seed=seed,
-                                       sizes=dataset.sizes)
+    source, there, card = opened(node.init, 'student.init', fresh=node.fresh, seed=seed,
+                                 sizes=dataset.sizes)
     check_card(card, node.init, dataset, 'student')
     kin = card['model']
   modules = {path.split('/')[0] for part in shapes for path in part} - {*idle}
   if len(modules) > 1:                # one module, such as a teacher's head, may be in any model
     check_kin(spelled, kin, node.init, modules)
-  take = lambda found: tuple(
-      part and started_from(part, whole, node.layers, 'student', model.traits.cut)
-      for part, whole in zip(shapes, found, strict=True))
+  wanted = shapes[0] | shapes[1]
+  path_map = node.take or map_of_blocks(node.layers, wanted, 'student')
+
+  def take(found: Weights) -> tuple[Flat, ...]:
+    taken = started_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut)
+    return tuple({path: taken[path] for path in part} for part in shapes)
   jax.eval_shape(take, source.shapes)
 
-  def begin(student: Student) -> tuple[Flat, Flat]:
-    taken = take(there or weights[node.init])
-    return tuple(own | {f'model/{path}': value for path, value in part.items()}
-                 for own, part in zip(student.init(seed), taken, strict=True))
-  return begin
+  begin = lambda student, weights: begun(student, seed, take(there or weights[node.init]))
+  return begin, checkpoint.sha256(there) if there else ''
 
 
-def content(init: str) -> str:
-  """What an exported model holds; '' for none, and for a teacher of this run."""
-  return checkpoint.sha256(formats.load(init, 'init')[1]) if init else ''
+def begun(student: Student, seed: int, taken: Weights) -> tuple[Flat, Flat]:
+  """Parameters and rest of a student whose model has these, the others by the seed."""
+  given = [{f'model/{path}': value for path, value in part.items()} for part in taken]
+  if all(own.keys() == part.keys() for own, part in zip(student.shapes(), given, strict=True)):
+    return tuple(given)
+  return tuple(own | part for own, part in zip(student.init(seed), given, strict=True))
 
 
 def check_sizes(node: Mapping[str, Any], dataset: Dataset, where: str) -> None:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from distill import formats, hub
-from distill.evaluate import report
+from distill import formats, hub, report
 from distill.pipelines.nodes import ModelNode
 from distill.types import Status, Stop
 

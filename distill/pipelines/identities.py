@@ -1,14 +1,31 @@
-"""Names for all that determines a result: hashes of JSON values and of the code that runs."""
+"""Names for all that determines a result: hashes of JSON values, of configs and of code that runs.
+
+Code counts as far as it is imported: a stage depends on the modules that its config names, on
+those that train it, and on what these import, inside of functions too. Deliberately outside are
+
+  formats, hub     how a model is read: what was read counts, by the sha256 of its arrays
+  measure, report  they look at what was trained
+  pipelines        other than the code that builds stages: they run one stage after the other
+  doors            and what they start with: flags, workdir, launch, logs, streams
+
+and packages other than distill and those that a config names with a colon.
+"""
+import ast
 import functools
 import hashlib
 import json
 import pathlib
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import distill
-from distill.data.stored import source_sha256
+from distill.pipelines import fields
 
+ROOT = 'distill'
 CODE = pathlib.Path(distill.__file__).parent
+OUTSIDE = frozenset(('formats', 'hub', 'measure', 'report', 'flags', 'workdir', 'launch', 'logs',
+                     'streams', 'main', 'predict', 'export', 'evaluate'))
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -17,8 +34,75 @@ def digest(value: Any, length: int = 16) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def config_sha256(config: Mapping[str, Any]) -> str:
+  """Returns the name of a resolved config: of all in it that makes a difference."""
+  return digest(fields.essential(config), 64)
+
+
+def sources(modules: Iterable[str], places: Mapping[str, list[pathlib.Path]] | None = None
+            ) -> list[tuple[str, str]]:
+  """Returns the modules that these import, transitively, each with the sha256 of its file.
+
+  `places` are the folders or files of top-level packages. Those of distill and of each package
+  that `modules` begin with are followed; nothing is imported to find out.
+  """
+  modules = sorted(modules)
+  if places is None:
+    places = {name: _places(name) for name in {module.split('.')[0] for module in modules}}
+    places[ROOT] = [CODE]
+  found, todo = {}, [*modules]
+  while todo:
+    module = todo.pop()
+    if module in found or _is_outside(module):
+      continue
+    if not (file := _file(module, places)):
+      continue
+    found[module], imported = _read(file, module)
+    todo += imported
+    if package := module.rpartition('.')[0]:
+      todo.append(package)              # its __init__ runs first
+  return sorted(found.items())
+
+
+def _is_outside(module: str) -> bool:
+  package, _, inside = module.partition('.')
+  return package == ROOT and inside.split('.')[0] in OUTSIDE
+
+
+def _places(package: str) -> list[pathlib.Path]:
+  """Returns the folders or the file of a package that was imported."""
+  there = sys.modules.get(package)
+  found = getattr(there, '__path__', None) or [getattr(there, '__file__', None)]
+  return [pathlib.Path(place) for place in found if place]
+
+
+def _file(module: str, places: Mapping[str, list[pathlib.Path]]) -> pathlib.Path | None:
+  """Returns the file of a module, None where it is no module of these packages."""
+  package, *parts = module.split('.')
+  for place in places.get(package, ()):
+    if place.suffix == '.py':
+      return None if parts else place
+    whole = place.joinpath(*parts)
+    for file in (whole / '__init__.py', whole.with_suffix('.py') if parts else None):
+      if file and file.is_file():
+        return file
+  return None
+
+
 @functools.cache
-def code(place: pathlib.Path = CODE) -> list[str]:
-  """Returns the hashes of the code that runs: read once, for files may change while it does."""
-  files = sorted(place.rglob('*.py')) if place.is_dir() else [place]
-  return [source_sha256(str(file)) for file in files]
+def _read(file: pathlib.Path, module: str) -> tuple[str, tuple[str, ...]]:
+  """Returns a file's sha256, and all that may be a module among what it imports.
+
+  It is read once: files may change while the code runs.
+  """
+  content = file.read_bytes()
+  package = module.split('.') if file.name == '__init__.py' else module.split('.')[:-1]
+  found = set()
+  for node in ast.walk(ast.parse(content)):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      above = package[:len(package) - node.level + 1] if node.level else []
+      start = '.'.join([*above, *([node.module] if node.module else [])])
+      found |= {start, *(f'{start}.{alias.name}' for alias in node.names)}
+  return hashlib.sha256(content).hexdigest(), tuple(sorted(found))

@@ -1,13 +1,12 @@
 """What models are judged by, and a model that is."""
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from distill import lookup, sharding, step, tasks
+from distill import lookup, objective, sharding, step, tasks
 from distill.data import batches
 from distill.data.sets import Dataset, Split
 from distill.modalities import Modality
@@ -50,9 +49,15 @@ class Judging:
 
     The task is tried on answers of zeros, so that what it lacks is known before training.
     """
-    measured = lambda weights, batch: self.task.measure(
-        lambda asked: model(*weights, asked, train=False, key=None)[0], batch)
     batch, task = self.batches(split, modality)[0], f'task={self.task_node["name"]!r}'
+
+    def measured(weights, batch):
+      def ask(asked):
+        outputs = model(*weights, asked, train=False, key=None)[0]
+        for name in self.task.outputs:
+          objective.at({where: outputs}, f'{where}/{name}', task)
+        return outputs
+      return self.task.measure(ask, batch)
     check_ids(model, batch, where)
     try:
       found = jax.eval_shape(measured, weights, batch)
@@ -71,7 +76,8 @@ class Model:
 
   `place` is what `formats.open_model` takes; `splits` are the examples as the model reads them, by
   its `modality`, which knows the widths that they are padded to. `spent` is None for a model whose
-  training isn't known, `note` is what readers must know.
+  training isn't known, `note` is what readers must know. `baseline_of` is the student whose
+  baseline the model is.
   """
   name: str
   role: str
@@ -85,6 +91,7 @@ class Model:
   saw: Mapping[str, int] | None = None
   spent: Mapping[str, float] | None = None
   note: str = ''
+  baseline_of: str = ''
 
 
 def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
@@ -93,8 +100,8 @@ def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
   """
   if model.role == 'teacher':
     return None
-  if model.role == 'baseline':
-    model = next((m for m, after in itertools.pairwise(models) if after.name == model.name), model)
+  if model.baseline_of:
+    model = next(m for m in models if m.name == model.baseline_of)
   teachers = {m.name: m for m in models if m.role == 'teacher'}
   own = (teachers[name] for name in model.teachers if name in teachers)
   return next(own, next(iter(teachers.values()), None))

@@ -4,16 +4,16 @@ The config is that of `compare` with `students.NAME` instead of `student`: a stu
 node, the `tier` that it is to reach, and whatever else it has of its own among `OWN`, whole nodes.
 Everything else is common. The stages of NAME are called NAME and NAME-baseline.
 """
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from distill import lookup
-from distill.evaluate import tiers
-from distill.pipelines import compare
-from distill.pipelines.setting import TAKEN, Setting, Trained, setting
-from distill.train import Run, Stage
+from distill.pipelines import compare, nodes
+from distill.pipelines.jobs import Setting
+from distill.pipelines.setting import TAKEN, arranged
+from distill.report import tiers
+from distill.runs import Run
 from distill.types import Status, Stop
 
 OWN = ('student', 'tier', 'objective', 'optimizer', 'train', 'before', 'schedules', 'carry',
@@ -33,37 +33,19 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   if aim and aim not in asked.values():
     raise Stop(Status.CONFIG, f'tier={aim!r}: no student is to reach it; they have '
                + ', '.join(f'students.{name}.tier={tier!r}' for name, tier in asked.items()))
-  return compare.carried_out(config, merged(config, students), asked, this)
+  return compare.carried_out(config, setting(config, students), asked, this)
 
 
-def merged(config: Mapping[str, Any], students: Mapping[str, Mapping[str, Any]]) -> Setting:
+def setting(config: Mapping[str, Any], students: Mapping[str, Mapping[str, Any]]) -> Setting:
   """The teachers, and each student with its baseline."""
   common = {key: value for key, value in config.items() if key not in ('students', 'tier')}
-  first, trained, idle = None, [], {}
+  configs = {}
   for name, node in students.items():
     try:
-      told = setting({**common, **node}, first)
+      configs[name] = lookup.call(nodes.Config, {**common, **node}, 'config')
     except Stop as stop:
       raise Stop(stop.status, f'students.{name}: {stop}') from stop
-    first = first or told
-    for t in told.trained:
-      if t.role not in ('student', 'baseline'):       # a teacher keeps what any student reads
-        others = idle.get(t.stage.name, t.idle)
-        idle[t.stage.name] = tuple(head for head in t.idle if head in others)
-    trained += [t if t.role not in ('student', 'baseline') else _named(t, name)
-                for t in told.trained if told is first or t.role in ('student', 'baseline')]
-  trained = [dataclasses.replace(t, idle=idle.get(t.stage.name, t.idle)) for t in trained]
-  return dataclasses.replace(first, trained=tuple(trained))
-
-
-def _named(trained: Trained, name: str) -> Trained:
-  """A student or its baseline under its own name."""
-  def named(stage: Stage) -> Stage:
-    role, *step = stage.name.split('-', 1)
-    own = (name, 'baseline') if role == 'baseline' else (name,)
-    return dataclasses.replace(stage, name='-'.join((*own, *step)))
-  return dataclasses.replace(trained, stage=named(trained.stage),
-                             before=tuple(map(named, trained.before)))
+  return arranged(configs, '{}-baseline')
 
 
 def _check(name: str, node: Any, config: Mapping[str, Any]) -> None:

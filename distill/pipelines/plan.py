@@ -2,24 +2,23 @@
 import functools
 import json
 import os
-import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from distill import checkpoint, formats, sharding, train
+from distill import checkpoint, sharding, train
 from distill.data.sets import Dataset
 from distill.disk import replace
 from distill.modalities import Modality
-from distill.models import sizes
-from distill.pipelines.setting import Setting, Trained
-from distill.train import Run
+from distill.models import precision, sizes
+from distill.pipelines.jobs import Announced, Setting, left
+from distill.runs import Run
 from distill.types import Batch, Status, Stop
 
 EFFICIENCY = 0.4        # of a large matrix product's speed that a narrow encoder's step reaches
@@ -43,15 +42,15 @@ def same_corpus(dataset: Dataset, run: Run) -> None:
                f'{dataset.name} now has{because}: take another --workdir, or restore them')
 
 
-def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]:
+def announce(told: Setting, run: Run) -> Announced:
   """Checks every stage by tracing it and says what will happen; the stages, and their FLOPs.
 
   A stage that an equal one left in `run.shared` is taken from there: it is not among them.
   """
   shapes = {name: model.shapes for name, model in told.loaded.items()}
   shapes |= {t.stage.name: t.stage.student.model.shapes for t in told.trained}
-  lines, found, states = [], {}, 0
-  taken = [t.stage.name for t in told.trained if left(t, run)]
+  lines, found, states, dtypes = [], {}, 0, set()
+  taken = [job.name for job in told.trained if left(job, run)]
   trees = {name: shapes[name][0] for name in (*told.loaded, *taken)}
   wide = max(10, *(len(stage.name) for t in told.trained for stage in t.stages))
   for trained, stage in ((t, stage) for t in told.trained if t.stage.name not in taken
@@ -65,6 +64,7 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
     a_step = ready.flops() * sum(widths) / len(widths) / width(ready.batch)     # nearly linear
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
+    dtypes |= {ready.plan.dtype, *(getattr(teacher, 'dtype', '') for teacher in stage.teachers)}
     lines.append((f'{stage.name:<{wide}} {steps:>6,} steps of {size}',
                   f'{sizes.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
                   f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
@@ -80,14 +80,16 @@ def announce(told: Setting, run: Run) -> dict[str, tuple[train.Prepared, float]]
   for *about, ahead, resumed in lines:
     run.log.say('  '.join(filter(None, ('plan', *about, f'about {_spelled(ahead * seconds)}',
                                         resumed))))
+  if precision.MIXED in dtypes and precision.lacks_instructions():
+    run.log.say("plan  dtype='mixed' will be slower than 'float32': this CPU has no instructions "
+                'for products of bfloat16')
   total = sum(line[3] for line in lines) * seconds
   run.log.say(f'plan  in all about {_spelled(total)}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')
   return found
 
 
-def programs(announced: Mapping[str, tuple[train.Prepared, float]],
-             run: Run) -> list[Callable[[], Any]]:
+def programs(announced: Announced, run: Run) -> list[Callable[[], Any]]:
   """The compilations of what is left to train, in order, for `launch.compiled_ahead`.
 
   None where several processes run: they must compile the same at the same time.
@@ -96,28 +98,6 @@ def programs(announced: Mapping[str, tuple[train.Prepared, float]],
     return []
   return [ready.traced.lower().compile for name, (ready, _) in announced.items()
           if checkpoint.latest(run.workdir / 'checkpoints' / name) != ready.plan.steps]
-
-
-def shared(trained: Trained, run: Run) -> pathlib.Path | None:
-  """Where a stage and its equals of other runs leave for each other what they trained."""
-  return run.shared and run.shared / f'{trained.stage.name}-{trained.identity}'
-
-
-def left(trained: Trained, run: Run) -> bool:
-  """Returns whether an equal stage left all that this run reads, and it has not trained its own.
-
-  A student that has begun goes on with the very teacher that it began with.
-  """
-  place, steps = shared(trained, run), trained.stage.train['steps']
-  own = lambda: checkpoint.latest(train.folder(trained.stage, run)) == steps
-  return bool(place and sharding.once(lambda: place.exists() and not lacking(trained, place)
-                                      and not own()))
-
-
-def lacking(trained: Trained, folder: pathlib.Path) -> set[str]:
-  """Returns the heads that this run reads and that an export of an equal stage left out."""
-  fresh = formats.card_of(folder).get('fresh', ())
-  return {path.split('/')[0] for path in fresh} - {*trained.idle}
 
 
 def _width(modality: Modality, batch: Batch) -> int:

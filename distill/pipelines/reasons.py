@@ -13,10 +13,10 @@ import numpy as np
 from distill import modalities
 from distill import records as records_of
 from distill.data import batches
-from distill.evaluate import faithfulness, inside, quality, robustness
+from distill.measure import faithfulness, inside, quality, robustness
 from distill.pipelines.judging import Judging, Model, teacher_of
+from distill.runs import Run
 from distill.tasks import Task
-from distill.train import Run
 from distill.types import Batch, Records
 
 SEED = 0                # of the samples: the same examples in every run over the same split

@@ -1,16 +1,16 @@
 """How every pipeline ends: its models measured side by side, and the report."""
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distill import records as records_of
-from distill import sharding
+from distill import report, sharding
 from distill.disk import reach
-from distill.evaluate import quality, report, tiers
+from distill.measure import quality
 from distill.pipelines import costs, plan, reasons
-from distill.pipelines.identities import digest
+from distill.pipelines.identities import config_sha256
 from distill.pipelines.judging import Judging, Model, teacher_of
-from distill.train import Run
+from distill.report import tiers
+from distill.runs import Run
 from distill.types import Records
 
 
@@ -27,8 +27,8 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
              padding_share: float | None = None) -> dict[str, Any]:
   """Measures every model, writes the report and returns it.
 
-  A student's baseline is the model that follows it. `asked` are the tiers that students are to
-  reach, '' for none. Predictions and what was seen inside are kept in `records/`, made once.
+  `asked` are the tiers that students are to reach, '' for none. Predictions and what was seen
+  inside are kept in `records/`, made once.
   """
   limits = tiers.limits(told.evaluate.tiers, asked)
   asks = {model.name: told.ask(model) for model in models}
@@ -49,8 +49,7 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
 
   data = told.dataset
   found = {
-      'schema': 1, 'config_name': run.name, 'config_sha256': digest(
-          {key: value for key, value in config.items() if key not in ('mesh', 'tier')}, 64),
+      'schema': 1, 'config_name': run.name, 'config_sha256': config_sha256(config),
       'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
       'hardware': plan.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,
@@ -71,8 +70,7 @@ def judgements(models: Sequence[Model], records: Mapping[str, Records],
   chance = quality.chance(told.task, aligned[0])
   scores = {name: quality.resampled(told.task, own, resamples=told.evaluate.resamples)
             for name, own in zip(records, aligned, strict=True)}
-  baselines = {m.name: after.name for m, after in itertools.pairwise(models)
-               if m.role == 'student' and after.role == 'baseline'}
+  baselines = {m.baseline_of: m.name for m in models if m.baseline_of}
 
   def against(name: str, teacher: str) -> dict[str, Any]:
     own, theirs = scores[name], scores[teacher]

@@ -1,15 +1,15 @@
 """Runs that differ in their seeds alone: each stage of all of them trained by one program."""
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill import formats, sharding, train
-from distill.pipelines import plan
-from distill.pipelines.compare import following, scoring
+from distill.pipelines import jobs, plan
+from distill.pipelines.jobs import Load, Train
 from distill.pipelines.setting import setting
+from distill.runs import Run
 from distill.student import under
-from distill.train import Run
+from distill.teachers import Weights
 from distill.types import Status, Stop
 
 
@@ -29,20 +29,29 @@ def together(configs: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
                  f'{axis!r}, of {widths}: give data.widths={widths[-1:]}')
   for each, run in zip(told, runs, strict=True):
     plan.same_corpus(each.dataset, run)
+  weights = [{job.name: job.weights for job in each.jobs if isinstance(job, Load)}
+             for each in told]
   for several in zip(*(each.trained for each in told), strict=True):
-    name, model = several[0].stage.name, several[0].stage.student.model
-    todo = [k for k, trained in enumerate(several) if not plan.left(trained, runs[k])]
+    todo = [k for k, job in enumerate(several) if not jobs.left(job, runs[k])]
     if len({several[k].identity for k in todo}) < len(todo):
-      raise Stop(Status.CONFIG, f'{name} is one for all seeds, and must be trained first')
-    evaluate, ended = scoring(model, told[0], name), {k: ({}, {}) for k in todo}
-    for parts in zip(*(several[k].stages for k in todo), strict=True):
-      runs[0].log.say(f'{parts[0].name}: {len(todo)} seeds')
-      stages = [dataclasses.replace(part, evaluate=evaluate, start=functools.partial(
-          following, part, ended[k])) for k, part in zip(todo, parts, strict=True)]
-      ready = train.prepared(stages[0], {t.name: t.shapes for t in stages[0].teachers})
-      found = train.together(stages, ready, [runs[k] for k in todo])
-      ended = {k: left for k, (*left, _) in zip(todo, found, strict=True)}
-    for k, trained in enumerate(several) if several[0].role in ('teacher', 'assistant') else ():
-      told[k].weights[name] = (
-          sharding.on_host(tuple(under(part, 'model/') for part in ended[k])) if k in ended
-          else formats.load(str(plan.shared(trained, runs[k])))[1])
+      raise Stop(Status.CONFIG,
+                 f'{several[0].name} is one for all seeds, and must be trained first')
+    scores = jobs.scoring(several[0].stage.student.model, told[0], several[0].reads)
+    ended = _trained([several[k] for k in todo], [weights[k] for k in todo],
+                     [runs[k] for k in todo], scores) if todo else []
+    found = dict(zip(todo, ended, strict=True))
+    for k, job in enumerate(several) if several[0].role in ('teacher', 'assistant') else ():
+      weights[k][job.name] = found[k] if k in found else formats.load(
+          str(jobs.shared(job, runs[k])))[1]
+
+
+def _trained(several: Sequence[Train], weights: Sequence[Mapping[str, Weights]],
+             runs: Sequence[Run], scores: Any) -> list[Weights]:
+  """Trains the stages of equal jobs; their weights."""
+  before = [({}, {}) for _ in several]
+  for parts in zip(*(job.stages for job in several), strict=True):
+    runs[0].log.say(f'{parts[0].name}: {len(parts)} seeds')
+    stages = [dataclasses.replace(part, evaluate=scores) for part in parts]
+    ready = train.prepared(stages[0], {t.name: t.shapes for t in stages[0].teachers})
+    before = [left for *left, _ in train.together(stages, ready, weights, runs, before)]
+  return [sharding.on_host(tuple(under(part, 'model/') for part in left)) for left in before]

@@ -1,391 +1,252 @@
-"""From a config to what it describes: data, task, and the stages to train, checked to fit."""
+"""From a config to what it describes: data, task, and the jobs of the run, checked to fit."""
 import dataclasses
-import functools
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
-from distill import checkpoint, lookup, modalities, objective, tasks
-from distill.carry import Carry
-from distill.data import batches
-from distill.data.sets import Split
-from distill.modalities import Modality
-from distill.models.pure import Flat, Pure
-from distill.pipelines import checks, exported, heads, nodes, sources
+from distill import checkpoint, lookup, objective
+from distill.models.pure import Pure, splits_of
+from distill.pipelines import build, checks, exported, heads, nodes, sources
 from distill.pipelines.baseline import without
-from distill.pipelines.epochs import in_steps
+from distill.pipelines.build import Common
 from distill.pipelines.heads import check_heads
-from distill.pipelines.identities import CODE, code, digest
-from distill.pipelines.judging import BATCHING, Judging, judging, source
-from distill.student import Student, with_projectors
-from distill.teachers import Live, Teacher, Weights
-from distill.train import Stage
-from distill.types import SEEDS, Batch, Status, Stop
+from distill.pipelines.identities import digest
+from distill.pipelines.jobs import Derive, Job, Load, Setting, Train
+from distill.pipelines.judging import judging, source
+from distill.teachers import Live, Teacher
+from distill.types import SEEDS, Status, Stop
 
-MOST_NUMBERS = 2**40    # of one parameter: 4 TiB
 TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-  """A stage; its part of the report; its model's card; and a name for all that determines it.
+class Built:
+  """A teacher: what stages ask, a name for all that determines its answers, and what makes it.
 
-  The role is 'teacher', 'assistant' (a teacher that learns from others), 'student' or 'baseline'.
-  `before` are the stages that come first, in order; their models are no part of the report.
-  `idle` are the model's heads that no stage reads or starts from: an export leaves them out.
+  `node` is that of its model, every size spelled out, `reads` are fields of the model, each with
+  the field of the data that it takes instead. The outputs of a teacher without a job are fields of
+  the data, or made of what the student's state holds.
   """
-  stage: Stage
-  role: str
-  card: Mapping[str, Any]
-  saw: Mapping[str, int]            # examples, by what they are called, and labels
-  idle: tuple[str, ...]
+  spec: nodes.TeacherNode
+  source: Teacher
   identity: str
-  before: tuple[Stage, ...] = ()
-
-  @property
-  def stages(self) -> tuple[Stage, ...]:
-    return *self.before, self.stage
-
-  @property
-  def teachers(self) -> tuple[str, ...]:
-    """Whom it learns from, in any of its stages."""
-    return tuple(dict.fromkeys(t.name for stage in self.stages for t in stage.teachers))
+  content: str = ''                 # the sha256 of what was loaded
+  node: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  job: Load | Train | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting(Judging):
-  """All of a run before anything is trained.
+def setting(node: Mapping[str, Any]) -> Setting:
+  """Reads a resolved config, loads its data and builds its jobs; nothing is compiled."""
+  return arranged({'student': lookup.call(nodes.Config, node, 'config')}, 'baseline')
 
-  The stages of student and baseline share `weights`, which fills as teachers finish.
+
+def arranged(configs: Mapping[str, nodes.Config], baseline: str) -> Setting:
+  """The same of several students by their names, whose configs have all but the student in common.
+
+  `baseline` is what a student's baseline is called, '{}' being the student's name.
   """
-  modality: Modality                # of the data, with the widths that examples are padded to
-  rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
-  loaded: Mapping[str, Pure]        # teachers that aren't trained here
-  trained: tuple[Trained, ...]      # teachers, each after those that it reads; student, baseline
-  weights: dict[str, Weights]
-  reads: Mapping[str, Mapping[str, str]]    # of teachers that read other fields than the student
-
-  def splits_of(self, name: str) -> dict[str, Split]:
-    """The splits as a model of the run reads them."""
-    return {split: examples.reading(self.reads.get(name, {}))
-            for split, examples in self.dataset.splits.items()}
-
-
-def setting(node: Mapping[str, Any], beside: Setting | None = None) -> Setting:
-  """Reads a resolved config, loads its data and builds its stages; nothing is compiled.
-
-  It shares data and `weights` with the setting that it stands `beside`, which has the same.
-  """
-  config = lookup.call(nodes.Config, node, 'config')
-  told = judging(config, beside.dataset if beside else None)
-  dataset = told.dataset
+  config = next(iter(configs.values()))
+  judge = judging(config)
+  dataset = judge.dataset
   if not len(dataset.splits.get('train', ())):
     raise Stop(Status.DATA, f"data: {dataset.name} has no examples in a split 'train'"
                + lookup.nearest('train', dataset.splits))
-  build = _Builder(config, told, beside.weights if beside else {})
-  for name in config.teachers:
-    if name not in build.moving:        # which is made of the student
-      build.teacher(name)
-  students = build.students()
-  trained = (*build.read_teachers(), *students)
-  rows = {name: told.batches(dataset.splits[name], build.modality) for name in told.splits}
-  return Setting(dataset, told.task, told.task_node, told.evaluate, told.layout, build.modality,
-                 rows, build.loaded, trained, build.weights, build.reads)
+  common = build.common(config, judge)
+  built, students = _teachers(config, common), []
+  for name, own in configs.items():
+    try:
+      students += _student(name, baseline.format(name), own, built, common)
+    except Stop as stop:
+      if len(configs) == 1:
+        raise
+      raise Stop(stop.status, f'students.{name}: {stop}') from stop
+  jobs = (*_settled(built, students, configs, common), *students)
+  rows = {name: judge.batches(dataset.splits[name], common.modality) for name in judge.splits}
+  layout = dataclasses.replace(judge.layout, splits=splits_of(
+      job.stage.student.model if isinstance(job, Train) else job.model for job in jobs))
+  jobs = [job.laid_out(layout) if isinstance(job, Train) else job for job in jobs]
+  return Setting(**{**vars(judge), 'layout': layout}, modality=common.modality, rows=rows,
+                 jobs=(*jobs, *_derived(config, jobs)))
 
 
-class _Builder:
-  """Stages over one data set."""
+def _teachers(config: nodes.Config, common: Common) -> dict[str, Built]:
+  """All teachers, each after those that it reads."""
+  specs, built = {}, {}
+  for name, spec in config.teachers.items():
+    if name in TAKEN or name.startswith(('student-', 'baseline-')):
+      raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
+                 'else')
+    specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
+  averages = sources.moving(specs, config.carry)
 
-  def __init__(self, config: nodes.Config, told: Judging, weights: dict[str, Weights]):
-    self.config, self.told = config, told
-    self.dataset, self.layout = told.dataset, told.layout
-    self.batching = {key: config.data[key] for key in BATCHING if key in config.data}
-    self.labelled = self.batching.pop('labelled', 1.0)
-    self.drawn = self.batching.pop('drawn', 0.0)
-    widths = lookup.call(batches.checked_widths, {k: v for k, v in self.batching.items()
-                                                  if k == 'widths'}, 'data',
-                         split=self.dataset.splits['train'])
-    self.modality = modalities.bucketed(self.dataset.modality, widths)
-    self.nodes = {}                   # of models, by where they are described
-    self.specs, self.teachers, self.identities = {}, {}, {}     # of teachers, by name
-    self.trained, self.loaded, self.weights = [], {}, weights   # of those, as `Setting` has them
-    self.fresh, self.paths = {}, set()      # what loaded teachers lack, by name; what stages read
-    for name, spec in config.teachers.items():
-      if name in TAKEN or name.startswith(('student-', 'baseline-')):
-        raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
-                   'else')
-      self.specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
-    self.reads = {name: dict(spec.reads) for name, spec in self.specs.items() if spec.reads}
-    for name, reads in self.reads.items():
-      checks.check_reads(reads, self.dataset, ('train', *told.splits), f'teachers.{name}')
-    self.moving = sources.moving(self.specs, config.carry)
-
-  def teacher(self, name: str, readers: tuple[str, ...] = ()) -> Teacher:
-    """Adds a teacher, after those that it reads itself; each of `readers` reads the next one."""
-    spec, where = self.specs[name], f'teachers.{name}'
+  def teacher(name: str, readers: tuple[str, ...]) -> Teacher:
+    """Builds a teacher after those that it reads itself; each of `readers` reads the next one."""
     if name in readers:
       circle = ' reads '.join((*readers[readers.index(name):], name))
-      raise Stop(Status.CONFIG, f'{where}: {circle}: a teacher can read those that are trained '
-                 'before it, and itself as student/…')
-    if name in self.teachers:
-      return self.teachers[name]
-    seed = spec.seed + (0 if spec.shared else self.config.seed)
-    if not 0 <= seed < SEEDS:
-      raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
-                 f'{seed}, which must be from 0 to {SEEDS - 1}')
-    if spec.source == 'fields':
-      self.teachers[name], self.weights[name] = sources.cached(name, spec), ({}, {})
-      self.identities[name] = digest(['fields', name, source(self.config.data)])
-      return self.teachers[name]
-    if name in self.moving:
-      raise Stop(Status.CONFIG, f'{where}.source={spec.source!r}: only the stage of the student, '
-                 f'whose carry this is, can read it, and teachers.{readers[-1]} does')
-    if spec.source != 'live':
-      raise Stop(Status.CONFIG, f"{where}.source={spec.source!r} must be 'live', 'fields' or "
-                 "'carry:NAME'")
-    if spec.init:
-      model, weights, card = exported.teacher(spec, self.dataset, seed, where)
-      self.nodes[where] = card['model']
-      if card.get('reads') and not spec.reads:
-        self.reads[name] = card['reads']
-        checks.check_reads(card['reads'], self.dataset, ('train', *self.told.splits), where)
-      inside = tuple({f'model/{k}': v for k, v in part.items()} for part in weights)
-      start = lambda: inside
-    elif spec.train:
-      model, _ = self.model(spec.model, f'{where}.model')
-      start = lambda: Student(model).init(seed)
-    else:
-      raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
-    if spec.train:
-      self.trained.append(self.learner(name, Student(model), start, seed, readers))
-      self.identities[name] = self.trained[-1].identity
-    else:
-      self.loaded[name], self.weights[name] = model, weights
-      self.fresh[name] = card['fresh']
-      check_heads(name, spec, card['fresh'], heads.idle(self.told.task, model), self.dataset)
-      self.identities[name] = digest([spec.dtype, checkpoint.sha256(weights),
-                                      *filter(None, [self.reads.get(name)])])
-    self.teachers[name] = lookup.call(Live, {
-        'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name, model=model,
-                                      reads=self.reads.get(name, {}),
-                                      prepare=self.modality.prepare)
-    return self.teachers[name]
+      raise Stop(Status.CONFIG, f'teachers.{name}: {circle}: a teacher can read those that are '
+                 'trained before it, and itself as student/…')
+    if name not in built:
+      find = lambda names: tuple(teacher(other, (*readers, name)) for other in names)
+      field = f'teachers.{name}.source={specs[name].source!r}'
+      if name in averages:
+        raise Stop(Status.CONFIG, f'{field}: only the stage of the student, whose carry this is, '
+                   f'can read it, and teachers.{readers[-1]} does')
+      make = {'live': _live, 'fields': _fields}.get(specs[name].source)
+      if not make:
+        raise Stop(Status.CONFIG, f"{field} must be 'live', 'fields' or 'carry:NAME'")
+      made = make(name, specs[name], find, built, common)
+      built[name] = made              # after those that it read
+    return built[name].source
+  for name in specs:
+    if name not in averages:          # which are made of the student
+      teacher(name, ())
+  return built
 
-  def read_teachers(self) -> list[Trained]:
-    """Returns the trained teachers with the heads that any stage reads, once all are built."""
-    idle = lambda name, model: heads.idle(self.told.task, model, self.paths, (name,))
-    for name, model in self.loaded.items():
-      check_heads(name, self.specs[name], self.fresh[name], idle(name, model), self.dataset)
-    found = []
-    for trained in self.trained:
-      name = trained.stage.name
-      unread = {*trained.idle} & {*idle(name, trained.stage.student.model)}
-      if self.config.student.get('init') == name:
-        unread &= {*self.student_idle}        # the student starts from the others
-      found.append(dataclasses.replace(trained, idle=tuple(sorted(unread))))
-    return found
 
-  def learner(self, name: str, student: Student, start: Callable[[], tuple[Flat, Flat]], seed: int,
-              readers: tuple[str, ...]) -> Trained:
-    """The stage that trains a teacher."""
-    spec, where = self.specs[name], f'teachers.{name}'
-    own = {key: spec.train[key] for key in lookup.parameters(nodes.TeacherTrain)
-           if key in spec.train}
-    plan = {key: value for key, value in spec.train.items() if key not in own}
-    own = lookup.call(nodes.TeacherTrain, own, f'{where}.train')
-    order = ({'seed': spec.seed} if spec.shared else {}) | (
-        {'batch_size': own.batch_size} if own.batch_size else {})
-    data, saw, epoch = self.data(plan, own.labelled, own.drawn, where, name, **order)
-    there = f'{where}.train.objective'
-    terms = objective.terms_from(in_steps(own.objective, epoch, there), there)
-    checks.check_labels(terms, saw, self.dataset.splits['train'].fields)
-    augment, asked = sources.augments(own.augment, f'{where}.train', self.dataset.facts)
-    paths = {path: term.where for term in terms for path in term.paths} | asked
-    self.paths |= paths.keys()
-    read = self.among_teachers(paths)
-    teachers = tuple(self.teacher(other, (*readers, name)) for other in read)
-    checks.check_inputs(own.augment, teachers, f'{where}.train')
-    checks.check_beside(name, read, self.reads, self.modality.fields)
-    if spec.shared and (alone := [other for other in read if not self.specs[other].shared
-                                  and other not in self.loaded]):
+def _fields(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[str, Built],
+            common: Common) -> Built:
+  """A teacher whose outputs the data has: it has no weights, and is no part of the report."""
+  del find, built
+  return Built(spec, sources.cached(name, spec),
+               digest(['fields', name, source(common.config.data)]))
+
+
+def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[str, Built],
+          common: Common) -> Built:
+  """A teacher that is a module: loaded, trained here, or both."""
+  where, config, dataset = f'teachers.{name}', common.config, common.judge.dataset
+  seed = spec.seed + (0 if spec.shared else config.seed)
+  if not 0 <= seed < SEEDS:
+    raise Stop(Status.CONFIG, f'{where}.seed={spec.seed}: with the seed of the run it makes '
+               f'{seed}, which must be from 0 to {SEEDS - 1}')
+  content, reads = '', dict(spec.reads)
+  if spec.init:
+    model, weights, card = exported.teacher(spec, dataset, seed, where)
+    content, reads = checkpoint.sha256(weights), reads or dict(card.get('reads', {}))
+    node, start = card['model'], lambda student, _: exported.begun(student, seed, weights)
+  elif spec.train:
+    model, node = common.model(spec.model, f'{where}.model')
+    start = lambda student, _: student.init(seed)
+  else:
+    raise Stop(Status.CONFIG, f'{where} has neither train nor init: nothing gives it weights')
+  checks.check_reads(reads, dataset, ('train', *common.judge.splits), where)
+  if spec.train:
+    learner = nodes.teacher(name, spec, config.seed, reads)
+    job = build.train(learner, model, node, start, find, config.teachers, common)
+    if spec.shared and (alone := [other for other in job.teachers if not built[other].spec.shared
+                                  and not isinstance(built[other].job, Load)]):
       raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
                  f'own: give teachers.{alone[0]} shared=True too')
-    student = dataclasses.replace(student, probe=self.probe(student.model, augment))
-    stage = Stage(name=name, student=student, start=start, data=data, train=plan, where=where,
-                  seed=seed, terms=terms, teachers=teachers, weights=self.weights,
-                  optimizer=own.optimizer, prepare=self.modality.prepare, layout=self.layout,
-                  augment=augment)
-    reads = {'reads': self.reads[name]} if name in self.reads else {}
-    return Trained(stage, 'assistant' if teachers else 'teacher',
-                   {**self.card(self.nodes[where]), **reads}, saw,
-                   heads.idle(self.told.task, student.model, paths),
-                   self.identity(teacher=dataclasses.asdict(spec), init=exported.content(spec.init),
-                                 batching=self.batching | order,
-                                 teachers={other: self.identities[other] for other in read},
-                                 **({'seed': 0} if spec.shared else {})))
+    checks.check_beside(name, job.teachers, {other: built[other].reads for other in job.teachers}
+                        | {name: reads}, common.modality.fields)
+    identity = common.identity(
+        {'teachers': {name: dataclasses.asdict(spec)}}, init=content,
+        batching={**common.batching, **learner.how},
+        teachers={other: built[other].identity for other in job.teachers},
+        **({'seed': 0} if spec.shared else {}))
+    job = dataclasses.replace(job, identity=identity)
+  else:
+    place = {'place': spec.init, 'model': exported.free(spec, where)}
+    job = Load(name, model, weights, card, place, reads)
+    check_heads(name, spec, card['fresh'], heads.idle(common.judge.task, model), dataset)
+    identity = digest([spec.dtype, content, *filter(None, [reads])])
+  live = lookup.call(Live, {'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name,
+                     model=model, reads=reads, prepare=common.modality.prepare)
+  _check_judged(name, model, reads, common)
+  return Built(spec, live, identity, content, node, reads, job)
 
-  def among_teachers(self, paths: Mapping[str, str]) -> list[str]:
-    """The teachers whose views are among these paths, each given with where it is read."""
-    views = {path.partition('/')[0] for path in paths}
-    known = {*objective.OWN_VIEWS, *self.specs}
-    for path, where in paths.items():
-      if (view := path.partition('/')[0]) not in known:
-        raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, known))
-    return [name for name in self.specs if name in views]
 
-  def students(self) -> list[Trained]:
-    """The stages of the student and, where any term reads no teacher, of the baseline.
+def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str, Built],
+             common: Common) -> list[Train]:
+  """What trains a student and, where any of its terms reads no teacher, its baseline."""
+  node = lookup.call(nodes.StudentNode, config.student, 'student')
+  model, spelled = common.model(node.model, 'student.model')
+  live = {name: (teacher.source.model, teacher.node) for name, teacher in built.items()
+          if teacher.job}
+  start, content = exported.start(
+      node, model, spelled, dataset=common.judge.dataset, seed=config.seed, teachers=live,
+      idle=heads.idle(common.judge.task, model))
+  specs = {name: lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
+           for name, spec in config.teachers.items() if name not in built}
+  known = {name: teacher.source for name, teacher in built.items()} | sources.followers(
+      specs, sources.moving(specs, config.carry), model, common.modality.prepare)
+  find = lambda names: tuple(known[other] for other in names)
+  learner = nodes.student(name, config)
+  job = build.train(learner, model, spelled, start, find, config.teachers, common)
+  _check_judged('student', model, {}, common)
+  inits = [content, *(teacher.content for teacher in built.values() if teacher.content)]
+  described = {key: value for key, value in dataclasses.asdict(config).items()
+               if key not in ('pipeline', 'derive')}
+  student = dataclasses.replace(job, role='student', identity=common.identity(
+      described, inits=inits))
+  return [student, *_baseline(student, baseline, config, inits if node.init else [], common)]
 
-    The baseline goes through the same stages, as far as they have terms that read no teacher.
-    """
-    config, node = self.config, lookup.call(nodes.StudentNode, self.config.student, 'student')
-    model, spelled = self.model(node.model, 'student.model')
-    start = exported.start(
-        node, model, spelled, dataset=self.dataset, seed=config.seed, weights=self.weights,
-        teachers={name: (teacher.model, self.nodes[f'teachers.{name}'])
-                  for name, teacher in self.teachers.items() if isinstance(teacher, Live)},
-        idle=heads.idle(self.told.task, model))
-    self.teachers |= sources.followers(self.specs, self.moving, model, self.modality.prepare)
-    self.weights.update(dict.fromkeys(self.moving, ({}, {})))
-    steps = {f'student-{name}': (f'before.{name}', lookup.call(
-        nodes.StepNode, config.before[name], f'before.{name}')) for name in sorted(config.before)}
-    steps['student'] = '', nodes.StepNode(config.objective, config.optimizer, config.train,
-                                          config.augment)
-    stages, views, used = [], None, set()
-    for name, (where, step) in steps.items():
-      data, saw, epoch = self.data(step.train, self.labelled, self.drawn, where or 'config')
-      schedules = {name: lookup.build('schedules', spec, f'schedules.{name}') for name, spec in
-                   in_steps(config.schedules, epoch, 'schedules').items()}
-      there = f'{where}.objective'.lstrip('.')
-      terms = objective.terms_from(in_steps(step.objective, epoch, there), there)
-      checks.check_labels(terms, saw, self.dataset.splits['train'].fields)
-      augment, asked = sources.augments(step.augment, where or 'config', self.dataset.facts)
-      read = {path: term.where for term in terms for path in term.paths} | asked
-      carries = {} if where else self.carries(read)
-      read |= {path: f'carry.{name}' for name, carry in carries.items()
-               for path in objective.paths(carry.reads)}
-      views = views or sources.views(model, self.teachers, self.moving, data, self.modality,
-                                     schedules)
-      projectors = {name: spec for name, spec in node.projectors.items()
-                    if objective.among('projected', name, read)}
-      student = with_projectors(model, projectors,
-                                node.frozen if step.frozen is None else step.frozen, views)
-      read |= {path: f'student.projectors.{name}' for name, projector in
-               student.projectors.items() for path in projector.reads}
-      used |= read.keys()
-      teachers = tuple(self.teachers[teacher] for teacher in self.among_teachers(read))
-      checks.check_inputs(step.augment, teachers, where or 'config')
-      averages = {f'carry/{self.moving[t.name]}' for t in teachers if t.name in self.moving}
-      if averages and where:
-        raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries '
-                   "are for the student's own stage alone")
-      carries |= self.carries(averages)
-      student = dataclasses.replace(student, probe=self.probe(model, augment))
-      stages.append(Stage(
-          name=name, seed=config.seed, student=student, terms=terms, data=data, train=step.train,
-          start=functools.partial(start, student), weights=self.weights, teachers=teachers,
-          optimizer=step.optimizer, schedules=schedules, where=where or 'config', carries=carries,
-          prepare=self.modality.prepare, layout=self.layout, augment=augment))
-    self.paths |= used
-    self.student_idle = heads.idle(self.told.task, model, used)
-    self.check_judged(model, views)
-    inits = [exported.content('' if init in config.teachers else init) for init in (
-        node.init, *(spec['init'] for spec in config.teachers.values() if 'init' in spec))]
-    described = {k: v for k, v in dataclasses.asdict(config).items() if k != 'mesh'}
-    student = Trained(stages[-1], 'student', self.card(spelled), saw, self.student_idle,
-                      self.identity(config=described, inits=inits), tuple(stages[:-1]))
-    return [student, *self.baseline(student, [step for _, step in steps.values()],
-                                    inits if node.init else [])]
 
-  def baseline(self, student: Trained, steps: Sequence[nodes.StepNode],
-               inits: Sequence[str]) -> list[Trained]:
-    """Returns the student's baseline, if any of its own terms reads no teacher."""
-    config, stages = self.config, [without(stage, {*self.specs}) for stage in student.stages]
-    if not stages[-1]:
-      return []
-    kept = [{**dataclasses.asdict(step), 'objective': {
-        term.name: {k: v for k, v in step.objective[term.name].items()
-                    if k not in ('weight', 'schedule')} for term in stage.terms}}
-            for stage, step in zip(stages, steps, strict=True) if stage]
-    identity = self.identity(
-        alone=kept, data=config.data, student=config.student, carry=config.carry,
-        schedules=config.schedules, inits=inits, teachers=config.teachers if inits else {})
-    return [dataclasses.replace(student, stage=stages[-1], role='baseline', identity=identity,
-                                before=tuple(filter(None, stages[:-1])))]
+def _baseline(student: Train, name: str, config: nodes.Config, inits: Sequence[str],
+              common: Common) -> list[Train]:
+  """The student's baseline, if any of its own terms reads no teacher.
 
-  def check_judged(self, model: Pure, views: Mapping[str, Any]) -> None:
-    """Stops unless the task can judge the student and the teachers that have weights."""
-    split = self.dataset.splits[self.told.evaluate.split]
-    live = {name: self.teachers[name].model for name, spec in self.specs.items()
-            if spec.source == 'live'}
-    for name, each in {'student': model, **live}.items():
-      for output in self.told.task.outputs:
-        objective.at(views, f'{name}/{output}', f'task={self.config.task["name"]!r}')
-      self.told.check(each, each.shapes, split.reading(self.reads.get(name, {})), self.modality,
-                      name)
+  It goes through the same stages, as far as they have terms that read no teacher.
+  """
+  learner = nodes.student(student.name, config)
+  called = lambda stage: name + stage.name.removeprefix(student.name)
+  stages = [without(stage, {*config.teachers}, called(stage)) for stage in student.stages]
+  if not stages[-1]:
+    return []
+  kept = [{**dataclasses.asdict(step), 'objective': {
+      term.name: {k: v for k, v in step.objective[term.name].items()
+                  if k not in ('weight', 'schedule')} for term in stage.terms}}
+          for stage, step in zip(stages, learner.stages.values(), strict=True) if stage]
+  *before, last = kept
+  identity = common.identity(
+      {**last, 'before': dict(enumerate(before)), 'data': config.data, 'student': config.student,
+       'carry': config.carry, 'schedules': config.schedules,
+       'teachers': config.teachers if inits else {}}, inits=inits)
+  return [dataclasses.replace(student, stages=tuple(filter(None, stages)), role='baseline',
+                              identity=identity, baseline_of=student.name)]
 
-  def carries(self, read: Collection[str]) -> dict[str, Carry]:
-    """What the terms that are there read of `carry`."""
-    index = self.dataset.splits['train'].index
-    facts = dict(self.dataset.facts)
-    if 'label' in index:
-      facts['labels'] = np.where(index['hash01'] < self.labelled, index['label'], -1)
-    return {name: lookup.build('carry', spec, f'carry.{name}', **facts)
-            for name, spec in self.config.carry.items() if objective.among('carry', name, read)}
 
-  def data(self, plan: Mapping[str, Any], labelled: float, drawn: float, where: str,
-           name: str = '', **order):
-    """A stage's batches, how many examples and labels they show, a call for an epoch's steps.
+def _settled(built: Mapping[str, Built], students: Sequence[Train],
+             configs: Mapping[str, nodes.Config], common: Common) -> list[Load | Train]:
+  """The teachers' jobs, once it is known which of their heads any stage reads.
 
-    `name` is that of a teacher, which may read other fields.
-    """
-    split, steps = self.dataset.splits['train'], plan.get('steps')
-    split = split.reading(self.reads.get(name, {}))
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 2**31:
-      raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1, and '
-                 'below 2**31')
-    how = {**self.batching, **order, 'labelled': labelled, 'drawn': drawn}
-    size = how.get('batch_size')          # its absence is for `call` to say
-    rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
-                       rows=self.layout.rows(size) if isinstance(size, int) else None)
-    labels = int(((split.index['hash01'] < labelled) & split.known).sum())
-    saw = {self.modality.noun: labels if drawn == 1 else len(split), 'labels': labels}
-    return rows, saw, functools.partial(batches.epoch_steps, split, **{
-        key: value for key, value in how.items() if key != 'seed'})
+  A teacher keeps those too that a student which starts from it trains.
+  """
+  task, jobs = common.judge.task, [teacher.job for teacher in built.values() if teacher.job]
+  paths = {path for job in (*jobs, *students) if isinstance(job, Train)
+           for stage in job.stages for path in build.read(stage)}
+  found = []
+  for name, teacher in built.items():
+    if isinstance(job := teacher.job, Train):
+      unread = {*job.idle} & {*heads.idle(task, job.stage.student.model, paths, (name,))}
+      for student in students:
+        own = configs.get(student.name)
+        if own and own.student.get('init') == name:
+          unread &= {*student.idle}
+      found.append(dataclasses.replace(job, idle=tuple(sorted(unread))))
+    elif job:
+      check_heads(name, teacher.spec, job.card['fresh'],
+                  heads.idle(task, job.model, paths, (name,)), common.judge.dataset)
+      found.append(job)
+  return found
 
-  def model(self, node: Mapping[str, Any], where: str) -> tuple[Pure, dict[str, Any]]:
-    """A model that fits the data, and its node with every size spelled out."""
-    function = lookup.find('models', node.get('name', ''), f'{where}.name')
-    taken = lookup.parameters(function)
-    node = {**{k: tasks.plain(v) for k, v in self.dataset.facts.items() if k in taken}, **node}
-    exported.check_sizes(node, self.dataset, where)
-    if 'members' in node:
-      node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
-                         for name, member in node['members'].items()}
-    self.nodes[where.removesuffix('.model')] = node
-    model = Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs))
-    for path, like in model.shapes[0].items():
-      if math.prod(like.shape) >= MOST_NUMBERS:
-        raise Stop(Status.CONFIG, f'{where}: {path} {list(like.shape)} is too large')
-    return model, node
 
-  def probe(self, model: Pure, augment: Sequence[Callable]) -> Any:
-    """How a stage's augments perturb the inputs of its model; None if there are no augments."""
-    return self.modality.probe(model, model.shapes) if augment else None
+def _derived(config: nodes.Config, jobs: Sequence[Job]) -> list[Derive]:
+  """What is made of other models without training."""
+  found, names = [], [job.name for job in jobs]
+  for name, spec in config.derive.items():
+    where = f'derive.{name}'
+    node = lookup.call(nodes.DeriveNode, spec, where)
+    if name in (*TAKEN, *names):
+      raise Stop(Status.CONFIG, f'{where}: {name!r} is taken; call the model something else')
+    if node.of not in names:
+      raise Stop(Status.CONFIG, f'{where}.of={node.of!r} names no model of the run'
+                 + lookup.nearest(node.of, names))
+    found.append(Derive(name, node.of, lookup.build('compress', node.change, f'{where}.change')))
+  return found
 
-  def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's export says about it."""
-    data = self.dataset
-    return {'model': dict(node), 'classes': list(data.names), **modalities.card(self.modality),
-            'task': dict(self.told.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
-  def identity(self, **of: Any) -> str:
-    named = of, self.config.data, self.told.task_node, {'name': modalities.name_of(self.modality)}
-    return digest({
-        'seed': self.config.seed, 'data': self.dataset.fingerprint, 'sizes': self.dataset.sizes,
-        'inputs': self.modality.card(), 'task': dict(self.told.task_node),
-        'batching': self.batching, 'jax': jax.__version__,
-        'code': [file for place in (CODE, *lookup.outside(named)) for file in code(place)], **of})
+def _check_judged(name: str, model: Pure, reads: Mapping[str, str], common: Common) -> None:
+  """Stops unless the task can judge a model of these shapes."""
+  split = common.judge.dataset.splits[common.judge.evaluate.split]
+  common.judge.check(model, model.shapes, split.reading(reads), common.modality, name)

@@ -59,18 +59,22 @@ def augments(specs: Sequence, where: str,
   return tuple(found), paths
 
 
-def views(model: Pure, teachers: Mapping[str, Teacher], averages: Mapping[str, str],
-          data: Sequence[Mapping[str, Any]], modality: Modality,
-          schedules: Mapping[str, Schedule]) -> dict[str, Any]:
-  """Returns the shapes of the views that the student's projectors may read."""
+def averages(teachers: Sequence[Teacher]) -> set[str]:
+  """Returns the paths of the carries that hold teachers which are averages of the student."""
+  return {f'carry/{teacher.carry}' for teacher in teachers if isinstance(teacher, Moving)}
+
+
+def views(model: Pure, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
+          modality: Modality, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+  """Returns the shapes of the views that a learner's projectors may read."""
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
   batch = dict(jax.eval_shape(modality.prepare, batch))
   own = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
                        batch)
   schedule = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
   params, rest = ({f'model/{path}': x for path, x in part.items()} for part in model.shapes)
-  state = dict.fromkeys(averages.values(), params), rest
+  state = {path.removeprefix('carry/'): params for path in averages(teachers)}, rest
   answer = lambda teacher: jax.eval_shape(
       lambda w, s, b: teacher(teacher.weights(w, *s), b), teacher.shapes, state, batch)
   return {'student': own, 'self': own, 'batch': batch, 'schedule': schedule,
-          **{name: answer(teacher) for name, teacher in teachers.items()}}
+          **{teacher.name: answer(teacher) for teacher in teachers}}

@@ -15,7 +15,7 @@ import tensorflow_datasets
 
 from distill import types
 from distill.data import files, images, labels, text, tfds
-from distill.modalities import Misshapen, narrow, stacked
+from distill.modalities.examples import Misshapen, narrow, stacked
 from distill.types import Field
 from tests.data.test_tfds import FIELDS, prepare
 

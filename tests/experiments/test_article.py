@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from distill import main, objective
+from distill import flags, objective
 from distill.pipelines import setting
 from distill.types import Status, Stop
 from experiments import article, claims, pages, rows, run
@@ -125,7 +125,7 @@ class TestConfig:
   @staticmethod
   def config(variant, *more):
     file = f'--config={ROOT / article.CONFIG}:{variant}'
-    return main.parsed([file, *(f'--config.{each}' for each in more)]).config.to_dict()
+    return flags.parsed([file, *(f'--config.{each}' for each in more)]).config.to_dict()
 
 
 class TestVerdict:

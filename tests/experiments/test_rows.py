@@ -1,8 +1,13 @@
 import json
+import pathlib
 
 import pytest
 
-from experiments import rows
+from distill import flags
+from distill.pipelines.identities import config_sha256, digest
+from experiments import rows, run
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def judged(value, n, **more):
@@ -75,3 +80,37 @@ def test_a_row_has_the_curve_of_a_stage_that_was_evaluated_on_the_way(report, tm
   assert training['student']['curve'] == [[5, .12346], [10, .8]]
   del report['task']['split'], report['models'][0]['also']
   assert 'curve' not in rows.told(report, tmp_path)['training']['student']
+
+
+def spelled_sha256(config):
+  """The name of a config as long as a field that had its default counted."""
+  return digest({key: value for key, value in config.items() if key not in ('mesh', 'tier')}, 64)
+
+
+RECORDED = {row['config_sha256']: row
+            for path in sorted((ROOT / 'experiments').glob('*/results.jsonl'))
+            for row in rows.read(path)[0] if 'config' in row}
+
+
+@pytest.mark.parametrize('file', sorted({row['config'] for row in RECORDED.values()}))
+def test_rows_of_before_defaults_stopped_counting_are_found_by_their_configs(file, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  for planned in run.plan(file, 1):
+    if row := RECORDED.get(spelled_sha256(planned.config)):       # unless the config has changed
+      assert (planned.sha256, planned.base) == (row['config_sha256'], row['base'])
+      assert config_sha256(planned.config) != row['config_sha256']
+
+
+def test_a_method_more_in_digits_moves_none_of_its_rows(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  node = flags.parsed(['--config=configs/digits.py:dkd']).config.to_dict()
+  assert (name := rows.recorded(config_sha256(node))) in RECORDED
+  node['objective']['new'] = dict(loss='logits.kl', weight=0.0, reads=dict(
+      student='projected/new', teacher='teacher/logits'))
+  node['student']['projectors']['new'] = dict(
+      module=dict(name='projectors.Linear', outputs=10), reads='student/pooled')
+  assert spelled_sha256(node) != name == rows.recorded(config_sha256(node))
+
+
+def test_a_config_of_no_row_is_called_as_it_is():
+  assert rows.recorded('0' * 64) == '0' * 64

@@ -11,7 +11,7 @@ import time
 import jax
 import pytest
 
-from distill.evaluate import report as reports
+from distill import report as reports
 from distill.types import Status, Stop
 from experiments import rows, run
 
@@ -55,7 +55,7 @@ def model(name, role, value, **more):
 def written(name, config, workdir):
   """A report that keeps the contract, in the workdir."""
   cost = {'seconds': 2.0, 'steps': 5, 'examples': 40, 'flops': 1.0}
-  told = {'schema': 1, 'config_name': name, 'config_sha256': run.distill.sha256(config),
+  told = {'schema': 1, 'config_name': name, 'config_sha256': run.config_sha256(config),
           'seed': config['seed'], 'versions': {'jax': '1'},
           'hardware': {'device': 'cpu', 'cpu': 'x', 'cores': 2},
           'data': {'name': 'toy', 'fingerprint': 'f', 'splits': {'test': 50}},
@@ -84,19 +84,19 @@ def toy(tmp_path, monkeypatch):
     (workdir / 'checkpoints/student/5').mkdir(parents=True, exist_ok=True)
     return written(name, config, workdir)
 
-  monkeypatch.setattr(run.distill, 'run', fake)
+  monkeypatch.setattr(run.workdirs, 'run', fake)
   return ran
 
 
 def failing(monkeypatch, error, when):
   """The run whose config `when` accepts raises; the others go on as before."""
-  fake = run.distill.run
+  fake = run.workdirs.run
 
   def failed(name, config, workdir, stopping, shared):
     if when(config):
       raise error
     return fake(name, config, workdir, stopping, shared)
-  monkeypatch.setattr(run.distill, 'run', failed)
+  monkeypatch.setattr(run.workdirs, 'run', failed)
 
 
 def found(out='out'):
@@ -118,7 +118,7 @@ rows.commit = lambda: 'c'
 def fake(name, config, workdir, stopping, shared):
   time.sleep(0.05)
   {does}
-run.distill.run = fake
+run.workdirs.run = fake
 rows.told = lambda report, workdir: dict.fromkeys(rows.FINISHED, '')
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(run.main(sys.argv[1:]))
@@ -188,7 +188,7 @@ class TestPlan:
     planned = run.plan('toy.py', 2)
     assert [(p.config['steps'], p.config['rate'], p.seed, p.config['data']['seed'])
             for p in planned] == [(5, 0.1, 0, 0), (1, 0.2, 0, 0), (5, 0.1, 1, 1), (1, 0.2, 1, 1)]
-    base = run.distill.sha256(run.distill.parsed(['--config=toy.py']).config.to_dict())[:8]
+    base = run.config_sha256(run.commands.parsed(['--config=toy.py']).config.to_dict())[:8]
     assert {(p.file, p.base) for p in planned} == {('toy.py', base)}
 
   @pytest.mark.parametrize('arm', ['ful', {'variant': 'test', 'rte': 1}, {'variant': 'ful'}])
@@ -423,10 +423,10 @@ def by_one(toy, monkeypatch):
   def together(name, configs, workdirs, stopping, shared):
     assert all(config['data']['seed'] == config['seed'] for config in configs)
     for workdir in workdirs:
-      with pytest.raises(Stop, match='is held'), run.distill.locked(workdir):
+      with pytest.raises(Stop, match='is held'), run.workdirs.locked(workdir):
         pass
     trained.append((configs[0]['rate'], [config['seed'] for config in configs]))
-  monkeypatch.setattr(run.distill, 'together', together)
+  monkeypatch.setattr(run.workdirs, 'together', together)
   return trained
 
 
@@ -446,7 +446,7 @@ class TestTogether:
     (planned[0.1, 0].workdir).mkdir()
     (planned[0.1, 0].workdir / 'report.json').write_text('{}')        # it has no row yet
     held = contextlib.ExitStack()
-    held.enter_context(run.distill.locked(planned[0.2, 1].workdir))
+    held.enter_context(run.workdirs.locked(planned[0.2, 1].workdir))
     monkeypatch.setattr(run.time, 'sleep', lambda seconds: held.close())
     assert run.main(self.COMMAND) == 0
     assert by_one == [(0.1, [1, 2])]          # and of the other arm one seed is left
@@ -459,7 +459,7 @@ class TestTogether:
                                                  line):
     def failed(*of):
       raise error
-    monkeypatch.setattr(run.distill, 'together', failed)
+    monkeypatch.setattr(run.workdirs, 'together', failed)
     assert run.main(self.COMMAND) == 0 and toy == self.ARMS
     assert f'as it stands, seeds 0, 1, 2: not together: {line}\n' in capsys.readouterr().err
 
@@ -467,7 +467,7 @@ class TestTogether:
     def stopped(*of):
       raise Stop(Status.PREEMPTED, 'stopped')
     with monkeypatch.context() as patch:
-      patch.setattr(run.distill, 'together', stopped)
+      patch.setattr(run.workdirs, 'together', stopped)
       assert run.main(self.COMMAND) == Status.PREEMPTED and not toy and not found()
     assert run.main(self.COMMAND) == 0 and toy == self.ARMS and len(by_one) == 2
 
@@ -502,7 +502,7 @@ class TestTwoAtOnce:
 
   def test_what_another_holds_is_left_to_it_with_its_seed_and_come_back_to(self, toy, monkeypatch):
     held = contextlib.ExitStack()
-    held.enter_context(run.distill.locked(run.plan('toy.py', 1)[0].workdir))
+    held.enter_context(run.workdirs.locked(run.plan('toy.py', 1)[0].workdir))
     # Seed 0 is put off whole. Then its second arm runs, and the first when the other lets go.
     monkeypatch.setattr(run.time, 'sleep', lambda seconds: held.close())
     assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
@@ -520,7 +520,7 @@ def fake(name, config, workdir, stopping, shared):
   with (workdir / 'ran').open('a') as file:
     file.write('.')
   return config
-run.distill.run = fake
+run.workdirs.run = fake
 rows.told = lambda report, workdir: dict.fromkeys(rows.FINISHED, 'x' * 50_000)
 sys.exit(run.main(['toy.py', '--out=out', '--seeds=6']))
 '''

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 
 from distill import checkpoint, export, formats, main, modalities, numbers, predict
-from distill.evaluate import __main__ as door
+from distill import evaluate as door
 from distill.formats import safetensors as ours
 from distill.modalities.image import Image
 from distill.types import Status, Stop

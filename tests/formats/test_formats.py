@@ -4,11 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from distill import checkpoint, formats, modalities, predict
+from distill import checkpoint, evaluate, formats, modalities, predict, report
 from distill import export as door
 from distill.data import digits
-from distill.evaluate import __main__ as evaluate
-from distill.evaluate import report
 from distill.formats.safetensors import FILE, Safetensors
 from distill.lookup import build
 from distill.models.pure import Pure

@@ -8,10 +8,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from distill import export, formats, main, predict
+from distill import evaluate, export, formats, main, predict, report
 from distill.data import digits
-from distill.evaluate import __main__ as evaluate
-from distill.evaluate import report
 from distill.formats import stablehlo
 from distill.models.pure import Pure
 from distill.tasks.classification import Classification

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill.losses.contrastive import _scores, crd, infonce
+from distill import maths
+from distill.losses.contrastive import crd, infonce
 
 from .inputs import (
   STUDENT_VECTORS,
@@ -83,7 +84,7 @@ class TestCRD:
     rows = np.arange(1., 9)
     vectors, bank = np.stack([rows] * 4), np.stack([np.eye(8)] * 2)
     with jax.enable_x64(True):
-      cosines = jax.jit(_scores)(vectors, vectors, ALL, ID, bank, PLACES, DRAWS)
+      cosines = jax.jit(maths.bank_cosines)(vectors, vectors, ALL, ID, bank, PLACES, DRAWS)
     chosen = np.round(np.asarray(cosines) * np.linalg.norm(rows)).astype(int) - 1
     np.testing.assert_array_equal(chosen[0], np.concatenate([PLACES[ID, :1], NEGATIVES], axis=1))
     np.testing.assert_array_equal(chosen[0], chosen[1])

@@ -4,7 +4,7 @@ import pytest
 from scipy import ndimage
 from tokenizers import Tokenizer, models
 
-from distill.evaluate import robustness
+from distill.measure import robustness
 from distill.modalities import image, text
 
 

@@ -7,7 +7,8 @@ import pytest
 from jax import export
 
 from distill import modalities
-from distill.modalities import Misshapen, stacked
+from distill.modalities import examples
+from distill.modalities.examples import Misshapen, stacked
 from distill.modalities.image import Image
 from distill.modalities.text import Text
 from distill.types import Field, Status, Stop
@@ -74,26 +75,26 @@ class TestPadded:
 
   def test_a_batch_of_one_has_the_widths_of_its_buckets(self):
     example = {'series': np.arange(5), 'pairs': np.ones((2, 2), np.float32)}
-    batch = modalities.padded(example, Twice())
+    batch = examples.padded(example, Twice())
     assert batch['series'].tolist() == [[0, 2, 4, 6, 8] + [0] * 11]
     assert batch['pairs'].shape == (1, 2, 2) and batch['valid'].tolist() == [1]
     assert batch['id'].tolist() == [0]
 
   def test_an_example_beyond_the_room_is_refused(self):
     with pytest.raises(Stop, match="17 entries along 's', and the model has room for 16") as stop:
-      modalities.padded({'series': np.arange(17), 'pairs': np.ones((2, 2))}, Twice())
+      examples.padded({'series': np.arange(17), 'pairs': np.ones((2, 2))}, Twice())
     assert stop.value.status == Status.DATA
 
 
 def test_full_batches_have_the_largest_widths_and_count_every_position():
-  batch = modalities.full(Twice(), 3)
+  batch = examples.full(Twice(), 3)
   assert {name: x.shape for name, x in batch.items()} == {
       'series': (3, 16), 'pairs': (3, 4, 2), 'id': (3,), 'valid': (3,)}
   assert batch['pairs'].all() and batch['valid'].all() and not batch['series'].any()
 
 
 def test_symbolic_batches_take_any_number_of_examples_and_any_length():
-  shapes = modalities.symbolic(Twice())
+  shapes = examples.symbolic(Twice())
   assert {name: str(x.shape) for name, x in shapes.items()} == {
       'series': '(b, s)', 'pairs': '(b, m, 2)'}
   program = export.export(jax.jit(lambda batch: batch['series'].sum(1) + batch['pairs'].sum((1, 2))
@@ -105,7 +106,7 @@ def test_symbolic_batches_take_any_number_of_examples_and_any_length():
 
 def test_symbolic_batches_are_prepared():
   grey = Image(4, 4, 1, (0.0,), (1.0,), dtype='uint8')
-  assert modalities.symbolic(grey)['image'].dtype == np.float32
+  assert examples.symbolic(grey)['image'].dtype == np.float32
 
 
 class TestCard:

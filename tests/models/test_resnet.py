@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill import objective, optimizers, sharding, step, teachers
+from distill import objective, optimizers, sharding, step
+from distill.models import precision
 from distill.models.pure import Pure
 from distill.models.resnet import ResNet
 from distill.student import Student
@@ -356,12 +357,12 @@ def test_one_pixel_of_one_example_is_finite():
 
 def test_bfloat16_computes_in_bfloat16_but_for_the_statistics():
   params, rest = start(ONE_BLOCK)
-  params = teachers.cast(params, 'bfloat16')
+  params = precision.cast(params, 'bfloat16')
   grads, (outputs, kept) = slope(params, rest, batch(), net=ONE_BLOCK)
   assert {x.dtype for x in outputs.values()} == {x.dtype for x in grads.values()} == {
       jnp.dtype(jnp.bfloat16)}
   assert {x.dtype for x in kept.values()} == {jnp.dtype(jnp.float32)} and finite((grads, kept))
-  _, (exact, _) = slope(teachers.cast(params, 'float32'), rest, batch(), net=ONE_BLOCK)
+  _, (exact, _) = slope(precision.cast(params, 'float32'), rest, batch(), net=ONE_BLOCK)
   np.testing.assert_allclose(np.asarray(outputs['logits'], np.float32)[VALID > 0],
                              exact['logits'][VALID > 0], atol=0.05)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.evaluate import quality
+from distill.measure import quality
 from distill.tasks.regression import Regression
 
 TASK = Regression()

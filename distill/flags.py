@@ -1,0 +1,200 @@
+"""The command line of a run: its config with overrides, and the configs that there are."""
+import ast
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from distill import lookup
+from distill.types import Status, Stop
+
+CONFIGS = pathlib.Path('configs')
+OVERRIDE = re.compile(r'--?config\.(?P<field>[^=]+)(?P<equals>=?)(?P<text>.*)', re.DOTALL)
+
+
+class Command(NamedTuple):
+  """What a command line says: `config` is that of the file, locked, with its overrides."""
+  file: str                   # configs/NAME.py[:VARIANT]
+  config: ConfigDict
+  workdir: str
+  print_config: bool
+
+
+def parsed(arguments: Sequence[str]) -> Command:
+  """Reads a command line; a Stop says in one line what is wrong with it, or with the file."""
+  try:
+    arguments = flags.FlagValues().read_flags_from_files([*arguments], force_gnu=False)
+  except flags.Error as error:
+    raise Stop(Status.CONFIG, _line(error)) from error
+  files = [a for a in arguments if a.startswith('--config=')]
+  if not files or not (file := files[-1].removeprefix('--config=')):
+    raise Stop(Status.CONFIG, 'give --config=configs/NAME.py; --list shows what there is')
+  _check_file(file)
+  rest = [a for a in arguments if a not in files]
+  values = _overridden(config_flags.DEFINE_config_file, [f'--config={file}', *rest],
+                       f'--config={file}')
+  lookup.check_leaves(values.config.to_dict())
+  return Command(file, values.config, values.workdir, values.print_config)
+
+
+def overridden(node: Mapping[str, Any], overrides: Sequence[str], where: str) -> dict[str, Any]:
+  """Returns a config after overrides, as `parsed` takes them; `where` begins an error line."""
+  define = lambda name, **how: config_flags.DEFINE_config_dict(name, ConfigDict(node), **how)
+  config = _overridden(define, overrides, where).config.to_dict()
+  lookup.check_leaves(config)
+  return config
+
+
+def _check_file(file: str) -> None:
+  """Stops unless there is such a config, and such a variant of it."""
+  path, _, variant = file.partition(':')
+  if not os.path.isfile(path):
+    raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
+               + lookup.nearest(path, map(str, CONFIGS.glob('*.py'))))
+  if variant and variant not in (known := variants(parse(pathlib.Path(path)))):
+    raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
+               + lookup.nearest(variant, known))
+
+
+def _overridden(define: Callable, arguments: Sequence[str], where: str) -> flags.FlagValues:
+  """Returns the flags of a command line; `define` defines the one of the config.
+
+  A field that the config spells keeps its type. One that it leaves out is set if what its node
+  configures has such a keyword, to a value of the type that this says.
+  """
+  overrides = [match for match in map(OVERRIDE.fullmatch, arguments) if match]
+  try:
+    return _values(define, arguments)
+  except Stop:                        # a signal's
+    raise
+  except (Exception, SystemExit) as error:      # a config file is code, and may raise anything
+    stop = Stop(Status.CONFIG, f'{where}: {_line(error)}')
+    if isinstance(error, flags.Error) or not overrides:
+      raise stop from error
+  # Perhaps a field isn't spelled; if not even the file as it stands can be read, that is said.
+  plain = _overridden(define, [a for a in arguments if not OVERRIDE.fullmatch(a)], where).config
+  unspelled = {match[0]: match for match in overrides if not _has(plain, match['field'])}
+  if not unspelled:
+    raise stop
+  values = _overridden(define, [a for a in arguments if a not in unspelled], where)
+  for match in unspelled.values():
+    _set(values.config, match)
+  return values
+
+
+def _values(define: Callable, arguments: Sequence[str]) -> flags.FlagValues:
+  """Returns the flags of a command line whose overrides are all of fields that are spelled."""
+  values, argv = flags.FlagValues(), ['distill.main', *arguments]
+  define('config', flag_values=values, sys_argv=argv)
+  flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
+  flags.DEFINE_bool('print_config', False, 'print the resolved config', flag_values=values)
+  left = values(argv)[1:]
+  if not callable(getattr(values.config, 'to_dict', None)):
+    raise TypeError('get_config returns no ConfigDict')
+  if left:
+    raise flags.Error(f'{left[0]!r} is not a flag: write --config.FIELD=VALUE')
+  return values
+
+
+def _has(config: ConfigDict, field: str) -> bool:
+  """Whether a config spells a field; an index is for ml_collections to judge."""
+  node = config
+  for part in field.partition('[')[0].split('.'):
+    if not isinstance(node, Mapping | ConfigDict) or part not in node:
+      return False
+    node = node[part]
+  return True
+
+
+def _set(config: ConfigDict, override: re.Match) -> None:
+  """Sets a keyword that a config doesn't spell, and the nodes in which it is."""
+  from distill.pipelines import fields  # JAX, which commands that spell it all are parsed without
+  known, (*path, key) = fields.configured(config.to_dict()), override['field'].split('.')
+  there = known.get(tuple(path))
+  if not there or key not in there.keywords:
+    spelled = flat(config.to_dict())
+    names = {name[:i] for name in spelled for i, c in enumerate(f'{name}.') if c == '.'} | {
+        '.'.join(map(str, (*of, name))) for of, node in known.items() for name in node.keywords}
+    raise Stop(Status.CONFIG, f'{override[0]}: the config has no field {override["field"]!r}'
+               + lookup.nearest(override['field'], names))
+  if not override['equals']:
+    raise Stop(Status.CONFIG, f'{override[0]}: write --config.{override["field"]}=VALUE')
+  expected = there.keywords[key].annotation
+  value = lookup.parsed(override['text'], expected)
+  lookup.check_type(value, expected, f'--config.{override["field"]}')
+  with config.unlocked():
+    node = config
+    for i, part in enumerate(path):
+      if part not in node:
+        node[part] = dict(known[tuple(path[:i])].defaults.get(part, {}))
+      node = node[part]
+    node[key] = value
+
+
+def flat(node: Any, prefix: str = '') -> dict[str, Any]:
+  """The leaves of a config by their dotted paths."""
+  if not isinstance(node, Mapping) or not node:
+    return {prefix: node}
+  return {path: leaf for key, value in node.items()
+          for path, leaf in flat(value, f'{prefix}.{key}' if prefix else key).items()}
+
+
+def _line(error: BaseException) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
+def listing() -> list[str]:
+  """A line for every config and variant, from the files' docstrings and get_config's tests."""
+  lines = []
+  for path in sorted(CONFIGS.glob('*.py')):
+    tree = parse(path)
+    about = (ast.get_docstring(tree) or '').split('\n')[0]
+    lines.append(f'{path!s:<24} {about}')
+    lines += [f'{f"{path}:{v}":<24}' for v in variants(tree)]
+  if not lines:
+    raise Stop(Status.CONFIG, f'there is no {CONFIGS}/ here: run from the root of the project')
+  return lines
+
+
+def parse(path: pathlib.Path) -> ast.Module:
+  """Returns the code of a config, whose encoding it may name itself."""
+  try:
+    return ast.parse(path.read_bytes())
+  except (SyntaxError, ValueError) as error:        # a ValueError: it holds NUL bytes
+    line = getattr(error, 'lineno', None)
+    raise Stop(Status.CONFIG, f'{path}{f":{line}" if line else ""} is not Python: '
+               f'{getattr(error, "msg", error)}') from error
+  except OSError as error:
+    raise Stop(Status.CONFIG, f'{path} cannot be read: {error.strerror}') from error
+
+
+def variants(tree: ast.Module) -> list[str]:
+  """The strings that `get_config` compares its argument to: its own, or a table's of the file."""
+  def keys(table: ast.expr) -> list[str]:
+    if isinstance(table, ast.Dict):
+      return [k.value for k in table.keys if isinstance(getattr(k, 'value', None), str)]
+    made = isinstance(table, ast.Call) and getattr(table.func, 'id', '') == 'dict'
+    return [k.arg for k in table.keywords] if made else []
+
+  function = next((n for n in tree.body
+                   if isinstance(n, ast.FunctionDef) and n.name == 'get_config'), None)
+  if not function or not function.args.args:
+    return []
+  tables = {n.targets[0].id: keys(n.value) for n in tree.body
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+  argument = function.args.args[0].arg
+  sides = [x for n in ast.walk(function) if isinstance(n, ast.Compare)
+           and isinstance(n.left, ast.Name) and n.left.id == argument for x in n.comparators]
+  return sorted({c.value for x in sides for c in ast.walk(x) if isinstance(c, ast.Constant)
+                 and isinstance(c.value, str)}.union(
+                     *(tables.get(x.id, ()) for x in sides if isinstance(x, ast.Name))))
+
+
+def name_of(path: str) -> str:
+  """`bert-test` for `configs/bert.py:test`."""
+  file, _, variant = path.partition(':')
+  return '-'.join(filter(None, (pathlib.Path(file).stem, re.sub(r'\W+', '-', variant))))

@@ -1,0 +1,118 @@
+"""The report of a run: report.json for scripts, report.html for people, a table and a verdict."""
+import contextlib
+import json
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distill import numbers
+from distill.disk import reach, replace
+from distill.report import charts, page, radar, tables
+from distill.report import verdict as verdicts
+from distill.report.contract import Report, broken
+from distill.types import Records, Status, Stop
+
+LABEL = 26              # letters of a row's name in a line of the terminal
+
+
+def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
+  """Leaves radar.svg where it can be drawn, report.html, and then report.json, each whole.
+
+  `rows` are those of metrics.jsonl. A report that breaks the contract is a ValueError; one with a
+  number that is not finite ends the run.
+  """
+  text = numbers.dumps(report, str(workdir / 'report.json'), indent=2, ensure_ascii=False)
+  if wrong := broken(report):
+    raise ValueError(wrong)
+  _draw(workdir, report, rows)
+  reach('reporting')
+  replace(workdir / 'report.json', text + '\n')
+
+
+def render(workdir: pathlib.Path) -> None:
+  """Draws the page of a workdir again, from what is stored there alone."""
+  if not (workdir / 'report.json').is_file():
+    raise Stop(Status.DATA, f'{workdir} has no report.json, from which a page could be drawn')
+  logged = workdir / 'metrics.jsonl'
+  lines = logged.read_bytes().splitlines() if logged.is_file() else []
+  rows = [_row(line, f'{logged}, line {i}') for i, line in enumerate(lines, 1)]
+  _draw(workdir, read(workdir), rows)
+
+
+def read(workdir: pathlib.Path) -> Report:
+  """The report that `write` left in a workdir."""
+  path = workdir / 'report.json'
+  try:
+    report = json.loads(path.read_text('utf-8'))
+  except ValueError as error:
+    raise Stop(Status.DATA, f'{path} is not JSON ({error}): remove it to measure again') from None
+  if wrong := broken(report):
+    raise Stop(Status.DATA, f'{path} breaks its contract ({wrong}): remove it to measure again')
+  return report
+
+
+def verdict(report: Report) -> str:
+  """What distillation brought: a sentence for every student, claiming only what was shown."""
+  return ' '.join(said for student in verdicts.sentences(report) for said in student)
+
+
+def table(report: Report) -> str:
+  """The models side by side as plain text; three of them take about 100 columns.
+
+  Of more than five, a student that would be the fourth or later begins a table of its own.
+  """
+  names, lines, blocks = [model['name'] for model in report['models']], [], [[0]]
+  for i, model in enumerate(report['models']):
+    if len(names) > 5 and model['role'] == 'student' and len(blocks[-1]) > 3:
+      blocks.append([0])
+    blocks[-1].append(1 + i)
+  for title, groups in tables.tables(report):
+    lines += [[''] * (1 + len(names))] if lines else []
+    lines.append([title, *names])
+    for label, cells in (row for group in groups for row in group):
+      first, *rest = textwrap.wrap(label, LABEL, subsequent_indent='  ',
+                                   break_long_words=False, break_on_hyphens=False)
+      lines.append([first, *(f'{main} ({small})' if small else main for main, small in cells)])
+      lines += [[more, *[''] * len(names)] for more in rest]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  adjusted = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+  return '\n\n'.join('\n'.join('  '.join(line[i] for i in block).rstrip() for line in adjusted)
+                     for block in blocks)
+
+
+def _draw(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
+  """Leaves the radar and the page."""
+  names = [model['name'] for model in report['models']]
+  records, inside = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
+  picture = radar.drawn(report)
+  html = page.drawn(report, rows, records, inside, picture)
+  if picture:
+    replace(workdir / 'radar.svg', picture)
+  else:
+    (workdir / 'radar.svg').unlink(missing_ok=True)
+  replace(workdir / 'report.html', html)
+
+
+def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
+  """What is kept of models in `records/`, of those of which something is."""
+  found = {}
+  for name in names:
+    if (path := folder / f'{name}.npz').is_file():
+      try:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
+          found[name] = dict(archive)
+      except Exception as error:        # of a damaged archive there are seven kinds at least
+        why = ' '.join(str(error).split())
+        raise Stop(Status.DATA, f'{path} cannot be read ({why}): remove it, and the page is drawn '
+                   'without what would come from it') from None
+  return found
+
+
+def _row(line: bytes, where: str) -> Mapping[str, Any]:
+  with contextlib.suppress(ValueError, AttributeError):
+    if {'stage', 'step'} <= (row := json.loads(line)).keys():
+      return row
+  raise Stop(Status.DATA, f'{where}, is no row of a log: remove that line')

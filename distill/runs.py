@@ -1,0 +1,56 @@
+"""A run: where it lives, and how it is stopped."""
+import contextlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from distill import sharding
+from distill.logs import Log
+from distill.types import Status, Stop
+
+
+class Run:
+  """Where a run lives and how it is stopped.
+
+  A signal calls `preempt`. Outside `deferring` that raises at once, for there everything on
+  disk is whole at any instant; inside, the loop finishes its step and saves first. Where several
+  processes run it they stop together, where they next ask each other.
+  """
+
+  def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
+               shared: pathlib.Path | None = None):
+    self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
+    self.shared = shared        # where runs leave finished stages for each other
+    self.preempted, self._deferring = False, False
+    self._alone = jax.process_count() == 1
+
+  def preempt(self) -> None:
+    self.preempted = True
+    if self._alone and not self._deferring:
+      self.stop_if_preempted()
+
+  def stop_if_preempted(self) -> None:
+    if sharding.agreed(self.preempted):
+      raise Stop(Status.PREEMPTED, f'stopped, everything saved: the same command goes on in '
+                 f'{self.workdir}')
+
+  @contextlib.contextmanager
+  def deferring(self):
+    self._deferring = True
+    try:
+      yield
+    finally:
+      self._deferring = False
+    self.stop_if_preempted()
+
+  def tell_shares(self, stage: str, norms: Mapping[str, Any]) -> None:
+    """Says and logs what part of the sum of all gradient norms before step 0 each term's is."""
+    shares = {name: float(norm) / (sum(norms.values()) or 1.0) for name, norm in norms.items()}
+    ordered = sorted(shares, key=shares.get, reverse=True)
+    line = ', '.join(f'{name} {100 * shares[name]:.0f} %' for name in ordered)
+    if still := [name for name in ordered if not norms[name]]:
+      line += f'; nothing from {", ".join(still)}'
+    self.log.say(f'{stage}: gradient at step 0: {line}')
+    self.log.row(stage, self.seed, 0, {f'share/{name}': share for name, share in shares.items()})

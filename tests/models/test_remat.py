@@ -1,0 +1,108 @@
+"""What a training step computes again in its backward pass."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
+
+from distill import objective, step
+from distill.models import bert, layers, resnet
+from distill.models.pure import Pure, check_computing
+from distill.student import Student
+from distill.types import Status, Stop
+
+AGAIN = [kind for kind in layers.REMAT if kind != layers.NOTHING]
+
+
+def encoder(depth=2, width=8, dropout=0.1, **more):
+  return Pure(lambda rngs: bert.Bert(vocabulary=30, length=32, classes=3, width=width, depth=depth,
+                                     heads=2, dropout=dropout, **more, rngs=rngs))
+
+
+def texts(b=4, s=32):
+  return {'tokens': jnp.arange(b * s).reshape(b, s) % 30, 'types': jnp.zeros((b, s), jnp.int32),
+          'mask': jnp.ones((b, s)), 'valid': jnp.ones(b)}
+
+
+def images(b=4):
+  return {'image': jax.random.normal(jax.random.key(3), (b, 8, 8, 3)), 'valid': jnp.ones(b)}
+
+
+ENCODER = encoder(), texts(s=12), 'block01/hidden'
+NETWORK = (Pure(lambda rngs: resnet.ResNet(depth=8, widths=(4, 4, 4, 4), classes=3, rngs=rngs)),
+           images(), 'stage2/features')
+
+
+def slope(model, batch, output, remat, dtype='float32'):
+  def loss(params, rest):
+    outputs, rest = model(params, rest, batch, train=True, key=jax.random.key(0), remat=remat,
+                          dtype=dtype)
+    return jnp.square(outputs['logits']).mean() + jnp.square(outputs[output]).mean(), rest
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize('remat', AGAIN)
+@pytest.mark.parametrize('dtype', ['float32', 'mixed'])
+@pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
+def test_no_value_changes(what, dtype, remat):
+  weights = what[0].init(0)
+  (loss, rest), grads = slope(*what, remat, dtype)(*weights)
+  (wanted, kept), exact = slope(*what, layers.NOTHING, dtype)(*weights)
+  np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+  for mine, theirs in (grads, exact), (rest, kept):
+    assert mine.keys() == theirs.keys()
+    for path, value in theirs.items():
+      np.testing.assert_allclose(mine[path], value, atol=1e-6, err_msg=path)
+  changed = [path for path in rest if (rest[path] != weights[1][path]).any()]
+  assert bool(changed) == (what is NETWORK)             # batch statistics move
+
+
+def count(jaxpr, kind):
+  """How many equations of a kind there are, at any depth."""
+  inner = (sub for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params))
+  return sum(equation.primitive.name == kind for equation in jaxpr.eqns) + sum(
+      count(sub, kind) for sub in inner)
+
+
+@pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
+def test_unless_asked_nothing_is_computed_again(what):
+  weights = what[0].init(0)
+  blocks = lambda remat: count(slope(*what, remat).trace(*weights).jaxpr.jaxpr, 'remat2')
+  assert blocks(layers.NOTHING) == 0 and blocks('everything') >= 2
+
+
+def temporary(model, remat, batch):
+  """The bytes of XLA's temporary buffers for a training step."""
+  learner, optimizer = Student(model), optax.sgd(0.1)
+  terms = objective.terms_from({'hard': dict(loss='supervised.cross_entropy', reads=dict(
+      student='student/logits', label='batch/label'))})
+  run = step.make_train_step(learner, (), terms, optimizer, remat=remat)
+  state = jax.eval_shape(
+      lambda: step.init_state(learner, *learner.init(0), optimizer, {}))
+  compiled = run.lower(state, {}, batch, jax.random.key(0)).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_falls():
+  batch = texts(b=16) | {'label': jnp.arange(16) % 3}
+  deep = encoder(depth=6, width=32, dropout=0.0)
+  found = {remat: temporary(deep, remat, batch) for remat in layers.REMAT}
+  assert found['everything'] < 0.5 * found['nothing']
+  assert found['everything'] < found['dots'] < 0.8 * found['nothing']
+
+
+class Dense(nnx.Module):
+
+  def __init__(self, *, rngs):
+    self.dense = nnx.Linear(4, 3, rngs=rngs)
+
+
+def test_a_model_without_blocks_is_refused_before_it_runs():
+  model = Pure(lambda rngs: Dense(rngs=rngs))
+  line = "^config.train.remat='dots': the model has no blocks to compute again: "
+  with pytest.raises(Stop, match=line) as stop:
+    check_computing(model, 'config.train', dtype='float32', remat='dots')
+  assert stop.value.status == Status.CONFIG and '\n' not in str(stop.value)
+  check_computing(model, 'config.train', dtype='float32', remat='nothing')
