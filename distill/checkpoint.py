@@ -137,7 +137,7 @@ def opened(folder: Path, file: str) -> dict[str, Any]:
 
 
 def sha256(tree: Any) -> str:
-  """A hash of all leaves of a pytree: paths, dtypes, shapes, bytes.
+  """Returns a hash of all leaves of a pytree: paths, dtypes, shapes, bytes.
 
   That of JAX's arrays, which never change, is computed once: a teacher is large, and every stage
   that reads it asks. Nothing is kept alive for that.

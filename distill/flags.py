@@ -101,7 +101,7 @@ def _values(define: Callable, arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def _has(config: ConfigDict, field: str) -> bool:
-  """Whether a config spells a field; an index is for ml_collections to judge."""
+  """Tells whether a config spells a field; an index is for ml_collections to judge."""
   node = config
   for part in field.partition('[')[0].split('.'):
     if not isinstance(node, Mapping | ConfigDict) or part not in node:
@@ -114,8 +114,8 @@ def _set(config: ConfigDict, override: re.Match) -> None:
   """Sets a keyword that a config doesn't spell, and the nodes in which it is."""
   from distill.pipelines import fields  # JAX, which commands that spell it all are parsed without
   known, (*path, key) = fields.configured(config.to_dict()), override['field'].split('.')
-  there = known.get(tuple(path))
-  if not there or key not in there.keywords:
+  keywords = known[tuple(path)].keywords if tuple(path) in known else {}
+  if key not in keywords:
     spelled = flat(config.to_dict())
     names = {name[:i] for name in spelled for i, c in enumerate(f'{name}.') if c == '.'} | {
         '.'.join(map(str, (*of, name))) for of, node in known.items() for name in node.keywords}
@@ -123,7 +123,7 @@ def _set(config: ConfigDict, override: re.Match) -> None:
                + lookup.nearest(override['field'], names))
   if not override['equals']:
     raise Stop(Status.CONFIG, f'{override[0]}: write --config.{override["field"]}=VALUE')
-  expected = there.keywords[key].annotation
+  expected = keywords[key].annotation
   value = lookup.parsed(override['text'], expected)
   lookup.check_type(value, expected, f'--config.{override["field"]}')
   with config.unlocked():

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill import checkpoint, lookup, objective, sharding, step
+from distill import checkpoint, lookup, microbatches, objective, sharding, step
 from distill.carry import Carry
 from distill.data import batches
 from distill.logs import means
@@ -99,7 +99,8 @@ class Prepared:
     """
     count = lambda lowered: float((lowered.cost_analysis() or {}).get('flops', 0.0))
     before = count(jax.jit(self.prepare).lower(self.batch)) if self.prepare else 0.0
-    return count(self.traced.lower()) + step.repeated(self.traced.jaxpr.jaxpr, count) - before
+    repeated = microbatches.repeated(self.traced.jaxpr.jaxpr, count)
+    return count(self.traced.lower()) + repeated - before
 
 
 def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:

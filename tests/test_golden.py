@@ -43,11 +43,17 @@ def assert_alike(found, before):
     assert found == before
 
 
+def archive(path):
+  """Returns the arrays of an .npz file, which is closed."""
+  with np.load(path) as file:
+    return dict(file)
+
+
 def arrays(workdir):
   """Returns the tensors of exports and the arrays of records."""
   found = {}
   for path in (*workdir.glob('export/*/*.safetensors'), *workdir.glob('records/*.npz')):
-    read = safetensors.numpy.load_file if path.suffix == '.safetensors' else np.load
+    read = safetensors.numpy.load_file if path.suffix == '.safetensors' else archive
     found |= {f'{path.relative_to(workdir)} {name}': x for name, x in read(path).items()}
   return found
 
@@ -70,7 +76,7 @@ def test_masked_words_are_found_alike(tmp_path):
   """An export without head and pooler: `predict` refuses it, `evaluate` doesn't."""
   assert evaluate.command([f'--models={GOLDEN / "words"}', f'--config={make.CONFIG}:words',
                            f'--workdir={tmp_path}']) == 0
-  found, before = np.load(tmp_path / 'records/words.npz'), np.load(GOLDEN / 'words.npz')
+  found, before = archive(tmp_path / 'records/words.npz'), archive(GOLDEN / 'words.npz')
   for name in ('id', 'label', 'right'):
     np.testing.assert_array_equal(found[name], before[name])
   np.testing.assert_allclose(found['nll'], before['nll'], rtol=1e-5)

@@ -14,7 +14,7 @@ FLOORS = [
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data', 'seal'},
     {'compress'},
-    {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks'},
+    {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks', 'microbatches'},
     {'step', 'checkpoint', 'runs'},
     {'formats'},
     {'train', 'records', 'launch'},

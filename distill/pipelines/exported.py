@@ -41,14 +41,14 @@ def opened(place: str, where: str, *, seed: int,
   folder = hub.folder(place, where).resolve()
   stats = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
   files = sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats.items())
-  how = repr((folder, files, sorted(changes.items())))
-  for one in _read.get(how, ()):
-    weights = tuple({path: array() for path, array in part.items()} for part in one.arrays)
-    if one.seed == seed or not one.card['fresh']:
-      return one.model, weights, one.card
+  key = repr((folder, files, sorted(changes.items())))
+  for entry in _read.get(key, ()):
+    weights = tuple({path: array() for path, array in part.items()} for part in entry.arrays)
+    if entry.seed == seed or not entry.card.get('fresh'):
+      return entry.model, weights, entry.card
   model, weights, card = formats.load(place, where, seed=seed, **changes)
-  gone = lambda _: _read.pop(how, None)
-  _read.setdefault(how, []).append(_Read(seed, model, tuple(
+  gone = lambda _: _read.pop(key, None)
+  _read.setdefault(key, []).append(_Read(seed, model, tuple(
       {path: weakref.ref(array, gone) for path, array in part.items()} for part in weights), card))
   return model, weights, card
 
@@ -76,9 +76,9 @@ def free(spec: nodes.TeacherNode, where: str) -> dict[str, Any]:
 def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, dataset: Dataset,
           seed: int, teachers: Mapping[str, tuple[Pure, Mapping[str, Any]]],
           idle: Collection[str]) -> tuple[Start, str]:
-  """Parameters before step 0: by the seed, or from a teacher's or an exported model's.
+  """Returns the call that makes parameters before step 0, and the sha256 of what was read for it.
 
-  And the sha256 of what was read of an exported model, '' where nothing was.
+  They are made by the seed, or are a teacher's or an exported model's; '' where nothing was read.
 
   `spelled` is the node of the model, `teachers` are those of the run with theirs. `idle` are heads
   that nothing trains.

@@ -111,10 +111,10 @@ def _config(config: Mapping[str, Any], kind: type) -> Iterator[tuple[Path, Confi
   yield (), Configured((kind,))
   data = _node(config, 'data')
   facts = EVERY if ':' in str(data.get('name')) else FACTS      # those of others aren't known
-  own = tuple(_named('data', data, ('data',)))
+  source = tuple(_named('data', data, ('data',)))
   batching = Configured((batches.batches,), apart={
       *lookup.parameters(batches.batches)} - {*BATCHING})
-  for path, found in own or [(('data',), batching)]:
+  for path, found in source or [(('data',), batching)]:
     yield path, found._replace(functions=(*found.functions, batches.batches), apart=batching.apart)
   yield from _named('tasks', _node(config, 'task'), ('task',), filled=facts)
   yield ('evaluate',), Configured((nodes.Evaluate,))
@@ -141,7 +141,7 @@ def _teacher(node: Mapping[str, Any], path: Path, facts: Any):
 
 
 def _learner(node: Mapping[str, Any], path: Path, facts: Any):
-  """What a student has: its model, its stages, and what these read."""
+  """Yields the nodes of a student: its model, its stages, and what these read."""
   student = _node(node, 'student')
   if student:
     yield (*path, 'student'), Configured((nodes.StudentNode,))
@@ -170,7 +170,7 @@ def _read(node: Mapping[str, Any], path: Path, own: Mapping[str, Any], where: Pa
 
 
 def _stage(node: Mapping[str, Any], path: Path, facts: Any):
-  """An objective, an optimizer and augments."""
+  """Yields the nodes of an objective, an optimizer and augments."""
   if 'optimizer' in node:
     yield from _named('optimizers', {'name': 'adamw', **_node(node, 'optimizer')},
                       (*path, 'optimizer'), apart=('steps',))
@@ -188,7 +188,7 @@ def _stage(node: Mapping[str, Any], path: Path, facts: Any):
 
 
 def _model(node: Mapping[str, Any], path: Path, filled: Any, apart: Collection[str] = ()):
-  """A model, and those inside it: a model gives its parts what they leave out."""
+  """Yields a model, and those inside it: a model gives its parts what they leave out."""
   yield from _named('models', node, path, filled=filled, apart=('rngs', *apart))
   inside = EVERY if ':' in str(node.get('name')) else filled
   for key, value in node.items():
@@ -200,7 +200,7 @@ def _model(node: Mapping[str, Any], path: Path, filled: Any, apart: Collection[s
 
 
 def _named(room: str, node: Mapping[str, Any], path: Path, **how: Any):
-  """What a node names, unless it names nothing."""
+  """Yields the node with what it names, unless it names nothing."""
   name, where = node.get('name'), '.'.join(map(str, path))
   if not isinstance(name, str):
     return

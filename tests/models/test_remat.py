@@ -73,15 +73,19 @@ def test_unless_asked_nothing_is_computed_again(what):
   assert blocks(layers.NOTHING) == 0 and blocks('everything') >= 2
 
 
-def temporary(model, remat, batch):
-  """The bytes of XLA's temporary buffers for a training step."""
+def machine(model, remat):
+  """A training step and the state before it."""
   learner, optimizer = Student(model), optax.sgd(0.1)
   terms = objective.terms_from({'hard': dict(loss='supervised.cross_entropy', reads=dict(
       student='student/logits', label='batch/label'))})
   run = step.make_train_step(learner, (), terms, optimizer, remat=remat)
-  state = jax.eval_shape(
-      lambda: step.init_state(learner, *learner.init(0), optimizer, {}))
-  compiled = run.lower(state, {}, batch, jax.random.key(0)).compile()
+  return run, lambda: step.init_state(learner, *learner.init(0), optimizer, {})
+
+
+def temporary(model, remat, batch):
+  """The bytes of XLA's temporary buffers for a training step."""
+  run, start = machine(model, remat)
+  compiled = run.lower(jax.eval_shape(start), {}, batch, jax.random.key(0)).compile()
   return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -91,6 +95,20 @@ def test_memory_falls():
   found = {remat: temporary(deep, remat, batch) for remat in layers.REMAT}
   assert found['everything'] < 0.5 * found['nothing']
   assert found['everything'] < found['dots'] < 0.8 * found['nothing']
+
+
+def test_a_training_step_gives_the_same():
+  found = {}
+  for remat in layers.REMAT:
+    run, start = machine(ENCODER[0], remat)
+    state = start()
+    for _ in range(3):
+      state, _ = run(state, {}, ENCODER[1] | {'label': jnp.arange(4) % 3}, jax.random.key(1))
+    found[remat] = state
+  for remat in AGAIN:
+    for path, value in found['nothing'].params.items():
+      np.testing.assert_allclose(found[remat].params[path], value, atol=1e-6, err_msg=path)
+  assert found['everything'].first_bad == -1
 
 
 class Dense(nnx.Module):
