@@ -151,7 +151,7 @@ class TestAdversarialViews:
     state, attacked = fitted(stages(node)['student'], tmp_path)
     _, clean = fitted(stages({**node, 'augment': ()})['student'], place)
     assert attacked[0]['loss'] > clean[0]['loss'] * 1.01
-    start = stages(self.texts())['student'].start()[0]
+    start = stages(self.texts())['student'].start({})[0]
     table = 'model/token/embedding'
     assert (np.asarray(state.params[table]) != np.asarray(start[table])).any()
 
