@@ -75,13 +75,14 @@ def _parts(carry: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 def make_ask(student: Student, frozen_teachers: tuple[Teacher, ...], params: Callable[[], Flat],
              rest: Flat, weights: Mapping[str, teachers.Weights],
-             loss: Callable[[Batch], jax.Array], layout: Layout | None = None) -> Ask:
+             loss: Callable[[Batch], jax.Array], layout: Layout | None = None, **how: str) -> Ask:
   """Returns what an augmentation may ask; nothing is computed unless it does.
 
-  `params()` are the student's parameters as a step computes with them, `weights` the teachers'.
+  `params()` are the student's parameters as a step computes with them, `weights` the teachers';
+  `how` the student computes are `dtype` and `remat` of `Pure`.
   """
   return Ask(
-      student=lambda batch: student.outputs(params(), rest, batch, train=False, key=None)[0],
+      student=lambda batch: student.outputs(params(), rest, batch, train=False, key=None, **how)[0],
       teachers={teacher.name: functools.partial(teacher, weights[teacher.name], layout=layout)
                 for teacher in frozen_teachers},
       loss=loss, params=lambda: under(params(), 'model/'), probe=student.probe)
@@ -174,7 +175,7 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
     weights = teachers.held(frozen_teachers, teacher_weights, state.carry, state.rest)
     batch = augmented(augment, batch, key, make_ask(
         student, frozen_teachers, lambda: computed(state.params), state.rest, weights,
-        functools.partial(loss_of, state, weights), layout), where)
+        functools.partial(loss_of, state, weights), layout, dtype=dtype, remat=remat), where)
     key = jax.random.fold_in(key, len(augment))
     outputs = teachers.outputs(frozen_teachers, weights, batch, layout)
     counts = objective.counts(terms, batch)

@@ -36,7 +36,8 @@ class Stage:
   optimizer: Mapping[str, Any]                    # config nodes
   train: Mapping[str, Any]
   seed: int = 0                                   # of dropout and whatever else is random
-  where: str = 'config'                           # of its nodes, for error lines
+  where: str = 'config'                           # of its node, for error lines …
+  inside: str = ''                                # … and of the node that has its optimizer
   teachers: tuple[Teacher, ...] = ()
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
   carries: Mapping[str, Carry] = dataclasses.field(default_factory=dict)
@@ -111,7 +112,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
   check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
   optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
-                           f'{stage.where}.optimizer', steps=plan.steps)
+                           f'{stage.inside or stage.where}.optimizer', steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
              accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
@@ -157,14 +158,16 @@ def fit(stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
 
 def together(stages: Sequence[Stage], ready: Prepared, weights: Sequence[Mapping[str, Weights]],
              runs: Sequence[Run], left: Sequence[tuple[Flat, Flat]]) -> list[Fitted]:
-  """`fit` for stages that differ in their seeds alone, as one program; `ready` is of any of them.
+  """Trains stages that differ only in their seeds by one program; `ready` is of any of them.
 
-  Each leaves and gives what it would alone, and the time is divided among them. One that stands
-  at another step than most is trained alone afterwards. One whose numbers become bad is left where
-  it was last saved, and is an error at the end. Signals reach the first run.
+  Each result is that of `fit`; the time is divided among the stages. A stage at another step than
+  most is trained alone afterwards. One with bad numbers stays as it was saved last, and is an error
+  at the end. Signals reach the first run.
   """
   if stages[0].layout.mesh.size > 1:
     raise Stop(Status.CONFIG, 'seeds are trained together on one device alone')
+  if precision.MIXED in (ready.plan.dtype, *(getattr(t, 'dtype', '') for t in stages[0].teachers)):
+    raise Stop(Status.CONFIG, f"{stages[0].where}: dtype='mixed' is for seeds one by one")
   if ready.plan.remat != layers.NOTHING:
     raise Stop(Status.CONFIG, f'{stages[0].where}.train.remat={ready.plan.remat!r}: seeds that are '
                f'trained together need their memory: take remat={layers.NOTHING!r}')
@@ -339,10 +342,9 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted
     group.settle(pending)
     group.save(done)
   run.stop_if_preempted()
-  examples = plan.steps * ready.batch['valid'].shape[0]
   for sitting in sittings:
     if sitting.fault:
       raise sitting.fault
-  return [(own.params, own.rest, {
-      'seconds': sitting.facts['seconds'], 'steps': plan.steps, 'examples': examples})
+  cost = {'steps': plan.steps, 'examples': plan.steps * ready.batch['valid'].shape[0]}
+  return [(own.params, own.rest, {'seconds': sitting.facts['seconds'], **cost})
           for sitting, own in group.sound(group.state)]

@@ -101,7 +101,6 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
   """A run with its log, in a workdir that holds no other config's."""
   launch.keep_memory()
   launch.sweep_seldom()
-  launch.sweep_seldom()
   launch.keep_programs()
   import jax  # after everything that can be refused without it
 

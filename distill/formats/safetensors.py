@@ -3,6 +3,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -37,7 +38,8 @@ class Safetensors:
     except (SafetensorError, OSError) as error:
       raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model: {FILE} cannot be read: '
                  f'{error}') from error
-    arrays = {name: np.asarray(array, np.float32) if array.dtype.itemsize == 2 else array
+    arrays = {name: np.asarray(array, np.float32)
+              if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2 else array
               for name, array in arrays.items()}
     return parameters.assembled(arrays, card, folder, path, **changes)
 

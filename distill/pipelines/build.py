@@ -77,8 +77,11 @@ class Common:
     if 'label' in index:
       facts['labels'] = np.where(index['hash01'] < learner.labelled, index['label'], -1)
     where = _prefixed(learner.where, 'carry')
-    return {name: lookup.build('carry', spec, f'{where}.{name}', **facts)
-            for name, spec in learner.carry.items() if objective.among('carry', name, read)}
+    found = {name: lookup.build('carry', spec, f'{where}.{name}', **facts)
+             for name, spec in learner.carry.items() if objective.among('carry', name, read)}
+    for name, carry in found.items():
+      checks.check_carry(carry, f'{where}.{name}')
+    return found
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's export says about it."""
@@ -131,6 +134,8 @@ def read(stage: Stage) -> dict[str, str]:
   found = {path: term.where for term in stage.terms for path in term.paths}
   for name, carry in stage.carries.items():
     found |= {path: f'carry.{name}' for path in objective.paths(carry.reads)}
+  for change in stage.augment:
+    found |= dict.fromkeys(objective.paths(getattr(change, 'reads', ())), f'{stage.where}.augment')
   for name, projector in stage.student.projectors.items():
     found |= {path: f'{stage.student.where}.projectors.{name}' for path in projector.reads}
   return found
@@ -173,8 +178,8 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
       name=learner.name if last else f'{learner.name}-{where.rpartition(".")[2]}',
       seed=learner.seed, student=student, terms=terms, data=data, train=node.train,
       start=functools.partial(start, student), teachers=teachers, optimizer=node.optimizer,
-      schedules=schedules, where=where, carries=carries, prepare=of.modality.prepare,
-      layout=of.judge.layout, augment=augment), saw
+      schedules=schedules, where=where, inside=inside or 'config', carries=carries,
+      prepare=of.modality.prepare, layout=of.judge.layout, augment=augment), saw
 
 
 def _among_teachers(paths: Mapping[str, str], known: Collection[str]) -> list[str]:

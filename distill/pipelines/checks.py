@@ -47,12 +47,25 @@ def check_augment(change: Callable, where: str) -> None:
                f'takes {inspect.signature(change)}') from None
 
 
+def check_carry(carry: Any, where: str) -> None:
+  """Stops unless a carry takes what its `init` and `update` are called with."""
+  for call, contract in ((carry.init, ('key', 'shapes', 'params')),
+                         (carry.update, ('value', 'views', 'step', 'params'))):
+    try:
+      inspect.signature(call).bind(*contract)
+    except TypeError:
+      raise Stop(Status.CONFIG, f'{where}: {call.__name__} is called with ({", ".join(contract)}), '
+                 f'and this one takes {inspect.signature(call)}') from None
+
+
 def check_average(name: str, carries: Mapping[str, Any], where: str) -> None:
   """Stops unless a carry is there and holds an average of the student's parameters."""
   field = f"{where}.source='carry:{name}'"
   if name not in carries:
     raise Stop(Status.CONFIG, f'{field}: there is no carry.{name}' + lookup.nearest(name, carries))
-  kind = carries[name]['name'] if 'name' in carries[name] else ''
+  kind = carries[name].get('name', '') if isinstance(carries[name], Mapping) else ''
+  if not kind:
+    raise Stop(Status.CONFIG, f'carry.{name} has no name, of something in distill/carry')
   if not getattr(lookup.find('carry', kind, f'carry.{name}.name'), 'average', False):
     raise Stop(Status.CONFIG, f"{field}: carry.{name}.name={kind!r} holds no average of the "
                "student's parameters: take 'Average'")

@@ -23,9 +23,9 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
 
 def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, str],
                 this: Run) -> dict[str, Any]:
-  """The same of a setting with one student or several.
+  """Runs the jobs of a setting, measures every model, writes the report and returns it.
 
-  `asked` are the tiers that students are to reach, '' for none.
+  `asked` are the tiers that students are to reach, by their names, '' for none.
   """
   tiers.limits(told.evaluate.tiers, asked)          # before anything is trained
   sharding.once(lambda: plan.same_corpus(told.dataset, this))

@@ -239,7 +239,10 @@ def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
   read = {text for stage in stages for _, term in _each(stage, 'objective')
           for text in _texts(term)}
   carries = {name: node for learner in learners for name, node in _each(learner, 'carry')}
-  kept = {'carry': {name for name in carries if objective.among('carry', name, read)}}
+  held = {str(node.get('source', '')).removeprefix('carry:')      # by teachers that are averages
+          for _, node in _each(config, 'teachers')}
+  kept = {'carry': {name for name in carries
+                    if name in held or objective.among('carry', name, read)}}
   # A class of others may read what its node doesn't say.
   every = any(':' in str(carries[name].get('name')) for name in kept['carry'])
   among = lambda view, name: every or objective.among(view, name, read)

@@ -165,8 +165,10 @@ class Derive:
       run.log.say(f'{self.name}: made of {self.of}')
       sharding.once(lambda: self._write(folder, of))
     model, weights, card = formats.load(str(folder))
+    learnt = models[of.baseline_of] if of.baseline_of else of
+    teachers = [of.name] if of.role == 'teacher' else learnt.teachers
     return Model(self.name, 'derived', model, weights, card, {'place': str(folder)},
-                 setting.modality, of.splits, teachers=of.teachers, saw=of.saw,
+                 setting.modality, of.splits, teachers=teachers, saw=of.saw,
                  note=f'made of {self.of} without training: {self.change.about}')
 
   def _write(self, folder: pathlib.Path, of: Model) -> None:
@@ -175,6 +177,8 @@ class Derive:
                                         model=of.place.get('model'))
     model, (params, rest) = self.change(model, weights)
     params = {path: array for path, array in params.items() if path not in card['fresh']}
+    if 'reads' in of.card:
+      card = {**card, 'reads': of.card['reads']}
     folder.parent.mkdir(parents=True, exist_ok=True)
     formats.write(folder, formats.Shipped(model, (params, rest), card, of.modality))
 

@@ -95,8 +95,10 @@ class Model:
 
 
 def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
-  """Whom a model is held against: of the teachers among `models` the first that it learnt from, or
-  else the first; of a baseline, its student's. None for a teacher, and where there is none.
+  """Returns the teacher that a model is compared with; None for a teacher, or if there is none.
+
+  It is the first teacher among `models` that the model learnt from, or else the first of all. A
+  baseline is compared with its student's teacher.
   """
   if model.role == 'teacher':
     return None

@@ -1,5 +1,6 @@
 """From a config to what it describes: data, task, and the jobs of the run, checked to fit."""
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,10 @@ def setting(node: Mapping[str, Any]) -> Setting:
 
 
 def arranged(configs: Mapping[str, nodes.Config], baseline: str) -> Setting:
-  """The same of several students by their names, whose configs have all but the student in common.
+  """Builds the jobs of a run with one student or several.
 
-  `baseline` is what a student's baseline is called, '{}' being the student's name.
+  `configs` are the students' by name; data, task and teachers are the same in all of them.
+  `baseline` is the name of a student's baseline, with '{}' for the student's name.
   """
   config = next(iter(configs.values()))
   judge = judging(config)
@@ -61,6 +63,7 @@ def arranged(configs: Mapping[str, nodes.Config], baseline: str) -> Setting:
         raise
       raise Stop(stop.status, f'students.{name}: {stop}') from stop
   jobs = (*_settled(built, students, configs, common), *students)
+  _check_names(jobs)
   rows = {name: judge.batches(dataset.splits[name], common.modality) for name in judge.splits}
   layout = dataclasses.replace(judge.layout, splits=splits_of(
       job.stage.student.model if isinstance(job, Train) else job.model for job in jobs))
@@ -77,7 +80,7 @@ def _teachers(config: nodes.Config, common: Common) -> dict[str, Built]:
       raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
                  'else')
     specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
-  averages = sources.moving(specs, config.carry)
+  averages = sources.moving(specs)
 
   def teacher(name: str, readers: tuple[str, ...]) -> Teacher:
     """Builds a teacher after those that it reads itself; each of `readers` reads the next one."""
@@ -134,7 +137,7 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
     learner = nodes.teacher(name, spec, config.seed, reads)
     job = build.train(learner, model, node, start, find, config.teachers, common)
     if spec.shared and (alone := [other for other in job.teachers if not built[other].spec.shared
-                                  and not isinstance(built[other].job, Load)]):
+                                  and isinstance(built[other].job, Train)]):
       raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
                  f'own: give teachers.{alone[0]} shared=True too')
     checks.check_beside(name, job.teachers, {other: built[other].reads for other in job.teachers}
@@ -146,8 +149,9 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
         **({'seed': 0} if spec.shared else {}))
     job = dataclasses.replace(job, identity=identity)
   else:
+    sources.check_untrained(spec, f'{where} is loaded')
     place = {'place': spec.init, 'model': exported.free(spec, where)}
-    job = Load(name, model, weights, card, place, reads)
+    job = Load(name, model, weights, {**card, **({'reads': reads} if reads else {})}, place, reads)
     check_heads(name, spec, card['fresh'], heads.idle(common.judge.task, model), dataset)
     identity = digest([spec.dtype, content, *filter(None, [reads])])
   live = lookup.call(Live, {'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name,
@@ -166,11 +170,11 @@ def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str,
   start, content = exported.start(
       node, model, spelled, dataset=common.judge.dataset, seed=config.seed, teachers=live,
       idle=heads.idle(common.judge.task, model))
-  specs = {name: lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
-           for name, spec in config.teachers.items() if name not in built}
-  known = {name: teacher.source for name, teacher in built.items()} | sources.followers(
-      specs, sources.moving(specs, config.carry), model, common.modality.prepare)
-  find = lambda names: tuple(known[other] for other in names)
+
+  def find(names):
+    return tuple(built[other].source if other in built else sources.follower(
+        other, lookup.call(nodes.TeacherNode, config.teachers[other], f'teachers.{other}'), config,
+        model, common.judge, common.modality.prepare) for other in names)
   learner = nodes.student(name, config)
   job = build.train(learner, model, spelled, start, find, config.teachers, common)
   _check_judged('student', model, {}, common)
@@ -237,6 +241,10 @@ def _derived(config: nodes.Config, jobs: Sequence[Job]) -> list[Derive]:
   for name, spec in config.derive.items():
     where = f'derive.{name}'
     node = lookup.call(nodes.DeriveNode, spec, where)
+    if not re.fullmatch(r'\w[\w.-]*', name) or name in (
+        f'{model}-{split}' for model in names for split in config.evaluate.get('also', ())):
+      raise Stop(Status.CONFIG, f'{where}: {name!r} is no name for a folder, or is that of a '
+                 "model's records of another split: call it something else")
     if name in (*TAKEN, *names):
       raise Stop(Status.CONFIG, f'{where}: {name!r} is taken; call the model something else')
     if node.of not in names:
@@ -244,6 +252,15 @@ def _derived(config: nodes.Config, jobs: Sequence[Job]) -> list[Derive]:
                  + lookup.nearest(node.of, names))
     found.append(Derive(name, node.of, lookup.build('compress', node.change, f'{where}.change')))
   return found
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+  """Stops if two stages, or a stage and a model, would have one name."""
+  names = [stage.name for job in jobs if isinstance(job, Train) for stage in job.stages]
+  names += [job.name for job in jobs if not isinstance(job, Train)]
+  if twice := sorted(name for name in {*names} if names.count(name) > 1):
+    raise Stop(Status.CONFIG, f'two stages would be called {twice[0]!r}, for one of `before` is '
+               'called MODEL-STAGE and a baseline MODEL-baseline: rename a model or a stage')
 
 
 def _check_judged(name: str, model: Pure, reads: Mapping[str, str], common: Common) -> None:

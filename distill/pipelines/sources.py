@@ -9,42 +9,51 @@ from distill import lookup, objective
 from distill.modalities import Modality
 from distill.models.pure import Pure
 from distill.pipelines import checks, nodes
+from distill.pipelines.judging import Judging
 from distill.teachers import Cached, Moving, Teacher
 from distill.types import Batch, Schedule, Status, Stop
 
 
-def moving(specs: Mapping[str, nodes.TeacherNode], carries: Mapping[str, Any]) -> dict[str, str]:
-  """Returns the teachers that are averages of the student, each with the carry that holds it."""
-  found = {name: spec.source.removeprefix('carry:') for name, spec in specs.items()
-           if spec.source.startswith('carry:')}
-  for name, carry in found.items():
-    checks.check_average(carry, carries, f'teachers.{name}')
-    _check_modelless(specs[name], f"teachers.{name}.source='carry:{carry}': its model is the "
-                     "student's")
+def moving(specs: Mapping[str, nodes.TeacherNode]) -> set[str]:
+  """Returns the names of the teachers that are averages of the student."""
+  found = {name for name, spec in specs.items() if spec.source.startswith('carry:')}
+  for name in found:
+    check_modelless(specs[name], f"teachers.{name}.source={specs[name].source!r}: its model is the "
+                    "student's")
   return found
 
 
-def followers(specs: Mapping[str, nodes.TeacherNode], averages: Mapping[str, str], model: Pure,
-              prepare: Callable[[Batch], Batch]) -> dict[str, Moving]:
-  """Returns the teachers that are averages of the student, whose model this is."""
-  return {name: lookup.call(
-      Moving, {'dtype': specs[name].dtype, 'microbatch': specs[name].microbatch},
-      f'teachers.{name}', name=name, model=model, reads=specs[name].reads, prepare=prepare,
-      carry=carry) for name, carry in averages.items()}
+def follower(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Pure,
+             judge: Judging, prepare: Callable[[Batch], Batch]) -> Moving:
+  """Returns a teacher that is an average of the student, whose model this is."""
+  where, carry = f'teachers.{name}', spec.source.removeprefix('carry:')
+  checks.check_average(carry, config.carry, where)
+  checks.check_reads(spec.reads, judge.dataset, ('train',), where)
+  return lookup.call(Moving, {'dtype': spec.dtype, 'microbatch': spec.microbatch}, where, name=name,
+                     model=model, reads=spec.reads, prepare=prepare, carry=carry)
 
 
 def cached(name: str, spec: nodes.TeacherNode) -> Cached:
   """Returns a teacher whose outputs the data has."""
   where = f"teachers.{name}.source='fields': its outputs are the data's"
-  _check_modelless(spec, where)
+  check_modelless(spec, where)
   if spec.reads:
     raise Stop(Status.CONFIG, f'{where}, so it takes no reads')
   return Cached(name)
 
 
-def _check_modelless(spec: nodes.TeacherNode, where: str) -> None:
+def check_modelless(spec: nodes.TeacherNode, where: str) -> None:
+  """Stops if a teacher without a model of its own is given one, or what trains one."""
   if spec.init or spec.train or spec.model:
     raise Stop(Status.CONFIG, f'{where}, so it takes neither model nor init nor train')
+  check_untrained(spec, where)
+
+
+def check_untrained(spec: nodes.TeacherNode, where: str) -> None:
+  """Stops if a teacher that isn't trained here has nodes that only training reads."""
+  for key in 'before', 'projectors', 'carry', 'schedules', 'frozen':
+    if getattr(spec, key):
+      raise Stop(Status.CONFIG, f'{where}, and {key} is for one that is trained here')
 
 
 def augments(specs: Sequence, where: str,

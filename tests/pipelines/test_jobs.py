@@ -10,6 +10,7 @@ import safetensors
 from distill import flags, predict, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
+from distill.pipelines.identities import config_sha256
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
 
@@ -208,3 +209,74 @@ class TestDerive:
     with pytest.raises(Stop) as stop:
       setting(config(derive={name: {'of': 'student', 'change': self.HALF, **node}}))
     assert line in str(stop.value) and stop.value.status == Status.CONFIG
+
+  def test_is_held_against_the_teacher_that_it_is_made_of(self, tmp_path):
+    node = config(derive={'half': {'of': 'second', 'change': self.HALF}})
+    node['teachers']['second'] = {**node['teachers']['big'], 'seed': 1}
+    report = run(tmp_path, node)
+    assert report['models'][-1]['retention']['of'] == 'second'
+
+  @pytest.mark.parametrize('name', ['a/b', '', '.half', 'student-validation'])
+  def test_has_a_name_that_a_folder_can_have(self, name):
+    node = config(derive={name: {'of': 'student', 'change': self.HALF}})
+    node['evaluate'] |= {'also': ('validation',)}
+    node['data'] |= {'validation': 0.1}
+    with pytest.raises(Stop, match='is no name for a folder, or is that of a model'):
+      setting(node)
+
+
+def test_no_two_stages_have_one_name():
+  node = config()
+  big = node['teachers']['big']
+  node['teachers'] = {'big-x': big, 'big': {**big, 'before': {'x': {
+      'optimizer': node['optimizer'], 'train': node['train'],
+      'objective': big['train']['objective']}}}}
+  with pytest.raises(Stop, match="two stages would be called 'big-x'"):
+    setting(node)
+
+
+@pytest.mark.parametrize('change, line', [
+    ({'carry': {'average': 5}}, 'carry.average has no name'),
+    ({'carry': {}}, "teachers.mean.source='carry:average': there is no carry.average"),
+    ({'carry': {'average': {'name': 'tests.pipelines.test_jobs:Old'}}}, 'holds no average'),
+    ({'reads': {'image': 'nofield'}}, "teachers.mean.reads.image='nofield'"),
+    ({'before': {'x': {}}}, 'before is for one that is trained here')])
+def test_a_moving_average_that_cannot_be_is_one_line(change, line):
+  node = config(carry={'average': {'name': 'Average'}})
+  node['teachers']['mean'] = {'source': 'carry:average'}
+  node['objective']['mean'] = soft('mean')
+  if 'carry' in change:
+    node['carry'] = change['carry']
+  else:
+    node['teachers']['mean'] |= change
+  with pytest.raises(Stop) as stop:
+    setting(node)
+  assert line in str(stop.value) and '\n' not in str(stop.value)
+
+
+class Old:
+  """A carry of before it saw parameters."""
+  reads = 'big/logits'
+
+  def init(self, key, shapes):
+    return 0.0
+
+  def update(self, value, views, step):
+    return value
+
+
+def test_a_carry_of_the_old_contract_is_one_line():
+  node = config(carry={'old': {'name': f'{__name__}:Old'}})
+  node['objective']['kd'] |= {'scale': 'carry/old'}
+  with pytest.raises(Stop, match=r'carry\.old: init is called with \(key, shapes, params\)'):
+    setting(node)
+
+
+def test_the_decay_of_an_average_that_a_teacher_is_made_of_is_a_difference():
+  node = config(carry={'average': {'name': 'Average', 'decay': 0.9}})
+  node['teachers']['mean'] = {'source': 'carry:average'}
+  node['objective']['mean'] = soft('mean')
+  other = {**node, 'carry': {'average': {'name': 'Average', 'decay': 0.5}}}
+  assert config_sha256(node) != config_sha256(other)
+  names = [{name: job.identity for name, job in jobs(each).items()} for each in (node, other)]
+  assert names[0]['student'] != names[1]['student'] and names[0]['big'] == names[1]['big']
