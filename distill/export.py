@@ -100,7 +100,7 @@ def _measured(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
   if not any(model['name'] == name for model in whole['models']):
     return {}
   alone = [m for m in whole['models'] if m['name'] == name or m['role'] != 'student']
-  return {'report': whole, 'verdict': report.verdict({**whole, 'models': alone}),
+  return {'report': whole, 'verdict': report.summary({**whole, 'models': alone}),
           'table': report.table(whole)}
 
 

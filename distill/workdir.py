@@ -66,7 +66,7 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: l
   import jax
   if not jax.process_index():
     from distill import report
-    print(f'\n{report.table(result)}\n\n{report.verdict(result)}\n\n{workdir}/report.html')
+    print(f'\n{report.table(result)}\n\n{report.summary(result)}\n\n{workdir}/report.html')
   if tier := config['tier'] if 'tier' in config else '':
     from distill.report import tiers
     if line := tiers.missed(result, tier):

@@ -20,8 +20,13 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 # The numeric tower: an int is a float here too, as it is for a config (`lookup.check`).
+from distill import launch  # noqa: E402, after the environment is set
+
 jaxtyping.install_import_hook(
     'distill.losses', 'beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))')
+
+# Tests run commands in this process, which goes on: it must not keep their garbage.
+launch.sweep_seldom = lambda: None
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / 'losses' / 'reference.json').read_text())
 proven = set()

@@ -19,7 +19,8 @@ def judged(task, teachers=(), **records):
   Students have learnt from `teachers`.
   """
   models = [types.SimpleNamespace(name=name, role=name.rstrip('2'), teachers=teachers if (
-      name.startswith('student')) else ()) for name in records]
+      name.startswith('student')) else (), baseline_of='student' * (
+          name == 'baseline' and 'student' in records)) for name in records]
   told = types.SimpleNamespace(task=task, evaluate=types.SimpleNamespace(resamples=50))
   return reported.judgements(models, records, told)
 
@@ -135,7 +136,8 @@ def test_without_a_baseline_there_is_no_gain_and_without_a_teacher_nothing_is_ke
 
 def test_every_model_is_held_against_its_own_teacher_and_a_baseline_against_its_students():
   model = lambda name, role, *teachers: types.SimpleNamespace(
-      name=name, role=role, teachers=teachers)
+      name=name, role=role, teachers=teachers,
+      baseline_of=name.removesuffix('-baseline') if role == 'baseline' else '')
   models = [model('one', 'teacher'), model('two', 'teacher'), model('middle', 'assistant', 'two'),
             model('a', 'student', 'middle', 'two'), model('a-baseline', 'baseline'),
             model('b', 'student', 'middle'), model('c', 'student')]

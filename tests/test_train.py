@@ -212,7 +212,7 @@ class TestTogether:
     ready = types.SimpleNamespace(plan=train.Plan(steps=5, remat='dots'))
     line = "train.remat='dots': seeds that are trained together need their memory"
     with pytest.raises(Stop, match=line) as stop:
-      train.together(stages, ready, [])
+      train.together(stages, ready, [], [], [])
     assert stop.value.status == Status.CONFIG
 
   def test_the_time_is_divided(self, tmp_path, monkeypatch):

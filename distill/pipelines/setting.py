@@ -81,29 +81,35 @@ def _teachers(config: nodes.Config, common: Common) -> dict[str, Built]:
                  'else')
     specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
   averages = sources.moving(specs)
-
-  def teacher(name: str, readers: tuple[str, ...]) -> Teacher:
-    """Builds a teacher after those that it reads itself; each of `readers` reads the next one."""
-    if name in readers:
-      circle = ' reads '.join((*readers[readers.index(name):], name))
-      raise Stop(Status.CONFIG, f'teachers.{name}: {circle}: a teacher can read those that are '
-                 'trained before it, and itself as student/…')
-    if name not in built:
-      find = lambda names: tuple(teacher(other, (*readers, name)) for other in names)
-      field = f'teachers.{name}.source={specs[name].source!r}'
-      if name in averages:
-        raise Stop(Status.CONFIG, f'{field}: only the stage of the student, whose carry this is, '
-                   f'can read it, and teachers.{readers[-1]} does')
-      make = {'live': _live, 'fields': _fields}.get(specs[name].source)
-      if not make:
-        raise Stop(Status.CONFIG, f"{field} must be 'live', 'fields' or 'carry:NAME'")
-      made = make(name, specs[name], find, built, common)
-      built[name] = made              # after those that it read
-    return built[name].source
   for name in specs:
-    if name not in averages:          # which are made of the student
-      teacher(name, ())
+    if name not in averages:            # which are made of the student
+      _teacher(name, (), specs, built, common)
   return built
+
+
+def _teacher(name: str, readers: tuple[str, ...], specs: Mapping[str, nodes.TeacherNode],
+             built: dict[str, Built], common: Common) -> Teacher:
+  """Adds a teacher to those `built`, after those that it reads; each of `readers` reads the next.
+
+  No closure: one that calls itself would hold the weights until Python looks for circles.
+  """
+  field = f'teachers.{name}.source={specs[name].source!r}'
+  if name in readers:
+    circle = ' reads '.join((*readers[readers.index(name):], name))
+    raise Stop(Status.CONFIG, f'teachers.{name}: {circle}: a teacher can read those that are '
+               'trained before it, and itself as student/…')
+  if specs[name].source.startswith('carry:'):
+    raise Stop(Status.CONFIG, f'{field}: only the stage of the student, whose carry this is, can '
+               f'read it, and teachers.{readers[-1]} does')
+  if name not in built:
+    make = {'live': _live, 'fields': _fields}.get(specs[name].source)
+    if not make:
+      raise Stop(Status.CONFIG, f"{field} must be 'live', 'fields' or 'carry:NAME'")
+    find = lambda names: tuple(
+        _teacher(other, (*readers, name), specs, built, common) for other in names)
+    made = make(name, specs[name], find, built, common)
+    built[name] = made                  # after those that it read
+  return built[name].source
 
 
 def _fields(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[str, Built],

@@ -10,8 +10,7 @@ import numpy as np
 
 from distill import numbers
 from distill.disk import reach, replace
-from distill.report import charts, page, radar, tables
-from distill.report import verdict as verdicts
+from distill.report import charts, page, radar, tables, verdict
 from distill.report.contract import Report, broken
 from distill.types import Records, Status, Stop
 
@@ -54,9 +53,9 @@ def read(workdir: pathlib.Path) -> Report:
   return report
 
 
-def verdict(report: Report) -> str:
+def summary(report: Report) -> str:
   """What distillation brought: a sentence for every student, claiming only what was shown."""
-  return ' '.join(said for student in verdicts.sentences(report) for said in student)
+  return ' '.join(said for student in verdict.sentences(report) for said in student)
 
 
 def table(report: Report) -> str:

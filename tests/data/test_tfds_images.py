@@ -399,6 +399,7 @@ def get_config() -> ConfigDict:
 '''
 
 
+@pytest.mark.slow
 def test_a_run_from_a_config_to_its_report(prepared, tmp_path):
   file, workdir = tmp_path / 'tiny.py', tmp_path / 'run'
   file.write_text(CONFIG.replace('ROOT', repr(str(prepared))))
@@ -411,6 +412,7 @@ def test_a_run_from_a_config_to_its_report(prepared, tmp_path):
 REAL = pathlib.Path(os.environ.get('TFDS_DATA_DIR') or 'nowhere')
 
 
+@pytest.mark.slow
 def test_cifar_100():
   if not (REAL / 'cifar100').is_dir():
     pytest.skip(f'TFDS_DATA_DIR={REAL} holds no cifar100')

@@ -97,6 +97,7 @@ def test_memory_falls():
   assert found['everything'] < found['dots'] < 0.8 * found['nothing']
 
 
+@pytest.mark.slow
 def test_a_training_step_gives_the_same():
   found = {}
   for remat in layers.REMAT:

@@ -87,6 +87,7 @@ class TestATeacherHasWhatAStudentHas:
       jax.tree.map(np.testing.assert_array_equal, *first)
       assert 'projectors/up/conv/kernel' in first[0].params
 
+  @pytest.mark.slow
   def test_a_frozen_part_stays_and_a_stage_goes_on_from_the_one_before(self, tmp_path):
     report = run(tmp_path, self.node())
     assert {'big', 'aide', 'student'} <= {m['name'] for m in report['models']}
@@ -188,6 +189,7 @@ class TestDerive:
     quality = lambda found: json.dumps([m['quality'] for m in found['models']])
     assert quality(report) == quality(whole[2])
 
+  @pytest.mark.slow
   def test_of_a_loaded_teacher(self, whole, tmp_path):
     folder = str(whole[0] / 'export/big')
     node = config(derive={'half': {'of': 'big', 'change': self.HALF}})
@@ -210,6 +212,7 @@ class TestDerive:
       setting(config(derive={name: {'of': 'student', 'change': self.HALF, **node}}))
     assert line in str(stop.value) and stop.value.status == Status.CONFIG
 
+  @pytest.mark.slow
   def test_is_held_against_the_teacher_that_it_is_made_of(self, tmp_path):
     node = config(derive={'half': {'of': 'second', 'change': self.HALF}})
     node['teachers']['second'] = {**node['teachers']['big'], 'seed': 1}

@@ -103,7 +103,7 @@ ROWS = [{'stage': stage, 'seed': 0, 'step': step, 'time': 1., 'loss': height / s
 class TestVerdict:
 
   def test_of_a_student_that_gained(self, found):
-    assert report.verdict(found) == (
+    assert report.summary(found) == (
         "The student keeps 97.5 % of the teacher's accuracy with 1/9 of its parameters outside the "
         'embeddings, 2.4× faster at batch 1, and beats the same student without a teacher by 17.9 '
         'points (95 % interval 16.2 to 19.6).')
@@ -111,32 +111,32 @@ class TestVerdict:
   @pytest.mark.parametrize('low', [-.004, 0.])
   def test_claims_no_gain_when_the_interval_holds_zero(self, found, low):
     found['models'][1]['gain']['accuracy'] = {'value': .005, 'low': low, 'high': .015}
-    said = report.verdict(found)
+    said = report.summary(found)
     assert 'beats' not in said
     assert 'is not measurably better than the same student without a teacher (0.5 points' in said
 
   def test_says_when_the_teacher_did_harm(self, found):
     found['models'][1]['gain']['accuracy'] = {'value': -.02, 'low': -.03, 'high': -.01}
-    assert report.verdict(found).endswith(
+    assert report.summary(found).endswith(
         'but is worse than the same student without a teacher (−2.0 points, 95 % interval −3.0 to '
         '−1.0).')
 
   def test_claims_nothing_for_the_teacher_without_a_baseline(self, found):
     found['models'][1]['gain'] = None
-    said = report.verdict(found)
+    said = report.summary(found)
     assert said.endswith('without a baseline, nothing shows what the teacher brought.')
     assert 'beats' not in said
 
   def test_without_a_teacher_it_speaks_of_the_student_alone(self, found):
     found['models'][1]['retention'] = found['models'][1]['gain'] = None
-    assert report.verdict(found).startswith('The student reaches accuracy 78.0 %;')
+    assert report.summary(found).startswith('The student reaches accuracy 78.0 %;')
 
   @pytest.mark.parametrize('p50, said', [
       (3.6, ', as fast at'), (3.5, ', as fast at'), (7.2, ', 2× slower at'),
       (1.2, ', 3× faster at'), (0.1, ', 36× faster at')])
   def test_says_which_is_faster(self, found, p50, said):
     found['models'][1]['latency_ms']['p50'] = p50
-    assert said in report.verdict(found)
+    assert said in report.summary(found)
 
   @pytest.mark.parametrize('outside, said', [
       (100_500, '1/9 of its'), (260_000, '1/3.5 of its'), (1_350_000, '1.5 times its'),
@@ -144,28 +144,28 @@ class TestVerdict:
   def test_says_which_is_smaller_without_rounding_far(self, found, outside, said):
     found['models'][1]['params'] = 2_000_000
     found['models'][1]['params_outside_embeddings'] = outside
-    assert f'with {said} parameters outside the embeddings' in report.verdict(found)
+    assert f'with {said} parameters outside the embeddings' in report.summary(found)
 
   def test_speaks_of_no_time_where_none_was_taken(self, found):
-    said = report.verdict(untimed(found))
+    said = report.summary(untimed(found))
     assert 'with 1/9 of its parameters outside the embeddings, and beats' in said
 
   def test_names_no_embeddings_where_there_are_none(self, found):
     for each in found['models']:
       each['params_outside_embeddings'] = each['params']
-    assert 'with 1/3 of its parameters, ' in report.verdict(found)
+    assert 'with 1/3 of its parameters, ' in report.summary(found)
 
   def test_names_every_student_when_there_are_several(self, found):
     found['models'].append(copy.deepcopy(found['models'][1]) | {'name': 'tiny'})
-    said = report.verdict(found)
+    said = report.summary(found)
     assert 'The student student keeps' in said and '. The student tiny keeps' in said
 
   def test_says_whether_the_tier_that_was_asked_is_reached(self, found):
-    without = report.verdict(found)
-    assert report.verdict(tiered(found)) == without
-    assert report.verdict(tiered(found, student='cloud')) == (
+    without = report.summary(found)
+    assert report.summary(tiered(found)) == without
+    assert report.summary(tiered(found, student='cloud')) == (
         f'{without} It reaches the tier cloud: share of the metric kept 0.975, at least 0.9.')
-    assert report.verdict(tiered(found, student='edge')) == (
+    assert report.summary(tiered(found, student='edge')) == (
         f"{without} It misses the tier edge: share of the teacher's parameters 0.3333, at most "
         '0.1.')
 
@@ -175,10 +175,10 @@ class TestVerdict:
       each['quality']['perplexity'] = metric(12.34, 12., 13.) | {'unit': 'ppl'}
     found['models'][1]['retention']['perplexity'] = .9
     found['models'][1]['gain']['perplexity'] = {'value': 1.5, 'low': 1., 'high': 2.}
-    assert 'by 1.5 ppl (95 % interval 1 to 2)' in report.verdict(found)
+    assert 'by 1.5 ppl (95 % interval 1 to 2)' in report.summary(found)
 
   def test_where_less_is_better_it_speaks_of_both_errors_and_of_no_share(self, found):
-    assert report.verdict(regression(found)) == (
+    assert report.summary(regression(found)) == (
         'The student reaches MSE 0.5, where the teacher has 0.4, with 1/9 of its parameters '
         'outside the embeddings, 2.4× faster at batch 1, and beats the same student without a '
         'teacher by 0.125 (95 % interval 0.1 to 0.15).')
@@ -189,7 +189,7 @@ class TestVerdict:
     found['models'][1]['gain']['spearman'] = {'value': -.0004, 'low': -.01, 'high': .0091}
     found['models'][2]['quality']['spearman'] |= {'value': -.02, 'low': -.1, 'high': -.001}
     assert '−0.020 (−0.100 to −0.001)' in report.table(found)
-    said = report.verdict(found)
+    said = report.summary(found)
     assert "keeps 100.0 % of the teacher's Spearman correlation with" in said
     assert said.endswith('(0.000, 95 % interval −0.010 to 0.009).')
 
