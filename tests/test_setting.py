@@ -189,8 +189,8 @@ class Said:
     self.lines.append(line)
 
 
-@pytest.mark.parametrize('mixed', ['train', 'teachers.teacher', ''])
-@pytest.mark.parametrize('lacks', [True, False])
+@pytest.mark.parametrize('mixed, lacks', [
+    ('train', True), ('teachers.teacher', True), ('', True), ('train', False)])
 def test_the_plan_says_where_mixed_precision_is_slower(tmp_path, monkeypatch, mixed, lacks):
   monkeypatch.setattr(precision, 'lacks_instructions', lambda: lacks)
   node = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
