@@ -96,6 +96,7 @@ def test_its_parts_are_those_that_its_terms_read(method):
   assert_parts(setting.setting(config(method)), terms(method))
 
 
+@pytest.mark.slow
 def test_a_method_for_text_has_the_parts_that_its_terms_read(monkeypatch):
   scope = runpy.run_path(str(ROOT / 'configs' / 'docstrings.py'))
   small = scope['get_config']('test').to_dict()['data']

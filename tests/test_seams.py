@@ -107,7 +107,8 @@ def fitted(stage, place):
   return checkpoint.restore(train.folder(stage, run), ready(stage).like)[1], rows
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [
+    pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teacher')) for case in CASES])
 def test_one_device_is_eight(case, tmp_path):
   (one, ours), (eight, theirs) = (
       fitted(stages(CASES[case], n)['student'], tmp_path / str(n)) for n in (1, 8))
@@ -119,7 +120,8 @@ def test_one_device_is_eight(case, tmp_path):
   assert one.first_bad == -1
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [
+    pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teacher')) for case in CASES])
 def test_resumed_is_uninterrupted(case, tmp_path):
   stage = stages(CASES[case])['student']
   whole, _ = fitted(stage, tmp_path)
@@ -132,6 +134,7 @@ def test_resumed_is_uninterrupted(case, tmp_path):
 
 class TestAdversarialViews:
 
+  @pytest.mark.slow
   def test_they_make_the_loss_of_the_same_parameters_larger(self, tmp_path):
     (_, clean), (_, attacked) = (fitted(stages(node)['student'], tmp_path / str(i))
                                  for i, node in enumerate((config(), CASES['pgd'])))
@@ -146,6 +149,7 @@ class TestAdversarialViews:
     node['student']['model'] = node['teachers']['t']['model'] = model
     return node
 
+  @pytest.mark.slow
   def test_texts_are_moved_by_their_embeddings_which_are_trained_all_the_same(self, tmp_path):
     node, place = self.texts(), tmp_path / 'clean'
     state, attacked = fitted(stages(node)['student'], tmp_path)
@@ -227,6 +231,7 @@ class TestReads:
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert np.abs(found - plain).max() > 0.1
 
+  @pytest.mark.slow
   def test_an_evaluation_of_the_run_judges_it_by_the_view(self, run, tmp_path):
     assert formats.card_of(run / 'export/t')['reads'] == READS
     assert 'reads' not in formats.card_of(run / 'export/student')
@@ -284,6 +289,7 @@ class TestAverage:
     assert all(row['same'] == 0 for row in rows)
     assert all((state.carry['ema'][path] == state.params[path]).all() for path in state.params)
 
+  @pytest.mark.slow
   def test_a_run_reports_without_it(self, tmp_path):
     with contextlib.closing(Log(tmp_path, quiet=True)) as log:
       found = compare.run(CASES['average'], runs.Run('run', tmp_path, log))

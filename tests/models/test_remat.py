@@ -44,7 +44,8 @@ def slope(model, batch, output, remat, dtype='float32'):
 
 
 @pytest.mark.parametrize('remat', AGAIN)
-@pytest.mark.parametrize('dtype', ['float32', 'mixed'])
+@pytest.mark.parametrize('dtype', [
+    'float32', pytest.param('mixed', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
 def test_no_value_changes(what, dtype, remat):
   weights = what[0].init(0)

@@ -181,6 +181,7 @@ class TestDerive:
     np.testing.assert_allclose([*found['probabilities'].values()], measured['probabilities'][0],
                                rtol=0, atol=5.1e-5)       # four digits are printed
 
+  @pytest.mark.slow
   def test_again_it_is_there(self, whole):
     (whole[0] / 'report.json').unlink()
     files = {path: path.stat().st_mtime_ns for path in (whole[0] / 'export').rglob('*')}
