@@ -82,6 +82,10 @@ CASES = {
     'average': config(objective={'same': term('ema', 'logits.mse')}, **EMA)}
 
 
+ALL = [pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teacher'))
+       for case in CASES]
+
+
 def stages(node, devices=1):
   """The stages by name."""
   told = setting(node)
@@ -107,8 +111,7 @@ def fitted(stage, place):
   return checkpoint.restore(train.folder(stage, run), ready(stage).like)[1], rows
 
 
-@pytest.mark.parametrize('case', [
-    pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teacher')) for case in CASES])
+@pytest.mark.parametrize('case', ALL)
 def test_one_device_is_eight(case, tmp_path):
   (one, ours), (eight, theirs) = (
       fitted(stages(CASES[case], n)['student'], tmp_path / str(n)) for n in (1, 8))
@@ -120,8 +123,7 @@ def test_one_device_is_eight(case, tmp_path):
   assert one.first_bad == -1
 
 
-@pytest.mark.parametrize('case', [
-    pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teacher')) for case in CASES])
+@pytest.mark.parametrize('case', ALL)
 def test_resumed_is_uninterrupted(case, tmp_path):
   stage = stages(CASES[case])['student']
   whole, _ = fitted(stage, tmp_path)
