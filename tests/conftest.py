@@ -26,8 +26,8 @@ from distill import launch  # noqa: E402, after the environment is set
 jaxtyping.install_import_hook(
     'distill.losses', 'beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))')
 
-# Tests run commands in this process, which goes on: it must not keep their garbage, nor compile what
-# a command that was stopped would have called.
+# Tests run commands in this process, which goes on: it must not keep their garbage, nor compile
+# what a command that was stopped would have called.
 launch.sweep_seldom = lambda: None
 launch.compiled_ahead = lambda programs: contextlib.nullcontext()
 

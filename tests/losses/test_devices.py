@@ -11,6 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from distill import sharding
 
+pytestmark = pytest.mark.slow         # two compilations for every loss
+
 from .test_every import LOSSES, needed
 
 DIMS = {'b': 16, 'n': 32, 'K': 3}           # and 4 of everything else
