@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from distill import sharding
 
-pytestmark = pytest.mark.slow         # two compilations for every loss
-
 from .test_every import LOSSES, needed
+
+pytestmark = pytest.mark.slow         # two compilations for every loss
 
 DIMS = {'b': 16, 'n': 32, 'K': 3}           # and 4 of everything else
 
