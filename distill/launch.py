@@ -21,14 +21,14 @@ _ahead: list[concurrent.futures.Future] = []
 
 def joined() -> bool:
   """Joins the other processes of this run, if there are any; before JAX looks for devices."""
-  told = {name: os.environ.get(f'JAX_{name}', '') for name in (
+  variables = {name: os.environ.get(f'JAX_{name}', '') for name in (
       'COORDINATOR_ADDRESS', 'NUM_PROCESSES', 'PROCESS_ID')}
-  if any(told.values()):
-    address, count, place = told.values()
+  if any(variables.values()):
+    address, count, place = variables.values()
     if not (re.fullmatch(r'.+:\d+', address) and count.isdecimal() and place.isdecimal()
             and int(place) < int(count)):
       raise Stop(Status.CONFIG, 'one of several processes needs '
-                 + ', '.join(f'JAX_{name}={value!r}' for name, value in told.items())
+                 + ', '.join(f'JAX_{name}={value!r}' for name, value in variables.items())
                  + ': say HOST:PORT of process 0, how many there are, and which this is, from 0')
     settings = dict(coordinator_address=address, num_processes=int(count), process_id=int(place))
   elif _in_a_cluster():
@@ -59,7 +59,7 @@ class Stopping:
   """What a signal does: the first ends the run with everything saved, a second one at once."""
 
   def __init__(self):
-    self.run = None             # a `train.Run`, once there is one
+    self.run = None             # a `runs.Run`, once there is one
 
   def __call__(self, number: int, frame: Any) -> None:
     del frame
@@ -111,8 +111,8 @@ def keep_programs() -> None:
 def sweep_seldom() -> None:
   """Has Python look for garbage less often.
 
-  A traced program is millions of objects that all stay: at Python's own thresholds a seventh of a
-  start goes into walking through them.
+  A traced program is millions of objects that all stay: at Python's own thresholds the collector
+  walks through them again and again.
   """
   gc.set_threshold(*SWEEPS)
 
@@ -121,8 +121,8 @@ def sweep_seldom() -> None:
 def compiled_ahead(programs: Sequence[Callable[[], Any]]) -> Iterator[None]:
   """Compiles programs, one after the other, while the first ones already run.
 
-  Each is the `compile` of a lowered program; who calls the program first waits for that, and isn't
-  told of what goes wrong here, for it goes wrong there again.
+  Each is the `compile` of a lowered program. Whoever calls a program waits until it is compiled. An
+  error here is dropped: the call raises the same one.
   """
   pool = concurrent.futures.ThreadPoolExecutor(1)
   _ahead[:] = [pool.submit(program) for program in programs]

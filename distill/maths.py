@@ -19,6 +19,7 @@ def pair(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def wide(array: jax.Array) -> jax.Array:
+  """Returns an array in float32, or as it is if it is wider."""
   return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 

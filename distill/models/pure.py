@@ -73,17 +73,17 @@ class Pure:
     def arrays(key, only):
       module = self.make(nnx.Rngs(key))
       graph, *states = nnx.split(module, nnx.Param, ...)
-      said[:] = (traits_of(module), getattr(module, 'mixing', False), graph, jax.tree.map(
+      facts[:] = (traits_of(module), getattr(module, 'mixing', False), graph, jax.tree.map(
           lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(states)),
           any(hasattr(part, 'dot_general') for _, part in nnx.iter_modules(module)),
           any(isinstance(part, Block) for _, part in nnx.iter_modules(module)))
       return tuple({path: value for path, value in _flat(part).items()
                     if only is None or path in only} for part in states)
 
-    said: list[Any] = []
+    facts: list[Any] = []
     init = jax.jit(arrays, static_argnums=1)
     init.trace(jax.eval_shape(lambda: jax.random.key(0)), None)     # `init` finds this trace again
-    traits, mixing, graph, states, multiplies, has_blocks = said
+    traits, mixing, graph, states, multiplies, has_blocks = facts
     object.__setattr__(self, '_init', init)
     object.__setattr__(self, '_graph', graph)
     object.__setattr__(self, '_states', states)

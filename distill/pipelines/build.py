@@ -71,7 +71,7 @@ class Common:
     return model, node
 
   def carries(self, learner: nodes.Learner, read: Collection[str]) -> dict[str, Carry]:
-    """What the terms that are there read of `carry`."""
+    """Builds the carries that are among the paths which a stage reads."""
     dataset = self.judge.dataset
     index, facts = dataset.splits['train'].index, dict(dataset.facts)
     if 'label' in index:
@@ -147,11 +147,11 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
   node, last = learner.stages[where], where == next(reversed(learner.stages))
   inside, where = (learner.inside if last else where), where or 'config'
   data, saw, epoch = of.data(learner, node.train, where)
-  there = _prefixed(learner.where, 'schedules')
-  schedules = {name: lookup.build('schedules', spec, f'{there}.{name}')
-               for name, spec in in_steps(learner.schedules, epoch, there).items()}
-  there = _prefixed(inside, 'objective')
-  terms = objective.terms_from(in_steps(node.objective, epoch, there), there)
+  path = _prefixed(learner.where, 'schedules')
+  schedules = {name: lookup.build('schedules', spec, f'{path}.{name}')
+               for name, spec in in_steps(learner.schedules, epoch, path).items()}
+  path = _prefixed(inside, 'objective')
+  terms = objective.terms_from(in_steps(node.objective, epoch, path), path)
   checks.check_labels(terms, saw, of.judge.dataset.splits['train'].fields)
   augment, asked = sources.augments(node.augment, inside or 'config', of.judge.dataset.facts)
   paths = {path: term.where for term in terms for path in term.paths} | asked

@@ -25,7 +25,7 @@ Announced = Mapping[str, tuple[train.Prepared, float]]    # by stage: its progra
 
 @dataclasses.dataclass(frozen=True)
 class Setting(Judging):
-  """All of a run before anything is trained: what judges its models, and the jobs, in order."""
+  """A run before anything is trained: its data and task, and its jobs in order."""
   modality: Modality                # of the data, with the widths that examples are padded to
   rows: Mapping[str, Sequence[Batch]]       # the batches of the splits to judge by, the main first
   jobs: tuple['Job', ...]           # teachers, each after those that it reads; students, baselines
