@@ -53,6 +53,8 @@ def get_config(size: str = 'full') -> ConfigDict:
     c.augment = (dict(name='masking.words'),)
     c.objective.words = dict(loss='supervised.cross_entropy', weight=0.2, mask='batch/chosen',
                              reads=dict(student='student/words', label='batch/target'))
+  if size == 'half':                          # the student's weights in 16 bits, as shipped
+    c.derive = dict(half=dict(of='student', change=dict(name='precision.Half')))
   if size == 'sst2':              # a pretrained encoder, fine-tuned; every second of its layers
     place = FieldReference('sentence-transformers/all-MiniLM-L6-v2')      # or a folder
     c.data = dict(name='tfds.Text', dataset='glue/sst2', data_dir='', tokenizer=place,
@@ -97,3 +99,6 @@ def sweep(size: str = 'full'):
   yield {'objective.hard.schedule.stop': 0.3, 'objective.soft.schedule.start': 0.0,
          'objective.soft.weight': 0.7}                                     # … and as a ramp
   yield {'data.drawn': 1.0}                                       # labelled texts alone
+  yield 'half'                                                    # and its weights in 16 bits
+  yield {'teachers.teacher.dtype': 'mixed'}
+  yield {'teachers.teacher.dtype': 'mixed', 'train.dtype': 'mixed'}
