@@ -173,6 +173,7 @@ def first_step(trained, weights):
   return jax.device_get((state.params, state.rest, sums))
 
 
+@pytest.mark.slow
 def test_an_assistant_s_step_is_the_student_s_with_the_same_terms():
   node = chain('b', a=('b',), b=())
   labels = {name: node['data'][name] for name in ('labelled', 'drawn')}

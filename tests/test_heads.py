@@ -154,6 +154,7 @@ def run(place, shared, node):
     log.close()
 
 
+@pytest.mark.slow
 def test_a_shared_stage_without_a_head_that_is_read_is_trained_again(tmp_path):
   shared = tmp_path / 'shared'
   run(tmp_path / 'logits', shared, config())

@@ -53,7 +53,7 @@ def main() -> None:
     shutil.copy(workdirs / 'judged/records/words.npz', FOLDER / 'words.npz')
     places = {name: FOLDER / name for name in INPUTS} | {'program': workdirs / 'program'}
     write_json('answers.json', {name: answered(places[name], INPUTS[name]) for name in INPUTS})
-    write_json('machine.json', machine())
+    write_json('machine.json', machine(FLAGS))
 
     resumed = f'--config={CONFIG}:resumed'
     run('main', resumed, f'--workdir={workdirs / "whole"}')
@@ -108,14 +108,14 @@ def write_json(name: str, content: object) -> None:
   (FOLDER / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n')
 
 
-def machine() -> dict[str, str]:
-  """Returns what the bits of a result depend on: packages, and what the processor can."""
+def machine(xla: str) -> dict[str, str]:
+  """Returns what the bits of a result depend on: packages, XLA's flags, the processor."""
   from importlib.metadata import version
   names = 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tokenizers', 'scikit-learn'
   cpu = [line for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines()
          if line.startswith(('model name', 'flags'))][:2]
   return {**{name: version(name) for name in names},
-          'cpu': cpu[0].partition(': ')[2],
+          'xla': xla, 'cpu': cpu[0].partition(': ')[2],
           'flags': hashlib.sha256(''.join(cpu).encode()).hexdigest()[:16]}
 
 

@@ -83,6 +83,7 @@ def slope(model, dtype):
   return jax.value_and_grad(loss)
 
 
+@pytest.mark.slow
 def test_an_encoder_multiplies_narrow_and_keeps_all_else_wide():
   model = Pure(lambda rngs: bert.Bert(**SIZES, words=True, dropout=0.0, rngs=rngs))
   params, _ = model.init(0)

@@ -46,7 +46,9 @@ def slope(model, batch, output, remat, dtype='float32'):
 @pytest.mark.parametrize('remat', AGAIN)
 @pytest.mark.parametrize('dtype', [
     'float32', pytest.param('mixed', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
+@pytest.mark.parametrize('what', [
+    pytest.param(ENCODER, marks=pytest.mark.slow, id='encoder'),
+    pytest.param(NETWORK, id='network')])
 def test_no_value_changes(what, dtype, remat):
   weights = what[0].init(0)
   (loss, rest), grads = slope(*what, remat, dtype)(*weights)
@@ -90,6 +92,7 @@ def temporary(model, remat, batch):
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_falls():
   batch = texts(b=16) | {'label': jnp.arange(16) % 3}
   deep = encoder(depth=6, width=32, dropout=0.0)
