@@ -184,6 +184,21 @@ def test_a_private_name_of_another_file_is_seen(code):
   assert private(ast.parse(code)) and not private(ast.parse(code.replace('_', '')))
 
 
+def private_modules(tree: ast.Module) -> list[str]:
+  """The modules that a file imports and that their packages call their own."""
+  found = [node.module or '' for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+  found += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+            for alias in node.names]
+  return [name for name in found if re.search(r'(^|\.)_(?!_)', name)]
+
+
+def test_nothing_private_of_a_library_is_imported():
+  assert not {str(p): names for p, tree in TREES.items() if (names := private_modules(tree))}
+  for code in 'from jax._src.clusters import ClusterEnv', 'import jax._src.core':
+    assert private_modules(ast.parse(code))
+  assert not private_modules(ast.parse('from __future__ import annotations\nimport jax.core'))
+
+
 def test_no_file_is_empty():
   assert not [p for p in FILES if not p.read_text().strip()]
 
