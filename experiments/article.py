@@ -81,7 +81,7 @@ class Finding:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  return pages.command('experiments.article', FOLDER, rendered, arguments)
+  return pages.command('experiments.article', __doc__, FOLDER, rendered, arguments)
 
 
 def rendered(folder: pathlib.Path) -> tuple[pages.Files, list[str]]:

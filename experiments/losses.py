@@ -16,6 +16,7 @@ from typing import Any
 
 from distill import lookup, objective, streams
 from distill.types import Status, Stop
+from experiments import pages
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / 'distill' / 'losses' / 'README.md'
@@ -82,10 +83,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if set(arguments) - {'--check'}:
-    raise Stop(Status.CONFIG, 'say: python -m experiments.losses [--check]')
+  check = pages.only_checks('experiments.losses', __doc__, arguments)
   page = rendered()
-  if not arguments:
+  if not check:
     PAGE.write_text(page, 'utf-8')
   elif not PAGE.exists() or PAGE.read_text('utf-8') != page:
     raise Stop(Status.DATA, f"{PAGE} isn't what the code makes: python -m experiments.losses")

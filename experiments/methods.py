@@ -61,7 +61,7 @@ class Method:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  return pages.command('experiments.methods', FOLDER, rendered, arguments)
+  return pages.command('experiments.methods', __doc__, FOLDER, rendered, arguments)
 
 
 def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:

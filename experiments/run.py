@@ -1,9 +1,8 @@
 """Runs a config's sweep over seeds, and leaves a row in results.jsonl for every run.
 
 python -m experiments.run configs/NAME.py[:VARIANT] --out=experiments/PAPER [--seeds=3] [--only=ARM]
-
-  --dry_run    what would run, what is there, and about how long the rest takes
-  --jobs=N     N processes, each with its share of the cores
+python -m experiments.run configs/digits.py --out=experiments/methods --seeds=8 --only=fitnet
+python -m experiments.run configs/digits.py --dry_run
 
 An arm is what the config's `sweep()` yields: the name of a variant, or overrides by dotted path,
 for which 'variant' is one more; {} is the config as it stands, and the only arm of a config
@@ -18,6 +17,7 @@ a row with its error, and is tried again by the next command. Runners share the 
 of `--jobs` as well as commands: one that finds a run taken goes on with the next seed, then comes
 back, and waits for what is still taken. Nothing is committed.
 """
+import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -35,10 +35,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
+from distill import command_line, launch, streams
 from distill import flags as commands
-from distill import launch, streams
 from distill import workdir as workdirs
 from distill.disk import replace
 from distill.pipelines.identities import config_sha256
@@ -80,9 +78,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if {'--help', '-h'} & set(arguments):
-    print(__doc__, file=sys.stderr)
-    return int(Status.DONE)
   try:
     file, values = _parsed(arguments)
     planned = _only(values.only, plan(file, values.seeds), file)
@@ -93,30 +88,32 @@ def _main(arguments: Sequence[str]) -> int:
     planned = _turned(planned, values.turn)
     if values.jobs > 1:
       return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
-          f'--{name}={values[name].value}' for name in ('out', 'seeds', 'only'))], values.jobs)
+          f'--{name}={getattr(values, name)}' for name in ('out', 'seeds', 'only'))], values.jobs)
     return carried_out(planned, path, values.before)
   except KeyboardInterrupt:             # between runs; within one it is a Stop
     raise Stop(Status.PREEMPTED, 'stopped: the same command goes on') from None
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
-  values = flags.FlagValues()
-  flags.DEFINE_string('out', '', 'the folder of the experiment', flag_values=values)
-  flags.DEFINE_integer('seeds', 3, 'how many', lower_bound=1, flag_values=values)
-  flags.DEFINE_string('only', '', 'part of the names of the arms to run', flag_values=values)
-  flags.DEFINE_integer('jobs', 1, 'processes', lower_bound=1, flag_values=values)
-  flags.DEFINE_integer('before', None, "how many rows there were: by --jobs", flag_values=values)
-  flags.DEFINE_float('turn', 0.0, 'at which share of the arms to begin: by --jobs',
-                     flag_values=values)
-  flags.DEFINE_bool('dry_run', False, 'say what would be run', flag_values=values)
-  try:
-    left = values(['experiments.run', *arguments])[1:]
-  except flags.Error as error:
-    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
-  if len(left) != 1 or not (values.out or values.dry_run):
-    raise Stop(Status.CONFIG, 'say: python -m experiments.run configs/NAME.py[:VARIANT] '
-               '--out=experiments/PAPER [--seeds=3] [--only=ARM] [--jobs=1] [--dry_run]')
-  return os.path.normpath(left[0]), values
+def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
+  parser = command_line.Parser(
+      'experiments.run', __doc__, 'configs/NAME.py[:VARIANT] --out=experiments/PAPER [--seeds=3] '
+      '[--only=ARM] [--jobs=1] [--dry_run]')
+  number = command_line.positive
+  parser.add_argument('config', metavar='configs/NAME.py[:VARIANT]')
+  parser.add_argument('--out', default='', metavar='DIR', help='the folder of the experiment')
+  parser.add_argument('--seeds', type=number, default=3, metavar='N', help='of each arm')
+  parser.add_argument('--only', default='', metavar='ARM', help='some arms, by name')
+  parser.add_argument('--jobs', type=number, default=1, metavar='N',
+                      help='processes, each with its share of the cores')
+  parser.add_argument('--dry_run', action='store_true',
+                      help='what would run, what is there, and how long the rest takes')
+  # What --jobs tells its processes: how many rows there were, at which share of the arms to begin.
+  parser.add_argument('--before', type=int, help=argparse.SUPPRESS)
+  parser.add_argument('--turn', type=float, default=0.0, help=argparse.SUPPRESS)
+  values = parser.parsed(arguments)
+  if not (values.out or values.dry_run):
+    parser.error('--out is empty')
+  return os.path.normpath(values.config), values
 
 
 def arms(file: str) -> list[Arm]:

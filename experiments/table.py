@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     page, faults = rendered(root)
     return {'README.md': page}, faults
 
-  return pages.command('experiments.table', ROOT, files, arguments)
+  return pages.command('experiments.table', __doc__, ROOT, files, arguments)
 
 
 def rendered(root: pathlib.Path) -> tuple[str, list[str]]:

@@ -10,7 +10,8 @@ from distill import flags
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
-    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams', 'maths'},
+    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams', 'maths',
+     'command_line'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data', 'seal'},
     {'compress'},
@@ -39,7 +40,8 @@ ASK_THE_OBJECT = {
                'student', 'teachers'}}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
-                  ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types')}
+                  ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types'),
+                  ('command_line', 'types')}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
