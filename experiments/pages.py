@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jinja2
+
 from distill import command_line, streams
 from distill.report import charts
 from distill.types import Status, Stop
 
 Files = dict[str, str]          # name -> text
+TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 STYLE = charts.STYLE | {'font.size': 9}         # of drawings that a telephone shows whole
 FOREST = STYLE | {'axes.grid.axis': 'x', 'ytick.major.size': 0, 'ytick.color': '#1b1f24',
                   'axes.spines.left': False}    # where each line has a name
@@ -47,6 +50,15 @@ def _command(door: str, about: str, folder: pathlib.Path,
     elif not path.exists() or numbers(path.read_text('utf-8')) != numbers(text):
       raise Stop(Status.DATA, f"{path} isn't what the rows make: run python -m {door}")
   return int(Status.DONE)
+
+
+def rendered(name: str, **values: Any) -> str:
+  """A page by templates/NAME.md, which ends with one line's end."""
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
+      trim_blocks=True, lstrip_blocks=True)
+  environment.filters['row'] = lambda cells: f'| {" | ".join(cells)} |'
+  return environment.get_template(f'{name}.md').render(values).rstrip('\n') + '\n'
 
 
 def svg(whole: Any, title: str, told: str) -> str:
