@@ -8,6 +8,7 @@ import pathlib
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from distill.report import tiers
 from distill.report.wording import spelled
@@ -356,6 +357,12 @@ def circumstances(found: Sequence[Row]) -> str:
            if 'data' in r),
       each(f'Machine: {hardware(r["hardware"])}' for r in done), f'Commit: {commits}',
       versions and f'Versions: {versions}'])) + '.\n'
+
+
+def failed(found: Iterable[Row]) -> list[dict[str, Any]]:
+  """The runs that failed: which, and how."""
+  return [{'arm': cell(row), 'seed': row['seed'], **row['error']} for row in found
+          if 'error' in row]
 
 
 def counted(n: int) -> str:
