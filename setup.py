@@ -8,7 +8,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['distill*']),
-    package_data={'distill': ['py.typed'], 'distill.report': ['*.html'],
+    package_data={'distill': ['py.typed'], 'distill.report': ['*.html', '*.json'],
                   'distill.formats': ['*.md']},
     install_requires=[
         'absl-py>=2.1',
@@ -25,8 +25,9 @@ setup(
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12.8',         # flax brings it; the corpus reads its docstrings
         'safetensors>=0.5',
-        # The digits are in it. With a marker it's no part of the corpus of docstrings, which
-        # would not be that of the recorded runs.
+        # With a marker they are no part of the corpus of docstrings, which would not be that of the
+        # recorded runs. The digits are in scikit-learn.
+        "jsonschema>=4.20; python_version >= '3.11'",
         "scikit-learn>=1.5; python_version >= '3.11'",
         'scipy>=1.15',
         'tensorboardX>=2.6',
@@ -34,6 +35,8 @@ setup(
         'tokenizers>=0.21',
     ],
     extras_require={
+        'cuda': ['jax[cuda12]>=0.10,<0.11.1'],
+        'tpu': ['jax[tpu]>=0.10,<0.11.1'],
         'export': ['flatbuffers>=24'],      # jax.export needs it and doesn't bring it
         'hub': ['huggingface_hub>=0.30'],
         # What speed and weights are held against. The CPU build of torch is meant: the plain one

@@ -10,13 +10,14 @@ first run among the models. The others are held against the first teacher; where
 be one, against the first model. `--config.tier=edge` exits with 17 if a student misses that tier.
 The same command again measures what is not yet measured.
 """
+import argparse
 import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill import flags, launch, streams, workdir
+from distill import command_line, flags, launch, streams, workdir
 from distill.types import Status, Stop
 
 KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
@@ -28,37 +29,42 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> int:
-  if not arguments or {'--help', '-h'} & set(arguments):
-    print(__doc__, file=sys.stderr)
-    return int(Status.DONE if arguments else Status.CONFIG)
-  options, fields = {}, []
-  for argument in arguments:
-    name, _, value = argument.partition('=')
-    if name.startswith('--config.'):
-      fields.append(argument)
-    elif name in ('--models', '--workdir', '--config', '--render') and value:
-      options[name] = value
-    else:
-      raise Stop(Status.CONFIG, f'{argument!r} is not --models=DIR,DIR, --workdir=DIR, '
-                 '--config=FILE, --config.FIELD=VALUE or --render=DIR')
-  if not {'--render', '--models'} & options.keys():
-    raise Stop(Status.CONFIG, 'give --models=DIR,DIR: workdirs, exports, Hugging Face folders')
-  if '--render' in options:
-    if len(arguments) > 1:
+  options, fields = _parsed(arguments)
+  if options.render:
+    if fields or any((options.models, options.workdir, options.config)):
       raise Stop(Status.CONFIG, '--render=DIR draws what is there: it takes nothing else')
     from distill import report
-    report.render(pathlib.Path(options['--render']))
+    report.render(pathlib.Path(options.render))
     return int(Status.DONE)
   from distill.pipelines import gathered  # JAX, after what can be refused without it
-  found = gathered.gathered(options['--models'].split(','))
-  config = judged_by(options.get('--config', ''), fields, [f.run for f in found.values() if f.run])
+  found = gathered.gathered(options.models.split(','))
+  config = judged_by(options.config or '', fields, [f.run for f in found.values() if f.run])
   models = {name: dataclasses.asdict(model.node) for name, model in found.items()}
   config = {**config, 'pipeline': 'evaluate.run', 'models': models}
-  place = (pathlib.Path(options['--workdir']) if '--workdir' in options else
-           workdir.default('evaluate', config))
+  place = pathlib.Path(options.workdir) if options.workdir else workdir.default('evaluate', config)
   with launch.stopped_by_signals() as stopping, workdir.locked(place):
     workdir.run('evaluate', config, place, stopping)
   return int(Status.DONE)
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """The options, and the overrides of fields of the config."""
+  parser = command_line.Parser(
+      'distill.evaluate', __doc__, '--models=DIR,DIR [--workdir=DIR] [--config=FILE] '
+      '[--config.FIELD=VALUE …] | --render=DIR')
+  parser.add_argument('--models', metavar='DIR,DIR', help='workdirs, exports, other models')
+  parser.add_argument('--workdir', metavar='DIR', help='where records and report go')
+  parser.add_argument('--config', metavar='FILE', help='a config with the data and the task')
+  parser.add_argument('--render', metavar='DIR', help='the workdir whose page to draw again')
+  options, rest = parser.parse_known_args(arguments)
+  fields = [argument for argument in rest if argument.startswith('--config.')]
+  empty = [f'--{name}=' for name, value in vars(options).items() if value == '']
+  if wrong := [*(argument for argument in rest if argument not in fields), *empty]:
+    raise Stop(Status.CONFIG, f'{wrong[0]!r} is not --models=DIR,DIR, --workdir=DIR, '
+               '--config=FILE, --config.FIELD=VALUE or --render=DIR')
+  if not options.render and not options.models:
+    raise Stop(Status.CONFIG, 'give --models=DIR,DIR: workdirs, exports, Hugging Face folders')
+  return options, fields
 
 
 def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) -> dict[str, Any]:

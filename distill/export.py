@@ -18,33 +18,35 @@ from typing import Any
 
 import numpy as np
 
-from distill import checkpoint, formats, hub, lookup, modalities, report, streams
+from distill import checkpoint, command_line, formats, hub, lookup, modalities, report, streams
 from distill.data import batches
 from distill.logs import say
 from distill.modalities import examples
 from distill.pipelines import judging, nodes
 from distill.types import Status, Stop
 
-USAGE = 'usage: python -m distill.export --model=DIR --to=DIR [--inputs=FILE] [--format=NAME]'
+DOOR = 'distill.export'
+USAGE = '--model=DIR --to=DIR [--inputs=FILE] [--format=NAME]'
 SIZE = 64               # of the batches of --inputs
 
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  return streams.run('distill.export', _main, arguments)
+  return streams.run(DOOR, _main, arguments)
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if {'--help', '-h'} & set(arguments):
-    print(__doc__, file=sys.stderr)
-    return int(Status.DONE)
-  options = dict(a.removeprefix('--').split('=', 1) for a in arguments
-                 if a.startswith('--') and '=' in a)
-  if len(options) != len(arguments) or not {'model', 'to'} <= options.keys() <= {
-      'model', 'to', 'inputs', 'format'} or not all(options.values()):
-    raise Stop(Status.CONFIG, USAGE)
-  ship(options['model'], pathlib.Path(options['to']), options.get('inputs', ''),
-       options.get('format', 'stablehlo.StableHLO'))
+  parser = command_line.Parser(DOOR, __doc__, USAGE, f'usage: python -m {DOOR} {USAGE}')
+  parser.add_argument('--model', metavar='DIR', required=True, help='an export, or another model')
+  parser.add_argument('--to', metavar='DIR', required=True, help='the folder to write')
+  parser.add_argument('--inputs', metavar='FILE', help='examples to try it on')
+  parser.add_argument('--format', metavar='NAME', default='stablehlo.StableHLO',
+                      help='what to write: of distill.formats, or MODULE:NAME')
+  options = parser.parsed(arguments)
+  for name, value in vars(options).items():
+    if value == '':
+      parser.error(f'--{name} is empty')
+  ship(options.model, pathlib.Path(options.to), options.inputs or '', options.format)
   return int(Status.DONE)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from distill.types import Status, Stop
 
+# Variables that are all set in a process that such a cluster started.
+SLURM = {f'SLURM_{name}' for name in ('JOB_ID', 'STEP_NODELIST', 'NTASKS', 'PROCID', 'LOCALID')}
+KUBERNETES = {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
 SWEEPS = 100_000, 50, 100       # Python's gc.set_threshold
@@ -23,6 +26,7 @@ def joined() -> bool:
   """Joins the other processes of this run, if there are any; before JAX looks for devices."""
   variables = {name: os.environ.get(f'JAX_{name}', '') for name in (
       'COORDINATOR_ADDRESS', 'NUM_PROCESSES', 'PROCESS_ID')}
+  settings, size = {}, 0
   if any(variables.values()):
     address, count, place = variables.values()
     if not (re.fullmatch(r'.+:\d+', address) and count.isdecimal() and place.isdecimal()
@@ -31,28 +35,45 @@ def joined() -> bool:
                  + ', '.join(f'JAX_{name}={value!r}' for name, value in variables.items())
                  + ': say HOST:PORT of process 0, how many there are, and which this is, from 0')
     settings = dict(coordinator_address=address, num_processes=int(count), process_id=int(place))
-  elif _in_a_cluster():
-    settings = {}
-  else:
+  import jax  # which looks for TPUs
+  if not settings and (size := _cluster_size()) == 1:
     return False
-  import jax
   jax.config.update('jax_enable_preemption_service', False)     # it would take SIGTERM from us
   try:
     jax.distributed.initialize(**settings)
-  except (RuntimeError, ValueError) as error:
+  except (OSError, RuntimeError, ValueError) as error:
+    if size is None and isinstance(error, ValueError):          # JAX finds no cluster
+      return False
     raise Stop(Status.CONFIG, f'cannot join the other processes: {error}') from error
   return True
 
 
-def _in_a_cluster() -> bool:
-  """Whether JAX finds that a cluster started this process and others."""
-  from jax._src.clusters import ClusterEnv  # `initialize` looks there, and fails without one
-  for cluster in ClusterEnv._cluster_types:
-    # In any pod JAX asks Kubernetes for the job; only an indexed job's pods are numbered.
-    numbered = cluster.name != 'k8s' or 'JOB_COMPLETION_INDEX' in os.environ
-    if numbered and not cluster.opt_in_only_method and cluster.is_env_present():
-      return cluster.get_process_count() > 1
-  return False
+def _cluster_size() -> int | None:
+  """Returns how many processes a cluster started, 1 where there is none; None: JAX has to ask it.
+
+  By the environment variables by which JAX knows clusters, in its order.
+  """
+  environment = os.environ
+  if 'OMPI_MCA_orte_hnp_uri' in environment:
+    return _number('OMPI_COMM_WORLD_SIZE')
+  if SLURM <= environment.keys():
+    return _number('SLURM_NTASKS')
+  if 'TPU_ML_PLATFORM' in environment:        # which JAX sets where it finds TPUs
+    for name in 'TPU_PROCESS_ADDRESSES', 'TPU_WORKER_HOSTNAMES':
+      if hosts := environment.get(name):
+        return len(hosts.split(',')) * _number('MEGASCALE_NUM_SLICES', '1')
+    if 'TPU_SKIP_MDS_QUERY' not in environment:         # a machine's metadata know the others
+      return None
+  # In any pod JAX asks Kubernetes for the job; only an indexed job's pods are numbered.
+  return None if KUBERNETES <= environment.keys() else 1
+
+
+def _number(name: str, default: str = '') -> int:
+  """Reads a number of processes from an environment variable."""
+  value = os.environ.get(name) or default
+  if not value.isdecimal():
+    raise Stop(Status.CONFIG, f'the environment has {name}={value!r}, which is no number')
+  return int(value)
 
 
 class Stopping:

@@ -36,7 +36,7 @@ def _ended(status: int) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
   if not arguments or {'--help', '-h', '--helpfull'} & set(arguments):
-    print(__doc__, file=sys.stderr)
+    print(__doc__, file=sys.stdout if arguments else sys.stderr)
     return int(Status.DONE if arguments else Status.CONFIG)
   if '--list' in arguments:
     print('\n'.join(flags.listing()))

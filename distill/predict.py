@@ -14,19 +14,20 @@ can't be read ends the command with status 11, its line or argument named and no
 answer's characters that stdout can't hold are escaped, as JSON has it. If the reader of a pipe goes
 away (`| head -1`) the status is 0; if stdout can't be written, as on a full disk, it is 14.
 """
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
-from distill import formats, hub, launch, numbers, step, streams, tasks
+from distill import command_line, formats, hub, launch, numbers, step, streams, tasks
 from distill.modalities import examples
 from distill.models.pure import check_ids
 from distill.types import Status, Stop
 
-USAGE = ('usage: python -m distill.predict --model=DIR ["a text" … | FILE.npy FILE.png …], '
-         'or one a line on stdin')
+DOOR = 'distill.predict'
+USAGE = '--model=DIR ["a text" … | FILE.npy FILE.png …], or one a line on stdin'
 TITLE = 200             # letters of an input in an error line
 
 
@@ -56,25 +57,18 @@ def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, st
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  return streams.run('distill.predict', _main, arguments)
+  return streams.run(DOOR, _main, arguments)
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if {'--help', '-h'} & set(arguments):
-    print(__doc__, file=sys.stderr)
-    return int(Status.DONE)
-  options = [a for a in arguments if a.startswith('--')]
-  inputs = [a for a in arguments if not a.startswith('--')]
-  folder = next((o.removeprefix('--model=') for o in options if o.startswith('--model=')), '')
-  if not folder or len(options) != 1:
-    raise Stop(Status.CONFIG, USAGE)
+  folder, inputs = _parsed(arguments)
   if inputs:
     inputs = [streams.argument(text, f'input {i}') for i, text in enumerate(inputs, 1)]
   else:
     inputs = [line.rstrip('\r\n') for _, line in streams.lines(streams.stdin(), 'stdin')
               if line.strip()]
   if not inputs:
-    raise Stop(Status.DATA, f'there is nothing to answer; {USAGE}')
+    raise Stop(Status.DATA, f'there is nothing to answer; usage: python -m {DOOR} {USAGE}')
   launch.sweep_seldom()
   launch.keep_programs()
   rows = list(_answered(folder, inputs))
@@ -84,6 +78,18 @@ def _main(arguments: Sequence[str]) -> int:
     for about, answer in rows:
       print(streams.json_line({**about, **answer}))
   return int(Status.DONE)
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[str, list[str]]:
+  """The folder of the model, and the inputs, which may begin with a dash."""
+  parser = command_line.Parser(DOOR, __doc__, USAGE, f'usage: python -m {DOOR} {USAGE}')
+  parser.add_argument('--model', metavar='DIR', required=True, help='an export')
+  parser.add_argument('inputs', nargs='*', metavar='INPUT', help='a text, or a file of images')
+  marked = ['\0' + a if re.match('-(?!-|h$)', a) else a for a in arguments]       # of one dash
+  found = parser.parsed(marked)
+  if not found.model:
+    parser.error('--model is empty')
+  return found.model, [text.removeprefix('\0') for text in found.inputs]
 
 
 def _table(rows: Sequence[tuple[dict[str, str], dict[str, Any]]]) -> Iterator[str]:

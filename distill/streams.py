@@ -47,6 +47,10 @@ def _status(name: str, command: Callable[[Sequence[str]], int], arguments: Seque
     if any('\0' in argument for argument in arguments):
       raise Stop(Status.CONFIG, 'an argument holds a NUL byte')
     return command(arguments)
+  except SystemExit as end:             # after help: by argparse
+    if end.code:
+      raise
+    return int(Status.DONE)
   except Stop as stop:
     status, line = stop.status, str(stop)
   except Exception as error:

@@ -12,6 +12,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from distill.report import charts
 from distill.types import Status, Stop
@@ -26,32 +27,6 @@ CONFIG = 'configs/article.py'
 EDGES, LINE = 84, 13.5          # of the drawing of gains, in points
 
 Curve = Sequence[Sequence[float]]       # (step, value)
-
-HEAD = """# The article's claims, tested
-
-Made by `python -m experiments.article` from the rows of `results.jsonl`, one for every run; a test
-fails where this page says anything else.
-
-The article that this system follows recommends a distillation loss whose weight moves, and gives
-figures for what it and its other advice bring, without a source or a protocol. Here each is a
-hypothesis, put to a small test that anyone can repeat: a residual network teaches a narrow one to
-read digits, which has a tenth of the labels. What holds here needn't hold elsewhere.
-
-The article's loss *as printed*, probabilities given to a KL that wants their logarithms, is no
-divergence: its minimum isn't the teacher, and a test pins that (`tests/losses/test_logits.py`).
-What is tested is what was meant: (1 − w(t)) · cross-entropy + w(t) · T² · KL(teacher‖student).
-
-## Verdicts
-"""
-RULES = f"""Differences are the first arm's less the second's, paired by seed: both have the same
-initialisation, batches and order. In brackets is the 95 % t interval of their mean; p is of the
-paired t test, two-sided, corrected by Holm for all tests of this table. A claim **holds** if its
-interval is above 0 and p < {SURE}. It **doesn't** if the interval is below 0, or within
-±{MARGIN} points: no difference that matters. Else it **can't be told**. That of speed is a ratio of
-steps: it holds if the interval ends at {FASTER} or below and p, of the test against {FASTER}, is
-below {SURE}; it doesn't if it begins above. All of this was written before any row. Minutes and
-steps are of the two students' training, the first arm's first.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +56,7 @@ class Finding:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  return pages.command('experiments.article', FOLDER, rendered, arguments)
+  return pages.command('experiments.article', __doc__, FOLDER, rendered, arguments)
 
 
 def rendered(folder: pathlib.Path) -> tuple[pages.Files, list[str]]:
@@ -96,13 +71,15 @@ def rendered(folder: pathlib.Path) -> tuple[pages.Files, list[str]]:
                f'{CONFIG} --out={folder} --seeds=8')
   there = sides(arms, mine)
   told = findings(there)
-  files = dict(_drawings(there, arms))
-  parts = [HEAD, *_verdicts(told, there, arms, files)]
-  for part in PARTS:
-    parts += _part(part, told, there, arms, files)
-  parts += _missing(there, mine)
-  parts += [f'{others} rows of other states of {CONFIG} are left out.\n'] if others else []
-  return {'README.md': '\n'.join([*parts, table.circumstances(mine)]), **files}, faults
+  files, first = dict(_drawings(there, arms)), next(iter(arms.values()))
+  page = pages.rendered(
+      'article', sure=SURE, margin=MARGIN, faster=FASTER, files=files, config=CONFIG,
+      tally=_tally(told), judged=table.judged(first),
+      teacher=f'{table.spread(first.quality("teacher"), first.percent)} {first.unit}',
+      held=table.held_against(arms, [PLAIN]), verdicts=_verdicts(told, there, first),
+      parts=[_part(part, told, there, first) for part in PARTS], **_missing(there),
+      failed=table.failed(mine), others=others, circumstances=table.circumstances(mine))
+  return {'README.md': page, **files}, faults
 
 
 def sides(arms: Mapping[str, Arm], found: Sequence[Row]) -> dict[str, Side]:
@@ -177,17 +154,8 @@ def _said(f: Finding, percent: bool) -> str:
   return '–' if f.claim.sooner else gain(f.values, percent)
 
 
-def _verdicts(told: Sequence[Finding], there: Mapping[str, Side], arms: Mapping[str, Arm],
-              files: pages.Files) -> Iterator[str]:
-  first = next(iter(arms.values()))
-  yield f'{_tally(told)}.\n'
-  for part in PARTS:
-    anchor = re.sub(r'[^\w-]', '', part.title.lower().replace(' ', '-'))
-    yield f'- [{part.title}](#{anchor}): {_tally([f for f in told if f.claim in part.claims])}'
-  yield ''
-  teacher = table.spread(first.quality('teacher'), first.percent)
-  yield (f'{table.judged(first)}. The teacher has {teacher} {first.unit}: students that come near '
-         f"it can't differ by much. {table.held_against(arms, [PLAIN])}")
+def _verdicts(told: Sequence[Finding], there: Mapping[str, Side], first: Arm) -> list[list[str]]:
+  """The table of all claims."""
   lines = [['claim', 'first arm', 'second', f'difference, {first.points}', 'p', 'verdict',
             'minutes', 'steps'], ['---'] * 3 + ['--:'] * 2 + ['---'] + ['--:'] * 2]
   for f in told:
@@ -198,10 +166,7 @@ def _verdicts(told: Sequence[Finding], there: Mapping[str, Side], arms: Mapping[
         table.chance(f.p), f'**{f.verdict}**',
         ' / '.join(f'{side.seconds / 60:.2f}' for side in pair) if whole else '–',
         ' / '.join(str(side.steps) for side in pair) if whole else '–'])
-  yield _lines(lines)
-  yield RULES
-  if 'gains.svg' in files:
-    yield '![The gains of all arms over the baseline, with their intervals](gains.svg)\n'
+  return lines
 
 
 def _tally(told: Sequence[Finding]) -> str:
@@ -218,11 +183,10 @@ def spoken(name: str) -> str:
   return 'the baseline' if name == BASELINE else f'`{name.removesuffix(".0")}`'
 
 
-def _part(part: Part, told: Sequence[Finding], there: Mapping[str, Side], arms: Mapping[str, Arm],
-          files: pages.Files) -> Iterator[str]:
-  first = next(iter(arms.values()))
-  yield f'## {part.title}\n\n{part.text}\n'
-  yield '\n'.join(f'- {_sentence(f, first)}' for f in told if f.claim in part.claims) + '\n'
+def _part(part: Part, told: Sequence[Finding], there: Mapping[str, Side], first: Arm
+          ) -> dict[str, Any]:
+  """What the page says of claims that belong together."""
+  own = [f for f in told if f.claim in part.claims]
   lines = [['', *(f'{what}{", " * bool(column)}{column}' for column in part.columns for what in (
       f'student, {first.unit}', 'over the baseline', f'over `{PLAIN}`')), 'steps', 'minutes']]
   lines.append(['---', *['--:'] * (len(lines[0]) - 1)])
@@ -232,11 +196,11 @@ def _part(part: Part, told: Sequence[Finding], there: Mapping[str, Side], arms: 
     last = there.get(names[-1])
     lines.append([label, *cells, *((str(last.steps), f'{last.seconds / 60:.2f}') if last
                                    else ('–', '–'))])
-  yield _lines(lines)
-  if any(claim.sooner for claim in part.claims):
-    yield _lines(list(_speeds(part, there)))
-    if 'curves.svg' in files:
-      yield '![Accuracy on the held-out examples by step: mean and ± sd over seeds](curves.svg)\n'
+  sooner = any(claim.sooner for claim in part.claims)
+  return {'title': part.title, 'text': part.text, 'tally': _tally(own), 'lines': lines,
+          'anchor': re.sub(r'[^\w-]', '', part.title.lower().replace(' ', '-')),
+          'sentences': [_sentence(f, first) for f in own],
+          'speeds': list(_speeds(part, there)) if sooner else []}
 
 
 def _cells(there: Mapping[str, Side], name: str, against: Sequence[str], percent: bool
@@ -283,23 +247,15 @@ def _sentence(f: Finding, first: Arm) -> str:
           f'{ends}, {p}, {counted(len(f.values))}.')
 
 
-def _lines(lines: Sequence[Sequence[str]]) -> str:
-  return '\n'.join([*(f'| {" | ".join(line)} |' for line in lines), ''])
-
-
-def _missing(there: Mapping[str, Side], found: Sequence[Row]) -> Iterator[str]:
-  """What the page would tell if it had been run, and what failed."""
+def _missing(there: Mapping[str, Side]) -> dict[str, Any]:
+  """What the page would tell if it had been run."""
   wanted = dict.fromkeys(name for part in PARTS for names in (
       *part.shown.values(), *((c.ours, c.theirs) for c in part.claims)) for name in names)
-  if lacking := [spoken(name) for name in wanted if name not in there]:
-    yield f'Without rows: {", ".join(lacking)}.\n'
   most = max(len(side.quality) for side in there.values())
-  if fewer := [f'{spoken(n)} ({counted(len(there[n].quality))})' for n in wanted
-               if n in there and len(there[n].quality) < most]:
-    yield f'With fewer than {counted(most)}: {", ".join(fewer)}.\n'
-  yield from (f'Failed: {table.cell(row)}, seed {row["seed"]}, with exit status '
-              f'{row["error"]["status"]}: {row["error"]["line"]}\n' for row in found
-              if 'error' in row)
+  return {'lacking': [spoken(name) for name in wanted if name not in there],
+          'most': counted(most),
+          'fewer': [f'{spoken(n)} ({counted(len(there[n].quality))})' for n in wanted
+                    if n in there and len(there[n].quality) < most]}
 
 
 # What an arm's temperature is: what the legend says, its mark, its colour, its place on the line.

@@ -9,9 +9,12 @@ python -m experiments.bench [NAME …] [--rounds=5] [--json] [--out=experiments/
   memory   XLA's plan for the step beside a count by hand
   images   memory that images take, and the time that training waits for them
 
+python -m experiments.bench step --rounds=9         # this one, in nine rounds
+
 Without a name all of them. What is compared is measured in turns, round by round: a ratio is one
 of a round, and the median of the rounds is held against its limit. `--json` prints the rows.
 """
+import argparse
 import datetime
 import importlib
 import importlib.metadata
@@ -21,9 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
-from distill import lookup, streams
+from distill import command_line, lookup, streams
 from distill.types import Status, Stop
 from experiments import rows
 from experiments.rows import Row
@@ -40,9 +41,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if {'--help', '-h'} & set(arguments):
-    print(__doc__, file=sys.stderr)
-    return int(Status.DONE)
   names, values = _parsed(arguments)
   path = pathlib.Path(values.out) / 'results.jsonl'
   try:
@@ -58,19 +56,20 @@ def _main(arguments: Sequence[str]) -> int:
   return int(Status.DONE)
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[list[str], flags.FlagValues]:
-  values = flags.FlagValues()
-  flags.DEFINE_integer('rounds', 5, 'how many', lower_bound=1, flag_values=values)
-  flags.DEFINE_bool('json', False, 'print rows instead of tables', flag_values=values)
-  flags.DEFINE_string('out', 'experiments/bench', 'the folder of the rows', flag_values=values)
-  try:
-    names = values(['experiments.bench', *arguments])[1:]
-  except flags.Error as error:
-    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
-  for name in names:
+def _parsed(arguments: Sequence[str]) -> tuple[list[str], argparse.Namespace]:
+  parser = command_line.Parser('experiments.bench', __doc__,
+                               '[NAME …] [--rounds=5] [--json] [--out=experiments/bench]')
+  parser.add_argument('names', nargs='*', metavar='NAME', help='a bench')
+  parser.add_argument('--rounds', type=command_line.positive, default=5, metavar='N',
+                      help='how many')
+  parser.add_argument('--json', action='store_true', help='print rows instead of tables')
+  parser.add_argument('--out', default='experiments/bench', metavar='DIR',
+                      help='the folder of the rows')
+  values = parser.parsed(arguments)
+  for name in values.names:
     if name not in BENCHES:
       raise Stop(Status.CONFIG, f'{name!r} is no bench' + lookup.nearest(name, BENCHES))
-  return list(dict.fromkeys(names)) or list(BENCHES), values
+  return list(dict.fromkeys(values.names)) or list(BENCHES), values
 
 
 def measured(name: str, rounds: int) -> Row:

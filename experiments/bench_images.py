@@ -17,13 +17,13 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from distill import launch, objective, optimizers, step
+from distill import command_line, launch, objective, optimizers, step, streams
 from distill.data import batches, images, tfds
 from distill.data.sets import Dataset
 from distill.models.pure import Pure
@@ -270,8 +270,23 @@ def walk_large(folder: pathlib.Path, steps: int = 0, batch: int = 64) -> tuple[i
   return seen, opened, time.perf_counter() - began
 
 
-if __name__ == '__main__':
-  large = write_large(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:3]))
+def main(arguments: Sequence[str]) -> int:
+  """The command; returns its exit status."""
+  return streams.run('experiments.bench_images', _main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
+  parser = command_line.Parser('experiments.bench_images', __doc__, 'FOLDER [MEGABYTES]')
+  parser.add_argument('folder', metavar='FOLDER', type=pathlib.Path)
+  parser.add_argument('megabytes', metavar='MEGABYTES', type=command_line.positive, nargs='?',
+                      default=2000)
+  options = parser.parsed(arguments)
+  large = write_large(options.folder, options.megabytes)
   most, (saw, first, whole) = peak(walk_large, large, 200)
   print(f'{large}: {most / 2**20:.0f} MiB at most; opened in {first:.1f} s, {saw:,} images in '
         f'{whole - first:.1f} s')
+  return int(Status.DONE)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

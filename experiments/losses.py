@@ -16,6 +16,7 @@ from typing import Any
 
 from distill import lookup, objective, streams
 from distill.types import Status, Stop
+from experiments import pages
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / 'distill' / 'losses' / 'README.md'
@@ -29,52 +30,6 @@ CONFIGS = {'configs/digits.py': (), 'configs/minilm.py': ('',), 'configs/mobileb
 KINDS = {'projected': ('projector', 'student.projectors', 'models'),
          'carry': ('carry', 'carry', 'carry'), 'schedule': ('schedule', 'schedules', 'schedules')}
 
-METHODS = """## By method
-
-Each is a variant of `configs/digits.py`, beside the cross-entropy, with the papers of its losses
-and of its parts. Methods for text are variants of `configs/docstrings.py`, and as in their papers
-`configs/distilbert.py`, `tinybert.py`, `pkd.py`, `minilm.py` and `mobilebert.py`. Born-again
-networks (Furlanello 2018) are `logits.kl` with a teacher of the student's own shape.
-
-"""
-
-HEAD = """# Losses
-
-Made by `python -m experiments.losses` from the functions and from the configs that the tests run; a
-test fails where this page says anything else.
-
-A loss is a function of arrays. A term of a config's `objective` says which loss, where its
-arguments live (`reads`), its constants (`kwargs`) and its weight; terms add up, so any of these go
-together. Weights are the papers' where they give one, for their models. Trained parts are
-projectors of the student and stay behind when it is exported; memory is a carry; both are in
-every checkpoint.
-
-Shapes: b examples, s positions, h heads, d width, c classes, v words; on maps [b h w c] h and w are
-height and width, c channels; `*b` is any number of leading axes. `c` in the lines to paste is a
-config; where it has no `c.carry`, `c.schedules` or `c.student.projectors` yet, give it an empty
-`dict()` first.
-
-`mixes examples`: a value depends on the rest of the batch, so the term can't be accumulated over
-micro-batches, and reads as `where` the mask that it counts by.
-
-## Which loss when
-
-What our own comparisons show ([experiments](../../experiments/README.md)), and no more:
-
-* Few labels, much text (docstrings): plain `logits.kl` carries nearly all of the gain; nothing that
-  was added to it, nor a ramp of its weight, could be told from it with three seeds.
-* A student that starts from every second layer of its fine-tuned teacher: with 60,748 labelled
-  sentences (SST-2) `logits.kl` brings nothing that one can tell from 0; with 3,668 labelled pairs
-  (MRPC) 2.5 points (1.3 to 3.7) of F1 over a baseline at one learning rate.
-* Few labels, many images ([digits, eight seeds](../../experiments/methods/README.md)): most losses
-  on the logits of all images can't be told from plain KL, whatever tempers or balances them; JSD,
-  MOPD and LwF's part of the classes are worse. Of features and relations alone PKT, SP, RKD,
-  ReviewKD and SimKD can't be told from it either, the others are worse. What reads the label (DKD,
-  NKD, WSLD, MFT) learns from the labelled tenth alone, and brings nothing there.
-* Plain KL at a higher learning rate has what the best method, DOT, has with its own optimizer; the
-  baseline gains far more from it: tune both first.
-"""
-
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
@@ -82,10 +37,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if set(arguments) - {'--check'}:
-    raise Stop(Status.CONFIG, 'say: python -m experiments.losses [--check]')
+  check = pages.only_checks('experiments.losses', __doc__, arguments)
   page = rendered()
-  if not arguments:
+  if not check:
     PAGE.write_text(page, 'utf-8')
   elif not PAGE.exists() or PAGE.read_text('utf-8') != page:
     raise Stop(Status.DATA, f"{PAGE} isn't what the code makes: python -m experiments.losses")
@@ -94,25 +48,20 @@ def _main(arguments: Sequence[str]) -> int:
 
 def rendered() -> str:
   """The page."""
-  used = dict(uses())
-  about = {name: told(name, *used[name]) for name in lookup.names('losses')}
-  lines = ['| loss | what | paper | needs |', '|---|---|---|---|']
-  lines += [row(link(name), a.what, a.paper, ', '.join(a.needs)) for name, a in about.items()]
-  variants = of_methods()
-  methods, parts = ['| variant | paper | losses | with |', '|---|---|---|---|'], {}
+  used, parts = dict(uses()), {}
+  variants, methods = of_methods(), []
   for name, config in variants.items():
     losses, own = composed(config)
     found = [cited(x)[1] for x in (*own.values(), *losses.values())]
-    methods.append(row(f'[`{name}`](#{name})', '; '.join(filter(None, dict.fromkeys(found))),
-                       ', '.join(map(link, losses)), ', '.join(own)))
+    methods.append([f'[`{name}`](#{name})', '; '.join(filter(None, dict.fromkeys(found))),
+                    ', '.join(map(link, losses)), ', '.join(own)])
     parts |= own
-  return '\n'.join([
-      HEAD, '## All of them', '', *lines, '', METHODS, *methods, '', '## Each loss', '',
-      *(section(name, a) for name, a in about.items()), '## The lines of each method', '',
-      *(pasted(config) for config in variants.values()),
-      '## Projectors, carries, models, optimizers', '',
-      *(f'### {part.replace("`", "")}\n\n{inspect.getdoc(thing)}\n'
-        for part, thing in sorted(parts.items()) if not part.startswith('schedule'))])
+  return pages.rendered(
+      'losses', losses={name: told(name, *used[name]) for name in lookup.names('losses')},
+      link=link, methods=methods,
+      variants=[(config.place, pasted(config)) for config in variants.values()],
+      parts={part.replace('`', ''): inspect.getdoc(thing) for part, thing in sorted(parts.items())
+             if not part.startswith('schedule')})
 
 
 def of_methods() -> dict[str, 'Used']:
@@ -121,7 +70,7 @@ def of_methods() -> dict[str, 'Used']:
   return {method: Used(method, file['get_config'](method).to_dict()) for method in file['METHODS']}
 
 
-def pasted(config: 'Used') -> str:
+def pasted(config: 'Used') -> list[str]:
   """What a variant of configs/digits.py has beside the cross-entropy and a usual student."""
   balanced = config.at('objective.hard.scale') or 'group' in config.at('objective.hard')
   lines = [line for where, _ in config.terms() if where != 'objective.hard' or balanced
@@ -131,11 +80,7 @@ def pasted(config: 'Used') -> str:
   if config.at('student.model.name') != 'resnet.ResNet':
     lines.insert(0, assigned('c.student', {
         k: v for k, v in config.at('student').items() if v and k != 'projectors'}))
-  return '\n'.join([f'### {config.place}', '', '```python', *dict.fromkeys(lines), '```', ''])
-
-
-def row(*cells: str) -> str:
-  return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+  return list(dict.fromkeys(lines))
 
 
 def link(name: str) -> str:
@@ -167,8 +112,8 @@ class About:
   what: str
   paper: str
   rest: str                     # of the docstring
-  reads: Mapping[str, str]      # argument -> shape
-  kwargs: Mapping[str, Any]     # keyword -> default
+  reads: Sequence[str]          # each argument with its shape
+  kwargs: Sequence[str]         # each keyword with its default
   needs: tuple[str, ...]
   config: str                   # that uses it
   fragment: str
@@ -178,15 +123,16 @@ def told(name: str, config: 'Used', term: str) -> About:
   """A loss by its name, its signature, its docstring and a term of a config that uses it."""
   function = lookup.find('losses', name, 'losses')
   what, papers = cited(function)
-  rest = inspect.getdoc(function).partition('\n\n')[2]
+  rest = inspect.cleandoc(inspect.getdoc(function).partition('\n\n')[2])
   parameters = lookup.parameters(function)
   shapes = {k: shape for k, p in parameters.items() if (shape := _shape(p.annotation)) is not None
             and p.kind is not p.KEYWORD_ONLY}
   needs = list(dict.fromkeys(said for _, said, _ in config.parts(term)))
   if getattr(function, 'mixing', False):
     needs.append('mixes examples')
-  return About(what, papers, rest, shapes,
-               {k: p.default for k, p in parameters.items() if k not in shapes}, tuple(needs),
+  return About(what, papers, rest, [f'{k} [{shape}]' for k, shape in shapes.items()],
+               [k if p.default is p.empty else f'{k}={p.default!r}'
+                for k, p in parameters.items() if k not in shapes], tuple(needs),
                config.place, '\n'.join(config.fragment(term)))
 
 
@@ -195,19 +141,6 @@ def _shape(annotation: Any) -> str | None:
   if typing.get_args(annotation):
     return None
   return getattr(annotation, 'dim_str', None)
-
-
-def section(name: str, about: About) -> str:
-  """A loss in full."""
-  reads = ', '.join(f'`{k} [{shape}]`' for k, shape in about.reads.items())
-  kwargs = ', '.join(f'`{k}`' if v is inspect.Parameter.empty else f'`{k}={v!r}`'
-                     for k, v in about.kwargs.items())
-  lines = [f'### {name}', '', about.what + (f' — {about.paper}.' if about.paper else ''), '',
-           f'Reads {reads}.' + (f' Keywords {kwargs}.' if kwargs else '')
-           + (f' Needs {", ".join(about.needs)}.' if about.needs else '')]
-  if about.rest:
-    lines += ['', inspect.cleandoc(about.rest)]
-  return '\n'.join([*lines, '', f'`{about.config}`:', '', '```python', about.fragment, '```', ''])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from distill.report import charts
 from distill.types import Status, Stop
@@ -25,20 +26,6 @@ PLAIN = 'kd', table.STANDS              # the first that is there: the others ar
 SURE = 0.05             # the share of pages that may make a false claim, by column
 LINE, EDGES = 13.5, 78          # of a drawing, in points
 
-HEAD = """# What each method is worth
-
-Made by `python -m experiments.methods` from the rows of `results.jsonl`, one for every run; a test
-fails where this page says anything else. All methods of a table have the same data and steps, and
-the weights and the rate of the config; nothing was tuned for any of them. Student and optimizer are
-the same, too, but where the method is about these: DOT, with `sgd` beside it, SimKD and mutual
-learning. Losses that read labels (DKD, NKD, WSLD, MFT) learn from the labelled tenth alone, those
-that read the teacher from all. [The methods](../../distill/losses/README.md#by-method).
-
-A number is the mean ± the sample standard deviation over seeds. Gains are paired by seed, both
-sides having the same initialisation, batches and order; in brackets is the 95 % t interval of their
-mean, and p is of the paired t test, two-sided and corrected by Holm for all tests of its column.
-Gains are positive where the method is better. The baseline is the same student without a teacher.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +48,7 @@ class Method:
 
 def main(arguments: Sequence[str]) -> int:
   """The command; returns its exit status."""
-  return pages.command('experiments.methods', FOLDER, rendered, arguments)
+  return pages.command('experiments.methods', __doc__, FOLDER, rendered, arguments)
 
 
 def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
@@ -71,15 +58,17 @@ def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
   if not found:
     raise Stop(Status.DATA, f'{path} has no rows: python -m experiments.run configs/digits.py '
                f'--out={folder}')
-  files, parts = {}, [HEAD]
+  files, sections = {}, []
   for config, (mine, others) in table.last_states(found).items():
     name = re.sub(r'\W+', '-', pathlib.Path(config).name.replace('.py', '')) + '.svg'
     compared = methods(mine)
     if drawn := [m for m in compared if len(m.gain) > 1]:
       files[name] = drawing(drawn)
-    parts += _section(config, mine, compared, name if drawn else '')
-    parts += [f'{others} rows of other states of {config} are left out.\n'] if others else []
-  return {'README.md': '\n'.join(parts), **files}, faults
+    sections.append({
+        'config': config, 'base': mine[0]['base'], 'image': name if drawn else '',
+        'others': others, **_compared(mine, compared), 'failed': table.failed(mine),
+        'circumstances': circumstances(mine)})
+  return {'README.md': pages.rendered('methods', sections=sections, sure=SURE), **files}, faults
 
 
 def methods(found: Sequence[Row]) -> list[Method]:
@@ -110,41 +99,26 @@ def _mean(values: Values, none: float = 0.0) -> float:
   return statistics.fmean(values.values()) if values else none
 
 
-def _section(config: str, found: Sequence[Row], compared: Sequence[Method],
-             image: str) -> Iterator[str]:
-  yield f'## {config}\n'
-  yield (f'As of {found[0]["base"]}, run by `python -m experiments.run {config} '
-         f'--out=experiments/methods`.\n')
-  if compared:
-    yield table.held_against(table.summary(found), PLAIN)
-    if image:
-      yield f'![Gains over the baseline with their intervals]({image})\n'
-    yield from _verdicts(compared)
-    yield _table(compared)
-  yield from [f'Failed: {cell(row)}, seed {row["seed"]}, with exit status '
-              f'{row["error"]["status"]}: {row["error"]["line"]}\n'
-              for row in found if 'error' in row]
-  yield circumstances(found)
+def _compared(found: Sequence[Row], compared: Sequence[Method]) -> dict[str, Any]:
+  """What the page says of methods beside the baseline and plain KD."""
+  if not compared:
+    return {'compared': False}
+  several = [m for m in compared if len(m.gain) > 1]
+  apart = [m.name for m in several if _side(bootstrap(list(m.gain.values())))
+           != _side(interval(m.gain))]
+  return {'compared': True, 'held': table.held_against(table.summary(found), PLAIN),
+          'verdicts': list(_verdicts(compared)), 'several': len(several), 'apart': apart,
+          'judged': table.judged(compared[0].arm), 'lines': _lines(compared)}
 
 
-def _verdicts(compared: Sequence[Method]) -> Iterator[str]:
-  """Which differences the tests show, and whether the bootstrap agrees."""
+def _verdicts(compared: Sequence[Method]) -> Iterator[dict[str, Any]]:
+  """Which differences the tests show."""
   for what, of in (('the baseline', lambda m: (m.gain, m.p_gain)),
                    ('plain KD', lambda m: (m.over, m.p_over))):
     tested = [m for m in compared if of(m)[1] is not None]
-    named = lambda says, tested=tested, of=of: ', '.join(
-        f'`{m.name}`' for m in tested if verdict(*of(m)) == says) or 'none'
     if tested:
-      yield (f'**Against {what}**, {len(tested)} tests, p < {SURE}: better {named("better")}; '
-             f'worse {named("worse")}; not to be told apart {named("open")}.\n')
-  several = [m for m in compared if len(m.gain) > 1]
-  apart = [m for m in several if _side(bootstrap(list(m.gain.values())))
-           != _side(interval(m.gain))]
-  if several:
-    yield ('Without the normal distribution: the bootstrap (BCa) has the interval of the gain over '
-           'the baseline on the same side of 0 as the t interval '
-           + (f'but for {", ".join(f"`{m.name}`" for m in apart)}.\n' if apart else
-              f'for all {len(several)}.\n'))
+      yield {'what': what, 'tests': len(tested), **{
+          says: [m.name for m in tested if verdict(*of(m)) == says] for says in MARKS}}
 
 
 def _side(ends: tuple[float, float]) -> int:
@@ -152,7 +126,8 @@ def _side(ends: tuple[float, float]) -> int:
   return (ends[0] > 0) - (ends[1] < 0)
 
 
-def _table(compared: Sequence[Method]) -> str:
+def _lines(compared: Sequence[Method]) -> list[list[str]]:
+  """The table, a line a method."""
   first = compared[0].arm
   of = lambda what, unit: f'{what}, {unit}' if unit else what
   lines = [['method', of('student', first.unit), of('gain over the baseline', first.points), 'p',
@@ -163,7 +138,7 @@ def _table(compared: Sequence[Method]) -> str:
         cell(m.arm.row), table.spread(m.arm.quality('student'), percent),
         table.gain(m.gain, percent), table.chance(m.p_gain), table.gain(m.over, percent),
         table.chance(m.p_over), str(len(m.arm.seeds)), f'{minutes:.1f}'])
-  return '\n'.join([table.judged(first), '', *(f'| {" | ".join(line)} |' for line in lines), ''])
+  return lines
 
 
 # How a method stands to plain KD: what the legend says, its mark and its colour.

@@ -2,6 +2,8 @@
 
 python -m experiments.picture PAGE.html PICTURE.png [--width=1440] [--height=PIXELS] [--scale=1]
 
+python -m experiments.picture runs/bert-1a2b3c4d/report.html phone.png --width=360 --scale=2
+
 The whole page unless a height is given; `--scale`: how many of the picture's pixels one of the page
 has. The browser is $CHROME, or the first of `NAMES` on the PATH.
 """
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 
 import PIL.Image
 
-from distill import streams
+from distill import command_line, streams
 from distill.types import Status, Stop
 
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
@@ -35,12 +37,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  found = [re.fullmatch(r'--(width|height|scale)=([1-9]\d{0,4})|([^-].*)', a) for a in arguments]
-  files = [pathlib.Path(match[3]) for match in found if match and match[3]]
-  if not all(found) or len(files) != 2:
-    raise Stop(Status.CONFIG, f'say: {__doc__.splitlines()[2]}')
+  parser = command_line.Parser('experiments.picture', __doc__, 'PAGE.html PICTURE.png '
+                               '[--width=1440] [--height=PIXELS] [--scale=1]')
+  parser.add_argument('page', metavar='PAGE.html', type=pathlib.Path)
+  parser.add_argument('picture', metavar='PICTURE.png', type=pathlib.Path)
+  for name, default in ('width', 1440), ('height', 0), ('scale', 1):
+    parser.add_argument(f'--{name}', type=command_line.positive, default=default, metavar='PIXELS')
   try:
-    taken(*files, **{match[1]: int(match[2]) for match in found if match[1]})
+    taken(**vars(parser.parsed(arguments)))
   except (OSError, ValueError, subprocess.TimeoutExpired) as error:
     raise Stop(Status.DATA, str(error)) from error
   return int(Status.DONE)

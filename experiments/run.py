@@ -1,10 +1,8 @@
 """Runs a config's sweep over seeds, and leaves a row in results.jsonl for every run.
 
 python -m experiments.run configs/NAME.py[:VARIANT] --out=experiments/PAPER [--seeds=3] [--only=ARM]
-
-  --dry_run    what would run, what is there, and about how long the rest takes
-  --jobs=N     N processes, each with its share of the cores
-  --together   all seeds of an arm trained by one program, arm by arm, on one device
+python -m experiments.run configs/digits.py --out=experiments/methods --seeds=8 --only=fitnet
+python -m experiments.run configs/digits.py --dry_run
 
 An arm is what the config's `sweep()` yields: the name of a variant, or overrides by dotted path,
 for which 'variant' is one more; {} is the config as it stands, and the only arm of a config
@@ -18,12 +16,8 @@ The same command goes on where it was stopped. A finished run isn't run again; o
 a row with its error, and is tried again by the next command. Runners share the work, the processes
 of `--jobs` as well as commands: one that finds a run taken goes on with the next seed, then comes
 back, and waits for what is still taken. Nothing is committed.
-
-With --together a run that another runner holds is left out, and the time is divided among an arm's
-seeds. What a run leaves is what it would alone, but for the last bits: either way of running goes
-on with what the other began. It is for accelerators, where small steps wait for their launches; on
-a CPU it gains nothing.
 """
+import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -41,10 +35,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
+from distill import command_line, launch, streams
 from distill import flags as commands
-from distill import launch, streams
 from distill import workdir as workdirs
 from distill.disk import replace
 from distill.pipelines.identities import config_sha256
@@ -86,47 +78,42 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if {'--help', '-h'} & set(arguments):
-    print(__doc__, file=sys.stderr)
-    return int(Status.DONE)
   try:
     file, values = _parsed(arguments)
     planned = _only(values.only, plan(file, values.seeds), file)
     if values.dry_run:
       print('\n'.join(forecast.lines(planned, _there(values.out), values.jobs)))
       return int(Status.DONE)
-    if values.together and values.jobs > 1:
-      raise Stop(Status.CONFIG, f'--together is one process: leave out --jobs={values.jobs}')
     path = _writable(pathlib.Path(values.out))
     planned = _turned(planned, values.turn)
     if values.jobs > 1:
       return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
-          f'--{name}={values[name].value}' for name in ('out', 'seeds', 'only'))], values.jobs)
-    return carried_out(planned, path, values.before, values.together)
+          f'--{name}={getattr(values, name)}' for name in ('out', 'seeds', 'only'))], values.jobs)
+    return carried_out(planned, path, values.before)
   except KeyboardInterrupt:             # between runs; within one it is a Stop
     raise Stop(Status.PREEMPTED, 'stopped: the same command goes on') from None
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
-  values = flags.FlagValues()
-  flags.DEFINE_string('out', '', 'the folder of the experiment', flag_values=values)
-  flags.DEFINE_integer('seeds', 3, 'how many', lower_bound=1, flag_values=values)
-  flags.DEFINE_string('only', '', 'part of the names of the arms to run', flag_values=values)
-  flags.DEFINE_integer('jobs', 1, 'processes', lower_bound=1, flag_values=values)
-  flags.DEFINE_integer('before', None, "how many rows there were: by --jobs", flag_values=values)
-  flags.DEFINE_float('turn', 0.0, 'at which share of the arms to begin: by --jobs',
-                     flag_values=values)
-  flags.DEFINE_bool('together', False, 'seeds by one program', flag_values=values)
-  flags.DEFINE_bool('dry_run', False, 'say what would be run', flag_values=values)
-  try:
-    left = values(['experiments.run', *arguments])[1:]
-  except flags.Error as error:
-    raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
-  if len(left) != 1 or not (values.out or values.dry_run):
-    raise Stop(Status.CONFIG, 'say: python -m experiments.run configs/NAME.py[:VARIANT] '
-               '--out=experiments/PAPER [--seeds=3] [--only=ARM] [--jobs=1] [--together] '
-               '[--dry_run]')
-  return os.path.normpath(left[0]), values
+def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
+  parser = command_line.Parser(
+      'experiments.run', __doc__, 'configs/NAME.py[:VARIANT] --out=experiments/PAPER [--seeds=3] '
+      '[--only=ARM] [--jobs=1] [--dry_run]')
+  number = command_line.positive
+  parser.add_argument('config', metavar='configs/NAME.py[:VARIANT]')
+  parser.add_argument('--out', default='', metavar='DIR', help='the folder of the experiment')
+  parser.add_argument('--seeds', type=number, default=3, metavar='N', help='of each arm')
+  parser.add_argument('--only', default='', metavar='ARM', help='some arms, by name')
+  parser.add_argument('--jobs', type=number, default=1, metavar='N',
+                      help='processes, each with its share of the cores')
+  parser.add_argument('--dry_run', action='store_true',
+                      help='what would run, what is there, and how long the rest takes')
+  # What --jobs tells its processes: how many rows there were, at which share of the arms to begin.
+  parser.add_argument('--before', type=int, help=argparse.SUPPRESS)
+  parser.add_argument('--turn', type=float, default=0.0, help=argparse.SUPPRESS)
+  values = parser.parsed(arguments)
+  if not (values.out or values.dry_run):
+    parser.error('--out is empty')
+  return os.path.normpath(values.config), values
 
 
 def arms(file: str) -> list[Arm]:
@@ -247,12 +234,10 @@ def _writable(out: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | None,
-                together: bool = False) -> int:
+def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | None) -> int:
   """Runs what has no row yet; 0, or the status of the first run that failed.
 
   `before` is how many rows there were when the command began: those that failed are tried again.
-  `together`: arm by arm, the seeds of each first trained by one program.
   """
   status, again, (found, faults) = 0, False, rows.read(path)
   before = len(found) if before is None else before
@@ -260,20 +245,12 @@ def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | No
     _say(fault)
   done = {row['config_sha256'] for row in found if 'bench' not in row and 'error' not in row}
   planned = [each for each in planned if each.sha256 not in done]
-  if together and planned:
-    _check_device()
-    arms = [each.arm for each in planned]
-    planned = sorted(planned, key=lambda each: arms.index(each.arm))
   while planned:
-    taken, arm = [], None
+    taken = []
     for each in planned:
-      held = () if again else {other.seed for other in taken}
-      if each.seed in held:
+      if not again and any(other.seed == each.seed for other in taken):
         taken.append(each)              # its teacher is being trained by another runner
         continue
-      if together and each.arm != arm:
-        arm = each.arm
-        _train_together([p for p in planned if p.arm == arm and p.seed not in held])
       try:
         row = _added(each, path, before)
       except Stop as stop:
@@ -289,45 +266,6 @@ def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | No
       time.sleep(WAIT)
     planned, again = taken, True
   return status
-
-
-def _check_device() -> None:
-  import jax
-  if (n := jax.device_count()) > 1:
-    raise Stop(Status.CONFIG, f'--together is for one device, and there are {n}: leave it out, or '
-               'show JAX one')
-
-
-def _train_together(planned: Sequence[Planned]) -> None:
-  """Trains an arm's runs by one program; those that it cannot train are left to be run alone."""
-  with contextlib.ExitStack() as held:
-    free = []
-    for each in planned:
-      try:
-        held.enter_context(workdirs.locked(each.workdir))
-      except Stop as stop:
-        if stop.status != Status.LOCKED:
-          raise
-        continue
-      free.append(each)
-    free = [each for each in free if not (each.workdir / 'report.json').exists()]
-    if len(free) < 2:
-      return
-    said = f'{words(free[0].arm)}, seeds {", ".join(str(each.seed) for each in free)}'
-    _say(f'{said}, together')
-    for each in free:
-      held.enter_context(_counted(each.workdir, len(free)))
-    try:
-      with launch.stopped_by_signals() as stopping:
-        workdirs.together(free[0].name, [each.config for each in free],
-                          [each.workdir for each in free], stopping, SHARED)
-    except Stop as stop:
-      if stop.status == Status.PREEMPTED:
-        raise
-      _say(f'{said}: not together: {stop}')
-    except Exception as error:
-      traceback.print_exc()
-      _say(f'{said}: not together: {type(error).__name__}')
 
 
 def _added(planned: Planned, path: pathlib.Path, before: int) -> dict[str, Any] | None:
@@ -365,11 +303,8 @@ def finished(planned: Planned, experiment: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _counted(workdir: pathlib.Path, among: int = 1) -> Iterator[dict[str, Any]]:
-  """At which commits a run was worked on and for how long, over all times it was taken up.
-
-  Of what several runs take together, each has its part.
-  """
+def _counted(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """At which commits a run was worked on and for how long, over all times it was taken up."""
   path, started, here = workdir / 'spent.json', time.monotonic(), rows.commit()
   if path.exists():
     spent = json.loads(path.read_text())
@@ -386,7 +321,7 @@ def _counted(workdir: pathlib.Path, among: int = 1) -> Iterator[dict[str, Any]]:
   try:
     yield spent
   finally:
-    spent['seconds'] += (time.monotonic() - started) / among
+    spent['seconds'] += time.monotonic() - started
     keep()
 
 

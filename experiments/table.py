@@ -8,6 +8,7 @@ import pathlib
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from distill.report import tiers
 from distill.report.wording import spelled
@@ -22,15 +23,6 @@ RATE = 'optimizer.rate'
 UNITS = {'fraction': '%', 'correlation': '× 100'}       # told in hundredths, as GLUE's are
 Seeds = Mapping[int, Row]               # the rows of an arm by seed
 
-HEAD = """# Experiments
-
-Made by `python -m experiments.table` from the rows of `*/results.jsonl`, one for every run; a test
-fails where this page says anything else. A number is the mean ± the sample standard deviation over
-seeds. In brackets is the 95 % t interval of a mean difference, paired by seed: both sides have the
-same seed and the same data order. One seed has neither. Differences are positive where the student
-is better.
-"""
-NOTHING = 'Nothing has been run.\n'
 NO_RATES = (f'No arms differ in `{RATE}` alone: nothing shows that the baseline is at its best, '
             'so no gain may be claimed.\n')
 
@@ -41,23 +33,21 @@ def main(arguments: Sequence[str]) -> int:
     page, faults = rendered(root)
     return {'README.md': page}, faults
 
-  return pages.command('experiments.table', ROOT, files, arguments)
+  return pages.command('experiments.table', __doc__, ROOT, files, arguments)
 
 
 def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
   """The page, and a sentence about each line that is no row."""
-  parts, faults = [], []
+  experiments, faults = [], []
   for path in sorted(root.glob('*/results.jsonl')):
     found, wrong = rows.read(path)
     faults += wrong
-    name = path.parent.name
     if found:
-      parts.append(f'## {name}\n')
-      if (path.parent / 'README.md').exists():
-        parts.append(f'[Claim, set-up and verdict]({name}/README.md)\n')
-      parts += _experiment(name, [row for row in found if 'bench' not in row])
-      parts += _benches(name, [row for row in found if 'bench' in row])
-  return '\n'.join([HEAD, *(parts or [NOTHING])]), faults
+      experiments.append({
+          'name': path.parent.name, 'page': (path.parent / 'README.md').exists(),
+          'configs': list(_experiment([row for row in found if 'bench' not in row])),
+          'benches': _benches([row for row in found if 'bench' in row])})
+  return pages.rendered('table', experiments=experiments), faults
 
 
 def last_states(found: Sequence[Row]) -> dict[str, tuple[list[Row], int]]:
@@ -71,34 +61,28 @@ def last_states(found: Sequence[Row]) -> dict[str, tuple[list[Row], int]]:
   return states
 
 
-def _experiment(name: str, found: Sequence[Row]) -> Iterator[str]:
-  """The text of every config, and of every state that a config was in: they don't compare."""
+def _experiment(found: Sequence[Row]) -> Iterator[dict[str, Any]]:
+  """Every config, and every state that a config was in: they don't compare."""
   of = lambda row: (row['config'], row['base'])
   for config, base in dict.fromkeys(map(of, found)):
     mine = list({row['config_sha256']: row for row in found if of(row) == (config, base)
                  }.values())            # of several rows of a run the last
-    door = mine[0].get('door', 'experiments.run')
-    yield f'`{config}` as of {base}, run by `python -m {door} {config} --out=experiments/{name}`:\n'
-    if arms := summary(mine):
-      yield _table(arms)
-      yield from (_table(summary(mine, split)) for split in next(iter(arms.values())).also)
-      yield from _tiers(arms)
-      if any(arm.gain for arm in arms.values()):
-        yield from _rates(arms) or [NO_RATES]
-    yield from [f'Failed: {cell(row)}, seed {row["seed"]}, with exit status '
-                f'{row["error"]["status"]}: {row["error"]["line"]}\n'
-                for row in mine if 'error' in row]
-    yield circumstances(mine)
+    arms = summary(mine)
+    splits = [arms, *(summary(mine, split) for split in next(iter(arms.values())).also)
+              ] if arms else []
+    gained = any(arm.gain for arm in arms.values())
+    yield {'config': config, 'base': base, 'door': mine[0].get('door', 'experiments.run'),
+           'splits': [{'judged': judged(next(iter(of.values()))), 'lines': _lines(of)}
+                      for of in splits],
+           'tiers': _tiers(arms), 'rates': (_rates(arms) or [NO_RATES]) if gained else [],
+           'failed': failed(mine), 'circumstances': circumstances(mine)}
 
 
-def _benches(name: str, found: Sequence[Row]) -> Iterator[str]:
+def _benches(found: Sequence[Row]) -> list[dict[str, Any]]:
   """The last row of every bench on every machine."""
   last = {(row['bench'], json.dumps(row['hardware'])): row for row in found}
-  for row in last.values():
-    yield (f'`python -m experiments.bench {row["bench"]} --rounds={row["rounds"]} '
-           f'--out=experiments/{name}`:\n')
-    yield bench.table(row)
-    yield circumstances([row])
+  return [{'bench': row['bench'], 'rounds': row['rounds'], 'table': bench.table(row),
+           'circumstances': circumstances([row])} for row in last.values()]
 
 
 class Arm:
@@ -237,7 +221,8 @@ def judged(arm: Arm) -> str:
       f'examples of `{arm.split}`' if arm.split else 'held-out examples')
 
 
-def _table(arms: Mapping[str, Arm]) -> str:
+def _lines(arms: Mapping[str, Arm]) -> list[list[str]]:
+  """The table, a line an arm."""
   first = next(iter(arms.values()))
   stands = arms.get(STANDS)
   of = lambda what, unit: f'{what}, {unit}' if unit else what
@@ -255,10 +240,10 @@ def _table(arms: Mapping[str, Arm]) -> str:
         spread(arm.kept), difference(arm.gain, arm.percent),
         difference(over, arm.percent) + fewer, str(len(arm.seeds)),
         f'{sum(row["seconds"] for row in arm.seeds.values()) / 60:.1f}'])
-  return '\n'.join([judged(first), '', *(f'| {" | ".join(line)} |' for line in lines), ''])
+  return lines
 
 
-def _tiers(arms: Mapping[str, Arm]) -> list[str]:
+def _tiers(arms: Mapping[str, Arm]) -> dict[str, Any]:
   """Of students that were to reach a tier: its limits, what they have, at how many seeds they pass.
   """
   lines, reached = [], []
@@ -278,8 +263,7 @@ def _tiers(arms: Mapping[str, Arm]) -> list[str]:
     reached.append(f'{cell(arm.row)} reaches the tier {tier["name"]} at {passed(told.values())}')
   heads = [['arm', 'tier', 'limited', 'limit', 'value', 'seeds that pass'],
            ['---'] * 4 + ['--:'] * 2]
-  return ['\n'.join([*(f'| {" | ".join(line)} |' for line in heads + lines), '']),
-          f'{"; ".join(reached)} seeds.\n'] if lines else []
+  return {'lines': heads + lines, 'reached': reached} if lines else {}
 
 
 def _rates(arms: Mapping[str, Arm]) -> list[str]:
@@ -356,6 +340,12 @@ def circumstances(found: Sequence[Row]) -> str:
            if 'data' in r),
       each(f'Machine: {hardware(r["hardware"])}' for r in done), f'Commit: {commits}',
       versions and f'Versions: {versions}'])) + '.\n'
+
+
+def failed(found: Iterable[Row]) -> list[dict[str, Any]]:
+  """The runs that failed: which, and how."""
+  return [{'arm': cell(row), 'seed': row['seed'], **row['error']} for row in found
+          if 'error' in row]
 
 
 def counted(n: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import flags, lookup, streams
+from distill import command_line, flags, lookup, streams
 from distill.pipelines import plan
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.judging import source
@@ -34,12 +34,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-  if len(arguments) != 2 or not arguments[1].startswith('--out='):
-    raise Stop(Status.CONFIG, 'say: python -m experiments.tfidf configs/NAME.py --out=DIR')
-  file, out = arguments[0], pathlib.Path(arguments[1].removeprefix('--out='))
-  out.mkdir(parents=True, exist_ok=True)
-  row = measured(file, out.absolute().name)
-  rows.append(out / 'results.jsonl', rows.rounded(row))
+  parser = command_line.Parser('experiments.tfidf', __doc__, 'configs/NAME.py --out=DIR')
+  parser.add_argument('config', metavar='configs/NAME.py', help='whose texts they are')
+  parser.add_argument('--out', metavar='DIR', required=True, type=pathlib.Path,
+                      help='the folder of the experiment')
+  options = parser.parsed(arguments)
+  options.out.mkdir(parents=True, exist_ok=True)
+  row = measured(options.config, options.out.absolute().name)
+  rows.append(options.out / 'results.jsonl', rows.rounded(row))
   print({name: model['quality'] for name, model in row['models'].items()})
   return int(Status.DONE)
 

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -110,14 +111,69 @@ def test_a_process_that_is_told_half_is_refused(told, monkeypatch):
   assert stop.value.status == Status.CONFIG
 
 
-def test_a_cluster_of_one_is_no_cluster(monkeypatch):
-  for name, value in dict(JOB_ID='7', STEP_NODELIST='node1', NTASKS='1', PROCID='0',
-                          LOCALID='0').items():
-    monkeypatch.setenv(f'SLURM_{name}', value)
-  assert not launch.joined()
-  monkeypatch.setenv('SLURM_NTASKS', '2')
-  monkeypatch.setattr('jax.distributed.initialize', lambda **settings: settings and 1 / 0)
-  assert launch.joined()
+# The variables of a cluster of two processes, by which JAX knows it.
+OPEN_MPI = dict(OMPI_MCA_orte_hnp_uri='1.0;tcp://10.0.0.1:9', OMPI_COMM_WORLD_SIZE='2')
+SLURM = dict(SLURM_JOB_ID='7', SLURM_STEP_NODELIST='node[1-2]', SLURM_NTASKS='2', SLURM_PROCID='0',
+             SLURM_LOCALID='0')
+TPU = dict(TPU_ML_PLATFORM='JAX', TPU_WORKER_HOSTNAMES='a,b')
+POD = dict(KUBERNETES_SERVICE_HOST='10.0.0.1', JOB_COMPLETION_INDEX='0')
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+  """What JAX is called with to join a cluster; raises what the test puts into `error`."""
+  calls, error = [], []
+
+  def initialize(**settings):
+    calls.append(settings)
+    if error:
+      raise error[0]
+  monkeypatch.setattr('jax.distributed.initialize', initialize)
+  for name in {**OPEN_MPI, **SLURM, **TPU, **POD}:
+    monkeypatch.delenv(name, raising=False)
+  return calls, error
+
+
+@pytest.mark.parametrize(('variables', 'joins'), [
+    ({}, False),
+    (OPEN_MPI, True), ({**OPEN_MPI, 'OMPI_COMM_WORLD_SIZE': '1'}, False),
+    (SLURM, True), ({**SLURM, 'SLURM_NTASKS': '1'}, False),
+    (dict(SLURM, SLURM_STEP_NODELIST=None), False),             # a shell of SLURM's, no step
+    ({**OPEN_MPI, 'OMPI_COMM_WORLD_SIZE': '1', **SLURM}, False),
+    (TPU, True), ({**TPU, 'TPU_WORKER_HOSTNAMES': 'a'}, False),
+    ({**TPU, 'TPU_WORKER_HOSTNAMES': 'a', 'MEGASCALE_NUM_SLICES': '2'}, True),
+    (dict(TPU_PROCESS_ADDRESSES='a:1,b:1'), False),             # JAX found no TPU
+    (dict(TPU_ML_PLATFORM='JAX', TPU_SKIP_MDS_QUERY=None), True),
+    (dict(TPU_ML_PLATFORM='JAX', TPU_SKIP_MDS_QUERY='1'), False),
+    (POD, True), (dict(KUBERNETES_SERVICE_HOST='10.0.0.1'), False)])
+def test_a_cluster_is_known_by_its_variables(variables, joins, initialized, monkeypatch):
+  for name, value in variables.items():
+    if value is None:
+      monkeypatch.delenv(name, raising=False)
+    else:
+      monkeypatch.setenv(name, value)
+  assert launch.joined() == joins
+  assert initialized[0] == [{}] * joins
+
+
+@pytest.mark.parametrize(('variables', 'error', 'line'), [
+    (SLURM, RuntimeError('no answer'), 'cannot join the other processes: no answer'),
+    (SLURM, ValueError('coordinator_address should be defined.'), 'cannot join'),
+    (POD, RuntimeError('403'), 'cannot join the other processes: 403'),
+    (POD, OSError('no namespace'), 'cannot join the other processes: no namespace'),
+    (POD, ValueError('coordinator_address should be defined.'), ''),    # it is in no cluster
+    (dict(SLURM, SLURM_NTASKS='2(x2)'), None, "SLURM_NTASKS='2(x2)', which is no number")])
+def test_a_cluster_that_cannot_be_joined_is_one_line(variables, error, line, initialized,
+                                                     monkeypatch):
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  initialized[1].append(error)
+  if not line:
+    assert not launch.joined()
+    return
+  with pytest.raises(Stop, match=re.escape(line)) as stop:
+    launch.joined()
+  assert stop.value.status == Status.CONFIG
 
 
 @pytest.mark.parametrize(('more', 'line'), [

@@ -265,7 +265,7 @@ def test_a_wrong_argument_is_said_before_anything_is_loaded(arguments, line, cap
 
 def test_help_is_the_file_itself(capsys):
   assert door.command(['--help']) == Status.DONE
-  assert 'python -m distill.evaluate --models=DIR' in capsys.readouterr().err
+  assert 'python -m distill.evaluate --models=DIR' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('places, names', [

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from distill import evaluate, main, predict
 from tests.golden import make
+from tests.report import described
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = pathlib.Path('tests/golden')
@@ -118,6 +119,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(unpacked, tmp_path, flags):
 
 def test_a_report_is_drawn_again(unpacked, tmp_path):
   shutil.copytree(unpacked / 'report', tmp_path / 'run')
+  described.check(json.loads((tmp_path / 'run/report.json').read_text()))
   assert evaluate.command([f'--render={tmp_path / "run"}']) == 0
   page = (tmp_path / 'run/report.html').read_text()
   assert all(name in page for name in ('teacher', 'student', 'baseline'))

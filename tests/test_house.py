@@ -10,7 +10,8 @@ from distill import flags
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'distill'
 FLOORS = [
-    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams', 'maths'},
+    {'types', 'lookup', 'disk', 'hub', 'numbers', 'streams', 'maths',
+     'command_line'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data', 'seal'},
     {'compress'},
@@ -39,7 +40,8 @@ ASK_THE_OBJECT = {
                'student', 'teachers'}}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
-                  ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types')}
+                  ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types'),
+                  ('command_line', 'types')}
 FILES = sorted(PACKAGE.rglob('*.py'))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
@@ -182,6 +184,21 @@ def test_no_private_name_is_another_file_s():
                                   'from distill import checkpoint\ncheckpoint._save(1)'])
 def test_a_private_name_of_another_file_is_seen(code):
   assert private(ast.parse(code)) and not private(ast.parse(code.replace('_', '')))
+
+
+def private_modules(tree: ast.Module) -> list[str]:
+  """The modules that a file imports and that their packages call their own."""
+  found = [node.module or '' for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+  found += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+            for alias in node.names]
+  return [name for name in found if re.search(r'(^|\.)_(?!_)', name)]
+
+
+def test_nothing_private_of_a_library_is_imported():
+  assert not {str(p): names for p, tree in TREES.items() if (names := private_modules(tree))}
+  for code in 'from jax._src.clusters import ClusterEnv', 'import jax._src.core':
+    assert private_modules(ast.parse(code))
+  assert not private_modules(ast.parse('from __future__ import annotations\nimport jax.core'))
 
 
 def test_no_file_is_empty():

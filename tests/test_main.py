@@ -17,6 +17,7 @@ from distill import workdir as workdirs
 from distill.pipelines import judging
 from distill.types import Status, Stop
 from experiments import run
+from tests.report import described
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob('configs/*.py'))
@@ -74,6 +75,7 @@ def test_the_run_leaves_what_the_contract_names(whole):
                'records/student.npz', 'records/baseline.npz', 'tensorboard'):
     assert (workdir / name).exists(), name
   report = json.loads((workdir / 'report.json').read_text())
+  described.check(report)
   assert [m['role'] for m in report['models']] == ['teacher', 'student', 'baseline']
   assert report['models'][0]['saw']['labels'] > 5 * report['models'][1]['saw']['labels']
 

@@ -27,6 +27,13 @@ def test_a_regression_answers_with_its_value(pretrained):
   assert row == {'text': 'a b c', 'value': pytest.approx(value, abs=1e-4)}
 
 
+@pytest.mark.parametrize('arguments', [
+    ['--model=DIR', '-5 degrees', '-a', 'b'], ['-5 degrees', '--model=DIR', '-a', 'b'],
+    ['-5 degrees', '-a', '--model', 'DIR', 'b'], ['--model=DIR', '--', '-5 degrees', '-a', 'b']])
+def test_inputs_may_begin_with_a_dash_and_stand_anywhere(arguments):
+  assert predict._parsed(arguments) == ('DIR', ['-5 degrees', '-a', 'b'])
+
+
 class TestPairs:
 
   def test_a_tab_parts_two_texts_where_nobody_says_what_the_model_reads(self, pretrained):

@@ -200,6 +200,17 @@ class TestErrors:
     assert capsys.readouterr().err == 'distill: an argument holds a NUL byte\n'
 
 
+DOORS = ('distill.predict', 'distill.export', 'distill.evaluate', 'experiments.run',
+         'experiments.bench', 'experiments.bench_images', 'experiments.picture',
+         'experiments.tfidf', 'experiments.table', 'experiments.losses', 'experiments.methods',
+         'experiments.article')             # those that take no config
+
+
+def called(door, *arguments):
+  module = importlib.import_module(door)
+  return getattr(module, 'command' if door == 'distill.evaluate' else 'main')(arguments)
+
+
 class TestDoors:
 
   def test_every_door_has_its_streams_from_one_place(self):
@@ -214,10 +225,32 @@ class TestDoors:
                if 'sys.stdin' in path.read_text()}
     assert reading == {'streams.py', 'alone.py'}              # whose pipe is of JSON
 
-  @pytest.mark.parametrize('door', ['distill.predict', 'distill.export'])
-  def test_help_is_no_mistake(self, capsys, door):
-    module = importlib.import_module(door)
-    assert module.main(['--help']) == 0 and f'python -m {door}' in capsys.readouterr().err
+  @pytest.mark.parametrize('door', DOORS)
+  @pytest.mark.parametrize('flag', ['--help', '-h'])
+  def test_help_is_no_mistake(self, capsys, door, flag):
+    assert called(door, flag) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f'usage: python -m {door} ') and not said.err
+    assert f'\npython -m {door}' in said.out             # an example
+
+  @pytest.mark.parametrize('door', DOORS)
+  @pytest.mark.parametrize('arguments', [['--nonsense'], ['--nonsense=1', 'a', 'b'], ['-n=1'] * 3])
+  def test_a_wrong_option_is_one_line(self, capsys, door, arguments):
+    if door == 'distill.predict' and arguments[0] == '-n=1':
+      pytest.skip('an input')
+    assert called(door, *arguments) == Status.CONFIG
+    said = capsys.readouterr()
+    assert said.err.startswith(f'{door}: ') and said.err.count('\n') == 1 and not said.out
+
+  def test_an_abbreviation_is_no_option(self, capsys):
+    assert called('distill.predict', '--mod=DIR', 'a') == Status.CONFIG
+    assert 'usage: python -m distill.predict --model=DIR' in capsys.readouterr().err
+
+  def test_another_exit_than_after_help_is_not_taken_for_it(self):
+    def command(arguments):
+      sys.exit(3)
+    with pytest.raises(SystemExit):
+      streams.run('door', command, [])
 
 
 CONFIG = 'from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict(dict({}))\n'

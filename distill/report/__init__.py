@@ -24,7 +24,7 @@ def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   number that is not finite ends the run.
   """
   text = numbers.dumps(report, str(workdir / 'report.json'), indent=2, ensure_ascii=False)
-  if wrong := broken(report):
+  if wrong := broken(json.loads(text)):
     raise ValueError(wrong)
   _draw(workdir, report, rows)
   reach('reporting')

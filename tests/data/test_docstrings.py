@@ -1,3 +1,4 @@
+import ast
 import importlib.metadata
 import os
 import pathlib
@@ -11,6 +12,7 @@ import pytest
 from distill import lookup, types
 from distill.data import docstrings
 
+ROOT = pathlib.Path(__file__).parents[2]
 WORDS = 'alpha beta gamma delta epsilon zeta eta theta iota kappa'.split()
 
 
@@ -221,6 +223,19 @@ class TestDeclared:
         'jax<0.11.1,>=0.10', 'ml_collections', 'absl-py (>=2)', 'array.record>=1',
         'pytest>=8; extra == "test"', 'tomli; python_version < "3.11"'])
     assert docstrings._declared() == ['absl-py', 'array.record', 'jax', 'ml_collections']
+
+  def test_are_those_of_the_recorded_runs(self, monkeypatch):
+    """A dependency without a marker would be part of the corpus, and change its fingerprint."""
+    setup = next(node.value for node in ast.parse((ROOT / 'setup.py').read_text()).body
+                 if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+    requires = next(ast.literal_eval(keyword.value) for keyword in setup.keywords
+                    if keyword.arg == 'install_requires')
+    monkeypatch.setattr(importlib.metadata, 'requires', lambda name: requires)
+    assert docstrings._declared() == [
+        'absl-py', 'array_record', 'flax', 'grain', 'importlib_resources', 'jax', 'jaxtyping',
+        'jinja2', 'matplotlib', 'ml_collections', 'numpy', 'optax', 'orbax-checkpoint',
+        'safetensors', 'scipy', 'tensorboardX', 'tensorflow-datasets', 'tokenizers']
+    assert len(requires) > 18
 
   def test_are_the_default(self, world, monkeypatch):
     monkeypatch.setattr(importlib.metadata, 'requires', lambda name: ['first', 'second>=1'])

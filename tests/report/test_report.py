@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 
 from distill import report
 from distill.measure import energy
 from distill.report import charts, tables, tiers
 from distill.types import Status, Stop
+from tests.report import described
 
 
 def metric(value, low, high, unit='fraction', higher=True, n=500):
@@ -467,7 +469,7 @@ class TestWrite:
 
   @pytest.mark.parametrize('break_it, said', [
       (lambda also: also.clear(), 'student.also lacks held_out'),
-      (lambda also: also['held_out'].pop('gain'), 'student.also.held_out lacks gain'),
+      (lambda also: also['held_out'].pop('gain'), 'models[1].also.held_out lacks gain'),
       (lambda also: also['held_out']['gain'].update(of='nobody'), 'gain must be of a model'),
       (lambda also: also['held_out']['quality'].pop('macro_f1'), 'all the same metrics'),
       (lambda also: also['held_out']['quality']['accuracy'].update(n='9'), "n is '9', not of")])
@@ -486,6 +488,13 @@ class TestWrite:
   def test_a_damaged_report_stops_with_what_to_do(self, tmp_path, text, said):
     (tmp_path / 'report.json').write_text(text)
     with pytest.raises(Stop, match=f'{said}.*remove it to measure again') as stopped:
+      report.read(tmp_path)
+    assert stopped.value.status == Status.DATA
+
+  def test_a_number_that_json_does_not_know_is_no_number_of_a_report(self, found, tmp_path):
+    found['models'][0]['throughput_per_s'] = float('nan')
+    (tmp_path / 'report.json').write_text(json.dumps(found))
+    with pytest.raises(Stop, match='throughput_per_s is nan, not of type float') as stopped:
       report.read(tmp_path)
     assert stopped.value.status == Status.DATA
 
@@ -514,9 +523,36 @@ class TestWrite:
     assert (tmp_path / 'report.json').read_bytes() == before
 
 
-def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
+class TestSchema:
+
+  def test_is_a_schema(self):
+    jsonschema.Draft202012Validator.check_schema(described.SCHEMA)
+    assert described.SCHEMA['$schema'] == 'https://json-schema.org/draft/2020-12/schema'
+
+  def test_says_of_every_field_what_it_is(self):
+    def fields(schema, where):
+      for name, its in schema.get('properties', {}).items():
+        yield f'{where}.{name}', its
+        yield from fields(its, f'{where}.{name}')
+    tables = {'report': described.SCHEMA, **described.SCHEMA['$defs']}
+    found = [field for name, table in tables.items() for field in (
+        (name, table), *fields(table, name))]
+    assert len(found) > 100
+    assert not [where for where, its in found if not {'title', 'description'} <= its.keys()]
+
+  @pytest.mark.parametrize('changed', [lambda found: found, regression, lambda found: reasoned(
+      tiered(further(found), student='edge'))])
+  def test_describes_all_that_a_report_has(self, found, changed):
+    described.check(changed(found))
+
+  def test_a_field_that_it_does_not_describe_is_seen(self, found):
+    found['models'][0]['latency_ms']['p99'] = 1.
+    assert [*described.undescribed(found)] == ['report.models[0].latency_ms.p99']
+
+
+def test_importing_the_report_loads_nothing_that_only_its_end_needs():
   code = ('import sys, distill.report; '
-          'sys.exit(any(m in sys.modules for m in ("matplotlib", "jinja2")))')
+          'sys.exit(any(m in sys.modules for m in ("matplotlib", "jinja2", "jsonschema")))')
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
