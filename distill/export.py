@@ -4,10 +4,10 @@ python -m distill.export --model=runs/NAME/export/student --to=DIR
 python -m distill.export --model=DIR --to=DIR --inputs=FILE
 python -m distill.export … --format=mylab.gguf:GGUF         # another format, of one's own
 
-The first is tried on the split that its run was judged by. The second is for any folder that
-`distill.predict` takes: FILE holds texts, one a line, a tab between those of a pair for a model of
-pairs, or the pixels of images (.npy). DIR gets the program, the tokenizer, a sealed card and
-README.md, and runs without this package.
+The first is tried on the split that its run was judged by, in the fields that the model reads. The
+second is for any folder that `distill.predict` takes: FILE holds texts, one a line, a tab between
+those of a pair for a model of pairs, or the pixels of images (.npy). DIR gets the program, the
+tokenizer, a sealed card and README.md, and runs without this package.
 """
 import json
 import os
@@ -22,7 +22,7 @@ from distill import checkpoint, command_line, formats, hub, lookup, modalities, 
 from distill.data import batches
 from distill.logs import say
 from distill.modalities import examples
-from distill.pipelines import judging, nodes
+from distill.pipelines import checks, judging, nodes
 from distill.types import Status, Stop
 
 DOOR = 'distill.export'
@@ -122,7 +122,9 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
                '--inputs=FILE')
   evaluate = lookup.call(nodes.Evaluate, config['evaluate'] if 'evaluate' in config else {},
                          'evaluate')
-  split = dataset.splits[evaluate.split]
+  reads = card.get('reads', {})
+  checks.check_reads(reads, dataset, (evaluate.split,), 'its card')
+  split = dataset.splits[evaluate.split].reading(reads)
   rows = batches.in_order(split, batch_size=evaluate.batch_size, widths=dict(modality.widths))
   title = f'the split {evaluate.split} of {dataset.name}'
   example = lambda i: f'example {i} of {title}' + (f' ({str(split.raw[i])[:60]})' if len(split.raw)

@@ -7,7 +7,8 @@ python -m distill.predict --model=DIR digit.npy scan.png        # a model of ima
 The folder is an export, one of StableHLO too, or a Hugging Face folder. What an input is, its
 modality says: texts, where a tab parts those of a pair if the model was trained on pairs; or files,
 where .npy holds the pixels of one image or several as the data had them, [h w], [h w c] or
-[n h w c], and any other is a picture.
+[n h w c], and any other is a picture. Of a model that was trained to read other fields of its data
+(`teachers.T.reads`), an input is what those held.
 
 Texts are UTF-8, whatever the locale says. All are read before the first is answered, and one that
 can't be read ends the command with status 11, its line or argument named and nothing answered. An

@@ -46,9 +46,20 @@ def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dic
 
 
 def shardings(state: State, layout: Layout) -> State:
-  """Where a state lives: parameters and the optimizer's as `layout` stores them, the rest whole."""
+  """Where a state lives: parameters and the optimizer's as `layout` stores them, the rest whole.
+
+  A carry whose parts are named and shaped as parameters is stored as these: an average of them.
+  """
+  carry = {name: layout.stored(value) if _is_of_params(value, state.params)
+           else layout.replicated(value) for name, value in state.carry.items()}
   return layout.replicated(state).replace(
-      params=layout.stored(state.params), opt_state=layout.stored(state.opt_state))
+      params=layout.stored(state.params), opt_state=layout.stored(state.opt_state), carry=carry)
+
+
+def _is_of_params(value: Any, params: Flat) -> bool:
+  """Returns whether every part of a carry has the name and the shape of a parameter."""
+  return isinstance(value, Mapping) and all(
+      path in params and part.shape == params[path].shape for path, part in value.items())
 
 
 def make_views(student: Student, schedules: Mapping[str, Schedule], **how: str) -> Callable:

@@ -148,7 +148,7 @@ def _spec(*, module: Mapping, reads: str | Sequence[str]):
 
 
 def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str,
-                 cut: Collection[str] = ()) -> Flat:
+                 cut: Collection[str] = (), key: str = 'take') -> Flat:
   """Returns the parameters of a model that starts from another one, by a path map.
 
   An entry of `take` names a parameter or a module of the model and what it starts from:
@@ -158,7 +158,8 @@ def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str
   without any starts from the same path (DistilBERT 2019, §3: every second layer; PKD's `skip`).
 
   `params` gives the paths and shapes. Parameters in `cut` take the source's first rows: a shorter
-  model has the first positions alone, and a vocabulary may be padded at its end.
+  model has the first positions alone, and a vocabulary may be padded at its end. `key` is the field
+  of the node `where` that the map was made of, for error lines.
   """
   entries = {}                          # parts of our paths -> parts of theirs
   for ours, theirs in take.items():
@@ -187,8 +188,8 @@ def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str
     started[path] = found.astype(value.dtype)
   for entry in entries:
     if entry not in used:
-      raise Stop(Status.CONFIG, f'{where}.take: {"/".join(entry) or "*"} matches no parameter that '
-                 f'is to be started; they are named {", ".join(sorted(params)[:4])}, …')
+      raise Stop(Status.CONFIG, f'{where}.{key}: {"/".join(entry) or "*"} matches no parameter '
+                 f'that is to be started; they are named {", ".join(sorted(params)[:4])}, …')
   return started
 
 

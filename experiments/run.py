@@ -19,57 +19,29 @@ back, and waits for what is still taken. Nothing is committed.
 """
 import argparse
 import contextlib
-import dataclasses
 import datetime
-import functools
-import inspect
 import json
 import os
 import pathlib
-import runpy
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distill import command_line, launch, streams
-from distill import flags as commands
 from distill import workdir as workdirs
 from distill.disk import replace
-from distill.pipelines.identities import config_sha256
 from distill.types import Status, Stop
 from experiments import forecast, rows
-from experiments.rows import VARIANT, Arm, words
+from experiments.rows import words
+from experiments.sweeps import Planned, distinct, listed, only, plan
 
 SHARED = pathlib.Path('runs/shared')
 WORKER = sys.executable, '-m', 'experiments.run'
 WAIT = 10           # seconds between looks at runs that others hold
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-  """An arm at a seed, resolved."""
-  file: str
-  arm: Arm
-  seed: int
-  config: Mapping[str, Any]
-  base: str           # a short hash of the config as it stands
-
-  @functools.cached_property
-  def sha256(self) -> str:
-    """The name that rows have for the config."""
-    return rows.recorded(config_sha256(self.config))
-
-  @property
-  def name(self) -> str:
-    return commands.name_of(self.file)
-
-  @functools.cached_property
-  def workdir(self) -> pathlib.Path:
-    return workdirs.default(self.name, self.config)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,18 +52,27 @@ def main(arguments: Sequence[str]) -> int:
 def _main(arguments: Sequence[str]) -> int:
   try:
     file, values = _parsed(arguments)
-    planned = _only(values.only, plan(file, values.seeds), file)
+    if values.jobs > 1 and not values.dry_run:
+      return _shared_out(file, values)
+    planned = only(values.only, plan(file, values.seeds), file)
     if values.dry_run:
       print('\n'.join(forecast.lines(planned, _there(values.out), values.jobs)))
       return int(Status.DONE)
     path = _writable(pathlib.Path(values.out))
     planned = _turned(planned, values.turn)
-    if values.jobs > 1:
-      return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
-          f'--{name}={getattr(values, name)}' for name in ('out', 'seeds', 'only'))], values.jobs)
     return carried_out(planned, path, values.before)
   except KeyboardInterrupt:             # between runs; within one it is a Stop
     raise Stop(Status.PREEMPTED, 'stopped: the same command goes on') from None
+
+
+def _shared_out(file: str, values: argparse.Namespace) -> int:
+  """Runs the sweep with --jobs: this process checks it and waits, and never loads JAX."""
+  planned = distinct(listed(file, values.seeds), lambda each: json.dumps(
+      each.config, sort_keys=True, default=list))
+  only(values.only, planned, file)
+  path = _writable(pathlib.Path(values.out))
+  return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
+      f'--{name}={getattr(values, name)}' for name in ('out', 'seeds', 'only'))], values.jobs)
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
@@ -114,63 +95,6 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
   if not (values.out or values.dry_run):
     parser.error('--out is empty')
   return os.path.normpath(values.config), values
-
-
-def arms(file: str) -> list[Arm]:
-  """What the config's `sweep` yields; it is given the variant if it takes one."""
-  path, _, variant = file.partition(':')
-  try:
-    sweep = runpy.run_path(path).get('sweep', lambda: [{}])
-  except (Exception, SystemExit) as error:
-    raise Stop(Status.CONFIG, f'{path}: {type(error).__name__}: {error}') from error
-  given = [variant] if variant and inspect.signature(sweep).parameters else []
-  try:
-    found = list(sweep(*given))
-  except Exception as error:
-    raise Stop(Status.CONFIG, f'{path}: sweep: {type(error).__name__}: {error}') from error
-  if not found:
-    raise Stop(Status.CONFIG, f'{path}: sweep yields nothing: {{}} is the config as it stands')
-  found = [{VARIANT: arm} if isinstance(arm, str) else arm for arm in found]
-  for arm in found:
-    if not isinstance(arm, Mapping):
-      raise Stop(Status.CONFIG, f'{path}: sweep yields {arm!r}, neither a variant nor overrides by '
-                 'dotted path')
-    if {'seed', 'data.seed'} & arm.keys():
-      raise Stop(Status.CONFIG, f'{path}: sweep sets a seed ({words(arm)}): --seeds does that')
-    if variant and VARIANT in arm:
-      raise Stop(Status.CONFIG, f'{path}: sweep yields the variant {arm[VARIANT]}: run {path} '
-                 f'without :{variant}')
-  return found
-
-
-def plan(file: str, seeds: int) -> list[Planned]:
-  """Every arm of every seed, seed by seed, resolved: a wrong override stops before any run."""
-  def resolved(arm: Arm):
-    variant = f':{arm[VARIANT]}' if VARIANT in arm else ''
-    return commands.parsed([f'--config={file}{variant}', *(
-        f'--config.{path}={value}' for path, value in arm.items() if path != VARIANT)]).config
-
-  base = rows.recorded(config_sha256(resolved({}).to_dict()))[:8]
-  told = [(arm, resolved({**arm, 'seed': 0, 'data.seed': 0})) for arm in arms(file)]
-  found = {}
-  for seed in range(seeds):
-    for arm, config in told:
-      config.seed = config.data.seed = seed
-      each = Planned(file, arm, seed, config.to_dict(), base)
-      same = found.setdefault(each.sha256, each)
-      if same is not each:
-        raise Stop(Status.CONFIG, f'{file}: these are one config: {words(same.arm)} (seed '
-                   f'{same.seed}) and {words(arm)} (seed {seed}): drop one from its sweep')
-  return list(found.values())
-
-
-def _only(part: str, planned: Sequence[Planned], file: str) -> list[Planned]:
-  """The runs of the arm that is named so; without one, of the arms whose name holds it."""
-  named = [p for p in planned if words(p.arm) == part]
-  if found := named or [p for p in planned if part in words(p.arm)]:
-    return found
-  raise Stop(Status.CONFIG, f'--only={part} is in the name of no arm of {file}: '
-             + '; '.join(dict.fromkeys(words(p.arm) for p in planned)))
 
 
 def _turned(planned: Sequence[Planned], share: float) -> list[Planned]:

@@ -142,6 +142,83 @@ def test_a_term_of_weight_0_in_a_stage_before_or_of_a_teacher_is_none_either():
   assert fields.essential(other) == fields.essential(first) != fields.essential(node)
 
 
+def teacher_s_method(weight=0.0, **kept):
+  """A config whose teacher has one more term, and parts that only that reads."""
+  node = config()
+  teacher = node['teachers']['teacher']
+  teacher['train']['objective'] = copy.deepcopy(teacher['train']['objective'])
+  teacher['train']['objective']['hard'].update(kept)
+  other = copy.deepcopy(node)
+  teacher = other['teachers']['teacher']
+  teacher['train']['objective']['new'] = dict(
+      loss='logits.kl', weight=weight, reads=dict(
+          student='projected/new', teacher='carry/new', temperature='schedule/new'))
+  teacher['projectors'] = dict(new=dict(
+      module=dict(name='projectors.Linear', outputs=10), reads='student/pooled'))
+  teacher['carry'] = dict(new=dict(name='Mean', reads='student/logits'))
+  teacher['schedules'] = dict(new=dict(name='ramp', steps=10))
+  return node, other
+
+
+def test_what_only_a_teacher_s_term_of_weight_0_reads_is_no_difference():
+  node, other = teacher_s_method()
+  assert fields.essential(other) == fields.essential(node)
+  # `setting.identity` hashes the node of the teacher by itself, and the modules that it names.
+  part, whole = ({'teachers': each['teachers']} for each in (node, other))
+  assert fields.essential(whole) == fields.essential(part)
+  assert fields.modules(whole) == fields.modules(part)
+  used = fields.essential(teacher_s_method(weight=0.5)[1])['teachers']['teacher']
+  assert all(used[key].keys() == {'new'} for key in ('projectors', 'carry', 'schedules'))
+
+
+@pytest.mark.parametrize('path, key', [
+    ('projected/new', 'projectors'), ('carry/new', 'carry'), ('schedule/new', 'schedules')])
+def test_what_another_term_of_the_teacher_reads_too_is_kept(path, key):
+  _, other = teacher_s_method(scale=path)
+  assert 'new' in fields.essential(other)['teachers']['teacher'][key]
+  # A term of the student's that reads a part of this name means the student's own.
+  _, other = teacher_s_method()
+  other['objective']['hard']['scale'] = path
+  assert key not in fields.essential(other)['teachers']['teacher']
+
+
+def averaged(weight=0.0, **teachers):
+  """A config with a term that reads an average of the student."""
+  node = config()
+  node['objective']['same'] = dict(loss='logits.mse', weight=weight, reads=dict(
+      student='student/logits', teacher='ema/logits'))
+  node['carry']['mean'] = dict(name='Average')
+  node['teachers'] |= dict(ema=dict(source='carry:mean'), **teachers)
+  return node
+
+
+def test_a_teacher_without_a_model_that_only_a_term_of_weight_0_reads_is_no_difference():
+  assert fields.essential(averaged()) == fields.essential(config())
+  stored = averaged(oracle=dict(source='fields'))
+  assert fields.essential(stored) == fields.essential(config())
+  kept = fields.essential(averaged(weight=0.5))
+  assert 'ema' in kept['teachers'] and 'mean' in kept['carry']
+
+
+def test_a_teacher_without_a_model_that_anything_else_may_read_is_kept():
+  names = lambda node: {*fields.essential(node)['teachers']}
+  stored = averaged(oracle=dict(source='fields'))
+  assert names({**stored, 'augment': [dict(name='adversarial.pgd', of='oracle')]}) == {
+      'teacher', 'oracle'}
+  assert names({**stored, 'augment': [dict(name='mylab.nowhere:change')]}) == {
+      'teacher', 'oracle', 'ema'}
+  stored['carry'] |= dict(bank=dict(name='Mean', reads='oracle/logits'))
+  assert names(stored) == {'teacher'}                   # nothing reads the carry either
+  stored['objective']['hard']['scale'] = 'carry/bank'
+  assert names(stored) == {'teacher', 'oracle'}
+
+
+def test_the_only_teacher_is_a_difference_for_with_it_there_is_a_baseline():
+  node = averaged()
+  del node['teachers']['teacher'], node['objective']['kd']
+  assert {*fields.essential(node)['teachers']} == {'ema'}
+
+
 def test_a_teacher_that_nothing_reads_stays():
   node = config()
   node['objective']['kd']['weight'] = 0.0

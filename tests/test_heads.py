@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill import formats, objective, runs
+from distill import formats, objective, runs, train
 from distill.logs import Log
 from distill.models.pure import Traits
 from distill.pipelines import checks, compare, matrix, plan
@@ -201,6 +201,16 @@ class TestACachedTeacher:
                                    "teachers.oracle.source='fields'") as stop:
       setting(node)
     assert stop.value.status == Status.CONFIG and '\n' not in str(stop.value)
+
+  @pytest.mark.parametrize('of', ['loss', 'student', 'oracle'])
+  def test_beside_adversarial_views_stands_for_they_leave_its_inputs_as_they_are(self, of):
+    pgd = {'name': 'adversarial.pgd', 'steps': 1, 'of': of}
+    node = config(data='Answered', soft='oracle/logits', teachers=ORACLE, augment=[pgd])
+    student = setting(node).trained[0].stage
+    assert [t.name for t in student.teachers] == ['oracle']
+    train.prepared(student, {'oracle': ({}, {})})
+    with pytest.raises(Stop, match=r"config\.augment\[1\]=.*Flip' changes the inputs"):
+      setting({**node, 'augment': [pgd, {'name': f'{__name__}:Flip'}]})
 
 
 def test_a_fact_that_is_an_array_is_nested_lists_in_cards():

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill import checkpoint, evaluate, formats, report, runs, sharding, train
+from distill import checkpoint, evaluate, export, formats, report, runs, sharding, train
 from distill.data.sets import InMemory
 from distill.logs import Log
-from distill.pipelines import compare
+from distill.pipelines import compare, gathered
+from distill.pipelines import evaluate as evaluation
 from distill.pipelines.setting import setting
 from distill.types import Field, Status, Stop
 from tests.test_defects import Pixels
@@ -52,7 +53,7 @@ def term(teacher, loss='logits.kl'):
 
 HARD = {'loss': 'supervised.cross_entropy', 'reads': {
     'student': 'student/logits', 'label': 'batch/label'}}
-READS = {'image': 'view2/image'}
+READS, OTHER = {'image': 'view2/image'}, {'image': 'image'}
 PGD = {'name': 'adversarial.pgd', 'epsilon': 0.2, 'rate': 0.1, 'steps': 3}
 EMA = {'teachers': {'ema': {'source': 'carry:ema'}}, 'carry': {
     'ema': {'name': 'Average', 'decay': 0.8}}}
@@ -205,6 +206,22 @@ def old():
   return lambda batch, key: batch
 
 
+class Recorded:
+  """A format that keeps what it was tried on."""
+  suffix, trainable = '.recorded', True
+
+  def holds(self, folder):
+    return False
+
+  def write(self, folder, shipped, trial, about):
+    self.tried.extend(trial.batches)
+    return {'largest_difference': 0.0}
+
+  def open(self, *arguments, **changes): ...
+
+  def sizes(self, *arguments): ...
+
+
 class TestReads:
   """A teacher's `reads`, wherever the teacher is asked."""
 
@@ -250,6 +267,41 @@ class TestReads:
       told = setting(config(teacher={**init, 'reads': reads}))
       stage = next(t.stage for t in told.trained if t.role == 'student')
       assert stage.teachers[0].reads == wanted and told.jobs[0].reads == wanted
+
+  def test_a_loaded_one_is_found_with_the_view_that_its_run_gave_it(self, run, tmp_path):
+    there, other = tmp_path / 'run', tmp_path / 't'
+    shutil.copytree(run, there)
+    shutil.move(there / 'export/t', other)
+    loaded = {**CASES['reads'], 'teachers': {'t': {'init': str(other), 'reads': OTHER}}}
+    (there / 'config.json').write_text(json.dumps(loaded))
+    node = gathered.gathered([str(there)])['t'].node
+    assert node.reads == OTHER and node.place == str(other)
+    again = {'models': {'t': dataclasses.asdict(node)}}       # as an evaluation's config has it
+    (there / 'config.json').write_text(json.dumps(again))
+    assert gathered.gathered([str(there)])['t'].node.reads == OTHER
+
+  def test_what_an_evaluation_says_that_it_reads_comes_before_its_card(self, run, tmp_path):
+    told = {key: CASES['reads'][key] for key in ('seed', 'data', 'task', 'evaluate')}
+    node = {'place': str(run / 'export/t'), 'content': '', 'role': 'teacher'}
+    models = {'card': node, 'node': {**node, 'reads': OTHER}}
+    with contextlib.closing(Log(tmp_path, quiet=True)) as log:
+      found = evaluation.run({**told, 'pipeline': 'evaluate.run', 'models': models},
+                             runs.Run('both', tmp_path, log))
+    card, other = (m['quality']['accuracy']['value'] for m in found['models'])
+    assert card == 1 and other < 0.9
+
+  def test_its_export_is_tried_on_the_view(self, run, tmp_path, monkeypatch):
+    (run / 'config.json').write_text(json.dumps(CASES['reads']))
+    tried = []
+    monkeypatch.setattr(Recorded, 'tried', tried, raising=False)
+    export.ship(str(run / 'export/t'), tmp_path / 'there', format=f'{__name__}:Recorded')
+    data = TwoViews()
+    stored = data.splits['test'].fetch(np.concatenate([b['id'][b['valid'] > 0] for b in tried]))
+    given = np.concatenate([batch['image'][batch['valid'] > 0] for batch in tried])
+    wanted, other = (data.modality.prepare({'image': stored[field], 'valid': np.ones(16)})['image']
+                     for field in ('view2/image', 'image'))
+    np.testing.assert_allclose(given, wanted, rtol=1e-6)
+    assert np.abs(given - other).max() > 0.5
 
   @pytest.mark.parametrize(('reads', 'line'), [
       ({'image': 'view4/image'}, "t.reads.image='view4/image': pixels has no such field in its "

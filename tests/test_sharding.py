@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from distill import checkpoint, objective, optimizers, sharding, step, teachers, train
+from distill.carry import Average
 from distill.models.bert import Bert
 from distill.models.projectors import Linear
 from distill.models.pure import Pure, splits_of
@@ -154,6 +156,67 @@ def test_four_devices_resume_on_any_bitwise(layout, tmp_path):
   _, back, _ = checkpoint.restore(tmp_path, sharding.shapes(state, other))
   jax.tree.map(np.testing.assert_array_equal, back, state)
   jax.tree.map(lambda x, s: x.sharding == s or pytest.fail(f'{x.sharding}, not {s}'), back, other)
+
+
+class Net(nnx.Module):
+  """A linear classifier of eight numbers."""
+
+  def __init__(self, *, rngs):
+    self.head = nnx.Linear(8, 16, rngs=rngs)
+
+  def __call__(self, batch, *, train=False, key=None):
+    return {'logits': self.head(batch['x'])}
+
+
+class Numbers:
+  """Batches of sixteen."""
+
+  def __getitem__(self, i):
+    draw = np.random.default_rng(i)
+    return {'x': draw.normal(size=(16, 8)).astype(np.float32), 'valid': np.ones(16, np.float32),
+            'id': np.arange(16, dtype=np.int32), 'label': draw.integers(16, size=16)}
+
+
+def followed(layout):
+  """The state after three steps of a student that is held to its moving average."""
+  model = Pure(lambda rngs: Net(rngs=rngs))
+  student = Student(model)
+  terms = objective.terms_from({
+      'hard': dict(loss='supervised.cross_entropy',
+                   reads=dict(student='student/logits', label='batch/label')),
+      'same': dict(loss='logits.mse', reads=dict(student='student/logits',
+                                                 teacher='ema/logits'))})
+  ready = train.prepared(train.Stage(
+      name='student', student=student, start=lambda weights: student.init(0), terms=terms,
+      data=Numbers(), optimizer=dict(name='sgd', rate=0.1), train=dict(steps=3), layout=layout,
+      teachers=(teachers.Moving('ema', model, carry='mean'),),
+      carries={'mean': Average(decay=0.5)}), {'ema': ({}, {})})
+  homes, (params, rest) = step.shardings(ready.like, layout), student.init(0)
+  state = sharding.placed(ready.init(sharding.placed(params, homes.params), rest, 0), homes)
+  for i in range(3):
+    state, _ = ready.train_step(state, {'ema': ({}, {})}, layout.fed(Numbers()[i]),
+                                jax.random.key(1))
+  return state
+
+
+def test_a_moving_average_of_the_parameters_lives_where_they_do():
+  split, whole = followed(on(8, fsdp=True)), followed(on(1))
+  mean = split.carry['mean']
+  assert mean['model/head/kernel'].sharding.spec == P(None, 'data')
+  assert mean['model/head/kernel'].addressable_shards[0].data.shape == (8, 2)
+  for path, value in mean.items():
+    assert value.sharding == split.params[path].sharding, path
+    np.testing.assert_allclose(value, whole.carry['mean'][path], rtol=1e-5, atol=1e-6)
+
+
+def test_a_carry_that_is_no_average_is_whole_on_every_device():
+  params = {'model/kernel': jnp.zeros((8, 8))}
+  state = step.State(step=jnp.int32(0), params=params, rest={}, opt_state=(), first_bad=-1, carry={
+      'mean': jnp.zeros(8), 'other': {'model/kernel': jnp.zeros((4, 8))},
+      'more': {**params, 'bank': jnp.zeros(8)}, 'same': params})
+  found = step.shardings(state, on(8, fsdp=True)).carry
+  assert {name for name, part in found.items()
+          if not all(s.spec == P() for s in jax.tree.leaves(part))} == {'same'}
 
 
 def spec(path, shape, **how):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from distill.models import bert, projectors
 from distill.models.pure import Pure
+from distill.pipelines import exported, nodes
 from distill.student import Student, map_of_blocks, started_from, with_projectors
 from distill.types import Status, Stop
 
@@ -154,6 +155,15 @@ class TestStartingFromATeacher:
       shapes = model(width=width).shapes[0]
       started_from(shapes, params(depth=4), map_of_blocks(layers, shapes, 'student'), 'student')
     assert stop.value.status == Status.MISFIT
+
+
+  def test_an_error_of_layers_speaks_of_layers(self):
+    node = nodes.StudentNode(model={'name': 'bert.Bert'}, init='big', layers=(3,),
+                             fresh=('blocks/0/*',))
+    line = 'student.layers: blocks/0 matches no parameter that is to be started'
+    with pytest.raises(Stop, match=line):
+      exported.start(node, model(), node.model, dataset=None, seed=0, idle=(),
+                     teachers={'big': (model(depth=4), node.model)})
 
 
 class TestAPathMap:

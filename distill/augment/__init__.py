@@ -3,6 +3,9 @@
 It returns every field that it was given, changed or not, and may add others. One that asks teachers
 names the outputs that it reads by its attribute `reads`, paths such as 'TEACHER/logits', as a carry
 does: the stage then has these teachers, and the baseline, which has none, goes without it.
+
+One with an attribute `adds_only`, True, gives back every field as it was and only adds others, and
+asks teachers about the batch as it was: it may stand beside a teacher whose outputs are stored.
 """
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -61,18 +64,25 @@ def augmented(augment: Sequence[Callable], batch: Batch, key: jax.Array, ask: As
     place = f'{where}: augment[{i}]'
     found = change(batch, jax.random.fold_in(key, i), dataclasses.replace(
         ask, teachers=Teachers(ask.teachers, place), where=place))
-    _check(batch, found, place)
+    _check(batch, found, place, getattr(change, 'adds_only', False))
     batch = found
   return batch
 
 
-def _check(before: Batch, after: Any, where: str) -> None:
-  """Stops unless an augmentation kept the fields and the rows of a batch."""
+def _check(before: Batch, after: Any, where: str, adds_only: bool) -> None:
+  """Stops unless an augmentation kept the fields and the rows of a batch.
+
+  With `adds_only` the arrays, too, must be those that it was given.
+  """
   dropped = [name for name in before if name not in after] if isinstance(after, Mapping) else ['']
   if dropped:
     lost = 'returns no batch' if dropped == [''] else f'drops {", ".join(dropped)}'
     raise Stop(Status.MISFIT, f'{where} {lost}: return {{**batch, …}}, with all fields that it was '
                'given')
+  changed = [name for name, value in before.items() if after[name] is not value]
+  if adds_only and changed:
+    raise Stop(Status.MISFIT, f'{where} changes {", ".join(changed)}, and its attribute adds_only '
+               'says that it only adds fields: return {**batch, …}, or leave out the attribute')
   rows = len(before['valid'])
   for name, value in after.items():
     if value.shape[:1] != (rows,):

@@ -102,7 +102,8 @@ def _harm(batch: Batch, ask: Ask, of: str, output: str) -> Callable[[jax.Array],
 
 
 def _reading(of: str, output: str, change: Callable) -> Callable:
-  """Returns an attack that says what it reads."""
+  """Returns an attack that says what it reads, and that the inputs stay as they are."""
+  change.adds_only = True
   change.reads = () if of == 'loss' else tuple(dict.fromkeys(
       (f'{of}/{output}', f'student/{output}')))
   return change

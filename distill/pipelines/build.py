@@ -163,7 +163,8 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
   paths |= {path: f'{learner.where}.projectors.{name}' for name, spec in specs.items()
             for path in objective.paths(spec.get('reads', ()))}
   teachers = find(_among_teachers(paths, known))
-  checks.check_inputs(node.augment, teachers, inside or 'config')
+  checks.check_inputs(augment, [change['name'] for change in node.augment], teachers,
+                      inside or 'config')
   averages = sources.averages(teachers)
   if averages and not last:
     raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries are '

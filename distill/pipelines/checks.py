@@ -28,14 +28,19 @@ def check_labels(terms: Sequence[objective.Term], counts: Mapping[str, int],
                  f"{n:,} {noun} have one: give it mask='batch/labelled'")
 
 
-def check_inputs(augment: Sequence[Mapping[str, Any]], teachers: Sequence[Teacher],
+def check_inputs(augment: Sequence[Callable], names: Sequence[str], teachers: Sequence[Teacher],
                  where: str) -> None:
-  """Stops if a stage changes the inputs to which a teacher's stored outputs belong."""
+  """Stops if a stage changes the inputs to which a teacher's stored outputs belong.
+
+  `names` are those of the augments, which change inputs unless they say `adds_only`.
+  """
   cached = [teacher.name for teacher in teachers if isinstance(teacher, Cached)]
-  if augment and cached:
-    raise Stop(Status.CONFIG, f'{where}.augment[0]={augment[0]["name"]!r} changes the inputs, but '
-               f"teachers.{cached[0]}.source='fields' holds outputs for unchanged inputs: remove "
-               'the augments, or take a teacher that is a model')
+  for i, (change, name) in enumerate(zip(augment, names, strict=True)):
+    if cached and not getattr(change, 'adds_only', False):
+      raise Stop(Status.CONFIG, f'{where}.augment[{i}]={name!r} changes the inputs, but '
+                 f"teachers.{cached[0]}.source='fields' holds outputs for unchanged inputs: remove "
+                 'the augment, or take a teacher that is a model; one that only adds fields has '
+                 'the attribute adds_only')
 
 
 def check_augment(change: Callable, where: str) -> None:

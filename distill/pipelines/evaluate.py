@@ -58,6 +58,8 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, base
            run: Run) -> Model:
   """The model, once it is sure that it can be asked."""
   pure, weights, card = formats.open_model(node.place, f'models.{name}', model=node.model)
+  if node.reads:
+    card = {**card, 'reads': dict(node.reads)}
   folder = hub.folder(node.place, f'models.{name}')
   modality, splits = _reading(name, card, folder, told, widths, run)
   _check_classes(name, card, told)
@@ -88,7 +90,8 @@ def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Jud
     return same, {name: split.reading(reads) for name, split in data.splits.items()}
   room = {axis: min(size, its.room.get(axis, size)) for axis, size in data.modality.room.items()}
   its = its.limited(room)
-  read = {split: told.task.labelled and its.read(data.splits[split]) for split in told.splits}
+  read = {split: told.task.labelled and its.read(data.splits[split].reading(reads))
+          for split in told.splits}
   if not all(read.values()):
     raise Stop(Status.MISFIT, f'{where}: {why}: only models of one task and its labels stand side '
                'by side; --config=FILE chooses the data')

@@ -107,7 +107,8 @@ def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, d
   path_map = node.take or map_of_blocks(node.layers, wanted, 'student')
 
   def take(found: Weights) -> tuple[Flat, ...]:
-    taken = started_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut)
+    taken = started_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut,
+                         key='take' if node.take else 'layers')
     return tuple({path: taken[path] for path in part} for part in shapes)
   jax.eval_shape(take, source.shapes)
 

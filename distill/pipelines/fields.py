@@ -6,13 +6,14 @@ run (`essential`), the modules that it names (`modules`), and what `--config.a.b
 """
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from distill import lookup, objective, sharding, train
 from distill.data import batches
 from distill.pipelines import nodes
 from distill.pipelines.judging import BATCHING
+from distill.pipelines.unread import child, children, without_unread
 from distill.types import Status, Stop
 
 BESIDE = 'mesh', 'tier'       # where a run lives and what it is to reach: no result depends on them
@@ -74,16 +75,16 @@ def essential(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what of a config makes a difference, as JSON has it.
 
   Left out are the nodes `BESIDE`; terms of weight 0, which a step leaves out whatever their
-  schedule, with the projectors, carries and schedules that nothing else reads; and fields that
-  have the keyword default of what they configure.
+  schedule, with what nothing else reads (`pipelines/unread.py`); and fields that have the keyword
+  default of what they configure.
   """
-  config = _without_idle({key: value for key, value in config.items() if key not in BESIDE})
+  config = without_unread({key: value for key, value in config.items() if key not in BESIDE})
   return _without_defaults(config, (), configured(config))
 
 
 def modules(config: Mapping[str, Any]) -> set[str]:
   """Returns the modules of all that a config names, without what makes no difference."""
-  return {node.module for node in configured(_without_idle(config)).values() if node.module}
+  return {node.module for node in configured(without_unread(config)).values() if node.module}
 
 
 def _without_defaults(value: Any, path: Path, known: Mapping[Path, Configured]) -> Any:
@@ -109,21 +110,21 @@ def _same(value: Any, default: Any) -> bool:
 
 def _config(config: Mapping[str, Any], kind: type) -> Iterator[tuple[Path, Configured]]:
   yield (), Configured((kind,))
-  data = _node(config, 'data')
+  data = child(config, 'data')
   facts = EVERY if ':' in str(data.get('name')) else FACTS      # those of others aren't known
   source = tuple(_named('data', data, ('data',)))
   batching = Configured((batches.batches,), apart={
       *lookup.parameters(batches.batches)} - {*BATCHING})
   for path, found in source or [(('data',), batching)]:
     yield path, found._replace(functions=(*found.functions, batches.batches), apart=batching.apart)
-  yield from _named('tasks', _node(config, 'task'), ('task',), filled=facts)
+  yield from _named('tasks', child(config, 'task'), ('task',), filled=facts)
   yield ('evaluate',), Configured((nodes.Evaluate,))
   yield ('mesh',), Configured((sharding.layout,), apart=('devices',))
-  for name in _node(config, 'models'):
+  for name in child(config, 'models'):
     yield ('models', name), Configured((nodes.ModelNode,))
-  for name, node in _each(config, 'teachers'):
+  for name, node in children(config, 'teachers'):
     yield from _teacher(node, ('teachers', name), facts)
-  for name, node in [('', config), *_each(config, 'students')]:
+  for name, node in [('', config), *children(config, 'students')]:
     path = ('students', name) if name else ()
     if name:          # what it leaves out it has in common with the others
       yield path, Configured((nodes.Config,), filled=EVERY)
@@ -133,37 +134,37 @@ def _config(config: Mapping[str, Any], kind: type) -> Iterator[tuple[Path, Confi
 def _teacher(node: Mapping[str, Any], path: Path, facts: Any):
   yield path, Configured((nodes.TeacherNode,))
   # What a loaded model leaves out its card says.
-  yield from _model(_node(node, 'model'), (*path, 'model'), EVERY if node.get('init') else facts)
+  yield from _model(child(node, 'model'), (*path, 'model'), EVERY if node.get('init') else facts)
   yield from _read(node, path, node, path, facts)
-  if plan := _node(node, 'train'):
+  if plan := child(node, 'train'):
     yield (*path, 'train'), Configured((nodes.TeacherTrain, train.Plan))
     yield from _stage(plan, (*path, 'train'), facts)
 
 
 def _learner(node: Mapping[str, Any], path: Path, facts: Any):
   """Yields the nodes of a student: its model, its stages, and what these read."""
-  student = _node(node, 'student')
+  student = child(node, 'student')
   if student:
     yield (*path, 'student'), Configured((nodes.StudentNode,))
-    yield from _model(_node(student, 'model'), (*path, 'student', 'model'), facts)
+    yield from _model(child(student, 'model'), (*path, 'student', 'model'), facts)
   yield from _read(node, path, student, (*path, 'student'), facts)
   yield (*path, 'train'), Configured((train.Plan,))
   yield from _stage(node, path, facts)
-  for name, derived in _each(node, 'derive'):
+  for name, derived in children(node, 'derive'):
     yield (*path, 'derive', name), Configured((nodes.DeriveNode,))
-    yield from _named('compress', _node(derived, 'change'), (*path, 'derive', name, 'change'))
+    yield from _named('compress', child(derived, 'change'), (*path, 'derive', name, 'change'))
 
 
 def _read(node: Mapping[str, Any], path: Path, own: Mapping[str, Any], where: Path, facts: Any):
   """What stages of a learner read, and those before its last; `own` is the node of its model."""
-  for name, projector in _each(own, 'projectors'):
-    yield from _model(_node(projector, 'module'), (*where, 'projectors', name, 'module'),
+  for name, projector in children(own, 'projectors'):
+    yield from _model(child(projector, 'module'), (*where, 'projectors', name, 'module'),
                       ('inputs',), apart=('inputs',))
-  for name, schedule in _each(node, 'schedules'):
+  for name, schedule in children(node, 'schedules'):
     yield from _named('schedules', schedule, (*path, 'schedules', name))
-  for name, carry in _each(node, 'carry'):
+  for name, carry in children(node, 'carry'):
     yield from _named('carry', carry, (*path, 'carry', name), filled=facts)
-  for name, before in _each(node, 'before'):
+  for name, before in children(node, 'before'):
     yield (*path, 'before', name), Configured((nodes.StageNode,))
     yield (*path, 'before', name, 'train'), Configured((train.Plan,))
     yield from _stage(before, (*path, 'before', name), facts)
@@ -172,14 +173,14 @@ def _read(node: Mapping[str, Any], path: Path, own: Mapping[str, Any], where: Pa
 def _stage(node: Mapping[str, Any], path: Path, facts: Any):
   """Yields the nodes of an objective, an optimizer and augments."""
   if 'optimizer' in node:
-    yield from _named('optimizers', {'name': 'adamw', **_node(node, 'optimizer')},
+    yield from _named('optimizers', {'name': 'adamw', **child(node, 'optimizer')},
                       (*path, 'optimizer'), apart=('steps',))
-  for name, term in _each(node, 'objective'):
+  for name, term in children(node, 'objective'):
     where = (*path, 'objective', name)
     yield where, Configured((objective.TermNode,))
     yield from _named('losses', {'name': term.get('loss')}, (*where, 'kwargs'),
-                      apart=_node(term, 'reads'))
-    schedule = _node(term, 'schedule') if 'schedule' in term else {'name': 'constant'}
+                      apart=child(term, 'reads'))
+    schedule = child(term, 'schedule') if 'schedule' in term else {'name': 'constant'}
     yield from _named('schedules', schedule, (*where, 'schedule'))
   augments = node.get('augment')
   for i, augment in enumerate(augments if isinstance(augments, list | tuple) else ()):
@@ -194,7 +195,7 @@ def _model(node: Mapping[str, Any], path: Path, filled: Any, apart: Collection[s
   for key, value in node.items():
     if isinstance(value, Mapping):
       parts = {(key,): value} if 'name' in value else {(key, name): part
-                                                       for name, part in _each(node, key)}
+                                                       for name, part in children(node, key)}
       for more, part in parts.items():
         yield from _model(part, (*path, *more), inside)
 
@@ -214,87 +215,3 @@ def _named(room: str, node: Mapping[str, Any], path: Path, **how: Any):
   module = name.partition(':')[0] if ':' in name else '.'.join(
       filter(None, ('distill', room, inside)))
   yield path, Configured((function,), module, **how)
-
-
-def _node(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-  value = node.get(key)
-  return value if isinstance(value, Mapping) else {}
-
-
-def _each(node: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
-  return [(name, part) for name, part in _node(node, key).items() if isinstance(part, Mapping)]
-
-
-# ---- terms of weight 0
-
-def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config without terms of weight 0, and what only they read.
-
-  A teacher stays: it is trained, or at least judged, whoever reads it.
-  """
-  config = _trained(config)
-  learners = [config, *(node for _, node in _each(config, 'students'))]
-  stages = [stage for learner in learners
-            for stage in (learner, *(node for _, node in _each(learner, 'before')))]
-  read = {text for stage in stages for _, term in _each(stage, 'objective')
-          for text in _texts(term)}
-  carries = {name: node for learner in learners for name, node in _each(learner, 'carry')}
-  held = {str(node.get('source', '')).removeprefix('carry:')      # by teachers that are averages
-          for _, node in _each(config, 'teachers')}
-  kept = {'carry': {name for name in carries
-                    if name in held or objective.among('carry', name, read)}}
-  # A class of others may read what its node doesn't say.
-  every = any(':' in str(carries[name].get('name')) for name in kept['carry'])
-  among = lambda view, name: every or objective.among(view, name, read)
-  read |= {text for name in kept['carry'] for text in _texts(carries[name])}
-  projectors = {name: node for learner in learners
-                for name, node in _each(_node(learner, 'student'), 'projectors')}
-  kept['projectors'] = {name for name in projectors if among('projected', name)}
-  read |= {text for name in kept['projectors'] for text in _texts(projectors[name].get('reads'))}
-  schedules = {name for learner in learners for name in _node(learner, 'schedules')}
-  kept['schedules'] = {name for name in schedules if among('schedule', name)}
-
-  def learner(node):
-    node = _only(_only(node, 'carry', kept['carry']), 'schedules', kept['schedules'])
-    return _mapped(node, 'student', lambda own: _only(own, 'projectors', kept['projectors']))
-  return _mapped(learner(config), 'students', lambda students: {
-      name: learner(node) if isinstance(node, Mapping) else node
-      for name, node in students.items()})
-
-
-def _trained(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config whose objectives, at any depth, have no terms of weight 0."""
-  found = {}
-  for key, value in config.items():
-    if key == 'objective' and isinstance(value, Mapping):
-      value = {name: term for name, term in value.items()
-               if not (isinstance(term, Mapping) and _is_zero(term.get('weight')))}
-    elif isinstance(value, Mapping):
-      value = _trained(value)
-    found[key] = value
-  return found
-
-
-def _is_zero(weight: Any) -> bool:
-  return isinstance(weight, int | float) and not isinstance(weight, bool) and weight == 0
-
-
-def _only(node: Mapping[str, Any], key: str, names: Collection[str]) -> dict[str, Any]:
-  """Returns a node whose mapping `key` has these names alone."""
-  return _mapped(node, key, lambda parts: {
-      name: part for name, part in parts.items()
-      if name in names or not isinstance(part, Mapping)})
-
-
-def _mapped(node: Mapping[str, Any], key: str, change: Callable) -> dict[str, Any]:
-  return {name: change(value) if name == key and isinstance(value, Mapping) else value
-          for name, value in node.items()}
-
-
-def _texts(value: Any) -> Iterable[str]:
-  """Yields every text in a value, however deep."""
-  if isinstance(value, str):
-    yield value
-  elif isinstance(value, Mapping | list | tuple):
-    for part in value.values() if isinstance(value, Mapping) else value:
-      yield from _texts(part)

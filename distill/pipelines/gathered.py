@@ -84,21 +84,22 @@ def _of_run(run: pathlib.Path) -> Iterator[Found]:
   told, spec = report.read(run), config(run)
   teachers, evaluated = ({**spec.get(key, {})} for key in ('teachers', 'models'))
   for model in told['models']:
-    name, free = model['name'], {}
+    name, free, reads = model['name'], {}, {}
     place = str(run / 'export' / name)
     if name in evaluated:
       place, free = (evaluated[name][key] for key in ('place', 'model'))
+      reads = evaluated[name].get('reads', {})
     elif not pathlib.Path(place).is_dir():
       node = teachers.get(name, {})
       if not node.get('init'):
         raise Stop(Status.CHECKPOINT, f'--models: {run} has no export/{name} any more: remove its '
                    'report.json and run it again, or name its other models')
-      place = node['init']
+      place, reads = node['init'], node.get('reads', {})
       free = formats.free(place, node.get('model', {}), '--models')
     yield Found(ModelNode(
         place, formats.content(hub.folder(place, '--models')), model['role'], free,
         tuple(model.get('teachers', ())), model['saw'], told['training'].get(name),
-        str(run / 'metrics.jsonl'), name), name, run)
+        str(run / 'metrics.jsonl'), name, reads), name, run)
 
 
 def _told_apart(path: Sequence[str], paths: Sequence[Sequence[str]]) -> str:

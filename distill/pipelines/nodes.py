@@ -57,6 +57,7 @@ class ModelNode:
   spent: Mapping | None = None
   curves: str = ''                  # the metrics.jsonl of its run
   stage: str = ''                   # … and its name there
+  reads: Mapping = _empty()         # fields of the data in place of its own: before its card's
 
 
 @dataclasses.dataclass(frozen=True)

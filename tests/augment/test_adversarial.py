@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill.augment import Ask, adversarial
+from distill.augment import Ask, adversarial, augmented
 from distill.modalities import image, probes
 from distill.models.pure import Pure
 from distill.types import Status, Stop
@@ -162,6 +162,18 @@ def test_what_cannot_be_attacked_is_refused_in_a_line(attack, change, line):
 def test_a_perturbation_without_a_probe_is_refused():
   with pytest.raises(Stop, match="has a field 'perturbation', and the inputs of this model cannot"):
     ask(probe=None).student({**batch(), 'perturbation': jnp.zeros((2, 1, 4, 1))})
+
+
+def test_one_that_says_that_it_only_adds_fields_is_held_to_it():
+  flip = lambda batch, key, ask: {**batch, 'image': batch['image'][:, :, ::-1]}
+  given = batch()
+  for change in adversarial.fgsm(), flip:
+    found = augmented((change,), given, jax.random.key(0), ask(), 'config')
+    assert found['label'] is given['label']
+  flip.adds_only = True
+  line = r'config: augment\[0\] changes image, and its attribute adds_only says that'
+  with pytest.raises(Stop, match=line):
+    augmented((flip,), given, jax.random.key(0), ask(), 'config')
 
 
 @pytest.mark.parametrize(('make', 'wrong'), [

@@ -9,19 +9,19 @@ import pytest
 from distill import flags, objective
 from distill.pipelines import setting
 from distill.types import Status, Stop
-from experiments import article, claims, pages, rows, run
+from experiments import article, claims, pages, rows, sweeps
 from experiments.claims import BASELINE, PARTS, PLAIN, T, at, batch
 from experiments.rows import words
 
 METRIC = {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True, 'split': 'test'}
-ROOT = run.pathlib.Path(run.__file__).parent.parent
+ROOT = sweeps.pathlib.Path(sweeps.__file__).parent.parent
 RATES = tuple(f'fixed-0.7, optimizer.rate={rate}' for rate in (0.001, 0.01, 0.03, 0.1, 0.3))
 
 
 @pytest.fixture(scope='module')
 def arms():
   """The arms of the sweep by name."""
-  return {words(arm): arm for arm in run.arms(str(ROOT / article.CONFIG))}
+  return {words(arm): arm for arm in sweeps.arms(str(ROOT / article.CONFIG))}
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from distill import flags
 from distill import report as reports
+from distill.pipelines.identities import config_sha256
 from distill.types import Status, Stop
-from experiments import rows, run
+from experiments import rows, run, sweeps
 
 # ml_collections loads config files by a method that Python would rather see gone.
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,7 +56,7 @@ def model(name, role, value, **more):
 def written(name, config, workdir):
   """A report that keeps the contract, in the workdir."""
   cost = {'seconds': 2.0, 'steps': 5, 'examples': 40, 'flops': 1.0}
-  told = {'schema': 1, 'config_name': name, 'config_sha256': run.config_sha256(config),
+  told = {'schema': 1, 'config_name': name, 'config_sha256': config_sha256(config),
           'seed': config['seed'], 'versions': {'jax': '1'},
           'hardware': {'device': 'cpu', 'cpu': 'x', 'cores': 2},
           'data': {'name': 'toy', 'fingerprint': 'f', 'splits': {'test': 50}},
@@ -111,7 +113,7 @@ def worker(monkeypatch, does):
   pathlib.Path('worker.py').write_text(f'''
 import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from experiments import rows, run
+from experiments import rows, run, sweeps
 run.WAIT = 0.05
 rows.commit = lambda: 'c'
 def fake(name, config, workdir, stopping, shared):
@@ -136,21 +138,21 @@ class TestArms:
 
   def test_a_config_without_a_sweep_has_the_one_arm_that_changes_nothing(self, toy):
     pathlib.Path('toy.py').write_text(TOY)
-    assert run.arms('toy.py') == run.arms('toy.py:test') == [{}]
+    assert sweeps.arms('toy.py') == sweeps.arms('toy.py:test') == [{}]
 
   def test_a_sweep_is_given_the_variant_if_it_takes_one(self, toy):
     pathlib.Path('toy.py').write_text(TOY + "def sweep(size='full'):\n  yield {'name': size}\n")
-    assert run.arms('toy.py:test') == [{'name': 'test'}]
-    assert run.arms('toy.py') == [{'name': 'full'}]
+    assert sweeps.arms('toy.py:test') == [{'name': 'test'}]
+    assert sweeps.arms('toy.py') == [{'name': 'full'}]
     pathlib.Path('toy.py').write_text(TOY + SWEEP)
-    assert run.arms('toy.py:test') == [{}, {'rate': 0.2}]
+    assert sweeps.arms('toy.py:test') == [{}, {'rate': 0.2}]
 
   def test_an_arm_may_be_a_variant(self, toy):
     pathlib.Path('toy.py').write_text(VARIED + VARIANTS)
-    assert run.arms('toy.py') == [{'variant': 'full'}, {'variant': 'test', 'rate': 0.2}]
-    assert [rows.words(arm) for arm in run.arms('toy.py')] == ['full', 'test, rate=0.2']
+    assert sweeps.arms('toy.py') == [{'variant': 'full'}, {'variant': 'test', 'rate': 0.2}]
+    assert [rows.words(arm) for arm in sweeps.arms('toy.py')] == ['full', 'test, rate=0.2']
     with pytest.raises(Stop, match='run toy.py without :test') as stop:
-      run.arms('toy.py:test')
+      sweeps.arms('toy.py:test')
     assert stop.value.status == Status.CONFIG
 
   @pytest.mark.parametrize('body', ['yield 3', 'yield 1 / 0', 'yield from ()',
@@ -158,7 +160,7 @@ class TestArms:
   def test_a_broken_sweep_is_one_line(self, toy, body):
     pathlib.Path('toy.py').write_text(TOY + f'def sweep():\n  {body}\n')
     with pytest.raises(Stop, match='toy.py: sweep') as stop:
-      run.arms('toy.py')
+      sweeps.arms('toy.py')
     assert stop.value.status == Status.CONFIG
 
 
@@ -187,7 +189,7 @@ class TestPlan:
     planned = run.plan('toy.py', 2)
     assert [(p.config['steps'], p.config['rate'], p.seed, p.config['data']['seed'])
             for p in planned] == [(5, 0.1, 0, 0), (1, 0.2, 0, 0), (5, 0.1, 1, 1), (1, 0.2, 1, 1)]
-    base = run.config_sha256(run.commands.parsed(['--config=toy.py']).config.to_dict())[:8]
+    base = config_sha256(flags.parsed(['--config=toy.py']).config.to_dict())[:8]
     assert {(p.file, p.base) for p in planned} == {('toy.py', base)}
 
   @pytest.mark.parametrize('arm', ['ful', {'variant': 'test', 'rte': 1}, {'variant': 'ful'}])
@@ -209,6 +211,23 @@ class TestPlan:
     pathlib.Path('toy.py').write_text(TOY + SWEEP + f'  yield {arm}\n')
     with pytest.raises(Stop, match='one config'):
       run.plan('toy.py', 2)
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['toy.py', '--out=out', '--jobs=2']])
+def test_help_and_the_process_that_waits_for_others_load_no_jax(toy, arguments):
+  pathlib.Path('toy.py').write_text(TOY + SWEEP)
+  code = ("import sys; from experiments import run; run.WORKER = sys.executable, '-c', ''; "
+          "print(run.main(sys.argv[1:]), sorted({'jax', 'flax'} & {*sys.modules}))")
+  done = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True,
+                        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  assert done.stdout == '0 []\n', done.stderr
+
+
+def test_a_sweep_that_says_one_config_twice_starts_no_process(toy, monkeypatch, capsys):
+  pathlib.Path('toy.py').write_text(TOY + SWEEP + "  yield {'rate': 0.2}\n")
+  monkeypatch.setattr(run, 'shared_out', lambda *_: pytest.fail('started'))
+  assert run.main(['toy.py', '--out=out', '--jobs=2']) == Status.CONFIG
+  assert 'these are one config' in capsys.readouterr().err
 
 
 class TestMain:
@@ -439,7 +458,7 @@ class TestTwoAtOnce:
     script = f'''
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from experiments import rows, run
+from experiments import rows, run, sweeps
 run.WAIT = 0.05
 rows.commit = lambda: 'c'
 def fake(name, config, workdir, stopping, shared):
