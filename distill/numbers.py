@@ -1,4 +1,4 @@
-"""Checks that numbers are finite: in arrays that are loaded, and in JSON that is written."""
+"""Checks of finite numbers: in arrays that are loaded, and in JSON that is written."""
 import json
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from distill.types import Status, Stop
 
 
 def count_nonfinite(array: Any) -> int:
-  """Counts the NaN and infinite values of an array; one without fractions has none."""
+  """Counts the NaN and infinite values of an array; integers have none."""
   array = np.asarray(array)
   if array.dtype.kind in 'biuSUOMm':
     return 0
@@ -34,7 +34,7 @@ def nonfinite(value: Any, field: str = '') -> str:
 
 
 def dumps(value: Any, title: str, status: Status = Status.NONFINITE, **how: Any) -> str:
-  """Returns JSON as the standard has it; a Stop at a number that it has no word for.
+  """Returns standard JSON; raises a Stop at a number that is not finite.
 
   `title` names the value for the error line, `how` are keywords of `json.dumps`.
   """

@@ -47,8 +47,9 @@ def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dic
 
 def shardings(state: State, layout: Layout) -> State:
   """Where a state lives: parameters and the optimizer's as `layout` stores them, the rest whole."""
-  return layout.replicated(state).replace(
-      params=layout.stored(state.params), opt_state=layout.stored(state.opt_state))
+  return layout.replicated_shardings(state).replace(
+      params=layout.param_shardings(state.params),
+      opt_state=layout.param_shardings(state.opt_state))
 
 
 def make_views(student: Student, schedules: Mapping[str, Schedule], **how: str) -> Callable:
@@ -125,7 +126,7 @@ def view_shapes(student: Student, frozen_teachers: tuple[Teacher, ...], argument
 def _computed(params: Flat, dtype: str, layout: Layout | None) -> Flat:
   """Parameters as a step computes with them."""
   params = precision.cast(params, dtype)
-  return layout.gathered(params) if layout else params
+  return layout.all_gather(params) if layout else params
 
 
 def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
@@ -234,7 +235,7 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
     if len(groups) > 1:
       metrics |= {f'grad_norm/{g}': (norm, 1.0) for g, norm in views['gradients'].items()}
     kept = kept.replace(step=state.step + 1, first_bad=bad)
-    return layout.kept(kept, shardings(kept, layout)) if layout else kept, metrics
+    return layout.constrain(kept, shardings(kept, layout)) if layout else kept, metrics
 
   kept_apart = BARRIERS if remat != NOTHING and jax.default_backend() == 'cpu' else None
   return jax.jit(train_step, donate_argnums=0, compiler_options=kept_apart)
@@ -278,7 +279,7 @@ def make_eval_step(model: Pure, measure: Callable, layout: Layout | None = None)
   them. The batch is prepared. Models that differ in their weights alone share a program.
   """
   def eval_step(params: Flat, rest: Flat, batch: Batch) -> Outputs:
-    params = layout.gathered(params) if layout else params
+    params = layout.all_gather(params) if layout else params
     return measure(lambda asked: model(params, rest, asked, train=False, key=None)[0], batch)
   return jax.jit(eval_step)
 

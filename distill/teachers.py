@@ -71,7 +71,7 @@ class Live:
     params, rest = precision.cast(weights, self.dtype)
     size, replicas = len(batch['valid']), 1
     if layout:
-      params, replicas = layout.gathered(params), layout.replicas
+      params, replicas = layout.all_gather(params), layout.replicas
     # The fewest parts that are small enough and equal on every device.
     each = size // replicas
     fewest = min(-(-size // self.microbatch), each) if self.microbatch else 1

@@ -113,15 +113,15 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
   optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
                            f'{stage.inside or stage.where}.optimizer', steps=plan.steps)
-  what = stage.student, stage.teachers, stage.terms
+  parts = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
              accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
              where=stage.where)
-  train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
-  norms = step.make_norms(*what, **how) if plan.shares else None
+  train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **how)
+  norms = step.make_norms(*parts, **how) if plan.shares else None
   # With the layouts of the run, so that the first step needn't be traced again.
-  batch = stage.layout.batch(stage.data[0])
-  weights = {name: sharding.shapes(w, stage.layout.weights(w)) for name, w in weights.items()}
+  batch, homes_of = stage.layout.batch_shapes(stage.data[0]), stage.layout.weight_shardings
+  weights = {name: sharding.shapes(w, homes_of(w)) for name, w in weights.items()}
   params, rest = stage.student.shapes()
 
   shapes = step.view_shapes(
@@ -196,8 +196,8 @@ class _Sitting:
     if self.fresh:
       params, rest = (own | {path: before[path] for path in own if path in before}
                       for own, before in zip(stage.start(weights), left, strict=True))
-      state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest),
-                         stage.seed)
+      state = ready.init(sharding.device_put(params, homes.params),
+                         sharding.device_put(rest, homes.rest), stage.seed)
       self.facts = {'seconds': 0.0, 'window': {}, 'teachers': self.teachers}
     else:
       state, self.facts = found[1], dict(found[2])
@@ -205,7 +205,7 @@ class _Sitting:
         if self.facts['teachers'].get(name) != digest:
           raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
                      'began with: take another --workdir, or restore the teacher')
-    self.state = sharding.placed(state, homes)        # before the first step
+    self.state = sharding.device_put(state, homes)        # before the first step
     self.saved = int(state.step)
     run.log.rewind(stage.name, -1 if self.fresh else self.saved)
     self.window = {name: list(pair) for name, pair in self.facts['window'].items()}
@@ -220,7 +220,7 @@ class _Sitting:
   def check(self, bad: int) -> None:
     """Takes note of the first step whose numbers are not finite, if there is one."""
     if bad >= 0:
-      batch = self.stage.layout.fed(self.stage.data[bad])
+      batch = self.stage.layout.to_devices(self.stage.data[bad])
       ids = [int(i) for i in sharding.on_host(batch['id']) if i >= 0]
       intact = (f'checkpoint {self.saved} in {self.place} is intact' if self.saved
                 else 'nothing was saved yet')
@@ -258,7 +258,7 @@ class _Group:
     # A teacher that all have in common isn't copied.
     self.axes = {name: None if all(s.teachers[name] == digest for s in sittings) else 0
                  for name, digest in sittings[0].teachers.items()}
-    place = lambda whole: sharding.placed(whole, self.layout.weights(whole))
+    place = lambda whole: sharding.device_put(whole, self.layout.weight_shardings(whole))
     self.weights = {
         name: place(sittings[0].weights[name]) if axis is None else self.stacked(
             [place(sitting.weights[name]) for sitting in sittings])
@@ -287,7 +287,7 @@ class _Group:
 
   def fed(self, batches: Iterable[Mapping[str, Any]]) -> Any:
     """The batch of every sitting, on the devices."""
-    return self.layout.fed(self.stacked(list(batches)))
+    return self.layout.to_devices(self.stacked(list(batches)))
 
   def settle(self, pending: list[Any]) -> None:
     """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
@@ -313,7 +313,7 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted
   group, stage, plan, done = _Group(sittings), sittings[0].stage, ready.plan, sittings[0].saved
   train_step, pending = group.mapped(ready.train_step, donate_argnums=0), []
   feeds = [batches.read_ahead(sitting.stage.data, done) for sitting in sittings]
-  alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
+  alone, stop = jax.process_count() == 1, sharding.any_process(run.preempted)
   if ready.norms and sittings[0].fresh:
     first = group.fed(sitting.stage.data[0] for sitting in sittings)
     norms = group.mapped(ready.norms)(group.state, group.weights, first, group.seed)
@@ -337,7 +337,7 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted
       group.settle(pending)
       group.save(done)
     if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
-      stop = sharding.agreed(run.preempted)
+      stop = sharding.any_process(run.preempted)
   if any(sitting.saved < done for sitting, _ in group.sound(())):
     group.settle(pending)
     group.save(done)

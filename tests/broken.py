@@ -199,7 +199,7 @@ def resealed(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -> str
                     for name, content in files.items()}
   about.pop('sha256')
   to.mkdir()
-  (to / 'config.json').write_bytes(seal.sealed(about))
+  (to / 'config.json').write_bytes(seal.encode(about))
   for name, content in files.items():
     (to / name).write_bytes(content)
   return said

@@ -148,7 +148,7 @@ def test_one_device_is_eight():
   layout = sharding.layout(devices=jax.devices()[:8])
   split = jax.tree.map(lambda x: jax.device_put(x, jax.sharding.NamedSharding(
       layout.mesh, jax.sharding.PartitionSpec('data'))), twice)
-  eight = update(jax.device_put(start, layout.replicated(start)), split, jnp.int32(0))
+  eight = update(jax.device_put(start, layout.replicated_shardings(start)), split, jnp.int32(0))
   for name in one:
     np.testing.assert_allclose(eight[name], one[name], rtol=1e-6, atol=1e-7)
   np.testing.assert_array_equal(eight['draws'], one['draws'])

@@ -32,31 +32,32 @@ from distill.types import Status, Stop
 first, layout = jax.process_index() == 0, sharding.layout(fsdp=True)
 assert jax.process_count() == layout.replicas == 2
 
-assert sharding.agreed(first) and sharding.agreed(not first) and not sharding.agreed(False)
+assert sharding.any_process(first) and sharding.any_process(not first)
+assert not sharding.any_process(False)
 
 calls = []
-assert sharding.once(lambda: calls.append(0) or 7) == 7 and len(calls) == first
+assert sharding.on_first_process(lambda: calls.append(0) or 7) == 7 and len(calls) == first
 def full():
   raise Stop(Status.DISK, 'full')
 try:
-  sharding.once(full)
+  sharding.on_first_process(full)
   raise AssertionError('nobody stopped')
 except Stop as stop:
   assert stop.status == Status.DISK and (str(stop) == 'full') == first
 
 whole = np.arange(8.0).reshape(4, 2)
-rows = layout.rows(4)
+rows = layout.local_rows(4)
 assert rows.tolist() == ([0, 1] if first else [2, 3])
-fed = layout.fed({'x': whole[rows]})['x']
+fed = layout.to_devices({'x': whole[rows]})['x']
 assert fed.shape == (4, 2) and not fed.is_fully_addressable
 assert (sharding.on_host(fed) == whole).all()
 
 tree = {'up/kernel': np.arange(12.0, dtype=np.float32).reshape(4, 3), 'step': np.int32(3)}
-split = sharding.placed(tree, layout.stored(tree))
+split = sharding.device_put(tree, layout.param_shardings(tree))
 assert split['up/kernel'].addressable_data(0).shape == (2, 3)
 folder = pathlib.Path(sys.argv[1])
 checkpoint.save(folder, 3, split, {'seconds': 1.5})
-step, back, facts = checkpoint.restore(folder, sharding.shapes(tree, layout.stored(tree)))
+step, back, facts = checkpoint.restore(folder, sharding.shapes(tree, layout.param_shardings(tree)))
 assert (step, facts) == (3, {'seconds': 1.5})
 assert back['up/kernel'].sharding == split['up/kernel'].sharding
 assert all((sharding.on_host(back[name]) == tree[name]).all() for name in tree)

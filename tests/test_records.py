@@ -37,7 +37,7 @@ def batches(size):
 
 def made(size, devices=1):
   layout = sharding.layout(devices=jax.devices()[:devices])
-  return records.records(step.make_eval_step(MODEL, TASK.measure, layout), WEIGHTS, batches(size),
+  return records.collect(step.make_eval_step(MODEL, TASK.measure, layout), WEIGHTS, batches(size),
                          TASK, layout)
 
 
@@ -71,8 +71,8 @@ def test_what_is_measured_is_computed_on_the_device_from_what_the_model_is_asked
 
 
 def test_kept_records_are_made_once(tmp_path):
-  first = records.kept(tmp_path / 'test.npz', lambda: made(8))
-  again = records.kept(tmp_path / 'test.npz', lambda: 1 / 0)
+  first = records.cached(tmp_path / 'test.npz', lambda: made(8))
+  again = records.cached(tmp_path / 'test.npz', lambda: 1 / 0)
   assert first.keys() == again.keys() == made(8).keys()
   for name, column in made(8).items():
     np.testing.assert_array_equal(again[name], column, strict=True)

@@ -74,15 +74,16 @@ def compiled(*layout, **how):
 def trained(*layout, **how):
   """State and losses after 20 steps of one compiled program."""
   (run, program), layout = compiled(*layout, **how), on(*layout)
-  weights = {'big': sharding.placed(BIG.init(9), layout.weights(BIG.shapes))}
+  weights = {'big': sharding.device_put(BIG.init(9), layout.weight_shardings(BIG.shapes))}
   kept = step.shardings(run.like, layout)
   params, rest = STUDENT.init(0)
-  state = run.init(sharding.placed(params, kept.params), sharding.placed(rest, kept.rest), 0)
-  state, losses = sharding.placed(state, kept), []
+  state = run.init(sharding.device_put(params, kept.params),
+                   sharding.device_put(rest, kept.rest), 0)
+  state, losses = sharding.device_put(state, kept), []
   for i in range(20):
     before = state
     # The program, unlike a jitted function, refuses a state that is laid out otherwise.
-    state, sums = program(state, weights, layout.fed(Batches()[i]), jax.random.key(1))
+    state, sums = program(state, weights, layout.to_devices(Batches()[i]), jax.random.key(1))
     assert all(x.is_deleted() for x in jax.tree.leaves(before))         # donated
     losses.append(float(sums['loss'][0]))
   jax.tree.map(lambda x, s: x.sharding == s or pytest.fail(f'{x.sharding}, not {s}'), state, kept)
@@ -118,7 +119,7 @@ class TestTheCompiledStep:
   """What XLA made of the distillation step."""
 
   @staticmethod
-  def told(*layout, **how):
+  def shares_held(*layout, **how):
     """The elements of all that is moved whole, and where the teacher's parameters are."""
     program = compiled(*layout, **how)[1]
     moves = r'= (\(.*\)|\S+) (?:all-gather|all-to-all|collective-permute)(?:-start)?\('
@@ -129,7 +130,7 @@ class TestTheCompiledStep:
 
   @pytest.mark.parametrize('layout', [(8, 1, True), (4, 2, True)], ids=str)
   def test_gathers_parameters_one_by_one(self, layout):
-    moved, teacher = self.told(*layout)
+    moved, teacher = self.shares_held(*layout)
     params = [*BIG.shapes[0].values(), *STUDENT.shapes()[0].values()]
     assert len(moved) > len(params) / 2
     assert max(moved) <= max(x.size for x in params)
@@ -138,7 +139,7 @@ class TestTheCompiledStep:
 
   @pytest.mark.slow
   def test_moves_nothing_where_each_device_has_its_part_of_every_micro_batch(self):
-    moved, teacher = self.told(8, accumulate=2, microbatch=8)
+    moved, teacher = self.shares_held(8, accumulate=2, microbatch=8)
     assert not moved
     assert all(s.is_fully_replicated for s in jax.tree.leaves(teacher))
 
@@ -147,7 +148,7 @@ class TestTheCompiledStep:
 def test_four_devices_resume_on_any_bitwise(layout, tmp_path):
   params, rest = STUDENT.init(3)
   state = step.init_state(STUDENT, params, rest, optax.adam(0.1), {'mean': jnp.arange(3.0)})
-  four = sharding.placed(state, step.shardings(state, on(4, fsdp=True)))
+  four = sharding.device_put(state, step.shardings(state, on(4, fsdp=True)))
   assert four.opt_state[0].mu['model/blocks/0/up/kernel'].sharding.spec == P(None, 'data')
   checkpoint.save(tmp_path, 7, four)
   other = step.shardings(state, on(*layout, fsdp=True))
@@ -157,7 +158,8 @@ def test_four_devices_resume_on_any_bitwise(layout, tmp_path):
 
 
 def spec(path, shape, **how):
-  [found] = jax.tree.leaves(on(**how).stored({path: jax.ShapeDtypeStruct(shape, jnp.float32)}))
+  tree = {path: jax.ShapeDtypeStruct(shape, jnp.float32)}
+  [found] = jax.tree.leaves(on(**how).param_shardings(tree))
   return found.spec
 
 
@@ -186,15 +188,15 @@ def test_fsdp_takes_the_longest_axis_that_is_left():
 
 def test_the_plan_says_what_a_device_holds():
   tree = {'up/kernel': jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}
-  told = on(4, 2, fsdp=True).told({'teacher': tree, 'nothing': {}})
-  assert told == 'mesh data=4 model=2, fsdp; a device holds: teacher 0.5 MiB (1/8.0)'
-  assert on(8).told({'teacher': tree}) == 'mesh data=8 model=1; a device holds: ' \
+  line = on(4, 2, fsdp=True).describe({'teacher': tree, 'nothing': {}})
+  assert line == 'mesh data=4 model=2, fsdp; a device holds: teacher 0.5 MiB (1/8.0)'
+  assert on(8).describe({'teacher': tree}) == 'mesh data=8 model=1; a device holds: ' \
       'teacher 4 MiB (1/1.0)'
 
 
 def test_what_does_not_divide_is_refused():
   with pytest.raises(Stop, match='batch_size=12 does not divide over 8 devices') as stop:
-    on(8).rows(12)
+    on(8).local_rows(12)
   assert stop.value.status == Status.CONFIG
   for wrong in (3, 0, -1, 16):
     with pytest.raises(ValueError, match='does not divide the 8 devices'):

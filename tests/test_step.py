@@ -512,10 +512,10 @@ class TestBalance:
     def on(devices):
       layout = sharding.layout(devices=jax.devices()[:devices])
       run, state = machine(layout=layout, **balanced(kind))
-      state = sharding.placed(state, step.shardings(state, layout))
-      weights = {'big': sharding.placed(BIG, layout.weights(BIG))}
+      state = sharding.device_put(state, step.shardings(state, layout))
+      weights = {'big': sharding.device_put(BIG, layout.weight_shardings(BIG))}
       for i in range(5):
-        state, _ = run(state, weights, layout.fed(batch(i)), jax.random.key(1))
+        state, _ = run(state, weights, layout.to_devices(batch(i)), jax.random.key(1))
       return jax.device_get(state)
     eight, one = on(8), on(1)
     for part in 'params', 'carry', 'opt_state':

@@ -95,7 +95,7 @@ def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
 
 def sealed(folder: pathlib.Path, file: str) -> dict[str, Any]:
   """What `config.json` of an export says, once every file is verified, and the card is one."""
-  about = checkpoint.opened(folder, file)
+  about = checkpoint.open_export(folder, file)
   card = about.get('card')
   if wrong := _no_card(card):
     raise Stop(Status.CHECKPOINT, f'{folder}: its card {wrong}')

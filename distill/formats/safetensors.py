@@ -60,7 +60,7 @@ def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
 
   `config` is what else `config.json` says, for other libraries.
   """
-  arrays = {name: checkpoint.wide(array) for name, array in arrays.items()}
+  arrays = {name: checkpoint.to_export_array(array) for name, array in arrays.items()}
   content = safetensors.numpy.save(arrays, METADATA)
   read = {name: (tuple(of['shape']), bytes(of['data']))
           for name, of in safetensors.deserialize(content)}
@@ -68,8 +68,8 @@ def written(folder: pathlib.Path, arrays: Mapping[str, Any], shipped: Shipped,
     if read[name] != (array.shape, array.tobytes()):
       raise Stop(Status.CHECKPOINT, f'{folder}: {name} is read otherwise than it is, so nothing '
                  f'was written: safetensors {safetensors.__version__} is not sound here')
-  checkpoint.export(folder, {FILE: content} | {k: v.encode() for k, v in files.items()},
-                    shipped.card, config)
+  checkpoint.write_export(folder, {FILE: content} | {k: v.encode() for k, v in files.items()},
+                          shipped.card, config)
   return {'tolerance': 0, 'largest_difference': 0}
 
 

@@ -99,7 +99,8 @@ class StableHLO:
     if about:
       files |= {'README.md': readme(card=card, modality=shipped.modality, size=len(data),
                                     on=trial.title, **about)}
-    checkpoint.ship(folder, {FILE: data} | {k: v.encode() for k, v in files.items()}, card)
+    files = {name: text.encode() for name, text in files.items()}
+    checkpoint.write_new_export(folder, {FILE: data, **files}, card)
     return measured
 
   def sizes(self, folder: pathlib.Path, weights: Weights,

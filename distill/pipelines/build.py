@@ -48,7 +48,7 @@ class Common:
     how = {**self.batching, **learner.how, 'labelled': learner.labelled, 'drawn': learner.drawn}
     size = how.get('batch_size')          # its absence is for `call` to say
     rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
-                       rows=self.judge.layout.rows(size) if isinstance(size, int) else None)
+                       rows=self.judge.layout.local_rows(size) if isinstance(size, int) else None)
     labels = int(((split.index['hash01'] < learner.labelled) & split.known).sum())
     saw = {self.modality.noun: labels if learner.drawn == 1 else len(split), 'labels': labels}
     return rows, saw, functools.partial(batches.epoch_steps, split, **{

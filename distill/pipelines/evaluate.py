@@ -35,7 +35,7 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   asked = {name: spec.tier for name, node in listed.items() if node.role == 'student'}
   told = judging(spec)
   tiers.limits(told.evaluate.tiers, asked)
-  sharding.once(lambda: plan.same_corpus(told.dataset, this))
+  sharding.on_first_process(lambda: plan.same_corpus(told.dataset, this))
   if there := reported.before(this):
     return there
   widths = _widths(told, spec.data.get('widths'))
@@ -44,7 +44,7 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
             for name, node in listed.items()]
   told = dataclasses.replace(told, layout=dataclasses.replace(
       told.layout, splits=splits_of(model.pure for model in models)))
-  sharding.once(lambda: replace(this.workdir / 'metrics.jsonl', _curves(listed)))
+  sharding.on_first_process(lambda: replace(this.workdir / 'metrics.jsonl', _curves(listed)))
   return reported.reported(config, models, told, asked, this)
 
 

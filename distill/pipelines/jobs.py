@@ -126,7 +126,7 @@ class Train:
     else:
       weights, spent = self._trained(models, setting, announced, run)
     for folder in filter(None, (run.workdir / 'export' / self.name, place)):
-      sharding.once(functools.partial(
+      sharding.on_first_process(functools.partial(
           _ship, folder, self, weights, {**self.card, 'training': spent}, setting.modality))
     return Model(self.name, self.role, model, weights, self.card,
                  {'place': str(run.workdir / 'export' / self.name)}, setting.modality,
@@ -161,9 +161,9 @@ class Derive:
           run: Run) -> Model:
     del announced
     of, folder = models[self.of], run.workdir / 'export' / self.name
-    if not sharding.once(folder.exists):
+    if not sharding.on_first_process(folder.exists):
       run.log.say(f'{self.name}: made of {self.of}')
-      sharding.once(lambda: self._write(folder, of))
+      sharding.on_first_process(lambda: self._write(folder, of))
     model, weights, card = formats.load(str(folder))
     learnt = models[of.baseline_of] if of.baseline_of else of
     teachers = [of.name] if of.role == 'teacher' else learnt.teachers
@@ -194,9 +194,9 @@ def left(job: Train, run: Run) -> bool:
   A student that has begun goes on with the very teacher that it began with.
   """
   place, steps = shared(job, run), job.stage.train['steps']
-  own = lambda: checkpoint.latest(train.folder(job.stage, run)) == steps
-  return bool(place and sharding.once(lambda: place.exists() and not lacking(job, place)
-                                      and not own()))
+  own = lambda: checkpoint.latest_step(train.folder(job.stage, run)) == steps
+  return bool(place and sharding.on_first_process(lambda: place.exists() and not lacking(job, place)
+                                                  and not own()))
 
 
 def lacking(job: Train, folder: pathlib.Path) -> set[str]:
@@ -236,7 +236,7 @@ def scoring(model: Pure, setting: Setting,
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = under(params, 'model/'), under(rest, 'model/')
-    found = setting.task.score(records.records(eval_step, weights, rows, setting.task,
+    found = setting.task.score(records.collect(eval_step, weights, rows, setting.task,
                                                setting.layout, title=split))
     return {f'{split}/{name}': value for name, value in found.items()}
   return scores

@@ -129,7 +129,7 @@ def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
     if task.labelled and not dataset.splits[name].known.all():
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
-  layout.rows(evaluate.batch_size, 'evaluate.batch_size')
+  layout.local_rows(evaluate.batch_size, 'evaluate.batch_size')
   return Judging(dataset, task, tasks.spelled(config.task, dataset.facts), evaluate, layout)
 
 

@@ -104,7 +104,7 @@ class Other(ours.Safetensors):
   """A format of one's own, which looks at nothing that it reads."""
 
   def open(self, folder, path, **changes):
-    card = checkpoint.opened(folder, ours.FILE)['card']
+    card = checkpoint.open_export(folder, ours.FILE)['card']
     net = broken.Pure(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
     arrays = safetensors.numpy.load_file(folder / ours.FILE)
     return net, tuple({p: arrays[p] for p in part} for part in net.shapes), card

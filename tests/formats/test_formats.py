@@ -124,7 +124,7 @@ class TestFree:
     place = export(tmp_path / 'images')
     assert formats.free(str(place), node, 'models.x') == {'dropout': 0.3}
     own = tmp_path / 'encoder'
-    checkpoint.export(own, {FILE: b''}, {'model': {'name': 'bert.Bert'}})
+    checkpoint.write_export(own, {FILE: b''}, {'model': {'name': 'bert.Bert'}})
     assert formats.free(str(own), node, 'models.x') == {'dropout': 0.3, 'words': True}
 
   def test_of_a_folder_without_a_card_is_an_encoder_s(self, tmp_path):
@@ -136,14 +136,14 @@ class TestFree:
 
   def test_of_a_class_that_is_not_here_is_one_line(self, tmp_path):
     place = tmp_path / 'export'
-    checkpoint.export(place, {FILE: b''}, {'model': {'name': 'later.Later'}})
+    checkpoint.write_export(place, {FILE: b''}, {'model': {'name': 'later.Later'}})
     with pytest.raises(Stop, match=f"teachers.t.init: {place}='later.Later' names nothing"):
       formats.free(str(place), {'dropout': 0.3}, 'teachers.t.init')
 
   @pytest.mark.parametrize('model', [[1], 'bert.Bert', None])
   def test_of_a_card_that_is_none_is_one_line(self, tmp_path, model):
     place = tmp_path / 'export'
-    checkpoint.export(place, {FILE: b''}, {'model': model})
+    checkpoint.write_export(place, {FILE: b''}, {'model': model})
     with pytest.raises(Stop, match='export: its card says of its model') as stop:
       formats.load(str(place))
     assert stop.value.status == Status.CHECKPOINT

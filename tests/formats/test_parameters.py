@@ -119,7 +119,7 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   more = {'model': {**card['model'], 'classes': 5}, 'classes': ['v', 'w', 'x', 'y', 'z']}
   for name, arrays, its in (('whole', whole, card), ('part', part, card), ('more', whole, more)):
     file = {'model.safetensors': safetensors.numpy.save(arrays)}
-    checkpoint.export(tmp_path / name, file, its)
+    checkpoint.write_export(tmp_path / name, file, its)
   assert formats.load(str(tmp_path / 'whole'))[2]['fresh'] == []
   refused(Status.CHECKPOINT, 'norm/scale is missing in the weights', str(tmp_path / 'part'))
   refused(Status.CHECKPOINT, 'head/bias is (3,) in the weights and (5,) in the model',

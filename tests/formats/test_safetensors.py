@@ -29,7 +29,7 @@ def test_what_ships_is_what_was_given_in_float32_at_most(tmp_path):
   folder = tmp_path / 'export'
   assert written(folder, PARAMS, SHIPPED, TEXTS) == {'tolerance': 0, 'largest_difference': 0}
   params = safetensors.numpy.load_file(folder / 'model.safetensors')
-  assert checkpoint.opened(folder, 'model.safetensors')['card'] == CARD
+  assert checkpoint.open_export(folder, 'model.safetensors')['card'] == CARD
   assert {k: str(a.dtype) for k, a in params.items()} == {
       'blocks/0/kernel': 'bfloat16', 'bias': 'float32', 'scale': 'float32', 'levels': 'int8'}
   for name, array in PARAMS.items():
@@ -79,7 +79,7 @@ def test_what_ships_is_as_large_as_all_files_of_tensors(tmp_path):
 ], ids=['pickle', 'a header longer than the file', 'nothing', 'zeros', 'a shape that lies'])
 def test_hostile_weights_are_refused_and_nothing_is_executed(tmp_path, monkeypatch, weights):
   monkeypatch.chdir(tmp_path)
-  checkpoint.export(tmp_path / 'export', {'model.safetensors': weights}, CARD)
+  checkpoint.write_export(tmp_path / 'export', {'model.safetensors': weights}, CARD)
   with pytest.raises(Stop, match='model.safetensors cannot be read') as stop:
     Safetensors().open(tmp_path / 'export', '--model')
   assert stop.value.status == Status.CHECKPOINT and '\n' not in str(stop.value)

@@ -151,7 +151,7 @@ def test_over_many_devices_the_records_are_the_module_s(images):
   rows = batches.in_order(DIGITS.splits['test'], batch_size=64).map(DIGITS.modality.prepare)
   task, layout = classification.Classification(classes=10), sharding.layout()
   module, program = (
-      records.records(step.make_eval_step(model, task.measure), weights, rows, task, layout)
+      records.collect(step.make_eval_step(model, task.measure), weights, rows, task, layout)
       for model, weights, _ in map(formats.whole, map(str, images)))
   np.testing.assert_array_equal(program['prediction'], module['prediction'])
   np.testing.assert_allclose(program['probabilities'], module['probabilities'], atol=1e-5)
@@ -172,7 +172,7 @@ def test_any_batch_and_any_width_go_through_one_program(texts, size, width):
 
 
 def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
-  told = [checkpoint.opened(folder, FILE)['card'] for _, folder in (texts, numbers, images)]
+  told = [checkpoint.open_export(folder, FILE)['card'] for _, folder in (texts, numbers, images)]
   assert all(card['program']['platforms'] == ['cpu', 'cuda', 'tpu'] for card in told)
   text, number, image = (card['program']['parity'] for card in told)
   # twelve texts: of every six, four of up to 8 tokens, two above
@@ -188,7 +188,7 @@ def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
 def test_the_folder_says_what_the_program_holds(texts, images):
   for module, folder in texts, images:
     _, weights, _ = formats.whole(str(module))
-    program = checkpoint.opened(folder, FILE)['card']['program']
+    program = checkpoint.open_export(folder, FILE)['card']['program']
     own, kept = (sum(x.size for x in part.values()) for part in weights)
     assert program['params'] == own and program['quantised'] == 0
     assert program['bytes'] == 4 * (own + kept) <= (folder / FILE).stat().st_size    # all float32
@@ -198,7 +198,7 @@ def test_the_folder_says_what_the_program_holds(texts, images):
 def test_a_width_that_no_example_has_is_tried_too(texts, place, tmp_path):
   (tmp_path / 'short.txt').write_text('a b\n')
   assert written(texts[0], tmp_path / 'to', inputs=tmp_path / 'short.txt') == Status.DONE
-  told = checkpoint.opened(tmp_path / 'to', FILE)['card']['program']['parity']
+  told = checkpoint.open_export(tmp_path / 'to', FILE)['card']['program']['parity']
   assert told['widths'] == [8, 16] and told['batches'] == [1]
 
 

@@ -136,7 +136,8 @@ def trained(steps=3, first=0, state=None, devices=1):
   run, state_of, layout = machine(devices)
   state = state_of(state)
   for i in range(first, steps):
-    state, _ = run(state, {}, layout.fed(batch(i)) if layout else batch(i), jax.random.key(0))
+    rows = layout.to_devices(batch(i)) if layout else batch(i)
+    state, _ = run(state, {}, rows, jax.random.key(0))
   return jax.tree.map(np.asarray, state)
 
 
@@ -148,7 +149,7 @@ def machine(devices):
   def state_of(saved):
     params, rest = ({f'model/{path}': x for path, x in part.items()} for part in start())
     state = saved or step.init_state(student, params, rest, optimizer, {})
-    return (sharding.placed(state, step.shardings(state, layout)) if layout
+    return (sharding.device_put(state, step.shardings(state, layout)) if layout
             else jax.tree.map(jnp.array, state))
   return step.make_train_step(student, (), TERMS, optimizer, layout=layout), state_of, layout
 
