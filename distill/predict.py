@@ -22,7 +22,7 @@ import jax
 
 from distill import formats, hub, launch, numbers, step, streams, tasks
 from distill.modalities import examples
-from distill.models.pure import check_ids
+from distill.models.functional import check_ids
 from distill.types import Status, Stop
 
 USAGE = ('usage: python -m distill.predict --model=DIR ["a text" … | FILE.npy FILE.png …], '

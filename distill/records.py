@@ -7,7 +7,7 @@ import numpy as np
 
 from distill import sharding, tasks
 from distill.disk import replace
-from distill.models.pure import check_ids
+from distill.models.functional import check_ids
 from distill.tasks import Measured, Task
 from distill.teachers import Weights
 from distill.types import Batch, Records

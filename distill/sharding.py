@@ -28,7 +28,7 @@ MAX_ROWS = 2**24        # of a batch: their numbers alone take 128 MiB
 class Layout:
   """A mesh, and the places of arrays on it.
 
-  `splits` are those of the run's models (`models.pure.Traits`): a pattern that the end of a
+  `splits` are those of the run's models (`models.functional.Traits`): a pattern that the end of a
   parameter's path matches, and the axis that is split over `model`. If several axes are named, the
   first that `model` divides is split.
   """

@@ -13,7 +13,7 @@ from distill.carry import Carry
 from distill.data import batches
 from distill.logs import means
 from distill.models import layers, precision
-from distill.models.pure import Flat, check_computing
+from distill.models.functional import Flat, check_computing
 from distill.runs import Run
 from distill.step import State
 from distill.student import Student
@@ -100,7 +100,7 @@ class Prepared:
     """
     count = lambda lowered: float((lowered.cost_analysis() or {}).get('flops', 0.0))
     before = count(jax.jit(self.prepare).lower(self.batch)) if self.prepare else 0.0
-    repeated = microbatches.repeated(self.traced.jaxpr.jaxpr, count)
+    repeated = microbatches.repeated_operations(self.traced.jaxpr.jaxpr, count)
     return count(self.traced.lower()) + repeated - before
 
 
@@ -118,7 +118,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
              accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
              where=stage.where)
   train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **how)
-  norms = step.make_norms(*parts, **how) if plan.shares else None
+  norms = step.make_gradient_norms(*parts, **how) if plan.shares else None
   # With the layouts of the run, so that the first step needn't be traced again.
   batch, homes_of = stage.layout.batch_shapes(stage.data[0]), stage.layout.weight_shardings
   weights = {name: sharding.shapes(w, homes_of(w)) for name, w in weights.items()}
@@ -134,7 +134,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
       name: carry.init(jax.random.key(seed), shapes, params)
       for name, carry in stage.carries.items()})
   like = jax.eval_shape(init, params, rest, stage.seed)
-  homes = step.shardings(like, stage.layout)
+  homes = step.state_shardings(like, stage.layout)
   init, like = jax.jit(init, static_argnums=2, out_shardings=homes), sharding.shapes(like, homes)
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
   return Prepared(plan, train_step, norms, init, like, batch, traced, stage.prepare)
@@ -190,7 +190,7 @@ class _Sitting:
     self.fault = None                   # what stops it
     self.weights = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
     self.teachers = {name: checkpoint.sha256(theirs) for name, theirs in self.weights.items()}
-    homes, found = step.shardings(ready.like, stage.layout), checkpoint.restore(
+    homes, found = step.state_shardings(ready.like, stage.layout), checkpoint.restore(
         self.place, ready.like)
     self.fresh = found is None
     if self.fresh:

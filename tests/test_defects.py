@@ -18,7 +18,7 @@ from distill.data import images, text
 from distill.data.sets import Dataset
 from distill.modalities.image import Image
 from distill.models import layers
-from distill.models.pure import Traits
+from distill.models.functional import Traits
 from distill.pipelines.setting import setting
 from distill.tasks import Explain, Task, rescored
 from distill.tasks.classification import FRACTION

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from distill import export, formats, predict
 from distill.modalities import tokenizer
-from distill.models.pure import check_ids
+from distill.models.functional import check_ids
 from distill.types import Status, Stop
 from tests.formats.test_finite import LABELS, command
 from tests.test_pretrained import pretrained

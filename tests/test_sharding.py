@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from distill import checkpoint, objective, optimizers, sharding, step, teachers, train
 from distill.models.bert import Bert
+from distill.models.functional import Functional, splits_of
 from distill.models.projectors import Linear
-from distill.models.pure import Pure, splits_of
 from distill.student import Projector, Student
 from distill.types import Status, Stop
 
@@ -21,10 +21,11 @@ if jax.device_count() < 8:
   pytest.skip('needs 8 devices; tests/conftest.py simulates them', allow_module_level=True)
 
 SIZES = dict(vocabulary=64, length=8, classes=3, depth=1, heads=4, dropout=0.1, std=0.2)
-BIG, SMALL = (Pure(lambda rngs, width=width: Bert(width=width, rngs=rngs, **SIZES))
+BIG, SMALL = (Functional(lambda rngs, width=width: Bert(width=width, rngs=rngs, **SIZES))
               for width in (64, 32))
 STUDENT = Student(SMALL, {'wide': Projector(
-    Pure(lambda rngs: Linear(inputs=32, outputs=64, rngs=rngs)), ('student/block00/hidden',))})
+    Functional(lambda rngs: Linear(inputs=32, outputs=64, rngs=rngs)),
+    ('student/block00/hidden',))})
 TERMS = objective.terms_from({
     'hard': dict(loss='supervised.cross_entropy', mask='batch/labelled',
                  reads=dict(student='student/logits', label='batch/label')),
@@ -75,7 +76,7 @@ def trained(*layout, **how):
   """State and losses after 20 steps of one compiled program."""
   (run, program), layout = compiled(*layout, **how), on(*layout)
   weights = {'big': sharding.device_put(BIG.init(9), layout.weight_shardings(BIG.shapes))}
-  kept = step.shardings(run.like, layout)
+  kept = step.state_shardings(run.like, layout)
   params, rest = STUDENT.init(0)
   state = run.init(sharding.device_put(params, kept.params),
                    sharding.device_put(rest, kept.rest), 0)
@@ -148,10 +149,10 @@ class TestTheCompiledStep:
 def test_four_devices_resume_on_any_bitwise(layout, tmp_path):
   params, rest = STUDENT.init(3)
   state = step.init_state(STUDENT, params, rest, optax.adam(0.1), {'mean': jnp.arange(3.0)})
-  four = sharding.device_put(state, step.shardings(state, on(4, fsdp=True)))
+  four = sharding.device_put(state, step.state_shardings(state, on(4, fsdp=True)))
   assert four.opt_state[0].mu['model/blocks/0/up/kernel'].sharding.spec == P(None, 'data')
   checkpoint.save(tmp_path, 7, four)
-  other = step.shardings(state, on(*layout, fsdp=True))
+  other = step.state_shardings(state, on(*layout, fsdp=True))
   _, back, _ = checkpoint.restore(tmp_path, sharding.shapes(state, other))
   jax.tree.map(np.testing.assert_array_equal, back, state)
   jax.tree.map(lambda x, s: x.sharding == s or pytest.fail(f'{x.sharding}, not {s}'), back, other)

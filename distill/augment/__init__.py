@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from distill.models.pure import Flat
+from distill.models.functional import Flat
 from distill.types import Batch, Outputs, Status, Stop
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.compress import Weights
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 HALVES = 'bfloat16', 'float16'
@@ -22,7 +22,7 @@ class Half:
       raise ValueError(f'dtype={dtype!r} is not one of {", ".join(HALVES)}')
     self.dtype, self.about = dtype, f'weights stored in {dtype}'
 
-  def __call__(self, model: Pure, weights: Weights) -> tuple[Pure, Weights]:
+  def __call__(self, model: Functional, weights: Weights) -> tuple[Functional, Weights]:
     def half(path, array):
       if not jnp.issubdtype(array.dtype, jnp.floating):
         return array

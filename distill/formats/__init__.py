@@ -193,7 +193,7 @@ def whole(place: str, path: str = '--model') -> Opened:
 
 def free(place: str, node: Mapping[str, Any], path: str) -> dict[str, Any]:
   """What a config may change of a loaded model: arguments that no parameter depends on."""
-  from distill.models.pure import traits_of
+  from distill.models.functional import traits_of
   if not node:
     return {}
   model = card_of(hub.folder(place, path)).get('model')           # what is wrong is said on opening

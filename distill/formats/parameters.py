@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import lookup, numbers
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
@@ -16,7 +16,7 @@ from distill.types import Status, Stop
 def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathlib.Path, path: str,
               *, model: Mapping[str, Any] | None = None, fresh: Sequence[str] = (),
               sizes: Mapping[str, int] | None = None, seed: int = 0,
-              names: Mapping[str, str] | None = None) -> tuple[Pure, Weights, dict[str, Any]]:
+              names: Mapping[str, str] | None = None) -> tuple[Functional, Weights, dict[str, Any]]:
   """The model of a card with these arrays as its parameters.
 
   `model` changes arguments that no parameter depends on, such as `dropout`. Parameters whose paths
@@ -27,8 +27,8 @@ def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathli
   check_finite(arrays, folder, names)
   anew = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh)
   node = {**card['model'], **(model or {})}
-  build = lambda node: Pure(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
-                                                      rngs=rngs))
+  build = lambda node: Functional(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
+                                                            rngs=rngs))
   pure = build(node)
   missing = _missing(pure, arrays, anew)
   if missing and _classes_are_new(node, build, pure, missing):
@@ -70,14 +70,14 @@ def check_finite(arrays: Mapping[str, Any], folder: pathlib.Path,
                  'its training finite to the end, and the file copied whole?')
 
 
-def _missing(pure: Pure, arrays: Mapping[str, Any], anew: Callable[[str], bool]) -> set[str]:
+def _missing(pure: Functional, arrays: Mapping[str, Any], anew: Callable[[str], bool]) -> set[str]:
   """The parameters that start anew: those that were asked to, and heads that aren't there."""
   heads = pure.traits.heads
   return {name for part in pure.shapes for name in part
           if anew(name) or (name not in arrays and name.split('/')[0] in heads)}
 
 
-def _classes_are_new(node: Mapping[str, Any], build: Callable, pure: Pure,
+def _classes_are_new(node: Mapping[str, Any], build: Callable, pure: Functional,
                      missing: set[str]) -> bool:
   """Whether every parameter whose shape depends on the number of classes starts anew."""
   if 'classes' not in node:

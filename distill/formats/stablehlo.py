@@ -18,7 +18,7 @@ from distill import checkpoint, step, tasks
 from distill.formats import Opened, Shipped, Trial, sealed
 from distill.formats.readme import readme
 from distill.modalities import Modality, examples
-from distill.models.pure import PLAIN, check_ids
+from distill.models.functional import PLAIN, check_ids
 from distill.models.sizes import sizes
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Status, Stop
@@ -35,7 +35,7 @@ class Program:
   """A forward pass in evaluation mode, its weights inside, that is called as a model is.
 
   `data` is what `jax.export` serialised, `place` its folder and `written` the JAX that wrote it,
-  for the error line; `rows` are those of its tables, as `Pure.rows`. It takes any number of
+  for the error line; `rows` are those of its tables, as `Functional.rows`. It takes any number of
   examples, of any width up to its model's.
   """
   traits, differentiable = PLAIN, False
@@ -152,7 +152,7 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
 
   Agreement is that of the largest entries of the first output, where there are classes.
   """
-  measure = step.outputs_alone(tuple(outputs))
+  measure = step.select_outputs(tuple(outputs))
   ours, theirs = (step.make_eval_step(model, measure) for model in (shipped.model, program))
   axis = next(iter(shipped.modality.widths), None)
   ids, counts, widths, worst, agreed = set(), set(), set(), 0.0, []

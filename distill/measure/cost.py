@@ -39,7 +39,7 @@ class Subject:
 
   def __init__(self, pure: Callable, weights: Weights, modality: Modality,
                outputs: Sequence[str]):
-    self._step = step.make_eval_step(pure, step.outputs_alone(tuple(outputs)))
+    self._step = step.make_eval_step(pure, step.select_outputs(tuple(outputs)))
     self._weights, self._modality = weights, modality
     self._calls: dict[int, tuple[jax.stages.Compiled, tuple]] = {}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from distill import sharding
 from distill.modalities import Probe
-from distill.models.pure import Flat, Pure
+from distill.models.functional import Flat, Functional
 from distill.tasks import Task
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Records
@@ -34,7 +34,7 @@ class Inside:
     layers     {name: [b f]}   what each layer holds of an example, as the probe pools it
   """
 
-  def __init__(self, model: Pure, weights: Weights, layout: sharding.Layout, probe: Probe,
+  def __init__(self, model: Functional, weights: Weights, layout: sharding.Layout, probe: Probe,
                task: Task):
     self.layout, self.probe, self.task = layout, probe, task
     self.weights = sharding.device_put(weights, layout.weight_shardings(weights))

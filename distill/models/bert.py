@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distill.models import layers
-from distill.models.pure import DEEPEST, Traits
+from distill.models.functional import DEEPEST, Traits
 from distill.types import Batch, Outputs
 
 POOLING = {'tanh': jnp.tanh, 'relu': jax.nn.relu}

@@ -17,8 +17,8 @@ import numpy as np
 from distill.lookup import nearest
 from distill.models import labels as labels_of
 from distill.models.bert import Bert
+from distill.models.functional import DEEPEST, Flat
 from distill.models.labels import CONFIG, fault, short
-from distill.models.pure import DEEPEST, Flat
 
 PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
 LARGEST = 2**31 - 1                         # of a size

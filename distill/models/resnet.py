@@ -5,8 +5,8 @@ import jax
 from flax import nnx
 
 from distill.models import layers
+from distill.models.functional import DEEPEST, Traits
 from distill.models.norm import BatchNorm
-from distill.models.pure import DEEPEST, Traits
 from distill.types import Batch, Outputs
 
 

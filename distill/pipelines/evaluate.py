@@ -16,7 +16,7 @@ from distill.data import batches
 from distill.data.sets import Split
 from distill.disk import replace
 from distill.modalities import Modality
-from distill.models.pure import splits_of
+from distill.models.functional import splits_of
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.checks import check_reads
 from distill.pipelines.judging import Judging, Model, judging

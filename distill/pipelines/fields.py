@@ -242,10 +242,10 @@ def _without_idle(config: Mapping[str, Any]) -> dict[str, Any]:
   held = {str(node.get('source', '')).removeprefix('carry:')      # by teachers that are averages
           for _, node in _each(config, 'teachers')}
   kept = {'carry': {name for name in carries
-                    if name in held or objective.among('carry', name, read)}}
+                    if name in held or objective.names_view('carry', name, read)}}
   # A class of others may read what its node doesn't say.
   every = any(':' in str(carries[name].get('name')) for name in kept['carry'])
-  among = lambda view, name: every or objective.among(view, name, read)
+  among = lambda view, name: every or objective.names_view(view, name, read)
   read |= {text for name in kept['carry'] for text in _texts(carries[name])}
   projectors = {name: node for learner in learners
                 for name, node in _each(_node(learner, 'student'), 'projectors')}

@@ -8,7 +8,7 @@ from distill.pipelines import jobs, plan
 from distill.pipelines.jobs import Load, Train
 from distill.pipelines.setting import setting
 from distill.runs import Run
-from distill.student import under
+from distill.student import subtree
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
@@ -54,4 +54,4 @@ def _trained(several: Sequence[Train], weights: Sequence[Mapping[str, Weights]],
     stages = [dataclasses.replace(part, evaluate=scores) for part in parts]
     ready = train.prepared(stages[0], {t.name: t.shapes for t in stages[0].teachers})
     before = [left for *left, _ in train.together(stages, ready, weights, runs, before)]
-  return [sharding.on_host(tuple(under(part, 'model/') for part in left)) for left in before]
+  return [sharding.on_host(tuple(subtree(part, 'model/') for part in left)) for left in before]

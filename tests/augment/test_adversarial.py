@@ -9,7 +9,7 @@ from flax import nnx
 
 from distill.augment import Ask, adversarial
 from distill.modalities import image, probes
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 from tests.modalities.test_probes import BATCH, TEXT, encoder
 
@@ -27,7 +27,7 @@ class Linear(nnx.Module):
     return {'logits': jnp.stack([0 * z, z], 1), 'one': z[:, None]}
 
 
-MODEL = Pure(lambda rngs: Linear(rngs=rngs))
+MODEL = Functional(lambda rngs: Linear(rngs=rngs))
 PROBE = MODALITY.probe(MODEL, MODEL.shapes)
 
 

@@ -90,7 +90,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, dtype):
 
 def shipped(folder, change=lambda params: None, kind=None, **card):
   """An export of images, its parameters changed."""
-  net = broken.Pure(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
+  net = broken.Functional(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
   params, rest = broken.weights(net)
   change(params)
   modality = Image(8, 8, 1, (4.0,), (2.0,), white=16.0)
@@ -105,7 +105,7 @@ class Other(ours.Safetensors):
 
   def open(self, folder, path, **changes):
     card = checkpoint.open_export(folder, ours.FILE)['card']
-    net = broken.Pure(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
+    net = broken.Functional(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
     arrays = safetensors.numpy.load_file(folder / ours.FILE)
     return net, tuple({p: arrays[p] for p in part} for part in net.shapes), card
 

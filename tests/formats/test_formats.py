@@ -9,7 +9,7 @@ from distill import export as door
 from distill.data import digits
 from distill.formats.safetensors import FILE, Safetensors
 from distill.lookup import build
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 DATA = digits.Digits()
@@ -20,7 +20,7 @@ TASK = {'name': 'classification.Classification', 'classes': 10}
 
 def shipped(node, **more):
   """A model of the digits as it starts, with the card that a run gives it."""
-  model = Pure(lambda rngs: build('models', node, 'model', rngs=rngs))
+  model = Functional(lambda rngs: build('models', node, 'model', rngs=rngs))
   card = {'model': node, 'classes': list(DATA.names), 'task': TASK, 'data': DATA.name,
           'fingerprint': DATA.fingerprint, **modalities.card(DATA.modality), **more}
   return formats.Shipped(model, model.init(0), card, DATA.modality)

@@ -13,7 +13,7 @@ import safetensors.numpy
 from distill import formats
 from distill.modalities import text, tokenizer
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'models' / 'golden.npz'
 NODE = dict(name='bert.Bert', vocabulary=30, length=12, width=8, depth=2, heads=2, inner=12,
@@ -43,7 +43,7 @@ def words(folder, **about):
 @functools.cache
 def model(node, classes):
   """What computes a model's outputs, and weights away from their start."""
-  net = Pure(lambda rngs: bert.Bert(**dict(node), classes=classes, rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**dict(node), classes=classes, rngs=rngs))
   noise = np.random.default_rng(0)
   params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
             for path, x in sorted(net.shapes[0].items())}

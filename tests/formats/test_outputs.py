@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from distill import evaluate, export, formats, main, predict, report
 from distill.data import digits
 from distill.formats import stablehlo
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks.classification import Classification
 from distill.types import Status, Stop
 
@@ -148,8 +148,8 @@ class Counted(Net):
 
 def test_a_model_that_counts_its_batch_is_told_how_not_to(place):
   model, weights, card = formats.load(str(place / 'run/export/student'))
-  shipped = formats.Shipped(Pure(lambda rngs: Counted(width=4, classes=10, channels=1, rngs=rngs)),
-                            weights, card, DATA.modality)
+  model = Functional(lambda rngs: Counted(width=4, classes=10, channels=1, rngs=rngs))
+  shipped = formats.Shipped(model, weights, card, DATA.modality)
   with pytest.raises(Stop, match=r'cannot be exported for any batch: .*take it from x\.shape') as (
       stop):
     stablehlo.serialized(shipped, ['scores'])

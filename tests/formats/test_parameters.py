@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from distill import checkpoint, formats
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 NODE = dict(vocabulary=9, length=16, width=8, depth=1, heads=2, inner=16)
@@ -18,7 +18,7 @@ WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'b', 'c', 'd']
 @functools.cache
 def params(classes=3, words=False):
   """Arrays that differ in every number."""
-  net = Pure(lambda rngs: bert.Bert(**NODE, classes=classes, words=words, rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**NODE, classes=classes, words=words, rngs=rngs))
   noise = np.random.default_rng(0)
   return {path: noise.standard_normal(x.shape).astype(np.float32)
           for path, x in net.shapes[0].items()}

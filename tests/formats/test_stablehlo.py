@@ -18,7 +18,7 @@ from distill.formats import stablehlo
 from distill.formats.stablehlo import FILE, Program
 from distill.modalities import text, tokenizer
 from distill.models import bert, resnet
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks import classification
 from distill.types import Status, Stop
 
@@ -44,7 +44,7 @@ def encoder(folder, labels, widths=(8, 16)):
   words = folder.parent / 'words'
   words.mkdir(exist_ok=True)
   (words / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
-  model = Pure(lambda rngs: bert.Bert(**sizes, rngs=rngs))
+  model = Functional(lambda rngs: bert.Bert(**sizes, rngs=rngs))
   modality = text.Text(length=16, widths={'s': widths}, tokenizer=tokenizer.read(str(words)))
   card = {'model': {'name': 'bert.Bert', **sizes}, 'classes': list(labels), **modality.card()}
   formats.write(folder, formats.Shipped(model, noisy(model), card, modality))
@@ -108,7 +108,7 @@ def reported(*names):
 def images_run(place, name='student'):
   """The workdir of a run on the digits that has left one model."""
   sizes = {'depth': 8, 'widths': [2, 2, 4, 8], **DIGITS.sizes}
-  model = Pure(lambda rngs: resnet.ResNet(**sizes, rngs=rngs))
+  model = Functional(lambda rngs: resnet.ResNet(**sizes, rngs=rngs))
   card = {'model': {'name': 'resnet.ResNet', **sizes}, 'classes': list(DIGITS.names),
           **modalities.card(DIGITS.modality), 'data': DIGITS.name,
           'fingerprint': DIGITS.fingerprint}
@@ -165,7 +165,7 @@ def test_any_batch_and_any_width_go_through_one_program(texts, size, width):
   batch = {'tokens': noise.integers(0, len(WORDS), (size, width)).astype(np.int32),
            'types': noise.integers(0, 2, (size, width)).astype(np.int32),
            'mask': (noise.random((size, width)) < 0.7).astype(np.float32)}
-  wanted, got = (step.make_eval_step(m, step.outputs_alone(('logits',)))(*w, batch)['logits']
+  wanted, got = (step.make_eval_step(m, step.select_outputs(('logits',)))(*w, batch)['logits']
                  for m, w in ((module, weights), (program, none)))
   assert got.shape == (size, 3)
   np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -116,7 +116,7 @@ class TestMse:
     batch = {'label': jnp.float32(NUMBER) * seen, 'labelled': seen, 'valid': jnp.ones(4)}
 
     def total(head):
-      totals, sums, _ = objective.objective((term,), {'student': {'logits': head}, 'batch': batch},
+      totals, sums, _ = objective.compute((term,), {'student': {'logits': head}, 'batch': batch},
                                          objective.counts((term,), batch), jnp.zeros(()))
       return totals[''], sums['hard']
     head = jnp.float32(HEAD)

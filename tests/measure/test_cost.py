@@ -6,7 +6,7 @@ from distill import lookup
 from distill.measure import cost
 from distill.modalities import examples, image, text
 from distill.models import sizes
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 
 def texts(*widths):
@@ -34,7 +34,7 @@ def test_memory_is_at_least_arguments_and_results(product):
 
 
 def subject(name, modality, **how):
-  pure = Pure(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
+  pure = Functional(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
   return cost.Subject(pure, pure.init(0), modality, ['logits']), pure
 
 

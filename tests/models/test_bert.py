@@ -6,13 +6,13 @@ from flax import nnx
 from scipy import special
 
 from distill.models import bert, layers
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 SIZES = dict(vocabulary=30, length=12, classes=3, width=8, depth=2, heads=2)
 
 
 def model(**changes):
-  return Pure(lambda rngs: bert.Bert(**{**SIZES, **changes}, rngs=rngs))
+  return Functional(lambda rngs: bert.Bert(**{**SIZES, **changes}, rngs=rngs))
 
 
 def batch(b=2, s=6, own=(6, 4)):
@@ -178,8 +178,8 @@ def test_masks_of_tokens_stay_within_the_dtype():
 
 def test_the_pooled_row_is_the_first_of_the_last_block_also_under_dropout():
   # It is an expression of its own: the same dropout must act on it.
-  model = Pure(lambda rngs: bert.Bert(vocabulary=50, length=8, classes=3, width=16, depth=2,
-                                      heads=4, dropout=0.3, std=0.2, rngs=rngs))
+  model = Functional(lambda rngs: bert.Bert(vocabulary=50, length=8, classes=3, width=16, depth=2,
+                                            heads=4, dropout=0.3, std=0.2, rngs=rngs))
   params, rest = model.init(0)
   data = {'tokens': jnp.arange(32).reshape(4, 8), 'types': jnp.zeros((4, 8), jnp.int32),
           'mask': (jnp.arange(8) < jnp.array([[8], [3], [5], [1]])).astype(jnp.float32)}
@@ -195,7 +195,7 @@ def test_what_only_the_last_block_s_other_rows_need_costs_nothing_where_it_is_no
           'mask': jnp.ones((4, 32))}
 
   def flops(*reads):
-    model = Pure(lambda rngs: bert.Bert(depth=1, rngs=rngs, **sizes))
+    model = Functional(lambda rngs: bert.Bert(depth=1, rngs=rngs, **sizes))
     run = lambda p, r: [model(p, r, data, train=False, key=None)[0][name] for name in reads]
     return jax.jit(run).lower(*model.shapes).compile().cost_analysis()['flops']
 

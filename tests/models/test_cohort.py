@@ -7,7 +7,7 @@ import pytest
 from distill import objective
 from distill.losses import logits, supervised
 from distill.models.cohort import Cohort
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 BERT = dict(name='bert.Bert', vocabulary=12, length=6, classes=3, width=8, depth=1, heads=2,
             dropout=0.5)
@@ -19,7 +19,7 @@ BATCH = {'tokens': jnp.arange(24).reshape(4, 6) % 12, 'types': jnp.zeros((4, 6),
 
 
 def cohort(**members):
-  return Pure(lambda rngs: Cohort(members=members, rngs=rngs))
+  return Functional(lambda rngs: Cohort(members=members, rngs=rngs))
 
 
 COHORT = cohort(**MIXED)
@@ -79,7 +79,7 @@ def test_mutual_learning_is_four_terms():
 
   def total(own):
     views = {'student': own, 'self': jax.lax.stop_gradient(own), 'batch': BATCH}
-    return objective.objective(terms, views, objective.counts(terms, BATCH), 0)[0]['']
+    return objective.compute(terms, views, objective.counts(terms, BATCH), 0)[0]['']
 
   def by_hand(own):
     mean = lambda values: jnp.sum(values * BATCH['valid']) / 3

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from distill.modalities import tokenizer
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 GOLDEN = pathlib.Path(__file__).with_name('golden.npz')
@@ -75,7 +75,7 @@ def computed(model, batch=BATCH):
 @functools.cache
 def network(node):
   """The shapes of a model's parameters and the model, with all parts; compiled once."""
-  net = Pure(lambda rngs: bert.Bert(**dict(node), classes=3, words=True, rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**dict(node), classes=3, words=True, rngs=rngs))
   return net.shapes[0], jax.jit(lambda params, batch: net(params, {}, batch)[0])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distill.models import fusion, projectors
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.models.simkd import SimKD
 
@@ -15,7 +15,7 @@ VECTORS = np.float32(RNG.normal(size=(4, 3)))
 
 
 def made(module, **hyper):
-  pure = Pure(lambda rngs: module(rngs=rngs, **hyper))
+  pure = Functional(lambda rngs: module(rngs=rngs, **hyper))
   return pure, *pure.init(0)
 
 
@@ -178,8 +178,8 @@ class TestSimKD:
 
   def test_its_head_is_the_teacher_s_on_the_projected_features(self):
     pure, params, rest = made(SimKD, encoder=self.ENCODER, width=12, channels=1, classes=5)
-    teacher = Pure(lambda rngs: ResNet(depth=8, widths=(4, 6, 8, 12), channels=1, classes=5,
-                                       rngs=rngs)).shapes[0]
+    teacher = Functional(lambda rngs: ResNet(depth=8, widths=(4, 6, 8, 12), channels=1, classes=5,
+                                             rngs=rngs)).shapes[0]
     for name in ('head/kernel', 'head/bias'):       # what `student.init` takes, by path and shape
       assert params[name].shape == teacher[name].shape
     assert {path.split('/')[0] for path in params} == {'encoder', 'projector', 'head'}

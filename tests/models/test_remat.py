@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 
 from distill import objective, step
 from distill.models import bert, layers, resnet
-from distill.models.pure import Pure, check_computing
+from distill.models.functional import Functional, check_computing
 from distill.student import Student
 from distill.types import Status, Stop
 
@@ -17,8 +17,9 @@ AGAIN = [kind for kind in layers.REMAT if kind != layers.NOTHING]
 
 
 def encoder(depth=2, width=8, dropout=0.1, **more):
-  return Pure(lambda rngs: bert.Bert(vocabulary=30, length=32, classes=3, width=width, depth=depth,
-                                     heads=2, dropout=dropout, **more, rngs=rngs))
+  return Functional(lambda rngs: bert.Bert(
+      vocabulary=30, length=32, classes=3, width=width, depth=depth, heads=2, dropout=dropout,
+      **more, rngs=rngs))
 
 
 def texts(b=4, s=32):
@@ -31,7 +32,8 @@ def images(b=4):
 
 
 ENCODER = encoder(), texts(s=12), 'block01/hidden'
-NETWORK = (Pure(lambda rngs: resnet.ResNet(depth=8, widths=(4, 4, 4, 4), classes=3, rngs=rngs)),
+NETWORK = (Functional(
+    lambda rngs: resnet.ResNet(depth=8, widths=(4, 4, 4, 4), classes=3, rngs=rngs)),
            images(), 'stage2/features')
 
 
@@ -120,7 +122,7 @@ class Dense(nnx.Module):
 
 
 def test_a_model_without_blocks_is_refused_before_it_runs():
-  model = Pure(lambda rngs: Dense(rngs=rngs))
+  model = Functional(lambda rngs: Dense(rngs=rngs))
   line = "^config.train.remat='dots': the model has no blocks to compute again: "
   with pytest.raises(Stop, match=line) as stop:
     check_computing(model, 'config.train', dtype='float32', remat='dots')

@@ -11,7 +11,7 @@ from flax import nnx
 
 from distill import objective, optimizers, sharding, step
 from distill.models import precision
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.student import Student
 
@@ -24,7 +24,7 @@ VALID = np.array([1, 1, 1, 0, 1, 1, 0, 1], np.float32)
 
 
 def sized(**changes):
-  return Pure(lambda rngs: ResNet(**{**SIZES, **changes}, rngs=rngs))
+  return Functional(lambda rngs: ResNet(**{**SIZES, **changes}, rngs=rngs))
 
 
 NET, ONE_BLOCK = sized(), sized(depth=4, widths=(3, 4))
@@ -149,7 +149,7 @@ def machine(devices):
   def state_of(saved):
     params, rest = ({f'model/{path}': x for path, x in part.items()} for part in start())
     state = saved or step.init_state(student, params, rest, optimizer, {})
-    return (sharding.device_put(state, step.shardings(state, layout)) if layout
+    return (sharding.device_put(state, step.state_shardings(state, layout)) if layout
             else jax.tree.map(jnp.array, state))
   return step.make_train_step(student, (), TERMS, optimizer, layout=layout), state_of, layout
 

@@ -5,7 +5,7 @@ import pytest
 
 from distill import schedules
 from distill.losses import logits
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.temperatures import CWSM, FLSW, Learned
 from tests.losses.inputs import REFERENCE, STUDENT, TEACHER, assert_proven
 
@@ -15,14 +15,14 @@ ALL = np.ones(4, np.float32)
 
 def heat(theta, reversal):
   """From θ and λ to the learned temperature."""
-  return Pure(lambda rngs: Learned(inputs=1))(
+  return Functional(lambda rngs: Learned(inputs=1))(
       {'theta': theta}, {}, reversal, valid=ALL, train=True)[0]
 
 
 class TestLearned:
 
   def test_theta_is_trained_and_starts_at_one(self):
-    params, rest = Pure(lambda rngs: Learned(inputs=1)).init(0)
+    params, rest = Functional(lambda rngs: Learned(inputs=1)).init(0)
     assert params == {'theta': 1} and not rest
 
   def test_by_hand(self):

@@ -57,7 +57,7 @@ def splits_of(models: Iterable[Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pure:
+class Functional:
   """A module without its arrays.
 
   `make(rngs)` constructs the module; nothing is computed until `init`. `mixing`: in training an
@@ -126,7 +126,7 @@ class Pure:
     return result, _flat(nnx.split(module, nnx.Param, ...)[2])
 
 
-def check_computing(model: Pure, where: str, *, dtype: str, remat: str = NOTHING) -> None:
+def check_computing(model: Functional, where: str, *, dtype: str, remat: str = NOTHING) -> None:
   """Stops where a model has nothing that `dtype` or `remat`, fields of `where`, would change."""
   if dtype == precision.MIXED and not model.multiplies:
     raise Stop(Status.CONFIG, f'{where}.dtype={dtype!r}: the model has no layer with a dot_general '
