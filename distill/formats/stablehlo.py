@@ -18,7 +18,7 @@ from distill import checkpoint, step, tasks
 from distill.formats import Opened, Shipped, Trial, sealed
 from distill.formats.readme import readme
 from distill.modalities import Modality, examples
-from distill.models.functional import PLAIN, check_ids
+from distill.models.functional import NO_TRAITS, check_ids
 from distill.models.sizes import sizes
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Status, Stop
@@ -38,7 +38,7 @@ class Program:
   for the error line; `rows` are those of its tables, as `Functional.rows`. It takes any number of
   examples, of any width up to its model's.
   """
-  traits, differentiable = PLAIN, False
+  traits, differentiable = NO_TRAITS, False
 
   def __init__(self, data: bytes, place: str, written: str,
                rows: Mapping[str, int] | None = None):

@@ -15,8 +15,8 @@ def model(**changes):
   return Functional(lambda rngs: bert.Bert(**{**SIZES, **changes}, rngs=rngs))
 
 
-def batch(b=2, s=6, own=(6, 4)):
-  mask = (np.arange(s)[None] < np.array(own)[:, None]).astype(np.float32)
+def batch(b=2, s=6, lengths=(6, 4)):
+  mask = (np.arange(s)[None] < np.array(lengths)[:, None]).astype(np.float32)
   tokens = (np.arange(b * s).reshape(b, s) % 25 + 5) * mask.astype(int)
   return {'tokens': jnp.array(tokens, jnp.int32), 'mask': jnp.array(mask),
           'types': jnp.array((np.arange(s)[None] >= 3) * np.ones((b, 1)), jnp.int32)}
@@ -65,10 +65,10 @@ def test_the_encoder_is_the_published_one():
 def test_every_output_has_its_name_and_shape():
   net = model(words=True)
   outputs, _ = net(*net.init(0), batch())
-  d, inside, maps = (2, 6, 8), {'hidden', 'query', 'key', 'value'}, {'attention', 'scores'}
+  d, hidden_names, maps = (2, 6, 8), {'hidden', 'query', 'key', 'value'}, {'attention', 'scores'}
   assert {n: v.shape for n, v in outputs.items()} == {
       'embedding': d, 'pooled': (2, 8), 'logits': (2, 3), 'words': (2, 6, 30),
-      **{f'block0{i}/{name}': d for i in (0, 1) for name in inside},
+      **{f'block0{i}/{name}': d for i in (0, 1) for name in hidden_names},
       **{f'block0{i}/{name}': (2, 2, 6, 6) for i in (0, 1) for name in maps}}
   np.testing.assert_allclose(outputs['block00/attention'].sum(-1), 1, atol=1e-6)
   assert (outputs['block00/attention'][1, :, :, 4:] == 0).all()       # padded keys
@@ -82,10 +82,11 @@ def test_unread_outputs_cost_nothing():
     f = jax.jit(lambda p, b: [net(p, rest, b)[0][name] for name in read])
     return f.lower(params, batch()).compile().cost_analysis()['flops']
 
-  alone = jax.jit(lambda p, b: model()({k: v for k, v in p.items() if 'words' not in k}, {}, b)[
-      0]['logits']).lower(params, batch()).compile().cost_analysis()['flops']
-  assert flops(['logits']) == alone
-  assert flops(['logits', 'words']) > alone + 2 * 12 * 8 * 30       # the head alone: 2·b·s·d·v
+  without = lambda p: {k: v for k, v in p.items() if 'words' not in k}
+  without_words = jax.jit(lambda p, b: model()(without(p), {}, b)[0]['logits']).lower(
+      params, batch()).compile().cost_analysis()['flops']
+  assert flops(['logits']) == without_words
+  assert flops(['logits', 'words']) > without_words + 2 * 12 * 8 * 30     # the head: 2·b·s·d·v
   assert flops(['block00/hidden']) < 0.6 * flops(['block01/hidden'])     # one block isn't run
 
 
@@ -102,7 +103,7 @@ def test_the_words_head_reads_the_positions_that_the_batch_names():
 def test_padding_never_reaches_an_example():
   net = model()
   weights = net.init(0)
-  short, long = batch(s=4, own=(4, 4)), batch(s=10, own=(4, 4))
+  short, long = batch(s=4, lengths=(4, 4)), batch(s=10, lengths=(4, 4))
   long = {k: v.at[:, :4].set(short[k]) for k, v in long.items()}
   a, b = (net(*weights, x)[0] for x in (short, long))
   np.testing.assert_allclose(a['logits'], b['logits'], atol=1e-6)
@@ -111,7 +112,7 @@ def test_padding_never_reaches_an_example():
 def test_a_row_of_padding_alone_is_finite_forward_and_backward():
   net = model()
   params, rest = net.init(0)
-  grads = jax.grad(lambda p: net(p, rest, batch(own=(6, 0)))[0]['logits'].sum())(params)
+  grads = jax.grad(lambda p: net(p, rest, batch(lengths=(6, 0)))[0]['logits'].sum())(params)
   assert all(np.isfinite(g).all() for g in grads.values())
 
 
@@ -169,7 +170,7 @@ def test_sizes_that_make_no_model_are_refused(wrong):
 def test_more_positions_than_the_model_has_are_refused():
   net = model()
   with pytest.raises(ValueError, match='13 positions'):
-    net(*net.init(0), batch(s=13, own=(13, 4)))
+    net(*net.init(0), batch(s=13, lengths=(13, 4)))
 
 
 def test_masks_of_tokens_stay_within_the_dtype():

@@ -36,9 +36,9 @@ def finite(tree):
 def test_by_hand():
   # One channel, values 1, 3, 5, 7: mean 4, biased variance (9 + 1 + 1 + 9) / 4 = 5, unbiased 20/3.
   # Scale 2, bias 1: 1 + 2 (x - 4) / √5. Running: 0.9·0 + 0.1·4 and 0.9·1 + 0.1·20/3.
-  one = Functional(lambda rngs: BatchNorm(1, eps=1e-12))
-  y, rest = one({'scale': jnp.array([2.0]), 'bias': jnp.array([1.0])}, one.init(0)[1],
-                jnp.array([[1.0], [3.0], [5.0], [7.0]]), valid=jnp.ones(4), train=True)
+  single = Functional(lambda rngs: BatchNorm(1, eps=1e-12))
+  y, rest = single({'scale': jnp.array([2.0]), 'bias': jnp.array([1.0])}, single.init(0)[1],
+                   jnp.array([[1.0], [3.0], [5.0], [7.0]]), valid=jnp.ones(4), train=True)
   np.testing.assert_allclose(y[:, 0], 1 + np.array([-6, -2, 2, 6]) / 5**0.5, rtol=1e-6)
   np.testing.assert_allclose([rest['mean'][0], rest['var'][0]], [0.4, 0.9 + 2 / 3], rtol=1e-6)
 

@@ -52,9 +52,9 @@ def test_shapes_and_no_row_sees_one_that_is_not_valid(module, hyper, reads, shap
   assert jax.tree.map(lambda x: x.shape, results) == shapes
   # Of a size that would be seen in any statistics.
   others = called(pure, params, rest, *(np.concatenate([x[:3], 1e3 * x[3:]]) for x in reads))
-  for one, other in zip(*map(jax.tree.leaves, (results, others)), strict=True):
-    if one.shape[0] == 4:
-      np.testing.assert_allclose(one[:3], other[:3], atol=1e-5)
+  for value, other in zip(*map(jax.tree.leaves, (results, others)), strict=True):
+    if value.shape[0] == 4:
+      np.testing.assert_allclose(value[:3], other[:3], atol=1e-5)
 
 
 class TestStart:

@@ -48,18 +48,18 @@ def slope(model, batch, output, remat, dtype='float32'):
 @pytest.mark.parametrize('remat', AGAIN)
 @pytest.mark.parametrize('dtype', [
     'float32', pytest.param('mixed', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
-def test_no_value_changes(what, dtype, remat):
-  weights = what[0].init(0)
-  (loss, rest), grads = slope(*what, remat, dtype)(*weights)
-  (wanted, kept), exact = slope(*what, layers.NOTHING, dtype)(*weights)
+@pytest.mark.parametrize('case', [ENCODER, NETWORK], ids=['encoder', 'network'])
+def test_no_value_changes(case, dtype, remat):
+  weights = case[0].init(0)
+  (loss, rest), grads = slope(*case, remat, dtype)(*weights)
+  (wanted, kept), exact = slope(*case, layers.NOTHING, dtype)(*weights)
   np.testing.assert_allclose(loss, wanted, rtol=1e-6)
   for mine, theirs in (grads, exact), (rest, kept):
     assert mine.keys() == theirs.keys()
     for path, value in theirs.items():
       np.testing.assert_allclose(mine[path], value, atol=1e-6, err_msg=path)
   changed = [path for path in rest if (rest[path] != weights[1][path]).any()]
-  assert bool(changed) == (what is NETWORK)             # batch statistics move
+  assert bool(changed) == (case is NETWORK)             # batch statistics move
 
 
 def count(jaxpr, kind):
@@ -69,10 +69,10 @@ def count(jaxpr, kind):
       count(sub, kind) for sub in inner)
 
 
-@pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
-def test_unless_asked_nothing_is_computed_again(what):
-  weights = what[0].init(0)
-  blocks = lambda remat: count(slope(*what, remat).trace(*weights).jaxpr.jaxpr, 'remat2')
+@pytest.mark.parametrize('case', [ENCODER, NETWORK], ids=['encoder', 'network'])
+def test_unless_asked_nothing_is_computed_again(case):
+  weights = case[0].init(0)
+  blocks = lambda remat: count(slope(*case, remat).trace(*weights).jaxpr.jaxpr, 'remat2')
   assert blocks(layers.NOTHING) == 0 and blocks('everything') >= 2
 
 

@@ -218,9 +218,9 @@ def test_resumed_is_uninterrupted():
 def test_one_device_is_eight():
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices; tests/conftest.py simulates them')
-  one, eight = trained(), trained(devices=8)
-  assert_near(one.params, eight.params, 1e-5)
-  assert_near(one.rest, eight.rest, 1e-5)
+  single, eight = trained(), trained(devices=8)
+  assert_near(single.params, eight.params, 1e-5)
+  assert_near(single.rest, eight.rest, 1e-5)
 
 
 # ---- what it is and what it gives

@@ -34,9 +34,9 @@ class TestLearned:
     # 20 σ(1) (1 - σ(1)) = 20 · 0.1966119
     slope = jax.jit(jax.grad(heat, argnums=(0, 1)))
     for reversal in (0.0, -0.5, -1.0, 1.0):
-      theta, own = slope(jnp.ones(()), jnp.float32(reversal))
+      theta, theta_slope = slope(jnp.ones(()), jnp.float32(reversal))
       np.testing.assert_allclose(theta, reversal * 3.932239, rtol=1e-6)
-      assert own == 0
+      assert theta_slope == 0
 
   def test_it_is_float32_though_theta_is_not(self):
     value, slope = jax.value_and_grad(heat)(jnp.ones((), jnp.bfloat16), jnp.float32(1))
@@ -102,8 +102,8 @@ class TestForEachExample:
     valid = np.float32([1, 0, 1, 1])
     holes = [np.where(valid[:, None] > 0, z, np.nan) for z in (S, T)]
     kept = [z[valid > 0] for z in holes]
-    for holed, alone in zip(both(*holes, valid), both(*kept, ALL[:3]), strict=True):
-      np.testing.assert_allclose(holed[valid > 0], alone, rtol=1e-6)
+    for holed, subset in zip(both(*holes, valid), both(*kept, ALL[:3]), strict=True):
+      np.testing.assert_allclose(holed[valid > 0], subset, rtol=1e-6)
       assert np.all(np.isfinite(holed))
 
   def test_the_term_s_mask_says_whose_mean_it_is(self):
