@@ -40,7 +40,7 @@ def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, str], dict]]:
-  model, weights, card = formats.whole(folder)
+  model, weights, card = formats.load_trained(folder)
   modality = formats.modality(card, hub.folder(folder, '--model'))
   task = tasks.from_card(card, f'{folder}: task')
   eval_step = step.make_eval_step(model, task.measure)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from distill import microbatches, objective, teachers
-from distill.augment import Ask, augmented
+from distill.augment import Ask, apply_augments
 from distill.carry import Carry
 from distill.models import precision
 from distill.models.functional import Flat, Functional
@@ -104,7 +104,8 @@ def view_shapes(student: Student, frozen_teachers: tuple[Teacher, ...], argument
     weights = teachers.current_weights(frozen_teachers, weights, averages, rest)
     ask = make_ask(student, frozen_teachers, lambda: params, rest, weights,
                    lambda batch: jnp.zeros(()))       # the objective may read carries
-    batch = augmented(augment, prepare(batch) if prepare else batch, jax.random.key(0), ask, where)
+    batch = prepare(batch) if prepare else batch
+    batch = apply_augments(augment, batch, jax.random.key(0), ask, where)
     if not carries:
       return batch, {}
     outputs = teachers.outputs(frozen_teachers, weights, batch)
@@ -176,7 +177,7 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
     key = jax.random.fold_in(seed, state.step)
     batch = prepare(batch) if prepare else batch
     weights = teachers.current_weights(frozen_teachers, teacher_weights, state.carry, state.rest)
-    batch = augmented(augment, batch, key, make_ask(
+    batch = apply_augments(augment, batch, key, make_ask(
         student, frozen_teachers, lambda: computing_params(state.params), state.rest, weights,
         functools.partial(loss_of, state, weights), layout, dtype=dtype, remat=remat), where)
     key = jax.random.fold_in(key, len(augment))

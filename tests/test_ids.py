@@ -120,7 +120,7 @@ def test_a_position_beyond_the_table_is_never_asked_for(tmp_path):
   long = predict.answers(str(place), ['the cat sat ' * 30])[0]
   assert long['probabilities'] == predict.answers(str(place), ['the cat sat ' * 4])[0][
       'probabilities']
-  net, weights, _ = formats.whole(str(place))
+  net, weights, _ = formats.load_trained(str(place))
   batch = {'tokens': np.zeros((1, 13), int), 'types': np.zeros((1, 13), int),
            'mask': np.ones((1, 13))}
   with pytest.raises(ValueError, match='13 positions, but the model has 12'):

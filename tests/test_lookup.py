@@ -244,7 +244,7 @@ def test_the_methods_that_are_asked_for_are_those_without_a_default():
 
 
 @pytest.mark.parametrize(('room', 'name', 'known'), [
-    ('tasks', 'classification.rescored', "did you mean 'classification.Classification'"),
+    ('tasks', 'classification.score_resamples', "did you mean 'classification.Classification'"),
     ('modalities', 'cloud.PointCloud', 'there is image.Image, text.Text'),
     ('formats', 'gguf.GGUF', 'there is huggingface.HuggingFace, safetensors.Safetensors, '
      'stablehlo.StableHLO')])

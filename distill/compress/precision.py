@@ -11,10 +11,10 @@ HALVES = 'bfloat16', 'float16'
 
 
 class Half:
-  """Stores weights in 16 bits, rounded to the nearest; the model computes in float32 as before.
+  """Weights stored in 16 bits, rounded to the nearest; the model still computes in float32.
 
   `dtype` is 'bfloat16' (8 bits of exponent, as float32 has, and 8 of precision) or 'float16' (5
-  and 11), in which a weight beyond 65,504 has no place. Batch statistics are rounded too.
+  and 11), which can't hold a weight beyond 65,504. Batch statistics are rounded too.
   """
 
   def __init__(self, *, dtype: str = 'bfloat16'):

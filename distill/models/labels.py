@@ -39,7 +39,8 @@ def read(hf_config: Mapping[str, Any], classes: int,
   return labels, problem == SEVERAL
 
 
-def _label_names(hf_config: Mapping[str, Any], classes: int, folder: pathlib.Path) -> tuple[str, ...]:
+def _label_names(hf_config: Mapping[str, Any], classes: int,
+                 folder: pathlib.Path) -> tuple[str, ...]:
   """Returns the names of `id2label` in order; stops at a missing name or one that occurs twice."""
   named = (hf_config['id2label'] if 'id2label' in hf_config else
            {str(i): f'LABEL_{i}' for i in range(classes)})
@@ -61,7 +62,8 @@ def _label_names(hf_config: Mapping[str, Any], classes: int, folder: pathlib.Pat
   return tuple(labels)
 
 
-def _check_inverse(hf_config: Mapping[str, Any], labels: Sequence[str], folder: pathlib.Path) -> None:
+def _check_inverse(hf_config: Mapping[str, Any], labels: Sequence[str],
+                   folder: pathlib.Path) -> None:
   """Stops if `label2id` contradicts `id2label`; LABEL_0, LABEL_1, … in it are ignored."""
   inverse = hf_config.get('label2id') or {}
   if not isinstance(inverse, dict):

@@ -64,7 +64,7 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, base
   model = Model(name, node.role, pure, weights, card,
                 {'place': node.place, 'model': dict(node.model)}, modality, splits,
                 node.teachers, node.saw, node.spent, _note(card, told), baseline_of)
-  formats.at(folder).sizes(folder, weights, card)         # before anything is asked
+  formats.format_of(folder).sizes(folder, weights, card)         # before anything is asked
   if model.note:
     run.log.say(f'{name}: {model.note}')
   _check_outputs(model, told)

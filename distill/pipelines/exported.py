@@ -70,7 +70,7 @@ def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
 
 def free(spec: nodes.TeacherNode, where: str) -> dict[str, Any]:
   """What a teacher's node changes of a loaded model."""
-  return formats.free(spec.init, spec.model, f'{where}.init')
+  return formats.free_arguments(spec.init, spec.model, f'{where}.init')
 
 
 def start(node: nodes.StudentNode, model: Functional, spelled: Mapping[str, Any], *,

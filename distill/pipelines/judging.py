@@ -130,7 +130,7 @@ def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
   layout.local_rows(evaluate.batch_size, 'evaluate.batch_size')
-  return Judging(dataset, task, tasks.spelled(config.task, dataset.facts), evaluate, layout)
+  return Judging(dataset, task, tasks.card_node(config.task, dataset.facts), evaluate, layout)
 
 
 def _task(node: Mapping[str, Any], dataset: Dataset) -> Task:

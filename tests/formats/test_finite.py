@@ -144,7 +144,7 @@ def test_finite_weights_without_a_finite_answer_answer_nothing(tmp_path, capsys)
 def test_a_program_whose_answers_are_not_finite_is_not_evaluated(tmp_path, capsys, monkeypatch):
   """A program has its weights inside: its answers are what is looked at."""
   monkeypatch.setattr('distill.formats.stablehlo.parity', lambda *args: {})
-  net, weights, card = formats.whole(str(shipped(tmp_path / 'large', large)))
+  net, weights, card = formats.load_trained(str(shipped(tmp_path / 'large', large)))
   modality = modalities.from_card(card)
   from distill.formats.stablehlo import StableHLO
   StableHLO().write(tmp_path / 'program', formats.Shipped(net, weights, card, modality))

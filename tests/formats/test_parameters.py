@@ -68,8 +68,8 @@ def test_parts_that_are_missing_or_unwanted_start_anew_with_the_classes_of_the_d
     assert arrays['head/kernel'].shape == (8, 5)
     for path in arrays.keys() - anew:
       np.testing.assert_array_equal(arrays[path], kept[path])
-  one, same, other = (arrays['head/kernel'] for _, (arrays, _), _ in found)
-  assert (one == same).all() and (one != other).any()
+  first, same, other = (arrays['head/kernel'] for _, (arrays, _), _ in found)
+  assert (first == same).all() and (first != other).any()
 
 
 def test_a_head_that_is_taken_keeps_its_classes(pretrained):

@@ -147,7 +147,7 @@ def sentences():
 
 
 def projected(outputs):
-  """Of every vector of 384 channels 12 sums with seeded signs, which all channels are in."""
+  """Returns 12 sums of every vector of 384 channels, all of them with seeded signs."""
   signs = np.random.default_rng(0).choice([-1.0, 1.0], (384, 12)) / 384**0.5
   return {name: (value @ signs).astype(np.float32) for name, value in outputs.items()
           if name.startswith(('hidden', 'pooled'))}

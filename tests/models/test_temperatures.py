@@ -71,7 +71,7 @@ def each(module, *arrays, valid=ALL):
 
 @jax.jit
 def both(student, teacher, valid):
-  """Of FLSW and of CWSM."""
+  """Returns the temperatures of FLSW and of CWSM."""
   flsw = FLSW(inputs=2 * student.shape[1:], gamma=0.5)
   return (flsw(student, teacher, valid=valid, train=True),
           CWSM()(student, valid=valid, train=True))
