@@ -131,7 +131,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
 def _given(file: str, modality: modalities.Modality) -> formats.Trial:
   """The examples of a file, as the command `distill.predict` reads them."""
   names, alike = [], {}
-  for about, batch in examples.encoded(modality, modality.arguments(file)):
+  for about, batch in examples.encode(modality, modality.arguments(file)):
     shape = tuple(x.shape for x in batch.values())
     alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
     names.append(next(iter(about.values())))

@@ -44,7 +44,7 @@ def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, st
   modality = formats.modality(card, hub.folder(folder, '--model'))
   task = tasks.from_card(card, f'{folder}: task')
   eval_step = step.make_eval_step(model, task.measure)
-  for about, batch in examples.encoded(modality, inputs):   # one, which no company can change
+  for about, batch in examples.encode(modality, inputs):   # one, which no company can change
     title = ' '.join(map(repr, about.values()))[:TITLE]
     check_ids(model, batch, title)
     measured = eval_step(*weights, batch)

@@ -93,7 +93,7 @@ def stream(way: str, folder: pathlib.Path, sizes: Sizes, steps: int) -> Iterator
 def shuffled(dataset: Dataset, size: int, steps: int) -> Iterator[Batch]:
   """Training batches, read ahead."""
   return batches.read_ahead(
-      batches.batches(dataset.splits['train'], batch_size=size, seed=0, steps=steps))
+      batches.shuffled(dataset.splits['train'], batch_size=size, seed=0, steps=steps))
 
 
 def measure(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:

@@ -245,7 +245,7 @@ class TestStarting:
   def test_a_model_of_other_pixels_or_of_texts_is_refused(self, whole, tmp_path):
     folder = whole[0] / 'export/teacher'
     model, held, card = formats.load(str(folder))
-    spell = tokenizer.trained(['a text'], 40)
+    spell = tokenizer.train(['a text'], 40)
     for other, said in (
         (dataclasses.replace(DATA.modality, mean=[1.0]), 'images of 8 × 8 × 1 with mean 1 and'),
         (text.Text(length=8, widths={'s': (8,)}, tokenizer=spell), 'it takes texts')):

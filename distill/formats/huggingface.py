@@ -81,7 +81,7 @@ def _tokenizer_config(tokenizer: str, card: Mapping[str, Any],
   words = {i: word for word, i in content['model']['vocab'].items()} | {
       token['id']: token['content'] for token in content['added_tokens']}
   special = {f'{name.strip("[]").lower()}_token': words[i]
-             for name, i in tokenizers.special(tokenizer).items()}
+             for name, i in tokenizers.special_ids(tokenizer).items()}
   names = ('token_type_ids',) if 'type_vocab_size' in config else ()
   length = card.get('length', card['model']['length'])
   return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': length,

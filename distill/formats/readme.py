@@ -42,7 +42,7 @@ def readme(name: str, card: Mapping[str, Any], modality: Modality, *, size: int,
 
 def _call(modality: Modality) -> str:
   """Returns the code of a call of a program, on placeholder values."""
-  arrays = examples.full(modality, 1)
+  arrays = examples.placeholders(modality, 1)
   lines = [f'    {name!r}: np.ones({arrays[name].shape}, np.{arrays[name].dtype}),'
            for name in modality.fields]
   return '\n'.join(('found = program({      # prepared arrays, which lead with the examples',

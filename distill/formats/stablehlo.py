@@ -137,7 +137,7 @@ def serialize(shipped: Shipped, outputs: Sequence[str], *,
 
   try:
     return bytes(export.export(jax.jit(forward), platforms=tuple(platforms))(
-        examples.symbolic(modality)).serialize())
+        examples.symbolic_shapes(modality)).serialize())
   except (ValueError, TypeError, NotImplementedError) as error:     # while a module is traced
     why = (str(error).splitlines() or [type(error).__name__])[0]
     if '_DimExpr' in why:
@@ -214,7 +214,7 @@ def _resize(batch: Batch, modality: Modality, widths: Mapping[str, int]) -> Batc
   for name, field in named.items():
     rows = np.asarray(batch[name])                # of the type that the modality prepared
     field = dataclasses.replace(field, dtype=str(rows.dtype))
-    resized[name] = examples.stacked(rows, field, widths, len(rows))
+    resized[name] = examples.stack(rows, field, widths, len(rows))
   return {**batch, **resized}
 
 

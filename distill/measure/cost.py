@@ -60,7 +60,7 @@ class Subject:
 
   def _compiled(self, batch: int) -> tuple[jax.stages.Compiled, tuple]:
     if batch not in self._calls:
-      arguments = jax.device_put((*self._weights, examples.full(self._modality, batch)))
+      arguments = jax.device_put((*self._weights, examples.placeholders(self._modality, batch)))
       self._calls[batch] = self._step.lower(*arguments).compile(), arguments
     return self._calls[batch]
 

@@ -47,7 +47,7 @@ class Common:
                  'below 2**31')
     how = {**self.batching, **learner.how, 'labelled': learner.labelled, 'drawn': learner.drawn}
     size = how.get('batch_size')          # its absence is for `call` to say
-    rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
+    rows = lookup.call(batches.shuffled, how, 'data', split=split, steps=steps,
                        rows=self.judge.layout.local_rows(size) if isinstance(size, int) else None)
     labels = int(((split.index['hash01'] < learner.labelled) & split.known).sum())
     saw = {self.modality.noun: labels if learner.drawn == 1 else len(split), 'labels': labels}
@@ -107,9 +107,9 @@ def common(config: nodes.Judged, judge: Judging) -> Common:
   split = judge.dataset.splits['train']
   batching = {key: config.data[key] for key in BATCHING
               if key in config.data and key not in ('labelled', 'drawn')}
-  widths = lookup.call(batches.checked_widths, {k: v for k, v in batching.items() if k == 'widths'},
+  widths = lookup.call(batches.axis_widths, {k: v for k, v in batching.items() if k == 'widths'},
                        'data', split=split)
-  return Common(config, judge, modalities.bucketed(judge.dataset.modality, widths), batching)
+  return Common(config, judge, modalities.with_widths(judge.dataset.modality, widths), batching)
 
 
 def train(learner: nodes.Learner, model: Functional, node: Mapping[str, Any], start: exported.Start,

@@ -50,8 +50,8 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
 
 def _widths(told: Judging, widths: batches.WidthsNode) -> Widths:
   split = told.dataset.splits[told.evaluate.split]
-  found = lookup.call(batches.checked_widths, {'widths': widths}, 'data', split=split)
-  return modalities.bucketed(told.dataset.modality, found).widths
+  found = lookup.call(batches.axis_widths, {'widths': widths}, 'data', split=split)
+  return modalities.with_widths(told.dataset.modality, found).widths
 
 
 def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, baseline_of: str,
@@ -92,7 +92,7 @@ def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Jud
   if not all(read.values()):
     raise Stop(Status.MISFIT, f'{where}: {why}: only models of one task and its labels stand side '
                'by side; --config=FILE chooses the data')
-  own = {axis: (*[w for w in sizes if w < room[axis]][1 - batches.MOST_WIDTHS:], room[axis])
+  own = {axis: (*[w for w in sizes if w < room[axis]][1 - batches.MAX_WIDTHS:], room[axis])
          for axis, sizes in widths.items()}
   run.log.say(f'{name}: reads the {data.modality.noun} by its own encoding')
   return dataclasses.replace(its, widths=own), {**data.splits, **read}

@@ -17,7 +17,7 @@ is against the teacher that `retention` is of: by the records `agreement`, `agre
 all pairs, rows its own; `robustness` (`robustness.compared`) is on a fixed sample of `task.split`.
 With `evaluate.faithfulness=False` there are only the records' numbers.
 
-`modality` names one outside this package (`modalities.named`).
+`modality` names one outside this package (`modalities.find_known`).
 
 `quantised` is the share of the parameters that 8 bits or fewer hold, `process_bytes` the most that
 the process of the timed calls held (Python and compiler too), `throughput_batch` the batch of

@@ -112,12 +112,12 @@ def stopped(root, **how):
   return str(stop.value)
 
 
-def same(one, other):
+def same(first, other):
   """Asserts that two data sets have the same images, labels, hashes and statistics."""
-  assert one.modality.card() == other.modality.card()
-  assert one.sizes == other.sizes and one.names == other.names
-  assert [*one.splits] == [*other.splits]
-  for name, split in one.splits.items():
+  assert first.modality.card() == other.modality.card()
+  assert first.sizes == other.sizes and first.names == other.names
+  assert [*first.splits] == [*other.splits]
+  for name, split in first.splits.items():
     assert split.fields == other.splits[name].fields
     np.testing.assert_array_equal(pixels(split), pixels(other.splits[name]), strict=True)
     for column in 'hash01', 'label':
@@ -185,11 +185,11 @@ class TestLoading:
     assert [*load(root).splits] == ['train']
 
   def test_batches_resume_to_the_bit(self, prepared):
-    rows = batches.batches(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
+    rows = batches.shuffled(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
     whole = list(batches.read_ahead(rows))
-    again = batches.batches(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
-    for one, other in zip(whole[7:], batches.read_ahead(again, 7), strict=True):
-      for name, column in one.items():
+    again = batches.shuffled(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
+    for first, other in zip(whole[7:], batches.read_ahead(again, 7), strict=True):
+      for name, column in first.items():
         np.testing.assert_array_equal(column, other[name], strict=True)
     np.testing.assert_array_equal(whole[3]['image'], PIXELS['train'][whole[3]['id']])
 
@@ -203,7 +203,7 @@ class TestSurvey:
   @pytest.fixture
   def survey(self, monkeypatch):
     """Counts surveys."""
-    seen, make = [], tfds._surveyed
+    seen, make = [], tfds._survey
     monkeypatch.setattr(tfds, '_surveyed', lambda *a: (seen.append(1), make(*a))[1])
     return seen
 

@@ -75,11 +75,11 @@ def test_memory_of_a_network_by_hand():
 
 
 def test_the_inputs_are_those_of_the_longest_texts_and_of_whole_images():
-  full = examples.full(texts(16, 48), 2)
+  full = examples.placeholders(texts(16, 48), 2)
   assert {name: full[name].shape for name in ('tokens', 'types', 'mask')} == dict.fromkeys(
       ('tokens', 'types', 'mask'), (2, 48))
   assert full['mask'].all()
-  images = examples.full(pixels(8, 6, 1), 3)
+  images = examples.placeholders(pixels(8, 6, 1), 3)
   assert images['image'].shape == (3, 8, 6, 1) and images['valid'].tolist() == [1, 1, 1]
 
 

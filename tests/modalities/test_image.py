@@ -75,7 +75,7 @@ class TestEncode:
     np.save(file, raw)
     [(_, example)] = modality.encode([file])
     batch = {'image': raw[None], 'valid': np.ones(1, np.float32)}
-    np.testing.assert_array_equal(examples.padded(example, modality)['image'],
+    np.testing.assert_array_equal(examples.pad_one(example, modality)['image'],
                                   modality.prepare(batch)['image'], strict=True)
 
   def test_a_picture_has_the_brightness_of_the_data(self, tmp_path):

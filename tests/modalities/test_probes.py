@@ -57,7 +57,7 @@ class TestTexts:
     empty = {**BATCH, 'mask': np.zeros((2, 5), np.float32)}
     assert (TEXT.probe(*encoder()).pool(jnp.ones((2, 5, 2)), empty) == 0).all()
 
-  def test_a_model_without_a_table_cannot_be_looked_into(self):
+  def test_a_model_without_a_table_has_no_probe(self):
     model = Functional(lambda rngs: resnet.ResNet(depth=6, widths=(2, 2, 2), channels=1, classes=2,
                                                   rngs=rngs))
     assert TEXT.probe(model, model.init(0)) is None
