@@ -318,9 +318,9 @@ class TestKills:
     assert found == again == [3, True, True] and {'2', '3'} <= set(after)
 
   def test_at_any_instant_nothing_that_was_saved_is_lost(self, lab):
-    for code, told, (step, intact, facts), _ in lab['kills']:
+    for code, expected, (step, intact, facts), _ in lab['kills']:
       assert code == -9 and intact and facts
-      assert step in (told, told + 1)           # + 1: killed after the rename, before it was told
+      assert step in (expected, expected + 1)       # + 1: killed between rename and message
     assert sum(torn for *_, torn in lab['kills']) >= 5      # or no kill fell into a save
 
   def test_a_full_disk_ends_the_run_and_leaves_the_older_ones(self, lab):
@@ -433,8 +433,8 @@ class TestRot:
     DAMAGE[damage](tmp_path)
     entries = len(list(tmp_path.rglob('*')))
     assert restored(tmp_path) == 1
-    said = capsys.readouterr().err
-    assert said.count('\n') == 1 and str(tmp_path / '2') in said and 'bad-2-0' in said
+    line = capsys.readouterr().err
+    assert line.count('\n') == 1 and str(tmp_path / '2') in line and 'bad-2-0' in line
     assert (tmp_path / 'bad-2-0').is_dir() and not (tmp_path / '2').exists()
     assert len(list(tmp_path.rglob('*'))) == entries            # nothing was deleted
     assert restored(saved(tmp_path, 2)) == 2    # and the run goes on
@@ -490,7 +490,7 @@ class TestRot:
 
 class TestStrictness:
 
-  @pytest.mark.parametrize('change, told', [
+  @pytest.mark.parametrize('change, fault', [
       ({'w': np.zeros((4, 7), np.float32)}, 'w is float32[4,6] there and float32[4,7] here'),
       ({'w': np.zeros((6, 4), np.float32)}, 'w is float32[4,6] there and float32[6,4] here'),
       ({'w': np.zeros((4, 6), np.float16)}, 'w is float32[4,6] there and float16[4,6] here'),
@@ -500,10 +500,10 @@ class TestStrictness:
       ({'w': None}, 'w is float32[4,6] there and missing here'),
       ({'w': [np.zeros((4, 6), np.float32)]}, 'w is float32[4,6] there and missing here'),
   ])
-  def test_another_tree_is_refused_by_name_and_nothing_is_set_aside(self, tmp_path, change, told):
+  def test_another_tree_is_refused_by_name_and_nothing_is_set_aside(self, tmp_path, change, fault):
     before = files(saved(tmp_path, 1, 2))
     line = stopped(Status.CHECKPOINT, checkpoint.restore, tmp_path, small(0) | change)
-    assert told in line and str(tmp_path / '2') in line
+    assert fault in line and str(tmp_path / '2') in line
     assert files(tmp_path) == before
 
   def test_a_newer_schema_is_refused_and_not_set_aside(self, tmp_path, monkeypatch):
@@ -571,8 +571,8 @@ class TestExport:
 
   def test_what_other_libraries_want_stands_beside_the_card(self, tmp_path):
     checkpoint.write_export(tmp_path / 'export', FILES, CARD, {'model_type': 'bert', 'layers': 2})
-    told = json.loads((tmp_path / 'export' / 'config.json').read_text())
-    assert (told['model_type'], told['layers'], told['card']) == ('bert', 2, CARD)
+    config = json.loads((tmp_path / 'export' / 'config.json').read_text())
+    assert (config['model_type'], config['layers'], config['card']) == ('bert', 2, CARD)
     assert opened(tmp_path / 'export') == CARD
 
   def test_arrays_are_at_most_float32_on_the_host_in_c_order(self):
@@ -601,7 +601,7 @@ class TestExport:
       place, fault = line.split(' is no intact exported model, ')
       assert place == str(intact) and name in fault.split(': ', 1)[1]
 
-  def test_where_there_is_none_the_line_says_what_was_looked_for(self, tmp_path):
+  def test_without_a_checkpoint_the_line_names_the_files_that_are_needed(self, tmp_path):
     line = stopped(Status.CHECKPOINT, opened, tmp_path / 'nowhere')
     assert all(w in line for w in ('nowhere', 'config.json', 'model.safetensors'))
 

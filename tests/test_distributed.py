@@ -99,12 +99,12 @@ def test_what_processes_do_together(tmp_path):
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['3']
 
 
-@pytest.mark.parametrize('told', [
+@pytest.mark.parametrize('sent', [
     dict(ADDRESS='localhost:9999'), dict(ADDRESS='localhost', NUM='2', ID='0'),
     dict(ADDRESS='localhost:9999', NUM='2', ID='2'), dict(NUM='2', ID='0')])
-def test_a_process_that_is_told_half_is_refused(told, monkeypatch):
+def test_a_process_with_half_of_the_variables_is_refused(sent, monkeypatch):
   names = dict(ADDRESS='JAX_COORDINATOR_ADDRESS', NUM='JAX_NUM_PROCESSES', ID='JAX_PROCESS_ID')
-  for short, value in told.items():
+  for short, value in sent.items():
     monkeypatch.setenv(names[short], value)
   with pytest.raises(Stop, match='HOST:PORT') as stop:
     launch.joined()
@@ -172,7 +172,7 @@ def test_one_process_with_two_devices_is_two_processes(whole, tmp_path):
   subprocess.run([sys.executable, *COMMAND, f'--workdir={workdir}'], env=env, cwd=ROOT, check=True,
                  capture_output=True)
   for stage in ('teacher', 'student', 'baseline'):
-    one, two = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
-                for w in (workdir, whole))
-    for path, value in one.items():
+    first, two = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
+                  for w in (workdir, whole))
+    for path, value in first.items():
       np.testing.assert_allclose(two[path], value, atol=1e-5, err_msg=path)

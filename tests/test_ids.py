@@ -20,10 +20,10 @@ def added(folder, *tokens, at=None):
   """The folder with words of its tokenizer that its model has no rows for."""
   made = Tokenizer.from_str(tokenizer.read(str(folder)))
   made.add_tokens(list(tokens))
-  told = json.loads(made.to_str())
-  for token in told['added_tokens']:
+  content = json.loads(made.to_str())
+  for token in content['added_tokens']:
     token['id'] = at or token['id']
-  (folder / 'tokenizer.json').write_text(json.dumps(told))
+  (folder / 'tokenizer.json').write_text(json.dumps(content))
   return folder
 
 
@@ -42,9 +42,9 @@ def test_a_tokenizer_with_more_words_than_the_table_is_refused_when_it_is_opened
 
 def test_an_id_far_beyond_costs_no_time(tmp_path):
   place = pretrained(tmp_path / 'model', LABELS)
-  told = json.loads(tokenizer.read(str(place)))
-  told['model']['vocab']['cat'] = 10**9
-  (place / 'tokenizer.json').write_text(json.dumps(told))
+  content = json.loads(tokenizer.read(str(place)))
+  content['model']['vocab']['cat'] = 10**9
+  (place / 'tokenizer.json').write_text(json.dumps(content))
   with pytest.raises(Stop, match="the id of 'cat' is 1000000000, not from 0 to 16777216"):
     predict.answers(str(place), ['the dog'])
 

@@ -98,22 +98,22 @@ def assert_same(ours, theirs):
 
 
 @pytest.fixture(scope='module')
-def one():
+def single():
   return trained(1)
 
 
 @pytest.mark.parametrize('layout', [
     (4, 2, True), *(pytest.param(layout, marks=pytest.mark.slow) for layout in (
         (8,), (8, 1, True), (4, 2), (2, 4), (2, 4, True)))], ids=str)
-def test_one_device_is_eight(layout, one):
-  assert_same(trained(*layout), one)
+def test_one_device_is_eight(layout, single):
+  assert_same(trained(*layout), single)
 
 
 @pytest.mark.slow
 def test_parts_of_a_split_batch_change_nothing():
   # The same rows make a part on every mesh, so that dropout is the same too.
-  alone = trained(1, accumulate=2, microbatch=8)
-  assert_same(trained(8, accumulate=2, microbatch=8), alone)
+  unsharded = trained(1, accumulate=2, microbatch=8)
+  assert_same(trained(8, accumulate=2, microbatch=8), unsharded)
 
 
 class TestTheCompiledStep:

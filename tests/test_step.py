@@ -92,12 +92,12 @@ def assert_same(a, b, rtol=0.0, atol=0.0):
 def test_one_step_by_hand():
   # SGD on the cross-entropy of one example: W ← W − rate · x ⊗ (softmax(z) − onehot).
   run, state = machine({'hard': dict(HARD, mask='')}, optimizer=optax.sgd(0.5))
-  one = jax.tree.map(lambda v: v[:1], batch()) | {'valid': jnp.ones(1)}
+  single = jax.tree.map(lambda v: v[:1], batch()) | {'valid': jnp.ones(1)}
   w, b = (np.asarray(state.params[f'model/dense/{n}']) for n in ('kernel', 'bias'))
-  x = np.asarray(one['x'][0])
+  x = np.asarray(single['x'][0])
   z = x @ w + b
   slope = np.exp(z) / np.exp(z).sum() - np.eye(3)[0]
-  state, metrics = run(state, {'big': BIG}, one, jax.random.key(0))
+  state, metrics = run(state, {'big': BIG}, single, jax.random.key(0))
   np.testing.assert_allclose(state.params['model/dense/kernel'], w - 0.5 * np.outer(x, slope),
                              atol=1e-6)
   np.testing.assert_allclose(metrics['grad_norm'][0], np.sqrt(
@@ -265,7 +265,7 @@ def test_groups_give_the_same_update_and_their_own_norms():
   b, _ = trained()
   assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)
   assert {'grad_norm/task', 'grad_norm/kd'} <= set(metrics)
-  alone, only = trained(1, node={'hard': HARD})
+  only_hard, only = trained(1, node={'hard': HARD})
   np.testing.assert_allclose(trained(1, node=grouped)[1]['grad_norm/task'][0],
                              only['grad_norm'][0], rtol=1e-5)
 
@@ -466,8 +466,8 @@ class TestWhatATermSaysOfItself:
                    schedules={'third': lambda step: jnp.float32(1 / 3)})
 
   def test_its_mean_is_before_and_its_gradient_after_weight_and_scale(self):
-    (one, metrics), (half, _) = self.seen(), self.seen(weight=0.5)
-    mean, norm = one.carry['seen']['mean'], one.carry['seen']['norm']
+    (full, metrics), (half, _) = self.seen(), self.seen(weight=0.5)
+    mean, norm = full.carry['seen']['mean'], full.carry['seen']['norm']
     start = student.subtree(student.Student(MODEL, {}, ()).init(0)[0], 'model/')
     logits = [MODEL(*weights, batch())[0]['logits'] for weights in ((start, {}), BIG)]
     gap = np.asarray(logits[0] - logits[1])
@@ -517,10 +517,10 @@ class TestBalance:
       for i in range(5):
         state, _ = run(state, weights, layout.to_devices(batch(i)), jax.random.key(1))
       return jax.device_get(state)
-    eight, one = on(8), on(1)
+    eight, single = on(8), on(1)
     for part in 'params', 'carry', 'opt_state':
-      assert_same(getattr(eight, part), getattr(one, part), rtol=1e-5, atol=1e-6)
-    assert one.first_bad == -1
+      assert_same(getattr(eight, part), getattr(single, part), rtol=1e-5, atol=1e-6)
+    assert single.first_bad == -1
 
   def test_a_weight_from_a_carry_weighs(self):
     # GradNorm's weights after a step, given as constants to the next.
@@ -547,6 +547,6 @@ def test_norms_are_those_of_each_term_alone():
   norms = step.make_gradient_norms(who, (big,), terms)
   found = norms(start, {'big': BIG}, batch(), jax.random.key(1))
   for name in 'hard', 'soft':
-    alone, metrics = trained(1, node={name: balanced('dot')['node'][name]})
+    only_hard, metrics = trained(1, node={name: balanced('dot')['node'][name]})
     np.testing.assert_allclose(found[name], metrics['grad_norm'][0], rtol=1e-5)
   assert found.keys() == {'hard', 'soft', 'hint'} and found['hint'] == 0
