@@ -30,7 +30,7 @@ def check(place, given, capfd, said):
 def test_broken_pictures(tmp_path, capfd, monkeypatch, channels):
   folder = str(broken.shipped_images(tmp_path / 'images', channels))
   opened = formats.load_trained(folder)
-  monkeypatch.setattr(formats, 'whole', lambda place: opened)
+  monkeypatch.setattr(formats, 'load_trained', lambda place: opened)
   whole, codes = broken.pixel_files(channels), []
   for name, content in whole.items():
     (tmp_path / name).write_bytes(content)

@@ -63,7 +63,7 @@ class TestDataset:
 
   def test_is_the_same_again_and_reads_what_it_made(self, tmp_path, monkeypatch):
     first, fresh = dataset(cache=tmp_path / 'a'), dataset(cache=tmp_path / 'b')
-    monkeypatch.setattr(tokenizers, 'trained', None)           # not called again
+    monkeypatch.setattr(tokenizers, 'train', None)           # not called again
     warm = dataset(cache=tmp_path / 'a')
     for other in (fresh, warm):
       assert other.fingerprint == first.fingerprint and other.modality == first.modality

@@ -204,7 +204,7 @@ class TestSurvey:
   def survey(self, monkeypatch):
     """Counts surveys."""
     seen, make = [], tfds._survey
-    monkeypatch.setattr(tfds, '_surveyed', lambda *a: (seen.append(1), make(*a))[1])
+    monkeypatch.setattr(tfds, '_survey', lambda *a: (seen.append(1), make(*a))[1])
     return seen
 
   def test_is_made_once(self, prepared, survey):

@@ -124,7 +124,7 @@ def test_a_program_that_is_wrong_in_one_output_is_refused_by_its_name(
     params, rest = copy.deepcopy(shipped.weights)
     params['head/bias'] = params['head/bias'].at[at].add(0.01)
     return whole(shipped._replace(weights=(params, rest)), outputs)
-  monkeypatch.setattr(stablehlo, 'serialized', serialized)
+  monkeypatch.setattr(stablehlo, 'serialize', serialized)
   assert export.main([f'--model={place}/run/export/student', f'--to={tmp_path}/to']) == (
       Status.CHECKPOINT)
   line = capsys.readouterr().err.splitlines()[-1]

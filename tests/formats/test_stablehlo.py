@@ -257,7 +257,7 @@ class TestParity:
         weights = copy.deepcopy(shipped.weights)
         weights[part][path] = np.full(weights[part][path].shape, value, np.float32)
         return whole(shipped._replace(weights=weights), outputs)
-      monkeypatch.setattr(stablehlo, 'serialized', serialized)
+      monkeypatch.setattr(stablehlo, 'serialize', serialized)
     return breaks
 
   @pytest.mark.parametrize('value', [0.0, np.nan])
