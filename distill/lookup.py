@@ -198,8 +198,9 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   taken = parameters(function)
   made = call(function, node, where,
               **{k: v for k, v in given.items() if k in taken and k not in node})
-  if room in PROTOCOLS and (missing := [
-      name for name in _protocol(room).__annotations__ if not hasattr(made, name)]):
+  members = _protocol(room).__annotations__ if room in PROTOCOLS else ()
+  missing = [name for name in members if not hasattr(made, name)]
+  if missing:
     raise Stop(Status.CONFIG, f'{where}: {type(made).__name__} lacks {", ".join(missing)}')
   return made
 

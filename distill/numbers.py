@@ -41,6 +41,7 @@ def dumps(value: Any, title: str, status: Status = Status.NONFINITE, **how: Any)
   try:
     return json.dumps(value, allow_nan=False, **how)
   except ValueError:
-    if not (field := nonfinite(value)):
+    field = nonfinite(value)
+    if not field:
       raise
     raise Stop(status, f'{title}: {field} is not a finite number') from None

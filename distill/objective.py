@@ -80,8 +80,9 @@ def _term(name: str, node: Any, where: str) -> Term | None:
     if argument not in taken:
       raise Stop(Status.CONFIG, f'{where}.reads.{argument}: {spec.loss} has no such argument'
                  + lookup.nearest(argument, taken))
-  if missing := [k for k, p in taken.items() if p.default is p.empty and k not in spec.reads
-                 and k not in spec.kwargs]:
+  missing = [k for k, p in taken.items() if p.default is p.empty and k not in spec.reads
+             and k not in spec.kwargs]
+  if missing:
     raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}: name it in reads or kwargs')
   lookup.check(loss, spec.kwargs, f'{where}.kwargs', skip=spec.reads)
   if not 0 <= spec.weight < float('inf'):

@@ -59,7 +59,8 @@ def publish(path: Path, index: str, files: Mapping[str, bytes], content: dict[st
       for parent in (path.parent, *(p.parent for p in new)):
         _sync(parent)
       failpoint('durable', path.name)
-      if fault := inspect(path, index)[1]:
+      fault = inspect(path, index)[1]
+      if fault:
         raise OSError(errno.EIO, f'written, but {fault}')
       failpoint('verified', path.name)
       sweep(path.parent, 'old')

@@ -157,7 +157,8 @@ def lines(content: bytes, title: str) -> Iterator[tuple[str, str]]:
 
   A line ends with LF, CR LF or CR, the last one with nothing too. A byte order mark is left out.
   """
-  if encoding := _wide(content[:64]):
+  encoding = _wide(content[:64])
+  if encoding:
     raise Stop(Status.DATA, f'{title} is {encoding}: save the file as UTF-8')
   content = content.removeprefix(codecs.BOM_UTF8)
   for number, line in enumerate(content.splitlines(keepends=True), 1):

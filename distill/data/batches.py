@@ -223,7 +223,8 @@ def axis_widths(split: Split, widths: WidthsNode = None) -> dict[str, np.ndarray
       given = {split.axes[0]: widths}
     elif len(widths):
       raise ValueError(f'widths={tuple(widths)}: the examples have one size, and need none')
-  if unknown := given.keys() - {*split.axes}:
+  unknown = given.keys() - {*split.axes}
+  if unknown:
     raise ValueError(f'widths.{min(unknown)}: the examples have no axis of that name; there is '
                      + (', '.join(split.axes) or 'none'))
   return {axis: _checked_axis(split, axis, given[axis]) if axis in given else np.unique(

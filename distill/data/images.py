@@ -76,7 +76,8 @@ def _check(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
   if label.shape != (len(pixels),) or (len(label) and label.dtype.kind not in 'iu'):
     raise wrong(f'labels are {label.dtype}{list(label.shape)}, not a class for each of '
                 f'{len(pixels)} images')
-  if (bad := np.flatnonzero((label < -1) | (label >= classes))).size:
+  bad = np.flatnonzero((label < -1) | (label >= classes))
+  if bad.size:
     raise wrong(f'image {bad[0]} has label {label[bad[0]]}, outside the {classes} classes')
   if pixels.dtype.kind == 'f':
     bad = np.flatnonzero(~np.isfinite(pixels).reshape(len(pixels), -1).all(1))

@@ -33,7 +33,8 @@ def prepared_folder(dataset: str, data_dir: str) -> pathlib.Path:
     raise Stop(Status.DATA, f'data.dataset={dataset!r} is not prepared in {root}'
                + nearest(dataset, known) + how)
   info = max(infos, key=lambda file: [int(n) for n in file.parent.name.split('.')])
-  if (kind := _json(info).get('fileFormat')) != 'array_record':
+  kind = _json(info).get('fileFormat')
+  if kind != 'array_record':
     raise Stop(Status.DATA, f'{info.parent} is prepared as {kind}, which cannot be read without '
                f'TensorFlow' + how)
   return info.parent

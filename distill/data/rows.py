@@ -95,7 +95,8 @@ def _table(path: pathlib.Path, **how) -> Iterator[Row]:
       continue
     if names is None:
       names = row
-      if twice := [name for name, n in Counter(names).items() if n > 1]:
+      twice = [name for name, n in Counter(names).items() if n > 1]
+      if twice:
         raise Stop(Status.DATA, f'{where} names a column {twice[0]!r} twice; {HEADER}')
     elif len(row) != len(names):
       raise Stop(Status.DATA, f'{where} has {len(row)} columns, but line 1 names {len(names)}'

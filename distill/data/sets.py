@@ -59,7 +59,8 @@ class Split:
       if axis not in self.index or axis not in self.room:
         raise Stop(Status.DATA, f'data: a field has the axis {axis!r}: the index needs a column '
                    f'{axis!r} with the length of every example, and room its largest')
-      if (beyond := np.flatnonzero(self.index[axis] > self.room[axis])).size:
+      beyond = np.flatnonzero(self.index[axis] > self.room[axis])
+      if beyond.size:
         raise Stop(Status.DATA, f'data: example {beyond[0]} has {self.index[axis][beyond[0]]} '
                    f'entries along {axis!r}, and room says {self.room[axis]} at most')
 

@@ -213,7 +213,8 @@ def _image_files(dataset: str, folder: pathlib.Path,
       raise ValueError(f'fields.{key}: {names[key]!r} of {dataset} is no {kind.__name__} but '
                        f'{info.features[names[key]]}')
   feature = info.features[names['image']]
-  if (kind := np.dtype(feature.np_dtype).name) not in STORED:
+  kind = np.dtype(feature.np_dtype).name
+  if kind not in STORED:
     raise Stop(Status.DATA, f'{folder}: its images are {kind}, and only {" and ".join(STORED)} can '
                'be read')
   return class_names(folder, names['label'], info.features[names['label']]), {
@@ -236,7 +237,8 @@ def _survey(files: Mapping[str, _ImageFiles], classes: Sequence[str],
       if pixels.shape[1:] != shape:
         raise Stop(Status.DATA, f'{file._about}: record {start} is {list(pixels.shape[1:])}, and '
                    f'the first of train {list(shape)}: only images of one size can be read')
-      if (bad := np.flatnonzero((label < -1) | (label >= len(classes)))).size:
+      bad = np.flatnonzero((label < -1) | (label >= len(classes)))
+      if bad.size:
         raise Stop(Status.DATA, f'{file._about}: record {start + bad[0]} has label '
                    f'{label[bad[0]]}, outside the {len(classes)} classes')
       for part in images.chunks(pixels):

@@ -97,7 +97,8 @@ def read_sealed(folder: pathlib.Path, file: str) -> dict[str, Any]:
   """Returns `config.json` of an export, after verifying every file and the form of the card."""
   about = checkpoint.open_export(folder, file)
   card = about.get('card')
-  if wrong := _card_fault(card):
+  wrong = _card_fault(card)
+  if wrong:
     raise Stop(Status.CHECKPOINT, f'{folder}: its card {wrong}')
   return about
 
@@ -185,7 +186,8 @@ def load_trained(place: str, path: str = '--model') -> Opened:
   """Loads a model that can answer; stops if a part that its task needs is untrained."""
   model, weights, card = open_model(place, path)
   parts = tasks.from_card(card, f'{place}: task').parts
-  if lacks := {name.split('/')[0] for name in card.get('fresh', ())} & {*parts}:
+  lacks = {name.split('/')[0] for name in card.get('fresh', ())} & {*parts}
+  if lacks:
     raise Stop(Status.CHECKPOINT, f'{place} has no {min(lacks)}: it is a '
                'pretrained encoder, which must be trained before it can answer')
   return model, weights, card

@@ -104,7 +104,8 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
           "from_pretrained(DIR).save_pretrained(DIR) of the model's class in transformers"
           if pickles else ''))
     found = _read_file(folder / name)
-    if twice := sorted(found.keys() & arrays.keys()):
+    twice = sorted(found.keys() & arrays.keys())
+    if twice:
       raise _fault(folder / name, f'another file of the folder has the tensor {twice[0]} too')
     arrays |= found
   return arrays
@@ -118,7 +119,8 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
       for name in file.keys():
         if name.endswith('position_ids'):       # the numbers from 0, which older versions saved
           continue
-        if (kind := file.get_slice(name).get_dtype()) not in KINDS:
+        kind = file.get_slice(name).get_dtype()
+        if kind not in KINDS:
           raise _fault(path, f'the tensor {name} is {kind}; weights of {", ".join(KINDS)} are '
                        'known')
         with np.errstate(over='ignore'):        # beyond float32 is inf, which is refused later

@@ -63,7 +63,8 @@ def check_finite(arrays: Mapping[str, Any], folder: pathlib.Path,
                  names: Mapping[str, str] | None = None) -> None:
   """Stops at weights that hold a number that is not finite."""
   for path, array in arrays.items():
-    if bad := numbers.count_nonfinite(array):
+    bad = numbers.count_nonfinite(array)
+    if bad:
       name = names[path] if names else path
       raise Stop(Status.CHECKPOINT, f'{folder}: the tensor {name} holds {bad:,} of '
                  f'{np.size(array):,} values that are not finite numbers: it answers nothing; was '

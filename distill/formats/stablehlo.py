@@ -59,7 +59,8 @@ class Program:
                  f'{written} wrote ({why}); JAX promises six months: export the model again, or '
                  f'pip install jax=={written}') from error
     self.fields, self.platforms = tuple(fields), made.platforms
-    if (here := export.default_export_platform()) not in self.platforms:
+    here = export.default_export_platform()
+    if here not in self.platforms:
       raise Stop(Status.CHECKPOINT, f'{place} runs on {", ".join(self.platforms)}, and this is '
                  f'{here}: set JAX_PLATFORMS={self.platforms[0]}, or export the model for {here}')
 
@@ -164,7 +165,8 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
     for name in outputs:
       module, made = (np.asarray(each[name], np.float64)[keep].reshape(int(keep.sum()), -1)
                       for each in found)
-      if (bad := ~np.isfinite(module).all(-1)).any():
+      bad = ~np.isfinite(module).all(-1)
+      if bad.any():
         raise Stop(Status.NONFINITE, f'{trial.example(int(batch["id"][keep][bad][0]))}: the answer '
                    f'has {name} that are not finite: nothing was written')
       gaps = np.abs(module - made).max(-1)

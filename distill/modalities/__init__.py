@@ -140,7 +140,8 @@ def name_of(modality: Modality) -> str:
 def card(modality: Modality) -> dict[str, Any]:
   """Returns the fields of an export's card for a modality: its name, its widths, its own card."""
   widths, fields = {axis: list(sizes) for axis, sizes in modality.widths.items()}, modality.card()
-  if taken := RESERVED & fields.keys():
+  taken = RESERVED & fields.keys()
+  if taken:
     raise Stop(Status.CONFIG, f'{name_of(modality)}: its card says {min(taken)!r}, which an export '
                'says of the model: call that field something else')
   return {'modality': name_of(modality), **({'widths': widths} if widths else {}),

@@ -81,7 +81,8 @@ def pad_one(example: Example, modality: Modality) -> dict[str, np.ndarray]:
   """Makes a batch of one example, padded to its bucket's widths and prepared."""
   lengths = {}
   for name, field in modality.fields.items():
-    if len(shape := np.shape(example[name])) != len(field.axes):
+    shape = np.shape(example[name])
+    if len(shape) != len(field.axes):
       raise ValueError(f'{name} is {list(shape)}, not {list(field.axes)}')
     for axis, length in zip(field.axes, shape, strict=True):
       if isinstance(axis, str):

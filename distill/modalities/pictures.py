@@ -26,7 +26,8 @@ def read(file: str, size: Sequence[int], white: float) -> np.ndarray:
   """
   path = pathlib.Path(file)
   try:
-    if not stat.S_ISREG(mode := path.stat().st_mode):
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
       raise ValueError('it is a folder' if stat.S_ISDIR(mode) else 'it is no plain file')
     with warnings.catch_warnings(action='ignore'), path.open('rb') as opened:
       suffix = path.suffix.lower()
@@ -55,7 +56,8 @@ def _read_array(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarr
                      'numbers')
   here = opened.tell()
   held = opened.seek(0, 2) - here
-  if held < (wanted := dtype.itemsize * math.prod(shape)):
+  wanted = dtype.itemsize * math.prod(shape)
+  if held < wanted:
     raise ValueError(f'it is cut: its header declares {wanted:,} bytes of pixels, and it holds '
                      f'{held:,}')
   opened.seek(0)
@@ -79,7 +81,8 @@ def _read_picture(opened: BinaryIO, size: Sequence[int], white: float) -> np.nda
   with picture:
     if picture.mode not in MODES:
       raise ValueError(f'its mode is {picture.mode}: convert it to 8 bits, grey (L) or RGB')
-    if (frames := getattr(picture, 'n_frames', 1)) != 1:
+    frames = getattr(picture, 'n_frames', 1)
+    if frames != 1:
       raise ValueError(f'it has {frames} frames: give one picture a file')
     width, height = picture.size
     _count((height, width, *(() if picture.mode == 'L' else (3,))), size)

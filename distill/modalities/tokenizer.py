@@ -83,7 +83,8 @@ def _from_json(content: str) -> str:
   words = parts['model']['vocab']
   known_ids = {*words.values(), *(token['id'] for token in parts['added_tokens'])}
   for tried in ('', ''), ('a \U0010fffd', '.'):       # a character that no vocabulary has
-    if odd := sorted({*made.encode(*tried).ids} - known_ids):
+    odd = sorted({*made.encode(*tried).ids} - known_ids)
+    if odd:
       raise ValueError(f'it gives the id {odd[0]}, which is that of no token')
   if normalizer['type'] == 'BertNormalizer' and set(SPECIAL) <= words.keys():
     ours = _wordpiece(words, **{key: normalizer[key] for key in NORMALIZER_FIELDS.values()})
@@ -116,7 +117,8 @@ def _from_vocabulary(content: str, how: Mapping[str, bool | None]) -> str:
     if word in words:
       raise ValueError(f'{wanted}: line {i + 1} repeats {word[:40]!r} of line {words[word] + 1}')
     words[word] = i
-  if lacks := [word for word in SPECIAL if word not in words]:
+  lacks = [word for word in SPECIAL if word not in words]
+  if lacks:
     raise ValueError(f'{wanted}, {", ".join(SPECIAL)} among them: {", ".join(lacks)} are missing')
   capitals = any(w.lower() != w for w in words if not w.startswith('['))
   return _wordpiece(words, **{'lowercase': not capitals, **how})

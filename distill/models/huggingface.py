@@ -155,7 +155,8 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
     raise fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
   classes = found['head/bias'].size if 'head/bias' in found else 0
   for path, array in found.items():
-    if array.shape != (shape := _shape(path, node, classes)):
+    shape = _shape(path, node, classes)
+    if array.shape != shape:
       raise fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
                   f'{list(shape)}')
   labels, multilabel = labels_of.read(config, classes, folder)
@@ -241,7 +242,8 @@ def _node(config: Mapping[str, Any], family: Family, folder: pathlib.Path) -> di
     if isinstance(node[ours], bool) or not isinstance(node[ours], int | kind):
       raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which is no '
                   + kind.__name__)
-    if wrong := _out_of_range(ours, node[ours]):
+    wrong = _out_of_range(ours, node[ours])
+    if wrong:
       raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which {wrong}')
   width, heads = (family.fields[ours] for ours in ('width', 'heads'))
   if node['width'] % node['heads']:

@@ -25,7 +25,8 @@ def read(hf_config: Mapping[str, Any], classes: int,
   if problem is not None and problem not in PROBLEMS:
     raise fault(folder, f'{CONFIG} says problem_type={short(problem)}; known are '
                 + ', '.join(PROBLEMS))
-  if (count := hf_config.get('num_labels', classes)) != classes or isinstance(count, bool):
+  count = hf_config.get('num_labels', classes)
+  if count != classes or isinstance(count, bool):
     raise fault(folder, f'the head has {classes} outputs, but {CONFIG} says num_labels='
                 + short(count))
   if problem == (REGRESSION if classes > 1 else SINGLE):

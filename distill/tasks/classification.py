@@ -56,7 +56,8 @@ class Classification(Task):
       raise ValueError(f'logits are {list(logits.shape)}, not [b {self.classes}]')
     keep = np.asarray(batch['valid']) != 0
     logits, ids = logits[keep], np.asarray(batch['id'], np.int32)[keep]
-    if (bad := ~np.isfinite(logits).all(-1)).any():
+    bad = ~np.isfinite(logits).all(-1)
+    if bad.any():
       raise ValueError(f'example {ids[bad][0]} has logits that are not finite')
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return {'id': ids, 'label': np.asarray(batch['label'], np.int32)[keep],

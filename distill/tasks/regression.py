@@ -50,7 +50,8 @@ class Regression(Task):
       raise ValueError(f'logits are {list(logits.shape)}, not [b 1]')
     keep = np.asarray(batch['valid']) != 0
     logits, ids = logits[keep, 0], np.asarray(batch['id'], np.int32)[keep]
-    if (bad := ~np.isfinite(logits)).any():
+    bad = ~np.isfinite(logits)
+    if bad.any():
       raise ValueError(f'example {ids[bad][0]} has a logit that is not finite')
     return {'id': ids, 'label': np.asarray(batch['label'], np.float32)[keep], 'prediction': logits}
 
@@ -73,7 +74,8 @@ class Regression(Task):
     if not len(label):
       raise ValueError('there are no records to score')
     for name, values in ('label', label), ('prediction', prediction):
-      if (bad := ~np.isfinite(values)).any():
+      bad = ~np.isfinite(values)
+      if bad.any():
         raise ValueError(f'example {records["id"][bad][0]}: {name} {values[bad][0]} is not a '
                          'finite number')
     return {'pearson': correlation(label, prediction),

@@ -76,7 +76,8 @@ class MaskedWords(Task):
     """Returns the records of one batch, without the rows that only fill it."""
     keep = np.asarray(batch['valid']) != 0
     nll, ids = (np.asarray(x)[keep] for x in (measured['nll'], batch['id']))
-    if (bad := ~np.isfinite(nll)).any():
+    bad = ~np.isfinite(nll)
+    if bad.any():
       raise ValueError(f'example {ids[bad][0]} has logits of words that are not finite')
     return {'id': ids.astype(np.int32),
             'label': (np.asarray(batch['chosen'])[keep] > 0).sum(1).astype(np.int32),
