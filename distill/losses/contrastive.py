@@ -47,7 +47,7 @@ def crd(student: Float[Array, 'b d'], teacher: Float[Array, 'b d'], where: Shape
 @mixing
 def infonce(student: Float[Array, 'b d'], teacher: Float[Array, 'b d'],
             where: Shaped[Array, ' b'], *, temperature: float = 0.07) -> Float[Array, ' b']:
-  """Symmetric cross-entropy of matching students and teachers in a batch (CLIP, Radford 2021).
+  """Symmetric cross-entropy of matching both sides in a batch (CLIP, Radford 2021, fig. 3).
 
   CRD (Tian 2020) with the batch as its bank: the value of example i is -log softmax of
   cos(student_i, teacher_j) / temperature over the counted j, at j = i; the same over the students
