@@ -20,7 +20,7 @@ from distill import maths
 from distill.models.functional import Flat
 from distill.objective import Views, find_array
 
-Shapes = Mapping[str, Mapping[str, Any]]        # of the views
+Shapes = Mapping[str, Mapping[str, Any]]        # shapes of views
 MAX_RATIO = 1e9
 MIN_WEIGHT = 1e-3
 

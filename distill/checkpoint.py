@@ -24,8 +24,8 @@ from distill.disk import failpoint, writing
 from distill.seal import MANIFEST
 from distill.types import Status, Stop
 
-STATE = 'state.safetensors'         # of a checkpoint
-CARD = 'config.json'                # of an export
+STATE = 'state.safetensors'         # a checkpoint's tensors
+CARD = 'config.json'                # an export's card
 RETAINED = 2                        # checkpoints of a stage that stay
 
 # Hashes of trees by the paths and ids of their arrays; an entry goes when the first of them does.

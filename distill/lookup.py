@@ -19,9 +19,9 @@ from typing import Any
 
 from distill.types import Status, Stop
 
-MAX_FLOAT32 = float.fromhex('0x1.fffffep127')       # of float32
-PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # of a room's classes
-METHODS = {         # … which their protocol writes no default for
+MAX_FLOAT32 = float.fromhex('0x1.fffffep127')       # the largest finite float32
+PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # by room
+METHODS = {         # methods without a default in their protocol
     'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode',),
     'tasks': ('measure', 'records', 'score', 'answer')}
 
@@ -138,7 +138,7 @@ def _missing(room: str, made: type) -> list[str]:
   A member that is only annotated may be set by the constructor: `build` looks for it.
   """
   protocol = _protocol(room)
-  if made is protocol:            # what a function is annotated to return
+  if made is protocol:            # the return annotation of a function
     return []
   if protocol in made.__mro__:
     return [name for name in METHODS[room] if getattr(made, name) is getattr(protocol, name)]

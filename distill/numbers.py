@@ -14,7 +14,7 @@ def count_nonfinite(array: Any) -> int:
   array = np.asarray(array)
   if array.dtype.kind in 'biuSUOMm':
     return 0
-  if array.dtype.kind not in 'fc':        # of ml_dtypes, such as bfloat16
+  if array.dtype.kind not in 'fc':        # a type of ml_dtypes, as bfloat16
     array = array.astype(np.float32)
   return array.size - int(np.count_nonzero(np.isfinite(array)))
 

@@ -90,7 +90,7 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
   if name in ('loss', 'grad_norm'):
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
-  mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # of a partial, too
+  mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # also through a partial
   counted = spec.mask or 'batch/valid'
   if mixing and spec.reads.get('where') != counted:
     raise Stop(Status.CONFIG, f'{where}.reads.where={spec.reads.get("where")!r}: {spec.loss} mixes '

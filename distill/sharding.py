@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distill.types import Batch, Status, Stop
 
-MAX_ROWS = 2**24        # of a batch: their numbers alone take 128 MiB
+MAX_ROWS = 2**24        # rows of a batch: their indices take 128 MiB
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from distill.losses.logits import kl
 from distill.modalities.probes import PERTURBATION, ascent
 from distill.types import Batch, Status, Stop
 
-MAX_STEPS = 20          # of PGD: the program is unrolled
+MAX_STEPS = 20          # PGD's loop is unrolled in the program
 
 
 def fgsm(*, epsilon: float = 0.1, of: str = 'loss', output: str = 'logits') -> Callable:

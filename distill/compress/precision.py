@@ -26,7 +26,7 @@ class Half:
     def half(path, array):
       if not jnp.issubdtype(array.dtype, jnp.floating):
         return array
-      with np.errstate(over='ignore'):          # what is beyond becomes inf
+      with np.errstate(over='ignore'):          # larger values become inf
         rounded = np.asarray(array).astype(jnp.dtype(self.dtype))
       if not np.isfinite(rounded.astype(np.float32)).all():
         name = jax.tree_util.keystr(path[1:], simple=True, separator='/')

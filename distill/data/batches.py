@@ -19,8 +19,8 @@ from distill.data.sets import Columns, Split
 from distill.modalities import examples
 from distill.types import Status, Stop
 
-MAX_WIDTHS = 4         # of an axis; each is one compilation
-MAX_ROWS = 2**16           # rows of a batch, however few examples there are
+MAX_WIDTHS = 4          # widths of an axis; each is one compilation
+MAX_ROWS = 2**16        # rows of a batch, even if there are fewer examples
 THREADS, AHEAD = 2, 4   # threads that read batches while a step runs; batches read in advance
 
 Widths = Mapping[str, np.ndarray]       # ascending, by the axis

@@ -27,7 +27,7 @@ from distill.types import Status, Stop
 # As pandas reads them. Not 'none' and 'NONE', which are classes of stance and of emotion.
 MISSING = frozenset({'', 'nan', 'NaN', '-nan', '-NaN', 'null', 'NULL', 'None', 'NA', '<NA>', 'N/A',
                      'n/a', '#N/A', '#NA'})
-UNLABELLED = (-1, -100)         # of the catalogues, and of PyTorch's losses
+UNLABELLED = (-1, -100)         # in catalogues, and in PyTorch's losses
 TRUTH = ('false', 'true')
 NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.ASCII | re.IGNORECASE)
 WHOLE = re.compile(r'[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?', re.ASCII | re.IGNORECASE)  # not 007

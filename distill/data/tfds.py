@@ -120,7 +120,7 @@ class _ImageFiles:
     self.paths, self.names = [str(path) for path in info.filepaths], names
     self.dtype = np.dtype(feature.np_dtype).name
     self._mode = MODES.get(feature.shape[-1]) if self.dtype == 'uint8' else None
-    self._format = None               # of the pictures, once one was read
+    self._format = None               # the last picture's, for the next one
     self._about = f'{folder}: {split!r}'
     count = 0
     for path in self.paths:
@@ -146,7 +146,7 @@ class _ImageFiles:
         features = protos.Example.FromString(record).features.feature
         pixels.append(self._decode(features[self.names['image']].bytes_list.value[0]))
         found.append(features[self.names['label']].int64_list.value[0])
-      except Exception as error:      # of protobuf and Pillow
+      except Exception as error:      # protobuf and Pillow have many kinds
         raise Stop(Status.DATA, f'{self._about}: record {row} is no image with a label '
                    f'({first_line(error)}); prepare the data set again') from error
       if pixels[-1].shape != pixels[0].shape:
@@ -189,7 +189,7 @@ class _ImageFiles:
   def _read(self, rows: Sequence[int]) -> Sequence[bytes]:
     try:
       return self._records.__getitems__(rows)
-    except Exception:                 # which one is it?
+    except Exception:                 # find the damaged record
       for row in rows:
         try:
           self._records.__getitems__([row])

@@ -37,7 +37,7 @@ class Format(Protocol):
   `trainable`: the format has parameters that training can start from; without them it is a program,
   which only answers.
   """
-  suffix: str                 # of its files
+  suffix: str                 # the suffix of its files
   trainable: bool
 
   def holds(self, folder: pathlib.Path) -> bool:

@@ -25,7 +25,7 @@ from distill.types import Batch, Outputs, Status, Stop
 
 FILE = 'model.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-TOLERANCE = 1e-4        # of an output: absolute up to 1, relative above
+TOLERANCE = 1e-4        # absolute for outputs up to 1, relative above
 MAX_BYTES = 2**31 - 2**24    # bytes of weights: the file is a flatbuffer, whose offsets are 31 bits
 EXTRA = "needs the package flatbuffers: pip install 'distill[export]'"
 TOTALS = 'params', 'params_outside_embeddings', 'bytes', 'quantised'
@@ -214,7 +214,7 @@ def _resize(batch: Batch, modality: Modality, widths: Mapping[str, int]) -> Batc
   named = {name: field for name, field in modality.fields.items() if {*field.axes} & widths.keys()}
   resized = {}
   for name, field in named.items():
-    rows = np.asarray(batch[name])                # of the type that the modality prepared
+    rows = np.asarray(batch[name])                # with the prepared dtype
     field = dataclasses.replace(field, dtype=str(rows.dtype))
     resized[name] = examples.stack(rows, field, widths, len(rows))
   return {**batch, **resized}

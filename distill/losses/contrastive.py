@@ -37,7 +37,7 @@ def crd(student: Float[Array, 'b d'], teacher: Float[Array, 'b d'], where: Shape
   scores = maths.bank_cosines(student, teacher, where, id, bank, places, draws) / temperature
   # Without a stored z, this is the first batch.
   log_z = jnp.where(jnp.isfinite(z), z, maths.log_mean(scores, where) + math.log(bank.shape[1]))
-  log_noise = math.log(draws.shape[1] / bank.shape[1])                  # of K/n
+  log_noise = math.log(draws.shape[1] / bank.shape[1])                  # log(K/n)
   log_p = scores - jax.lax.stop_gradient(log_z)[:, None, None]
   log_both = jnp.logaddexp(log_p, jnp.logaddexp(log_noise, math.log(EPS)))
   value = jnp.sum(log_both, axis=-1) - log_p[..., 0] - draws.shape[1] * log_noise

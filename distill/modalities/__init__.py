@@ -41,7 +41,7 @@ class Modality(Protocol):
   fields: Mapping[str, Field]                   # the inputs, as they are stored
   sizes: Mapping[str, int] = {}                 # facts that a model must fit, by their names
   room: Mapping[str, int]                       # the most positions along each named axis
-  widths: Mapping[str, Sequence[int]]           # of the buckets, by the named axis
+  widths: Mapping[str, Sequence[int]]           # widths of buckets, by named axis
 
   @property
   def corruptions(self) -> Mapping[str, Corruption]:

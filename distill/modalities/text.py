@@ -12,7 +12,7 @@ import numpy as np
 from distill.modalities import Draw, Example, Modality, tokenizer
 from distill.types import Batch, Field, Records, Status, Stop
 
-SHARE = 0.2             # of a text's words that a corruption changes
+SHARE = 0.2             # the share of a text's words that a corruption changes
 AXIS = 's'              # positions of a sequence
 SHOWN = 120             # words of a text that are shown; the rest of a longer text is left out
 INPUTS = ('tokens', 'types', 'mask')

@@ -21,7 +21,7 @@ from distill.models.functional import MAX_BLOCKS, Flat
 from distill.models.labels import CONFIG, fault, short
 
 PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
-MAX_SIZE = 2**31 - 1                         # of a size
+MAX_SIZE = 2**31 - 1                        # the largest size in a config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 MIXED = 'mixed'
 # The precisions that models can have, each with the dtype of parameters and activations.
 DTYPES = {'float32': 'float32', 'bfloat16': 'bfloat16', MIXED: 'float32'}
-INSTRUCTIONS = {'avx512_bf16', 'amx_bf16'}      # of x86: products of bfloat16 with float32 sums
+INSTRUCTIONS = {'avx512_bf16', 'amx_bf16'}      # x86: bfloat16 products, float32 sums
 
 
 def cast(tree: Any, dtype: str) -> Any:

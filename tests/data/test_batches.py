@@ -86,7 +86,7 @@ class TestABatch:
         'label': 'int32', 'labelled': 'float32', 'valid': 'float32'}
 
   def test_holds_numbers_in_a_regression_and_0_where_none_is_seen(self):
-    # Of four, the second has none and the last two lie beyond the share that is seen.
+    # The second of four has no label, and the last two lie beyond the visible share.
     split = split_of([3] * 4, labels=[-2.5, np.nan, 0.0, 4.0], draws=[0.1, 0.2, 0.5, 0.9])
     [batch] = batches.in_order(split, batch_size=5, widths=(8, 16))
     assert batch['label'].dtype == np.float32

@@ -420,7 +420,7 @@ def test_cifar_100():
   assert {name: len(split) for name, split in data.splits.items()} == {
       'train': 50_000, 'test': 10_000}
   assert np.bincount(data.splits['train'].index['label']).tolist() == [500] * 100
-  # What the world uses: (0.5071, 0.4865, 0.4409) and (0.2673, 0.2564, 0.2762) of pixels in [0, 1].
+  # The usual numbers: (0.5071, 0.4865, 0.4409) and (0.2673, 0.2564, 0.2762) of pixels in [0, 1].
   np.testing.assert_allclose(np.array(data.modality.mean) / 255, (0.5071, 0.4865, 0.4409),
                              atol=1e-4)
   np.testing.assert_allclose(np.array(data.modality.deviation) / 255, (0.2673, 0.2564, 0.2762),

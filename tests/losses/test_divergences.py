@@ -45,7 +45,7 @@ PLAIN = {
     **{name: part(divergences.f_divergence, name=name) for name in divergences.GENERATORS},
     **{f'alpha_{a}': part(divergences.alpha_divergence, alpha=a) for a in (-3., -.5, .5, 1.5, 3.)},
 }
-# Of a part of these there is no gradient.
+# These have a part without a gradient.
 STOPPED = {'akl': part(divergences.akl, mu=0.9), 'taid': part(divergences.taid, t=0.4)}
 ALL = PLAIN | STOPPED
 each = pytest.mark.parametrize('name', ALL)
@@ -295,7 +295,7 @@ class TestFDivergence:
       ('pearson', 2.), ('neyman', -1.), ('alpha', 3.), ('alpha', -3.), ('alpha', 20.)])
   def test_up_to_the_bound_it_is_the_formula_and_beyond_its_tangent_in_single_precision(
       self, name, alpha):
-    # Of three classes two are even on both sides; the first's ratio is e^gap, but for 2/3.
+    # Two of three classes are equal on both sides; the first's ratio is e^gap, but for 2/3.
     bound, way = 80 / max(2, abs(alpha), abs(1 - alpha)), 1 if alpha > 0 else -1
     loss = part(divergences.f_divergence, name=name) if name != 'alpha' else part(
         divergences.alpha_divergence, alpha=alpha)

@@ -123,7 +123,7 @@ class TestKL:
     # Linear in q: a student that knows the teacher's first choice alone beats the perfect one.
     choice = np.eye(5)[np.argmax(p, axis=-1)]
     assert literal(choice) < literal(p) < 0
-    # What is built instead knows the perfect student, and no better one.
+    # Our divergence is smallest for the perfect student.
     built = [np.mean(double(logits.kl, student, TEACHER, temperature=temperature))
              for student in (TEACHER, 100 * choice, STUDENT)]
     np.testing.assert_allclose(built[0], 0, atol=1e-12)

@@ -202,7 +202,7 @@ class TestAB:
   def test_zero_for_the_teacher_s_signs_by_a_margin(self):
     student = 0.3 * np.sign(TEACHER)
     np.testing.assert_array_equal(double(maps.ab, student, TEACHER, margin=0.3), np.zeros(4))
-    # Of 96 neurons each then lacks 0.2.
+    # Each of 96 neurons then lacks 0.2.
     np.testing.assert_allclose(double(maps.ab, student, TEACHER, margin=0.5),
                                np.full(4, 96 * .04), rtol=1e-9)
 
@@ -320,7 +320,7 @@ def test_what_is_no_map_is_refused(loss):
 class TestSVD:
 
   def test_by_hand(self):
-    # Of rank 1: two positions, the channels' vector is (3, 4)/5, then (1, 0); the teacher's are
+    # Rank 1: two positions, the channels' vector is (3, 4)/5, then (1, 0); the teacher's are
     # (0, 1) and (1, 0), and (-2) times them are the same.
     ranked = lambda *v: np.array([v, np.multiply(-2, v)], float).reshape(1, 1, 2, 2)
     value = double(maps.svd, ranked(3, 4), ranked(1, 0), ranked(0, 7), ranked(1, 0))

@@ -55,7 +55,7 @@ def test_each_has_a_key_of_its_own_and_its_statistics_are_kept():
   other, _ = call(jax.random.key(1), True)
   np.testing.assert_array_equal(first['a/logits'], same['a/logits'])
   assert not np.array_equal(first['a/logits'], other['a/logits'])
-  # Of equal weights, members a and c differ by what they drop alone.
+  # Members a and c have equal weights, and differ only by dropout.
   equal = {path: WEIGHTS[0][path.replace('members/c/', 'members/a/')] for path in WEIGHTS[0]}
   run = jax.jit(lambda key: COHORT(equal, WEIGHTS[1], BATCH, train=True, key=key)[0])
   outputs = run(jax.random.key(0))

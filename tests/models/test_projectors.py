@@ -50,7 +50,7 @@ def test_shapes_and_no_row_sees_one_that_is_not_valid(module, hyper, reads, shap
   pure, params, rest = made(module, **hyper)
   results = called(pure, params, rest, *reads)
   assert jax.tree.map(lambda x: x.shape, results) == shapes
-  # Of a size that would be seen in any statistics.
+  # Large enough to be seen in any statistics.
   others = called(pure, params, rest, *(np.concatenate([x[:3], 1e3 * x[3:]]) for x in reads))
   for value, other in zip(*map(jax.tree.leaves, (results, others)), strict=True):
     if value.shape[0] == 4:
