@@ -201,7 +201,7 @@ def free_arguments(place: str, node: Mapping[str, Any], path: str) -> dict[str, 
   model = card_of(hub.folder(place, path)).get('model')           # faults are reported on opening
   name = model.get('name') if isinstance(model, Mapping) else 'bert.Bert'
   kind = lookup.find('models', name, f'{path}: {place}')
-  return {key: node[key] for key in traits_of(kind).free_arguments if key in node}
+  return {key: node[key] for key in traits_of(kind).free if key in node}
 
 
 def write(folder: pathlib.Path, shipped: Shipped) -> None:
