@@ -1,9 +1,9 @@
-"""What a run keeps on disk: verified checkpoints, and the folder that a student ships in.
+"""Verified checkpoints of a run, and the folders that models are exported to.
 
 A checkpoint is a folder CHECKPOINTS/STAGE/STEP of everything that changes in a run, with its
 `MANIFEST.json`. An export is a folder of `model.safetensors` or another file that holds a model,
-texts, and `config.json`. Both are sealed (`distill.seal`); once a checkpoint verifies, older ones
-are removed. Nothing here unpickles, follows links, or deletes what it did not write.
+texts, and `config.json`. Both are sealed (`distill.seal`). Once a checkpoint verifies, older ones
+are removed. This module unpickles nothing, follows no links, and deletes only what it wrote.
 """
 import hashlib
 import os
@@ -20,13 +20,13 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from distill import numbers, seal, sharding
-from distill.disk import reach, writing
+from distill.disk import failpoint, writing
 from distill.seal import MANIFEST
 from distill.types import Status, Stop
 
-STATE = 'state.safetensors'         # of a checkpoint
-CARD = 'config.json'                # of an export
-KEPT = 2                            # checkpoints of a stage that stay
+STATE = 'state.safetensors'         # a checkpoint's tensors
+CARD = 'config.json'                # an export's card
+RETAINED = 2                        # checkpoints of a stage that stay
 
 # Hashes of trees by the paths and ids of their arrays; an entry goes when the first of them does.
 _hashed: dict[Any, tuple[str, list[weakref.ref]]] = {}
@@ -35,12 +35,12 @@ _hashed: dict[Any, tuple[str, list[weakref.ref]]] = {}
 def save(folder: Path, step: int, tree: Any, facts: Mapping[str, Any] | None = None) -> Path:
   """Writes checkpoint `step` of any pytree of arrays, verifies it, then removes older ones.
 
-  `facts` is what else the resumed run must know, as JSON. A step that is there already stays as
-  it is if it holds the same arrays; if it holds others, that is an error. Of several processes,
-  all call this, with room for the whole tree on their hosts, and the first writes.
+  `facts` are JSON that the resumed run needs too. A checkpoint of that step that exists already
+  stays if it holds the same arrays; other arrays are an error. If a run has several processes, all
+  call this, with room for the whole tree on their hosts, and the first writes.
   """
   path, arrays = folder.absolute() / str(step), _arrays(tree)
-  sharding.once(lambda: _save(path, arrays, facts or {}))
+  sharding.on_first_process(lambda: _save(path, arrays, facts or {}))
   return path
 
 
@@ -61,26 +61,26 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
 
 
 def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-  """Step, tree and facts of the newest checkpoint that verifies; None if there has been none.
+  """Reads step, tree and facts of the newest checkpoint that verifies; returns None without any.
 
-  `like` is a tree of arrays or of `jax.ShapeDtypeStruct`: what is restored has exactly its paths,
+  `like` is a tree of arrays or of `jax.ShapeDtypeStruct`. The restored tree has exactly its paths,
   shapes and dtypes, and its shardings where it has any. Checkpoints that don't verify are set
-  aside, each with a line saying why; if none does, the run stops.
+  aside, each with a line that says why; if none verifies, the run stops.
   """
   folder, found = folder.absolute(), {}
 
   def newest() -> int:
-    for step in sorted(_steps(folder), reverse=True):
+    for step in sorted(_saved_steps(folder), reverse=True):
       found[step], fault = seal.inspect(folder / str(step), MANIFEST)
       if not fault:
         return step
       seal.set_aside(folder / str(step), fault)
-    if _steps(folder) or any(folder.glob('bad-*')):
+    if _saved_steps(folder) or any(folder.glob('bad-*')):
       raise Stop(Status.CHECKPOINT, f'{folder} has checkpoints but none that verifies; remove it '
                  'to train this stage from its start')
     return -1
 
-  step = sharding.once(newest)
+  step = sharding.on_first_process(newest)
   if step < 0:
     return None
   path = folder / str(step)
@@ -91,17 +91,18 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
   return step, _read(path, content, like), content['facts']
 
 
-def latest(folder: Path) -> int | None:
-  """The step that a run would resume at, told by names alone."""
-  return max((s for s in _steps(folder) if (folder / str(s) / MANIFEST).is_file()), default=None)
+def latest_step(folder: Path) -> int | None:
+  """Returns the step that a run would resume at, by the names of folders only."""
+  steps = (s for s in _saved_steps(folder) if (folder / str(s) / MANIFEST).is_file())
+  return max(steps, default=None)
 
 
-def export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any],
-           config: Mapping[str, Any] | None = None) -> None:
-  """Writes the folder that a model ships in: its files and its card, sealed.
+def write_export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any],
+                 config: Mapping[str, Any] | None = None) -> None:
+  """Writes the export of a model: its files and its card, sealed.
 
-  `config` is what else `config.json` says, for other libraries. An export that is there already
-  is replaced; anything else that is there is set aside.
+  `config` are further fields of `config.json`, for other libraries. An existing export at `folder`
+  is replaced; anything else at that place is set aside.
   """
   folder = folder.absolute()
   numbers.dumps([config, card], f'the card of {folder}')
@@ -110,15 +111,15 @@ def export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any],
   seal.publish(folder, CARD, files, {**(config or {}), 'card': dict(card)})
 
 
-def wide(array: Any) -> np.ndarray:
-  """An array as an export holds it: on the host, in C order, of fractions at most float32."""
+def to_export_array(array: Any) -> np.ndarray:
+  """Returns an array as an export holds it: on the host, in C order, fractions at most float32."""
   array = np.asarray(sharding.on_host(array), order='C')
-  wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize != 2
-  return array.astype(np.float32) if wide else array
+  is_wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize != 2
+  return array.astype(np.float32) if is_wide else array
 
 
-def ship(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> None:
-  """Writes an export of any files; one whose place is taken is refused."""
+def write_new_export(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> None:
+  """Writes an export of any files; stops if `folder` exists already."""
   folder = folder.absolute()
   if os.path.lexists(folder):
     raise Stop(Status.CONFIG, f'{folder} is there already, and nothing is overwritten: remove it, '
@@ -127,9 +128,9 @@ def ship(folder: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> N
   seal.publish(folder, CARD, files, {'card': dict(card)})
 
 
-def opened(folder: Path, file: str) -> dict[str, Any]:
-  """What `config.json` of an export says, after verifying every file, `file` among them."""
-  content, fault = seal.inspect(folder, CARD, alone=False)
+def open_export(folder: Path, file: str) -> dict[str, Any]:
+  """Returns the content of an export's `config.json`, after verifying every file, also `file`."""
+  content, fault = seal.inspect(folder, CARD, exclusive=False)
   if fault or file not in content['files']:
     raise Stop(Status.CHECKPOINT, f'{folder} is no intact exported model, a folder with {CARD} and '
                f'{file}: {fault or f"{file} is missing"}')
@@ -139,11 +140,11 @@ def opened(folder: Path, file: str) -> dict[str, Any]:
 def sha256(tree: Any) -> str:
   """Returns a hash of all leaves of a pytree: paths, dtypes, shapes, bytes.
 
-  That of JAX's arrays, which never change, is computed once: a teacher is large, and every stage
-  that reads it asks. Nothing is kept alive for that.
+  JAX's arrays never change, so their hash is computed once: a teacher is large, and every stage
+  that reads it asks for the hash. The table of hashes keeps no array alive.
   """
   leaves = _paths(tree)
-  # What other processes hold a part of they bring together with us, or not at all.
+  # An array of which other processes hold a part is gathered by all of them, or by none.
   fixed = all(isinstance(leaf, jax.Array) and leaf.is_fully_addressable
               for leaf in leaves.values())
   known = tuple(sorted((path, id(leaf)) for path, leaf in leaves.items()))
@@ -185,13 +186,13 @@ def _spec(tree: Any) -> dict[str, str]:
 
 
 def _read(path: Path, content: Mapping[str, Any], like: Any) -> Any:
-  """The tree of a checkpoint that verifies, if it is one like `like`."""
+  """Reads the tree of a checkpoint that verifies; stops unless it is like `like`."""
   leaves, spec = _paths(like), _spec(like)
   for name in sorted(spec.keys() | content['tree'].keys()):
-    here, there = spec.get(name, 'missing'), content['tree'].get(name, 'missing')
-    if here != there:
-      raise Stop(Status.CHECKPOINT, f'{path} does not fit this run: {name} is {there} there and '
-                 f'{here} here; run the config that wrote it, or take another --workdir')
+    expected, found = spec.get(name, 'missing'), content['tree'].get(name, 'missing')
+    if expected != found:
+      raise Stop(Status.CHECKPOINT, f'{path} does not fit this run: {name} is {found} there and '
+                 f'{expected} here; run the config that wrote it, or take another --workdir')
   try:
     arrays = _tensors(path / STATE)
   except SafetensorError:
@@ -200,7 +201,7 @@ def _read(path: Path, content: Mapping[str, Any], like: Any) -> Any:
     raise Stop(Status.CHECKPOINT, f'{path} is whole, but what is read from it is not what was '
                f'saved with {content["versions"]}')
   return jax.tree.unflatten(jax.tree.structure(like),
-                            [_placed(arrays[name], leaf) for name, leaf in leaves.items()])
+                            [_put_like(arrays[name], leaf) for name, leaf in leaves.items()])
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
@@ -208,30 +209,31 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
     return {name: file.get_tensor(name) for name in file.keys()}
 
 
-def _placed(array: np.ndarray, like: Any) -> Any:
+def _put_like(array: np.ndarray, like: Any) -> Any:
   if isinstance(like, np.ndarray | np.generic):
     return array
   if getattr(like, 'sharding', None) is None or not getattr(like, 'committed', True):
     return jax.device_put(array)
-  return sharding.placed(array, like.sharding)
+  return sharding.device_put(array, like.sharding)
 
 
 # ---- steps
 
-def _steps(folder: Path) -> list[int]:
+def _saved_steps(folder: Path) -> list[int]:
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   return [int(name) for name in names if re.fullmatch('0|[1-9][0-9]{0,17}', name)]
 
 
 def _prune(path: Path) -> None:
-  """Removes what is older than `path` and than the newest others that verify."""
-  kept = 1
-  for step in sorted(_steps(path.parent), reverse=True):
+  """Removes the checkpoints older than `path`, but for the newest of them that verify."""
+  retained = 1
+  for step in sorted(_saved_steps(path.parent), reverse=True):
     older = path.parent / str(step)
     if step < int(path.name) and not seal.inspect(older, MANIFEST)[1]:
-      kept += 1
-      if kept > KEPT:
-        os.rename(older, seal.beside(older, 'old'))     # a half-removed one has no step's name
-        reach('pruning', path.name)
+      retained += 1
+      if retained > RETAINED:
+        # A folder that is half removed must not have the name of a step.
+        os.rename(older, seal.temporary_path(older, 'old'))
+        failpoint('pruning', path.name)
   seal.sweep(path.parent, 'old')
-  reach('pruned', path.name)
+  failpoint('pruned', path.name)

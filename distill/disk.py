@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and are read as UTF-8; what a disk refuses."""
+"""Files that are written whole or not at all, and read as UTF-8; errors of the disk."""
 import contextlib
 import json
 import os
@@ -11,7 +11,7 @@ from distill.types import Status, Stop
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-  """Turns what the disk refuses into the end of the run."""
+  """Turns an error of the disk into a Stop."""
   try:
     yield
   except OSError as error:
@@ -20,7 +20,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace(path: Path, content: bytes | str) -> None:
-  """Writes a file beside its place, forces it to the disk, and renames it."""
+  """Writes a file under a temporary name, forces it to the disk, and renames it."""
   draft = path.with_name(f'.{path.name}.{os.getpid()}')
   with writing(path):
     try:
@@ -35,7 +35,10 @@ def replace(path: Path, content: bytes | str) -> None:
 
 
 def read_text(path: Path) -> str:
-  """Returns the text of a UTF-8 file without its byte-order mark; a ValueError of any other."""
+  """Returns the text of a UTF-8 file without its byte-order mark.
+
+  Raises a ValueError if the file is in another encoding.
+  """
   content = path.read_bytes()
   if content.startswith((b'\xff\xfe', b'\xfe\xff')):
     raise ValueError('it is UTF-16: save it as UTF-8')
@@ -43,15 +46,15 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-  """Returns the value of a JSON file; a ValueError where it holds none."""
+  """Returns the value of a JSON file; raises a ValueError if it holds none."""
   try:
     return json.loads(read_text(path))
   except RecursionError:
     raise ValueError('it is nested too deeply') from None
 
 
-def reach(point: str, place: str = '') -> None:
-  """Dies here if a test says so: DISTILL_FAILPOINT=POINT or POINT:PLACE."""
+def failpoint(point: str, place: str = '') -> None:
+  """Kills the process if a test asks for it: DISTILL_FAILPOINT=POINT or POINT:PLACE."""
   wanted, _, where = os.environ.get('DISTILL_FAILPOINT', '').partition(':')
   if wanted == point and where in ('', place):
     os._exit(137)

@@ -60,7 +60,7 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
                + ' or '.join(sorted(str(p) for p in (folder / 'export').iterdir())))
   if kind.holds(folder) and not kind.trainable:
     raise Stop(Status.CONFIG, f'--model={place} is a program already')
-  model, weights, card = formats.whole(place)
+  model, weights, card = formats.load_trained(place)
   if os.path.lexists(to):
     program = formats.card_of(to).get('program', {}) if kind.holds(to) else {}
     if program.get('weights') == checkpoint.sha256(weights):
@@ -79,7 +79,7 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
   else:
     raise Stop(Status.CONFIG, f'--model={place} is in no workdir whose data it could be tried on: '
                f'give --inputs=FILE, of {modality.noun}')
-  if not formats.named_in(kind):
+  if not formats.is_recognised(kind):
     card = {**card, 'format': format}
   say(f'{place}: trying it on {trial.title}')
   about = {'name': name, **_measured(workdir if of_run else None, name)}
@@ -135,7 +135,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
 def _given(file: str, modality: modalities.Modality) -> formats.Trial:
   """The examples of a file, as the command `distill.predict` reads them."""
   names, alike = [], {}
-  for about, batch in examples.encoded(modality, modality.arguments(file)):
+  for about, batch in examples.encode(modality, modality.arguments(file)):
     shape = tuple(x.shape for x in batch.values())
     alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
     names.append(next(iter(about.values())))

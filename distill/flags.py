@@ -124,7 +124,7 @@ def _set(config: ConfigDict, override: re.Match) -> None:
   if not override['equals']:
     raise Stop(Status.CONFIG, f'{override[0]}: write --config.{override["field"]}=VALUE')
   expected = keywords[key].annotation
-  value = lookup.parsed(override['text'], expected)
+  value = lookup.parse_value(override['text'], expected)
   lookup.check_type(value, expected, f'--config.{override["field"]}')
   with config.unlocked():
     node = config

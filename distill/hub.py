@@ -1,4 +1,4 @@
-"""From the place of a pretrained model to a folder on this machine."""
+"""Folders of pretrained models: on this machine, or downloaded from the hub."""
 import contextlib
 import pathlib
 import re
@@ -12,10 +12,10 @@ TIMEOUT = 3.0           # seconds that the hub may take to say that it has a mod
 
 
 def folder(place: str, where: str) -> pathlib.Path:
-  """A folder as it is, or what a hub id such as 'org/name' or 'org/name@revision' names.
+  """Returns the folder at `place`, or downloads that of a hub id: 'org/name', 'org/name@revision'.
 
-  The hub is asked only for an id that is no folder here; what it gave before is read from its
-  cache without a network. `where` is the config path for the error line.
+  The hub is asked only for an id that is no folder here. A model that it gave before is read from
+  its cache without a network. `where` is the config path for the error line.
   """
   path = pathlib.Path(place).expanduser()
   if path.is_dir():
@@ -40,9 +40,9 @@ def _from_hub(place: str, where: str) -> pathlib.Path:
   get = lambda **how: pathlib.Path(huggingface_hub.snapshot_download(
       name, revision=revision or None, allow_patterns=list(FILES), **how))
   with contextlib.suppress(LocalEntryNotFoundError):
-    there = get(local_files_only=True)
-    if any(there.glob('*.safetensors')):      # others may have asked for its config alone
-      return there
+    cached = get(local_files_only=True)
+    if any(cached.glob('*.safetensors')):      # others may have asked for its config alone
+      return cached
   try:
     # Asked first, for the download would wait for a silent network without an end.
     huggingface_hub.HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT)

@@ -1,8 +1,8 @@
-"""What a run says while it trains: `metrics.jsonl`, TensorBoard files, and a line of progress.
+"""The log of a run: `metrics.jsonl`, TensorBoard files, and a line of progress.
 
 `metrics.jsonl` has one row per logged step, each (stage, seed, step) exactly once: a run that
-resumes first drops the rows that it will log again. For that a step is logged before it is
-saved. TensorBoard is told the same.
+resumes first drops the rows that it will log again. This needs every step to be logged before it
+is saved. TensorBoard files hold the same numbers.
 """
 import collections
 import json
@@ -31,7 +31,7 @@ def say(line: str) -> None:
 
 
 def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-  """The means of {name: (sum, count)}, on the host; a name that counted nothing has none."""
+  """Returns the means of {name: (sum, count)}, on the host, without names whose count is 0."""
   return {name: float(total) / float(count)
           for name, (total, count) in jax.device_get(dict(sums)).items() if count}
 
@@ -50,7 +50,7 @@ class Log:
     self._keep(lambda row: True)
 
   def row(self, stage: str, seed: int, step: int, metrics: Mapping[str, Any]) -> None:
-    """Logs a step, at once and for good. What is not finite becomes null."""
+    """Logs a step and forces it to the disk. A number that is not finite becomes null."""
     numbers = {name: float(value) for name, value in metrics.items()}
     where = {'stage': stage, 'seed': seed, 'step': step, 'time': round(time.time(), 3)}
     finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
@@ -65,19 +65,19 @@ class Log:
       board.flush()
 
   def rewind(self, stage: str, step: int) -> None:
-    """Forgets what a stage logged after `step`, before it is trained from there."""
+    """Drops the rows that a stage logged after `step`, before it is trained from there."""
     self._keep(lambda row: row['stage'] != stage or row['step'] <= step)
     self._close(stage)
     self._first[stage] = step + 1
 
   def rows(self) -> list[dict[str, Any]]:
-    """All that was logged, also by the sittings before this one."""
+    """Returns all rows, including those that earlier sessions of the run logged."""
     if not self._rows.exists():
       return []
     return [json.loads(line) for line in self._rows.read_bytes().splitlines()]
 
   def progress(self, stage: str, step: int, steps: int, metrics: Mapping[str, Any]) -> None:
-    """Shows how far a stage is: redrawn on a terminal, otherwise a line a call."""
+    """Shows the progress of a stage: redrawn on a terminal, otherwise one line per call."""
     if self._quiet:
       return
     if stage != self._stage:
@@ -105,12 +105,12 @@ class Log:
       self._close(stage)
 
   def _keep(self, wanted: Callable[[dict], bool]) -> None:
-    """Rewrites the rows, all or nothing, without those unwanted and those a crash has torn."""
+    """Rewrites the file atomically, without unwanted rows and rows that a crash cut off."""
     with writing(self._rows):
       self._rows.parent.mkdir(parents=True, exist_ok=True)
       before = self._rows.read_bytes() if self._rows.exists() else b''
       lines = before.splitlines(keepends=True)
-      rows = [_parsed(line) for line in lines]
+      rows = [_parse(line) for line in lines]
       after = b''.join(line for line, row in zip(lines, rows, strict=True) if row and wanted(row))
       if after == before:
         return
@@ -134,8 +134,8 @@ class Log:
       self._boards.pop(key).close()
 
 
-class Silence:
-  """The log of a process beside the first one: it says nothing and keeps nothing."""
+class NullLog:
+  """The log of every process but the first: it prints and writes nothing."""
 
   def say(self, line: str) -> None: ...
 
@@ -151,8 +151,8 @@ class Silence:
   def close(self) -> None: ...
 
 
-def _parsed(line: bytes) -> dict | None:
-  """A row; None for what is left of a torn one."""
+def _parse(line: bytes) -> dict | None:
+  """Returns the row of a line, or None if a crash cut the line off."""
   try:
     row = json.loads(line)
     return row if line.endswith(b'\n') and {'stage', 'seed', 'step'} <= row.keys() else None

@@ -1,4 +1,4 @@
-"""From a name in a config to the thing it names, checked; the only dynamic import.
+"""Lookup of the thing that a name in a config means, checked; the only dynamic import.
 
 A name is an import path inside a room: `bert.Bert` in the room `models` is
 `distill.models.bert.Bert`. With a colon it is a module that Python can import and a name in it:
@@ -19,15 +19,15 @@ from typing import Any
 
 from distill.types import Status, Stop
 
-LARGEST = float.fromhex('0x1.fffffep127')       # of float32
-PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # of a room's classes
-METHODS = {         # … which their protocol writes no default for
+MAX_FLOAT32 = float.fromhex('0x1.fffffep127')       # the largest finite float32
+PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # by room
+METHODS = {         # methods without a default in their protocol
     'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode',),
     'tasks': ('measure', 'records', 'score', 'answer')}
 
 
 def find(room: str, name: str, where: str) -> Callable:
-  """Returns what `name` names: `distill.ROOM.NAME`, or `NAME` of a module for 'MODULE:NAME'.
+  """Returns the function or class `distill.ROOM.NAME`, or `NAME` of a module for 'MODULE:NAME'.
 
   `where` is the config path for the error line.
   """
@@ -52,7 +52,7 @@ def find(room: str, name: str, where: str) -> Callable:
 
 
 def _find_outside(room: str, name: str, field: str) -> Callable:
-  """Returns what 'MODULE:NAME' names; an error line begins with `field`."""
+  """Returns the function or class at 'MODULE:NAME'; an error line begins with `field`."""
   module_name, _, attribute = name.partition(':')
   if not all(part.isidentifier() for part in (*module_name.split('.'), attribute)):
     raise Stop(Status.CONFIG, f"{field} must be MODULE:NAME, such as 'mylab.nets:MobileNet'")
@@ -78,7 +78,7 @@ def _find_outside(room: str, name: str, field: str) -> Callable:
     raise Stop(Status.CONFIG, f'{field} has no signature that Python can read: wrap it in a '
                'function with named arguments') from None
   if not kind:
-    raise Stop(Status.CONFIG, f'{field} is no {_one_of(room)}{_lack(room, found)}')
+    raise Stop(Status.CONFIG, f'{field} is no {_requirement(room)}{_lacking(room, found)}')
   return found
 
 
@@ -98,8 +98,8 @@ def _import_failure(error: BaseException, module_name: str) -> str:
   return f'importing {module_name} raises {reason}; python -c "import {module_name}" shows where'
 
 
-def _one_of(room: str) -> str:
-  """Says what a name in a room must be of, where not anything that can be called will do."""
+def _requirement(room: str) -> str:
+  """Describes what a room requires of a name, for rooms that don't take every callable."""
   function = 'or a function whose annotation says that it returns one'
   if room == 'models':
     return f'model: it must be a class derived from nnx.Module {function}'
@@ -108,37 +108,37 @@ def _one_of(room: str) -> str:
   return f'modality: it {kind}' if room == 'modalities' else f'{room[:-1]}: it {kind}, {function}'
 
 
-def _made(function: Callable) -> Any:
-  """Returns what a call gives: the class itself, or what a function's annotation says."""
+def _result_type(function: Callable) -> Any:
+  """Returns the type of a call's result: the class itself, or a function's return annotation."""
   return function if isinstance(function, type) else _signature(function).return_annotation
 
 
 def _is_module(function: Callable) -> bool:
-  """Tells whether a call gives a model.
+  """Tells whether a call returns a model.
 
-  The card of an export, which a stranger may have written, names a model too: no other function
-  (`os:system`) may be called by it.
+  The card of an export, which a stranger may have written, names a model too: it must not be able
+  to call any other function (`os:system`).
   """
-  made = _made(function)
+  made = _result_type(function)
   nnx = sys.modules.get('flax.nnx')       # not imported here: mistakes are answered without JAX
   return isinstance(made, type) and nnx is not None and issubclass(made, nnx.Module)
 
 
 def _is_kind(room: str, function: Callable) -> bool:
-  """Tells whether a call gives what the room has, by its members, for the same reason."""
+  """Tells whether a call returns a thing of the room, by its members, for the same reason."""
   if room not in PROTOCOLS:
     return True
-  made = function if room == 'modalities' else _made(function)
+  made = function if room == 'modalities' else _result_type(function)
   return isinstance(made, type) and not _missing(room, made)
 
 
 def _missing(room: str, made: type) -> list[str]:
-  """Returns the members of a room's protocol that a class has not, nor inherits a default of.
+  """Returns the members of a room's protocol that a class neither has nor inherits.
 
   A member that is only annotated may be set by the constructor: `build` looks for it.
   """
   protocol = _protocol(room)
-  if made is protocol:            # what a function is annotated to return
+  if made is protocol:            # the return annotation of a function
     return []
   if protocol in made.__mro__:
     return [name for name in METHODS[room] if getattr(made, name) is getattr(protocol, name)]
@@ -149,16 +149,16 @@ def _protocol(room: str) -> type:
   return getattr(importlib.import_module(f'distill.{room}'), PROTOCOLS[room])
 
 
-def _lack(room: str, function: Callable) -> str:
-  """Ends the line about a class that is not of the room with what it lacks."""
-  made = _made(function)
+def _lacking(room: str, function: Callable) -> str:
+  """Returns the end of an error line: the members that a class lacks for its room."""
+  made = _result_type(function)
   if room not in PROTOCOLS or not isinstance(made, type) or made is inspect.Signature.empty:
     return ''
   return f'; {made.__name__} lacks {", ".join(_missing(room, made))}'
 
 
 def names(room: str) -> list[str]:
-  """Every name that a config may use for a room."""
+  """Returns every name that a config may use for a room."""
   package = importlib.import_module(f'distill.{room}')
   if not hasattr(package, '__path__'):
     return sorted(_public(package))
@@ -177,7 +177,7 @@ def _public(module) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """The end of an error line: the nearest known names, or all of them if they are few."""
+  """Returns the end of an error line: the nearest known names, or all of them if they are few."""
   known = sorted(known)
   close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
   if close:
@@ -198,14 +198,15 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   taken = parameters(function)
   made = call(function, node, where,
               **{k: v for k, v in given.items() if k in taken and k not in node})
-  if room in PROTOCOLS and (missing := [
-      name for name in _protocol(room).__annotations__ if not hasattr(made, name)]):
+  members = _protocol(room).__annotations__ if room in PROTOCOLS else ()
+  missing = [name for name in members if not hasattr(made, name)]
+  if missing:
     raise Stop(Status.CONFIG, f'{where}: {type(made).__name__} lacks {", ".join(missing)}')
   return made
 
 
 def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> Any:
-  """`function(**node, **given)`, after checking the node's keys and types."""
+  """Calls `function(**node, **given)`, after checking the node's keys and types."""
   check(function, node, where, skip=given)
   try:
     return function(**node, **given)
@@ -214,8 +215,8 @@ def call(function: Callable, node: Mapping[str, Any], where: str, **given) -> An
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
-  """The named parameters of a function or of a class's constructor."""
-  # Of the constructor itself: the signature of an `nnx.Module` class is its metaclass's.
+  """Returns the named parameters of a function or of a class's constructor."""
+  # The constructor is asked: the signature of an `nnx.Module` class is that of its metaclass.
   signature = _signature(function.__init__ if isinstance(function, type) else function)
   return {name: p for name, p in signature.parameters.items()
           if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and name != 'self'}
@@ -231,10 +232,10 @@ def defaults(function: Callable) -> dict[str, Any]:
 
 
 def _signature(function: Callable) -> inspect.Signature:
-  """Returns the signature, its annotations that are strings evaluated where that is possible."""
+  """Returns the signature; annotations that are strings are evaluated where possible."""
   try:
     return inspect.signature(function, eval_str=True)
-  except Exception:                       # of names that only a type checker imports
+  except Exception:                       # they use names that only a type checker imports
     return inspect.signature(function)
 
 
@@ -262,7 +263,7 @@ def check_type(value: Any, expected: Any, field: str) -> None:
   """Stops unless a value is what the annotation of its parameter says."""
   if not _fits(value, expected):
     raise Stop(Status.CONFIG, f'{field}={value!r} is a {type(value).__name__}, '
-               f'not a {_spelled(expected)}')
+               f'not a {_type_string(expected)}')
 
 
 def check_leaves(node: Any, field: str = '') -> None:
@@ -277,7 +278,7 @@ def check_leaves(node: Any, field: str = '') -> None:
     for i, value in enumerate(node):
       check_leaves(value, f'{field}[{i}]')
   elif isinstance(node, float):
-    if not abs(node) <= LARGEST:
+    if not abs(node) <= MAX_FLOAT32:
       raise Stop(Status.CONFIG, f'{field}={node} must be a finite number, as float32 has it')
   elif isinstance(node, int):
     if not -2**63 <= node < 2**63:
@@ -287,10 +288,10 @@ def check_leaves(node: Any, field: str = '') -> None:
     raise Stop(Status.CONFIG, f'{field} is a {type(node).__name__}, which no JSON can hold')
 
 
-def parsed(text: str, expected: Any) -> Any:
-  """Returns the value that a text of the command line is for a parameter of this annotation.
+def parse_value(text: str, expected: Any) -> Any:
+  """Converts a text of the command line to the type that a parameter is annotated with.
 
-  What is no literal of Python, or not of the type, stays a text: `check_type` judges it.
+  A text that is no literal of Python, or not of the type, stays a text; `check_type` reports it.
   """
   if expected is str:
     return text
@@ -325,5 +326,5 @@ def _fits(value: Any, expected: Any) -> bool:
   return isinstance(value, kind)
 
 
-def _spelled(expected: Any) -> str:
+def _type_string(expected: Any) -> str:
   return expected.__name__ if isinstance(expected, type) else str(expected).replace('typing.', '')

@@ -52,7 +52,7 @@ def _main(arguments: Sequence[str]) -> int:
     place = pathlib.Path(command.workdir) if command.workdir else workdir.default(name, config)
     if several:
       from distill import sharding
-      sharding.once(lambda: held.enter_context(workdir.locked(place)))
+      sharding.on_first_process(lambda: held.enter_context(workdir.locked(place)))
     else:
       held.enter_context(workdir.locked(place))
     workdir.run(name, config, place, stopping)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LEAST = math.log(1e-30)
+LOG_MIN_PROBABILITY = math.log(1e-30)
 
 
 def pair(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Student and teacher, which must have one shape, wide enough to compute with."""
+  """Returns student and teacher, which must have one shape, in float32 or wider."""
   agree(student=student.shape, teacher=teacher.shape)
   return wide(student), wide(teacher)
 
@@ -24,21 +24,21 @@ def wide(array: jax.Array) -> jax.Array:
 
 
 def agree(**shapes: Sequence[int]) -> None:
-  """ValueError that names every shape, unless all are equal."""
+  """Raises a ValueError that names every shape, unless all are equal."""
   if len(set(shapes.values())) > 1:
     named = ', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())
     raise ValueError(f'shapes must be equal: {named}')
 
 
 def scalar(**hyper: float | jax.Array) -> None:
-  """ValueError unless each is one number: as many as classes would broadcast over these."""
+  """Raises a ValueError unless each is one number: an array would broadcast over the classes."""
   for name, value in hyper.items():
     if jnp.ndim(value):
       raise ValueError(f'{name} must be one number, not {list(jnp.shape(value))}')
 
 
 def positive(**hyper: float | jax.Array) -> None:
-  """ValueError unless each is one number, which is finite and above 0 where it isn't traced."""
+  """Raises a ValueError unless each is one number, finite and above 0; traced ones pass."""
   scalar(**hyper)
   for name, value in hyper.items():
     if not isinstance(value, jax.Array) and not 0 < value < math.inf:
@@ -46,7 +46,7 @@ def positive(**hyper: float | jax.Array) -> None:
 
 
 def weight(**hyper: float | jax.Array) -> None:
-  """ValueError unless each is one number, finite and at least 0."""
+  """Raises a ValueError unless each is one number, finite and at least 0."""
   scalar(**hyper)
   for name, value in hyper.items():
     if not 0 <= value < math.inf:
@@ -54,7 +54,7 @@ def weight(**hyper: float | jax.Array) -> None:
 
 
 def share(**hyper: float | jax.Array) -> None:
-  """ValueError unless each is one number, which is in [0, 1] where it isn't traced."""
+  """Raises a ValueError unless each is one number in [0, 1]; traced ones pass."""
   scalar(**hyper)
   for name, value in hyper.items():
     if not isinstance(value, jax.Array) and not 0 <= value <= 1:
@@ -62,12 +62,12 @@ def share(**hyper: float | jax.Array) -> None:
 
 
 def times(subscripts: str, *arrays: jax.Array) -> jax.Array:
-  """The einsum in full precision: TF32 is too coarse for the difference of two of them."""
+  """Computes an einsum in full precision: TF32 is too coarse for the difference of two results."""
   return jnp.einsum(subscripts, *arrays, precision='highest')
 
 
 def unit(vectors: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
-  """Vectors at length 1; a zero vector stays 0, and so does its gradient."""
+  """Scales vectors to length 1; a zero vector and its gradient stay 0."""
   squares = jnp.sum(jnp.square(vectors), axis=axis, keepdims=True)
   zero = squares < 1e-24      # the norm 1e-12 at which others stop dividing, too
   # The inner `where` keeps the gradient of a zero vector 0: the outer one alone would leave it NaN.
@@ -75,34 +75,35 @@ def unit(vectors: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
 
 
 def log_probabilities(logits, temperature):
-  """Log-probabilities, all of them finite."""
+  """Computes log-probabilities, of at least log(1e-30)."""
   positive(temperature=temperature)
   log = jax.nn.log_softmax(wide(logits) / temperature)
-  return jnp.where(jnp.isneginf(log), LEAST, log)
+  return jnp.where(jnp.isneginf(log), LOG_MIN_PROBABILITY, log)
 
 
 def logs_of_both(student, teacher, temperature):
-  """`log_probabilities` of student and teacher, which must have one shape."""
+  """Returns `log_probabilities` of student and teacher, which must have one shape."""
   return tuple(log_probabilities(z, temperature) for z in pair(student, teacher))
 
 
 def kl(log_a: Float[Array, '*b v'], log_b: Float[Array, '*b v']) -> Float[Array, '*b']:
-  """KL(a || b) of log-probabilities."""
+  """Returns KL(a || b), given log-probabilities."""
   return jnp.sum(jnp.exp(log_a) * (log_a - log_b), axis=-1)
 
 
 def between(student, teacher, t, temperature):
-  """The logarithms of the mixture at t, and the student's."""
+  """Returns the log-probabilities of TAID's mixture at t, and the student's."""
   share(t=t)
   log_q, log_p = logs_of_both(student, teacher, temperature)
   return jax.nn.log_softmax((1 - t) * jax.lax.stop_gradient(log_q) + t * log_p), log_q
 
 
 def bank_cosines(student, teacher, where, id, bank, places, draws) -> jax.Array:
-  """Cosines [2 b 1+K] of the student's and of the teacher's vectors with the other's bank.
+  """Returns cosines [2 b 1+K] of student's and teacher's vectors with rows of the other's bank.
 
-  The first is that with an example's own row, the others are its negatives'. A product with the
-  whole bank, of which these are chosen, moves less than K rows of d numbers for each example do.
+  The first row is the example itself, the others are its K negatives. The products with the whole
+  bank are computed and these are taken of them, which moves fewer bytes than gathering K rows of d
+  numbers for each example.
   """
   n = bank.shape[1]
   vectors = unit(jnp.where(where[:, None] > 0, jnp.stack(pair(student, teacher)), 0))
@@ -115,7 +116,7 @@ def bank_cosines(student, teacher, where, id, bank, places, draws) -> jax.Array:
 
 
 def log_mean(scores, where) -> jax.Array:
-  """log of the mean of exp(scores) over the examples that count, [2]; +inf if there is none."""
+  """Returns log mean exp(scores) over the examples that count, [2]; +inf if none counts."""
   counted = (where > 0)[:, None]
   total = jax.nn.logsumexp(jnp.where(counted, scores, -1e9), axis=(1, 2))
   number = jnp.sum(counted) * scores.shape[-1]

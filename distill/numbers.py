@@ -1,4 +1,4 @@
-"""Checks that numbers are finite: in arrays that are loaded, and in JSON that is written."""
+"""Checks of finite numbers: in arrays that are loaded, and in JSON that is written."""
 import json
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from distill.types import Status, Stop
 
 
 def count_nonfinite(array: Any) -> int:
-  """Counts the NaN and infinite values of an array; one without fractions has none."""
+  """Counts the NaN and infinite values of an array; integers have none."""
   array = np.asarray(array)
   if array.dtype.kind in 'biuSUOMm':
     return 0
-  if array.dtype.kind not in 'fc':        # of ml_dtypes, such as bfloat16
+  if array.dtype.kind not in 'fc':        # a type of ml_dtypes, as bfloat16
     array = array.astype(np.float32)
   return array.size - int(np.count_nonzero(np.isfinite(array)))
 
@@ -34,13 +34,14 @@ def nonfinite(value: Any, field: str = '') -> str:
 
 
 def dumps(value: Any, title: str, status: Status = Status.NONFINITE, **how: Any) -> str:
-  """Returns JSON as the standard has it; a Stop at a number that it has no word for.
+  """Returns standard JSON; raises a Stop at a number that is not finite.
 
   `title` names the value for the error line, `how` are keywords of `json.dumps`.
   """
   try:
     return json.dumps(value, allow_nan=False, **how)
   except ValueError:
-    if not (field := nonfinite(value)):
+    field = nonfinite(value)
+    if not field:
       raise
     raise Stop(status, f'{title}: {field} is not a finite number') from None

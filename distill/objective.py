@@ -17,13 +17,13 @@ from distill import lookup
 from distill.types import Batch, Schedule, Status, Stop
 
 Views = Mapping[str, Mapping[str, jax.Array]]
-OWN_VIEWS = ('student', 'self', 'batch', 'projected', 'schedule', 'carry',
-             'terms', 'gradients')         # the last two only for carries, after the step
+BUILT_IN_VIEWS = ('student', 'self', 'batch', 'projected', 'schedule', 'carry',
+                  'terms', 'gradients')         # the last two only for carries, after the step
 
 
 @dataclasses.dataclass(frozen=True)
 class TermNode:
-  """`objective.TERM` in a config, and what it is where the config leaves it out."""
+  """The node `objective.TERM` of a config, with the defaults of its fields."""
   loss: str
   reads: Mapping                          # argument -> 'student/logits', 'batch/label', …
   kwargs: Mapping = dataclasses.field(default_factory=dict)
@@ -36,12 +36,11 @@ class TermNode:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """A loss, where its arguments live, and what it weighs.
+  """A loss, the paths of its arguments, and its weight.
 
   `mask` is the path of a 0/1 array of the batch that multiplies the values and is counted; its
-  axes are the leading axes of the values. `scale` is the path of weights, one or one for each
-  example, that multiply and aren't counted. Terms of one `group` share a gradient; `group` is ''
-  unless asked.
+  axes are the leading axes of the values. `scale` is the path of one weight, or of one weight per
+  example, that multiplies the values and isn't counted. Terms of one `group` share a gradient.
   """
   name: str
   where: str                              # its node in the config, for error lines
@@ -59,9 +58,9 @@ class Term:
 
 
 def terms_from(node: Mapping[str, Any], where: str = 'objective') -> tuple[Term, ...]:
-  """Terms from a config's `objective` node, checked as far as names and types go.
+  """Builds terms from a config's `objective` node, after checking names and types.
 
-  A term of weight 0 is checked and left out: it costs nothing.
+  A term of weight 0 is checked and then left out, so it costs nothing.
   """
   terms = [_term(name, spec, f'{where}.{name}') for name, spec in node.items()]
   if not any(terms):
@@ -81,8 +80,9 @@ def _term(name: str, node: Any, where: str) -> Term | None:
     if argument not in taken:
       raise Stop(Status.CONFIG, f'{where}.reads.{argument}: {spec.loss} has no such argument'
                  + lookup.nearest(argument, taken))
-  if missing := [k for k, p in taken.items() if p.default is p.empty and k not in spec.reads
-                 and k not in spec.kwargs]:
+  missing = [k for k, p in taken.items() if p.default is p.empty and k not in spec.reads
+             and k not in spec.kwargs]
+  if missing:
     raise Stop(Status.CONFIG, f'{where} lacks {", ".join(missing)}: name it in reads or kwargs')
   lookup.check(loss, spec.kwargs, f'{where}.kwargs', skip=spec.reads)
   if not 0 <= spec.weight < float('inf'):
@@ -90,7 +90,7 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
   if name in ('loss', 'grad_norm'):
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
-  mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # of a partial, too
+  mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # also through a partial
   counted = spec.mask or 'batch/valid'
   if mixing and spec.reads.get('where') != counted:
     raise Stop(Status.CONFIG, f'{where}.reads.where={spec.reads.get("where")!r}: {spec.loss} mixes '
@@ -102,18 +102,18 @@ def _term(name: str, node: Any, where: str) -> Term | None:
               scale=spec.scale, group=spec.group, mixing=mixing)
 
 
-def paths(reads: str | Sequence[str]) -> tuple[str, ...]:
-  """What a projector or a carry reads: one path, or several."""
+def path_tuple(reads: str | Sequence[str]) -> tuple[str, ...]:
+  """Returns the paths that a projector or a carry reads, given as one path or several."""
   return (reads,) if isinstance(reads, str) else tuple(reads)
 
 
-def among(view: str, name: str, paths: Iterable[str]) -> bool:
-  """Whether any of the paths is an entry of a view, or a part of it."""
+def names_view(view: str, name: str, paths: Iterable[str]) -> bool:
+  """Tells whether any of the paths is the entry VIEW/NAME, or a part of that entry."""
   return any(f'{path}/'.startswith(f'{view}/{name}/') for path in paths)
 
 
-def at(views: Views, path: str, where: str) -> jax.Array:
-  """The array that a path names; a path that names nothing lists what there is."""
+def find_array(views: Views, path: str, where: str) -> jax.Array:
+  """Returns the array at a path of the views; stops, with the known names, if there is none."""
   view, _, name = path.partition('/')
   if view not in views:
     raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, views))
@@ -125,30 +125,32 @@ def at(views: Views, path: str, where: str) -> jax.Array:
 
 
 def counts(terms: tuple[Term, ...], batch: Batch) -> dict[str, jax.Array]:
-  """What each term's mask counts over a whole batch, in positions of the mask's shape."""
+  """Counts, for each term, the ones of its mask over a whole batch."""
   return {term.name: jnp.sum(_mask(term, batch)) for term in terms}
 
 
 def _mask(term: Term, batch: Batch) -> jax.Array:
-  """The term's mask times the batch's `valid` rows, float32."""
+  """Returns the term's mask times the batch's `valid` rows, float32."""
   valid = batch['valid'].astype(jnp.float32)
   if not term.mask:
     return valid
-  mask = at({'batch': batch}, term.mask, f'{term.where}.mask').astype(jnp.float32)
+  mask = find_array({'batch': batch}, term.mask, f'{term.where}.mask').astype(jnp.float32)
   return mask * valid.reshape(valid.shape + (1,) * (mask.ndim - 1))
 
 
-def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Array],
-              step: jax.Array) -> tuple[dict[str, jax.Array], dict[str, tuple], dict]:
-  """The groups' totals; every term's (sum, count) before weighting; its mean without its scale.
+def compute(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Array],
+            step: jax.Array) -> tuple[dict[str, jax.Array], dict[str, tuple], dict]:
+  """Computes all terms: {group: total}, {term: (sum, count)}, {term: mean}, in float32.
 
-  `counts` may cover more than these views do: a micro-batch's share of the total is what its
-  own sums give. A term whose count is 0 adds 0; its mean is NaN. All is in float32.
+  Totals are weighted, sums are not, and means are without `scale`. `counts` are those of the whole
+  batch even if the views are of a micro-batch: its totals are then its share of the batch's. A term
+  whose count is 0 adds 0; its mean is NaN.
   """
   totals, sums, means = {}, {}, {}
   for term in terms:
     where = term.where
-    values = _call(term, {a: at(views, p, f'{where}.reads.{a}') for a, p in term.reads.items()})
+    values = _call(term, {argument: find_array(views, path, f'{where}.reads.{argument}')
+                          for argument, path in term.reads.items()})
     mask = _mask(term, views['batch'])
     if values.ndim < 1 or values.shape[:mask.ndim] != mask.shape:
       raise Stop(Status.MISFIT, f'{where}: the loss gives {list(values.shape)}, which its mask '
@@ -156,11 +158,11 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
     count = counts[term.name] * (values.size // max(mask.size, 1))
     summed = plain = _total(values, mask)
     if term.scale:
-      scale = at(views, term.scale, f'{where}.scale')
+      scale = find_array(views, term.scale, f'{where}.scale')
       if scale.shape != values.shape[:scale.ndim]:
         raise Stop(Status.MISFIT, f'{where}: its scale {list(scale.shape)} does not lead what the '
                    f'loss gives, {list(values.shape)}')
-      summed = _total(values * _led(scale, values.ndim), mask)
+      summed = _total(values * _expand_axes(scale, values.ndim), mask)
     share = term.weight(step) * summed / jnp.maximum(count, 1.0)
     totals[term.group] = totals.get(term.group, 0.0) + share
     sums[term.name] = (summed, count)
@@ -169,15 +171,15 @@ def objective(terms: tuple[Term, ...], views: Views, counts: Mapping[str, jax.Ar
 
 
 def _total(values: jax.Array, mask: jax.Array) -> jax.Array:
-  """The sum of what a mask counts, in float32 or better."""
-  mask = _led(mask, values.ndim)
+  """Sums the values that a mask counts, in float32 or wider."""
+  mask = _expand_axes(mask, values.ndim)
   # A masked value may be NaN: `where`, not a product. Its gradient must be finite all the same.
   kept = jnp.where(mask > 0, values * mask, 0.0)
   return jnp.sum(kept, dtype=jnp.promote_types(jnp.float32, kept.dtype))
 
 
-def _led(weights: jax.Array, ndim: int) -> jax.Array:
-  """Weights of the leading axes, with axes of 1 for the others."""
+def _expand_axes(weights: jax.Array, ndim: int) -> jax.Array:
+  """Appends axes of size 1 to weights of the leading axes, up to `ndim` axes."""
   return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
 
 

@@ -1,14 +1,14 @@
-"""Optimizers. Each maker returns an optax transformation for a run of `steps` steps.
+"""Optimizers: each function returns an optax transformation for a run of `steps` steps.
 
-What they have in common:
+Their common arguments:
 
   rate      the peak of the learning rate
   warmup    the share of `steps` over which the rate rises from 0 to `rate`
   schedule  the rate afterwards: a 'cosine' or 'linear' fall to 0, 'constant', or 'steps'
   drops     where 'steps' falls, as shares of `steps`; epochs 150, 180 and 210 of 240 unless given
-  drop      what is left of the rate after each of `drops`, as a share of the rate before it
+  drop      the factor of the rate at each of `drops`
   clip      the largest norm of the gradient of all parameters together; 0: no bound
-  decay     the share of a parameter that a step at a rate of 1 takes away
+  decay     the share of a parameter that a step at rate 1 subtracts
 """
 from collections.abc import Sequence
 
@@ -29,15 +29,15 @@ def adamw(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 
   `decay` acts on matrices, not on biases and norms.
   """
   _check_decay(decay)
-  rates = _rates(rate, steps, schedule, warmup, drops, drop)
-  return _clipped(clip, optax.adamw(rates, weight_decay=decay, mask=_matrices))
+  rates = _rate_schedule(rate, steps, schedule, warmup, drops, drop)
+  return _with_clip(clip, optax.adamw(rates, weight_decay=decay, mask=_matrices))
 
 
 def adam(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0.1,
          drops: Sequence[float] = DROPS, drop: float = 0.1,
          clip: float = 1.0) -> optax.GradientTransformation:
   """Returns Adam (Kingma 2015, algorithm 1), without decay."""
-  return _clipped(clip, optax.adam(_rates(rate, steps, schedule, warmup, drops, drop)))
+  return _with_clip(clip, optax.adam(_rate_schedule(rate, steps, schedule, warmup, drops, drop)))
 
 
 def lamb(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0.1,
@@ -48,8 +48,8 @@ def lamb(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0
   `decay` acts on matrices, not on biases and norms.
   """
   _check_decay(decay)
-  rates = _rates(rate, steps, schedule, warmup, drops, drop)
-  return _clipped(clip, optax.lamb(rates, weight_decay=decay, mask=_matrices))
+  rates = _rate_schedule(rate, steps, schedule, warmup, drops, drop)
+  return _with_clip(clip, optax.lamb(rates, weight_decay=decay, mask=_matrices))
 
 
 def sgd(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0.1,
@@ -63,8 +63,9 @@ def sgd(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0.
   _check_decay(decay)
   if not 0 <= momentum < 1:
     raise ValueError(f'momentum={momentum} must be in [0, 1)')
-  descent = optax.sgd(_rates(rate, steps, schedule, warmup, drops, drop), momentum=momentum or None)
-  return _clipped(clip, *([optax.add_decayed_weights(decay)] if decay else []), descent)
+  rates = _rate_schedule(rate, steps, schedule, warmup, drops, drop)
+  descent = optax.sgd(rates, momentum=momentum or None)
+  return _with_clip(clip, *([optax.add_decayed_weights(decay)] if decay else []), descent)
 
 
 def dot(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0.1,
@@ -74,14 +75,14 @@ def dot(*, rate: float, steps: int, schedule: str = 'cosine', warmup: float = 0.
   """Returns SGD with two momenta: less for the task than for distillation (DOT, Zhao 2023).
 
   Terms of the group `task` have the momentum `momentum` - `delta`, all others `momentum` + `delta`;
-  the two updates are added. Decay is the task's, as in the authors' code. Both gradients are
-  clipped as their sum is. A baseline has the task's terms alone: then its momentum is `momentum`,
-  which the authors give to parameters that only one of the losses reaches.
+  the two updates are added. Decay belongs to the task's part, as in the authors' code. Both
+  gradients are scaled as clipping scales their sum. A baseline has only the task's terms: its
+  momentum is `momentum`, which the authors give to parameters that one loss alone reaches.
   """
   _check_decay(decay)
   if not 0 <= momentum - delta <= momentum + delta < 1:
     raise ValueError(f'momentum={momentum} ± delta={delta} must be in [0, 1)')
-  rates = _rates(rate, steps, schedule, warmup, drops, drop)
+  rates = _rate_schedule(rate, steps, schedule, warmup, drops, drop)
   return optax.chain(_two_momenta(task, momentum, delta, decay, _checked_clip(clip)),
                      optax.scale_by_learning_rate(rates))
 
@@ -109,8 +110,8 @@ def _two_momenta(task: str, momentum: float, delta: float, decay: float,
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _rates(rate: float, steps: int, schedule: str, warmup: float, drops: Sequence[float],
-           drop: float) -> Schedule:
+def _rate_schedule(rate: float, steps: int, schedule: str, warmup: float, drops: Sequence[float],
+                   drop: float) -> Schedule:
   """Returns the rate over steps: a linear rise, then `schedule`."""
   if not rate > 0 or not 0 <= warmup <= 1:
     raise ValueError(f'rate={rate} must be above 0 and warmup={warmup} in [0, 1]')
@@ -129,8 +130,8 @@ def _rates(rate: float, steps: int, schedule: str, warmup: float, drops: Sequenc
                               [rise])
 
 
-def _clipped(clip: float, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns the chain of `parts` on the gradient as `clip` bounds it."""
+def _with_clip(clip: float, *parts: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Chains `parts` after clipping the gradient at the norm `clip`."""
   bound = [optax.clip_by_global_norm(clip)] if _checked_clip(clip) else []
   return optax.chain(*bound, *parts)
 
@@ -147,5 +148,5 @@ def _check_decay(decay: float) -> None:
 
 
 def _matrices(params):
-  """Returns which of the parameters have more than one axis."""
+  """Tells for each parameter whether it has more than one axis."""
   return jax.tree.map(lambda x: x.ndim > 1, params)

@@ -24,7 +24,7 @@ import jax
 
 from distill import command_line, formats, hub, launch, numbers, step, streams, tasks
 from distill.modalities import examples
-from distill.models.pure import check_ids
+from distill.models.functional import check_ids
 from distill.types import Status, Stop
 
 DOOR = 'distill.predict'
@@ -42,11 +42,11 @@ def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, str], dict]]:
-  model, weights, card = formats.whole(folder)
+  model, weights, card = formats.load_trained(folder)
   modality = formats.modality(card, hub.folder(folder, '--model'))
   task = tasks.from_card(card, f'{folder}: task')
   eval_step = step.make_eval_step(model, task.measure)
-  for about, batch in examples.encoded(modality, inputs):   # one, which no company can change
+  for about, batch in examples.encode(modality, inputs):   # one, which no company can change
     title = ' '.join(map(repr, about.values()))[:TITLE]
     check_ids(model, batch, title)
     measured = eval_step(*weights, batch)

@@ -1,4 +1,4 @@
-"""A run: where it lives, and how it is stopped."""
+"""A run: its workdir, its log, and how it is stopped."""
 import contextlib
 import pathlib
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from distill.types import Status, Stop
 
 
 class Run:
-  """Where a run lives and how it is stopped.
+  """A run: its workdir, its log, and how it is stopped.
 
-  A signal calls `preempt`. Outside `deferring` that raises at once, for there everything on
-  disk is whole at any instant; inside, the loop finishes its step and saves first. Where several
-  processes run it they stop together, where they next ask each other.
+  A signal calls `preempt`. Outside `deferring` that raises at once: everything on disk is whole at
+  any instant. Within `deferring` the training loop finishes its step and saves first. Several
+  processes stop together, the next time that they ask each other.
   """
 
   def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
@@ -24,15 +24,15 @@ class Run:
     self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
     self.shared = shared        # where runs leave finished stages for each other
     self.preempted, self._deferring = False, False
-    self._alone = jax.process_count() == 1
+    self._single_process = jax.process_count() == 1
 
   def preempt(self) -> None:
     self.preempted = True
-    if self._alone and not self._deferring:
+    if self._single_process and not self._deferring:
       self.stop_if_preempted()
 
   def stop_if_preempted(self) -> None:
-    if sharding.agreed(self.preempted):
+    if sharding.any_process(self.preempted):
       raise Stop(Status.PREEMPTED, f'stopped, everything saved: the same command goes on in '
                  f'{self.workdir}')
 
@@ -46,7 +46,7 @@ class Run:
     self.stop_if_preempted()
 
   def tell_shares(self, stage: str, norms: Mapping[str, Any]) -> None:
-    """Says and logs what part of the sum of all gradient norms before step 0 each term's is."""
+    """Prints and logs each term's share of the sum of the terms' gradient norms before step 0."""
     shares = {name: float(norm) / (sum(norms.values()) or 1.0) for name, norm in norms.items()}
     ordered = sorted(shares, key=shares.get, reverse=True)
     line = ', '.join(f'{name} {100 * shares[name]:.0f} %' for name in ordered)

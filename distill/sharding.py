@@ -1,13 +1,12 @@
-"""The mesh, where arrays live on it, and what the processes of a run do together.
+"""The mesh, the shardings of arrays on it, and the agreement of a run's processes.
 
-Axes are `data` and `model`, with `AxisType.Auto`: explicit sharding refuses the products of a
+The axes are `data` and `model`, with `AxisType.Auto`: explicit sharding refuses the products of a
 batch with itself that relational losses take. Batches are split over `data`. Parameters, and
-what is shaped like them, are split over `model` where the models' `splits` say so, and with `fsdp`
-over what is left of the mesh: a layer's are gathered where it needs them (ZeRO, Rajbhandari 2020,
-§5).
-What doesn't divide is replicated.
+arrays of their shape, are split over `model` where the models' `splits` say so. With `fsdp` they
+are also split over the rest of the mesh, and a layer's parameters are gathered just before it runs
+(ZeRO, Rajbhandari 2020, §5). An axis that the mesh doesn't divide is replicated.
 
-Every process of a run executes the same program over one workdir; the first alone writes there.
+Every process of a run executes the same program over one workdir; only the first writes there.
 """
 import dataclasses
 import math
@@ -22,16 +21,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distill.types import Batch, Status, Stop
 
-MOST_ROWS = 2**24        # of a batch: their numbers alone take 128 MiB
+MAX_ROWS = 2**24        # rows of a batch: their indices take 128 MiB
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where arrays live on a mesh.
+  """A mesh, and the places of arrays on it.
 
-  `splits` are those of the run's models (`models.pure.Traits`): a pattern that the end of a
-  parameter's path matches, and the axis that is split over `model`, or the first of these that
-  divides.
+  `splits` are those of the run's models (`models.functional.Traits`): a pattern that the end of a
+  parameter's path matches, and the axis that is split over `model`. If several axes are named, the
+  first that `model` divides is split.
   """
   mesh: Mesh
   fsdp: bool = False
@@ -39,79 +38,79 @@ class Layout:
 
   @property
   def replicas(self) -> int:
-    """Parts that a batch is split into."""
+    """The number of parts that a batch is split into."""
     return self.mesh.shape['data']
 
-  def replicated(self, tree: Any) -> Any:
-    """Shardings of a tree that every device holds whole."""
+  def replicated_shardings(self, tree: Any) -> Any:
+    """Returns the shardings of a tree of which every device holds a whole copy."""
     whole = NamedSharding(self.mesh, PartitionSpec())
     return jax.tree.map(lambda _: whole, tree)
 
-  def stored(self, tree: Any) -> Any:
-    """Shardings of parameters, or of a tree of the like, between steps."""
+  def param_shardings(self, tree: Any) -> Any:
+    """Returns the shardings, between steps, of a tree of parameters or of their shapes."""
     return jax.tree.map_with_path(
-        lambda path, x: self._sharding(_spelled(path), x.shape, self.fsdp), tree)
+        lambda path, x: self._sharding(_path_string(path), x.shape, self.fsdp), tree)
 
-  def weights(self, weights: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Shardings of a model's parameters and rest."""
-    return self.stored(weights[0]), self.replicated(weights[1])
+  def weight_shardings(self, weights: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Returns the shardings of a model's parameters and rest."""
+    return self.param_shardings(weights[0]), self.replicated_shardings(weights[1])
 
-  def gathered(self, params: Any) -> Any:
-    """Parameters as a step computes with them: whole, but for their split over `model`."""
+  def all_gather(self, params: Any) -> Any:
+    """Gathers parameters over `data`, to compute with them; their split over `model` stays."""
     if self.mesh.size == 1:
       return params
     return jax.lax.with_sharding_constraint(params, jax.tree.map_with_path(
-        lambda path, x: self._sharding(_spelled(path), x.shape, False), params))
+        lambda path, x: self._sharding(_path_string(path), x.shape, False), params))
 
-  def kept(self, tree: Any, shardings: Any) -> Any:
-    """A step's result, laid out as its argument was."""
+  def constrain(self, tree: Any, shardings: Any) -> Any:
+    """Constrains the result of a step to the shardings of its argument."""
     return tree if self.mesh.size == 1 else jax.lax.with_sharding_constraint(tree, shardings)
 
-  def rows(self, size: int, where: str = 'data.batch_size') -> np.ndarray:
-    """The rows of a batch of `size` that this process holds."""
+  def local_rows(self, size: int, where: str = 'data.batch_size') -> np.ndarray:
+    """Returns the indices of the rows of a batch of `size` that this process holds."""
     if size % self.replicas:
       raise Stop(Status.CONFIG, f'{where}={size} does not divide over {self.replicas} devices: '
                  'choose a multiple')
-    if size > MOST_ROWS:
-      raise Stop(Status.CONFIG, f'{where}={size} must be at most {MOST_ROWS}')
+    if size > MAX_ROWS:
+      raise Stop(Status.CONFIG, f'{where}={size} must be at most {MAX_ROWS}')
     each = size // self.replicas
-    return np.concatenate([np.arange(at * each, (at + 1) * each) for at in self._places()])
+    return np.concatenate([np.arange(at * each, (at + 1) * each) for at in self._local_positions()])
 
-  def batch(self, rows: Batch) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the batch of which a process has these rows."""
+  def batch_shapes(self, rows: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the whole batch of which a process has `rows`."""
     return {name: jax.ShapeDtypeStruct(
-        (len(x) * self.replicas // len(self._places()), *x.shape[1:]), x.dtype,
+        (len(x) * self.replicas // len(self._local_positions()), *x.shape[1:]), x.dtype,
         sharding=self._by_example) for name, x in rows.items()}
 
-  def fed(self, rows: Batch) -> dict[str, jax.Array]:
-    """The batch of which each process gives its rows."""
+  def to_devices(self, rows: Batch) -> dict[str, jax.Array]:
+    """Puts the whole batch on the devices; each process gives its `rows`."""
     if jax.process_count() == 1:
       return jax.device_put(dict(rows), self._by_example)
-    places, found = self._places(), {}
-    for name, whole in self.batch(rows).items():
-      each = len(rows[name]) // len(places)
+    positions, found = self._local_positions(), {}
+    for name, whole in self.batch_shapes(rows).items():
+      each = len(rows[name]) // len(positions)
       def part(index, x=rows[name], each=each):
-        start = places.index((index[0].start or 0) // each) * each
+        start = positions.index((index[0].start or 0) // each) * each
         return x[start:start + each]
       found[name] = jax.make_array_from_callback(whole.shape, whole.sharding, part)
     return found
 
-  def told(self, trees: Mapping[str, Any]) -> str:
-    """The mesh, and what of each tree a device holds."""
+  def describe(self, trees: Mapping[str, Any]) -> str:
+    """Describes in one line the mesh, and the share of each tree that a device holds."""
     axes = ' '.join(f'{name}={size}' for name, size in self.mesh.shape.items())
     parts = []
     for name, tree in trees.items():
       if whole := nbytes(tree):
-        own = nbytes(tree, self.stored(tree))
-        parts.append(f'{name} {own / 2**20:.3g} MiB (1/{whole / own:.1f})')
+        held = nbytes(tree, self.param_shardings(tree))
+        parts.append(f'{name} {held / 2**20:.3g} MiB (1/{whole / held:.1f})')
     return f'mesh {axes}{", fsdp" if self.fsdp else ""}; a device holds: {", ".join(parts)}'
 
   @property
   def _by_example(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec('data'))
 
-  def _places(self) -> list[int]:
-    """Where along `data` this process has devices."""
+  def _local_positions(self) -> list[int]:
+    """Returns the positions along `data` at which this process has devices."""
     return sorted({at for (at, _), device in np.ndenumerate(self.mesh.devices)
                    if device.process_index == jax.process_index()})
 
@@ -135,7 +134,7 @@ class Layout:
 
 def layout(*, model: int = 1, fsdp: bool = False,
            devices: Sequence[jax.Device] | None = None) -> Layout:
-  """The layout of the config node `mesh`; `data` is what `model` leaves of the devices.
+  """Returns the layout of the config node `mesh`; `data` has len(devices) / `model` positions.
 
   `fsdp` splits parameters, optimizer state and teachers over the devices, too.
   """
@@ -146,12 +145,12 @@ def layout(*, model: int = 1, fsdp: bool = False,
                               axis_types=(AxisType.Auto, AxisType.Auto)), fsdp)
 
 
-def _spelled(path: Any) -> str:
+def _path_string(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def nbytes(tree: Any, shardings: Any = None) -> int:
-  """The bytes of a tree; with shardings, those on each device."""
+  """Counts the bytes of a tree; with shardings, those on each device."""
   shapes = [x.shape for x in jax.tree.leaves(tree)]
   if shardings is not None:
     shapes = [s.shard_shape(shape)
@@ -161,45 +160,48 @@ def nbytes(tree: Any, shardings: Any = None) -> int:
 
 
 def shapes(tree: Any, shardings: Any) -> Any:
-  """The shapes of a tree that is laid out so."""
+  """Returns the shapes of a tree, each with its sharding."""
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree,
                       shardings)
 
 
-def placed(tree: Any, shardings: Any) -> Any:
-  """Arrays, of which every process has the same, laid out."""
+def device_put(tree: Any, shardings: Any) -> Any:
+  """Puts arrays on the devices by `shardings`; every process has the same arrays."""
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings)
 
-  def one(x, sharding):
+  def put(x, sharding):
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       return jax.device_put(x, sharding)
     # Not `device_put`, which first compares the values of all processes.
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-  return jax.tree.map(one, tree, shardings)
+  return jax.tree.map(put, tree, shardings)
 
 
 def on_host(tree: Any) -> Any:
-  """Whole arrays in the memory of every process, gathered one by one."""
-  def one(x):
+  """Copies whole arrays to the memory of every process, gathering them one by one."""
+  def fetch(x):
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
       return multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
-  return jax.tree.map(one, tree)
+  return jax.tree.map(fetch, tree)
 
 
 # ---- processes
 
-def agreed(flag: bool) -> bool:
-  """Whether any process says so; all must ask."""
+def any_process(flag: bool) -> bool:
+  """Tells whether `flag` is set on any process; all processes must call this."""
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def once(act: Callable[[], int | None]) -> int:
-  """What `act` gives the first process; the others wait for it, and stop where it stops."""
+def on_first_process(act: Callable[[], int | None]) -> int:
+  """Runs `act` on the first process, and returns its result on all.
+
+  The other processes wait for it, and stop where it stops.
+  """
   if jax.process_count() == 1:
     return act() or 0
   answer, stop = 0, None
@@ -208,10 +210,10 @@ def once(act: Callable[[], int | None]) -> int:
       answer = act() or 0
     except Stop as stopped:
       stop = stopped
-  told = multihost_utils.broadcast_one_to_all(
+  first = multihost_utils.broadcast_one_to_all(
       np.array([stop.status if stop else 0, answer], np.int32))
   if stop:
     raise stop
-  if told[0]:
-    raise Stop(Status(int(told[0])), 'stopped with the first process, which says why')
-  return int(told[1])
+  if first[0]:
+    raise Stop(Status(int(first[0])), 'stopped with the first process, which says why')
+  return int(first[1])

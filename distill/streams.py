@@ -1,8 +1,8 @@
-"""The streams of a command: of any encoding, closed, full, or with nobody reading.
+"""The streams of a command, whatever their encoding, also closed or full ones.
 
-Texts that come in are UTF-8, as files of data are, whatever the locale says. What goes out is in
-the encoding of its stream: a character that the stream can't hold becomes an escape. Where the
-reader of a pipe has gone away (`| head -1`) the work goes on, and what is printed is lost.
+Texts that come in are UTF-8, as files of data are, whatever the locale says. Output is in the
+encoding of its stream: a character that the stream can't hold becomes an escape. If the reader of a
+pipe has gone away (`| head -1`), the work goes on and the output is lost.
 """
 import codecs
 import contextlib
@@ -24,7 +24,8 @@ def run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[
 
   A Stop, a lack of memory, a number that is too large and a file that the system refuses are one
   line on stderr; any other exception is a traceback and status 1. `failed` is called with the
-  status of a command that ends so. One that is done ends with 14 if stdout couldn't take all of it.
+  status of a command that fails. A command that succeeds ends with 14 if stdout couldn't take all
+  of its output.
   """
   with contextlib.ExitStack() as closing:
     _reopen()
@@ -73,7 +74,7 @@ def _first_line(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-  """Returns the text with escapes for what isn't printed: ends of lines, codes of terminals."""
+  """Returns the text with escapes for unprintable characters: ends of lines, terminal codes."""
   return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -97,9 +98,9 @@ class Writer:
       self._stream.flush()
 
   def finish(self) -> Exception | None:
-    """Flushes the stream; returns the first error of its life, if there was one.
+    """Flushes the stream; returns the first error that it ever had, or None.
 
-    Python flushes again when it exits: what is left then goes to the null device.
+    Python flushes again when it exits: output that is left then goes to the null device.
     """
     try:
       self._stream.flush()
@@ -125,7 +126,7 @@ def _encoding(stream: TextIO) -> str:
 
 
 def _reopen() -> None:
-  """Opens the null device in the place of closed descriptors, which a file would take else."""
+  """Opens the null device for closed descriptors, which the next file would take otherwise."""
   for number in range(3):
     try:
       os.fstat(number)
@@ -145,7 +146,7 @@ def json_line(value: Any) -> str:
 
 
 def stdin() -> bytes:
-  """Returns all of stdin; of a terminal, or where it is closed, nothing."""
+  """Returns all of stdin; nothing if it is a terminal or closed."""
   if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
     return b''
   try:
@@ -156,11 +157,12 @@ def stdin() -> bytes:
 
 
 def lines(content: bytes, title: str) -> Iterator[tuple[str, str]]:
-  """Yields where a line is, and the line with its end; stops at one that is not UTF-8 text.
+  """Yields each line's place and text, with its end; stops at a line that is not UTF-8 text.
 
   A line ends with LF, CR LF or CR, the last one with nothing too. A byte order mark is left out.
   """
-  if encoding := _wide(content[:64]):
+  encoding = _wide(content[:64])
+  if encoding:
     raise Stop(Status.DATA, f'{title} is {encoding}: save the file as UTF-8')
   content = content.removeprefix(codecs.BOM_UTF8)
   for number, line in enumerate(content.splitlines(keepends=True), 1):
@@ -176,7 +178,7 @@ def lines(content: bytes, title: str) -> Iterator[tuple[str, str]]:
 
 
 def _wide(start: bytes) -> str:
-  """Returns the name of the encoding of a file that has two bytes or four for a character."""
+  """Returns the name of a file's encoding if it has two or four bytes a character, else ''."""
   marks = {codecs.BOM_UTF32_LE: 'UTF-32', codecs.BOM_UTF32_BE: 'UTF-32',
            codecs.BOM_UTF16_LE: 'UTF-16', codecs.BOM_UTF16_BE: 'UTF-16'}
   for mark, name in marks.items():
@@ -187,9 +189,9 @@ def _wide(start: bytes) -> str:
 
 
 def argument(text: str, title: str) -> str:
-  """Returns a text of the command line: its bytes are UTF-8, or else what the locale says.
+  """Decodes a text of the command line: from UTF-8, or else by the locale.
 
-  The name of a file is any bytes, and stays as it is.
+  The name of a file may be any bytes, and stays as it is.
   """
   if os.path.exists(text):
     return text

@@ -14,8 +14,8 @@ import jax
 
 from distill import lookup
 from distill.modalities import probes
-from distill.models.pure import Flat, Pure
-from distill.objective import Views, at, paths
+from distill.models.functional import Flat, Functional
+from distill.objective import Views, find_array, path_tuple
 from distill.types import Batch, Outputs, Status, Stop
 
 BRACES = re.compile(r'\{([^{}]*)\}')    # a list in a path, such as {0,1}
@@ -25,10 +25,10 @@ BRACES = re.compile(r'\{([^{}]*)\}')    # a list in a path, such as {0,1}
 class Projector:
   """A module between views, trained with the student.
 
-  It takes the arrays that it reads, `valid` and `train`; an array is the view `projected/NAME`, the
-  entries of a dict are `projected/NAME/PART`.
+  It takes the arrays that it reads, `valid` and `train`. If it returns an array, that is the view
+  `projected/NAME`; the entries of a dict are `projected/NAME/PART`.
   """
-  model: Pure
+  model: Functional
   reads: tuple[str, ...]
 
 
@@ -36,25 +36,26 @@ class Projector:
 class Student:
   """A model, its projectors, and the path patterns of the parameters that stay as they are.
 
-  `where` is its node in the config, for error lines: a teacher that is trained is one too.
-  By the probe it reads the perturbation of a batch that has one (`modalities/probes.py`).
+  A teacher that is trained is a Student too. `where` is its node in the config, for error lines.
+  With `probe` it adds the perturbation of a batch that has one to its inputs
+  (`modalities/probes.py`).
   """
-  model: Pure
+  model: Functional
   projectors: Mapping[str, Projector] = dataclasses.field(default_factory=dict)
   frozen: tuple[str, ...] = ()
   where: str = 'student'
   probe: probes.Probe | None = None
 
   def init(self, seed: int) -> tuple[Flat, Flat]:
-    """Parameters and rest. Each projector has a seed of its own: adding one changes no other."""
+    """Returns parameters and rest. Each projector has its own seed: adding one changes no other."""
     params, rest = {}, {}
-    for prefix, module, own in self._modules(seed):
-      for whole, part in zip((params, rest), module.init(own), strict=True):
+    for prefix, module, module_seed in self._modules(seed):
+      for whole, part in zip((params, rest), module.init(module_seed), strict=True):
         whole |= {prefix + path: value for path, value in part.items()}
     return params, rest
 
   def shapes(self) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The shapes of what `init` gives."""
+    """Returns the shapes of what `init` returns."""
     params, rest = {}, {}
     for prefix, module, _ in self._modules(0):
       for whole, part in zip((params, rest), module.shapes, strict=True):
@@ -64,20 +65,20 @@ class Student:
   def _modules(self, seed: int):
     yield 'model/', self.model, seed
     for name, projector in self.projectors.items():
-      own = (int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) + seed) % 2**31
-      yield f'projectors/{name}/', projector.model, own
+      module_seed = (int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) + seed) % 2**31
+      yield f'projectors/{name}/', projector.model, module_seed
 
   def outputs(self, params: Flat, rest: Flat, batch: Batch, *, train: bool,
               key: jax.Array | None, **how: str) -> tuple[Outputs, Flat]:
     """Returns the outputs of the model, and its rest after the call."""
-    return probes.answer(self.model, self.probe, under(params, 'model/'), under(rest, 'model/'),
+    return probes.answer(self.model, self.probe, subtree(params, 'model/'), subtree(rest, 'model/'),
                          batch, train=train, key=key, **how)
 
   def __call__(self, params: Flat, rest: Flat, batch: Batch, others: Views, *, train: bool,
                key: jax.Array | None, **how: str) -> tuple[dict[str, Outputs], Flat]:
-    """The views `student`, `self` and `projected`, and the rest after the call.
+    """Returns the views `student`, `self` and `projected`, and the rest after the call.
 
-    `how` model and projectors compute are `dtype` and `remat` of `Pure`.
+    `how` are the arguments `dtype` and `remat` of `Functional`, for model and projectors.
     """
     outputs, kept = self.outputs(params, rest, batch, train=train, key=key, **how)
     rest = rest | {f'model/{path}': value for path, value in kept.items()}
@@ -86,9 +87,9 @@ class Student:
     for name, projector in self.projectors.items():
       prefix = f'projectors/{name}/'
       where = f'{self.where}.projectors.{name}'
-      read = [at(views, path, f'{where}.reads') for path in projector.reads]
+      read = [find_array(views, path, f'{where}.reads') for path in projector.reads]
       try:
-        result, kept = projector.model(under(params, prefix), under(rest, prefix), *read,
+        result, kept = projector.model(subtree(params, prefix), subtree(rest, prefix), *read,
                                        valid=batch['valid'], train=train, **how)
       except (ValueError, TypeError) as error:      # shapes, found while tracing
         shapes = ', '.join(f'{path} {list(x.shape)}'
@@ -99,30 +100,30 @@ class Student:
       rest = rest | {prefix + path: value for path, value in kept.items()}
     return {'student': outputs, 'self': views['self'], 'projected': projected}, rest
 
-  def trained(self, params: Flat) -> tuple[Flat, Flat]:
-    """The parameters that are trained, and the frozen ones."""
+  def split_trained(self, params: Flat) -> tuple[Flat, Flat]:
+    """Splits parameters into trained and frozen ones."""
     still = {path for path in params for pattern in self.frozen
              if fnmatch.fnmatchcase(path.removeprefix('model/'), pattern)}
     return ({p: v for p, v in params.items() if p not in still},
             {p: v for p, v in params.items() if p in still})
 
 
-def under(flat: Flat, prefix: str) -> Flat:
-  """The entries below a prefix, without it."""
+def subtree(flat: Flat, prefix: str) -> Flat:
+  """Returns the entries whose path begins with a prefix, which is cut off."""
   return {path.removeprefix(prefix): value for path, value in flat.items()
           if path.startswith(prefix)}
 
 
-def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
-                    shapes: Mapping[str, Mapping[str, Any]], where: str = 'student') -> Student:
-  """A student whose projectors fit the views that they read (`shapes`, by view and path)."""
+def build_student(model: Functional, node: Mapping[str, Any], frozen: Sequence[str],
+                  shapes: Mapping[str, Mapping[str, Any]], where: str = 'student') -> Student:
+  """Builds a student whose projectors fit the views that they read (`shapes`, by view and path)."""
   projectors = {name: _projector(spec, shapes, f'{where}.projectors.{name}')
                 for name, spec in node.items()}
   student = Student(model, projectors, tuple(frozen), where)
-  if frozen and not student.trained(student.shapes()[0])[0]:
+  if frozen and not student.split_trained(student.shapes()[0])[0]:
     raise Stop(Status.CONFIG, f'{where}.frozen={list(frozen)} leaves nothing to train')
   for pattern in frozen:
-    if not Student(model, projectors, (pattern,)).trained(student.shapes()[0])[1]:
+    if not Student(model, projectors, (pattern,)).split_trained(student.shapes()[0])[1]:
       raise Stop(Status.CONFIG, f'{where}.frozen: {pattern!r} matches no parameter; they are named '
                  + ', '.join(sorted(model.shapes[0])[:4]) + ', …')
   return student
@@ -131,23 +132,23 @@ def with_projectors(model: Pure, node: Mapping[str, Any], frozen: Sequence[str],
 def _projector(spec: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]],
                where: str) -> Projector:
   lookup.check(_spec, spec, where)
-  read = paths(spec['reads'])
-  widths = tuple((at(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
+  read = path_tuple(spec['reads'])
+  widths = tuple((find_array(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
   inputs = widths[0] if isinstance(spec['reads'], str) else widths
   function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
   taken = lookup.parameters(function).get('inputs')
   if taken and taken.annotation is int and not isinstance(inputs, int):
     raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
                f'{spec["module"]["name"]} reads one view alone')
-  return Projector(Pure(lambda rngs: lookup.build(
+  return Projector(Functional(lambda rngs: lookup.build(
       'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)), read)
 
 
 def _spec(*, module: Mapping, reads: str | Sequence[str]):
-  """The types of a projector's fields, for `lookup.check`."""
+  """Declares the types of a projector's fields, for `lookup.check`."""
 
 
-def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str,
+def start_from(params: Flat, source: Flat, take: Mapping[str, str], where: str,
                  cut: Collection[str] = (), key: str = 'take') -> Flat:
   """Returns the parameters of a model that starts from another one, by a path map.
 
@@ -155,16 +156,17 @@ def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str
   {'blocks/{0,1}': 'blocks/{0,11}'} starts blocks 0 and 1 from 0 and 11. Brace lists are paired in
   their order, and must be as many and as long on both sides. `/*` at the end of a path changes
   nothing, and `*` is the whole model. The longest entry for a parameter counts; a parameter
-  without any starts from the same path (DistilBERT 2019, §3: every second layer; PKD's `skip`).
+  without one starts from the same path (DistilBERT 2019, §3: every second layer; PKD's `skip`).
 
   `params` gives the paths and shapes. Parameters in `cut` take the source's first rows: a shorter
   model has the first positions alone, and a vocabulary may be padded at its end. `key` is the field
   of the node `where` that the map was made of, for error lines.
   """
-  entries = {}                          # parts of our paths -> parts of theirs
+  entries = {}                          # parts of our paths -> parts of the source's paths
   for ours, theirs in take.items():
-    (lengths, ours_all), (lengths_there, origins) = (_expanded(p, where) for p in (ours, theirs))
-    if lengths != lengths_there:
+    lengths, ours_all = _expand_braces(ours, where)
+    source_lengths, origins = _expand_braces(theirs, where)
+    if lengths != source_lengths:
       raise Stop(Status.CONFIG, f'{where}.take: {ours!r} and {theirs!r} must have equally many '
                  'lists in braces, of the same lengths')
     for entry, origin in zip(ours_all, origins, strict=True):
@@ -193,7 +195,7 @@ def started_from(params: Flat, source: Flat, take: Mapping[str, str], where: str
   return started
 
 
-def map_of_blocks(layers: Sequence[int], paths: Collection[str], where: str) -> dict[str, str]:
+def block_map(layers: Sequence[int], paths: Collection[str], where: str) -> dict[str, str]:
   """Returns the path map by which block i of the student starts from block `layers[i]`."""
   blocks = {path.split('/')[1] for path in paths if path.startswith('blocks/')}
   if layers and len(layers) != len(blocks):
@@ -202,7 +204,7 @@ def map_of_blocks(layers: Sequence[int], paths: Collection[str], where: str) -> 
   return {f'blocks/{i}': f'blocks/{layer}' for i, layer in enumerate(layers)}
 
 
-def _expanded(path: Any, where: str) -> tuple[list[int], list[tuple[str, ...]]]:
+def _expand_braces(path: Any, where: str) -> tuple[list[int], list[tuple[str, ...]]]:
   """Returns the lengths of a path's brace lists, and the parts of every path that it stands for."""
   pieces = BRACES.split(path) if isinstance(path, str) else ['']      # text, list, text, …, text
   choices = [[member.strip() for member in piece.split(',')] if i % 2 else [piece]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from distill.models import precision
-from distill.models.pure import Flat, Pure, check_computing
+from distill.models.functional import Flat, Functional, check_computing
 from distill.sharding import Layout
 from distill.types import Batch, Outputs, Status, Stop
 
@@ -25,26 +25,26 @@ class Teacher(Protocol):
 
   @property
   def shapes(self) -> tuple[Any, Any]:
-    """The shapes of the weights that a step is given of it."""
+    """The shapes of the weights that a step takes for this teacher."""
 
   def weights(self, given: Weights, carry: Mapping[str, Any], rest: Flat) -> Weights:
-    """Returns the weights that it has in a step: those given, or what the student's state holds."""
+    """Returns its weights in a step: those given, or some that the student's state holds."""
 
   def __call__(self, weights: Weights, batch: Batch, layout: Layout | None = None) -> Outputs:
-    """Its outputs for a prepared batch."""
+    """Returns its outputs for a prepared batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Live:
   """A teacher that is a module, run in every step.
 
-  `microbatch` is the largest number of examples it takes at once (0: the whole batch), but at
-  least one on every device; so the student's batch can be larger than what fits beside the
-  teacher. `dtype` is what it computes in. `reads` are fields of the model, each with the field of
-  the batch that it takes instead; these are stored fields, of which `prepare` makes the model's.
+  `microbatch` is the largest number of examples that it takes at once (0: the whole batch), but at
+  least one on every device: so the student's batch can be larger than fits beside the teacher. It
+  computes in `dtype`. `reads` maps fields of the model to fields of the batch that it takes
+  instead; these are stored fields, which `prepare` turns into the model's.
   """
   name: str
-  model: Pure
+  model: Functional
   dtype: str = 'float32'
   microbatch: int = 0
   reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -71,14 +71,14 @@ class Live:
     params, rest = precision.cast(weights, self.dtype)
     size, replicas = len(batch['valid']), 1
     if layout:
-      params, replicas = layout.gathered(params), layout.replicas
+      params, replicas = layout.all_gather(params), layout.replicas
     # The fewest parts that are small enough and equal on every device.
     each = size // replicas
     fewest = min(-(-size // self.microbatch), each) if self.microbatch else 1
     n = next(n for n in range(fewest, each + 1) if each % n == 0)
-    outputs = [self.model(params, rest, part(batch, i, n), train=False, key=None,
+    outputs = [self.model(params, rest, microbatch(batch, i, n), train=False, key=None,
                           dtype=self.dtype)[0] for i in range(n)]
-    return jax.lax.stop_gradient(joined(outputs))
+    return jax.lax.stop_gradient(join(outputs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Moving(Live):
     return {}, {}
 
   def weights(self, given: Weights, carry: Mapping[str, Any], rest: Flat) -> Weights:
-    return tuple({path.removeprefix('model/'): value for path, value in part.items()
-                  if path.startswith('model/')} for part in (carry[self.carry], rest))
+    return tuple({path.removeprefix('model/'): value for path, value in flat.items()
+                  if path.startswith('model/')} for flat in (carry[self.carry], rest))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,32 +121,33 @@ class Cached:
     return jax.lax.stop_gradient(outputs)
 
 
-def held(teachers: tuple[Teacher, ...], given: Mapping[str, Weights], carry: Mapping[str, Any],
-         rest: Flat) -> dict[str, Weights]:
-  """Returns the weights that every teacher has in a step; carry and rest are the student's."""
+def current_weights(teachers: tuple[Teacher, ...], given: Mapping[str, Weights],
+                    carry: Mapping[str, Any], rest: Flat) -> dict[str, Weights]:
+  """Returns every teacher's weights in a step; carry and rest are the student's."""
   return {teacher.name: teacher.weights(given[teacher.name], carry, rest) for teacher in teachers}
 
 
 def outputs(teachers: tuple[Teacher, ...], weights: Mapping[str, Weights], batch: Batch,
             layout: Layout | None = None) -> dict[str, Outputs]:
-  """The view of every teacher."""
+  """Computes the outputs of every teacher, by its name."""
   return {teacher.name: teacher(weights[teacher.name], batch, layout) for teacher in teachers}
 
 
-def part(tree, i: int, n: int):
-  """Micro-batch i of n: every n-th row of what leads with the batch axis, i.e. all but `weights/…`.
+def microbatch(tree, i: int, n: int):
+  """Returns micro-batch i of n: every n-th row of all arrays but `weights/…`, which have no rows.
 
-  Consecutive rows would lie on few devices; of these every device has some.
+  Consecutive rows would lie on a few devices only; of every n-th row each device has some.
   """
   if n == 1:
     return tree
   if isinstance(tree, Mapping):
-    return {name: x if name.startswith('weights/') else part(x, i, n) for name, x in tree.items()}
+    return {name: x if name.startswith('weights/') else microbatch(x, i, n)
+            for name, x in tree.items()}
   return tree.reshape(-1, n, *tree.shape[1:])[:, i]
 
 
-def joined(parts: list[Outputs]) -> Outputs:
-  """Outputs of all micro-batches as one; `weights/…` are the same in each."""
+def join(parts: list[Outputs]) -> Outputs:
+  """Joins the outputs of all micro-batches; `weights/…` are the same in each."""
   if len(parts) == 1:
     return parts[0]
   whole = lambda arrays: jnp.stack(arrays, 1).reshape(-1, *arrays[0].shape[1:])

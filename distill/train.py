@@ -13,7 +13,7 @@ from distill.carry import Carry
 from distill.data import batches
 from distill.logs import means
 from distill.models import layers, precision
-from distill.models.pure import Flat, check_computing
+from distill.models.functional import Flat, check_computing
 from distill.runs import Run
 from distill.step import State
 from distill.student import Student
@@ -100,7 +100,7 @@ class Prepared:
     """
     count = lambda lowered: float((lowered.cost_analysis() or {}).get('flops', 0.0))
     before = count(jax.jit(self.prepare).lower(self.batch)) if self.prepare else 0.0
-    repeated = microbatches.repeated(self.traced.jaxpr.jaxpr, count)
+    repeated = microbatches.repeated_operations(self.traced.jaxpr.jaxpr, count)
     return count(self.traced.lower()) + repeated - before
 
 
@@ -113,15 +113,15 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
   optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
                            f'{stage.inside or stage.where}.optimizer', steps=plan.steps)
-  what = stage.student, stage.teachers, stage.terms
+  parts = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
              accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
              where=stage.where)
-  train_step = step.make_train_step(*what, optimizer, carries=stage.carries, **how)
-  norms = step.make_norms(*what, **how) if plan.shares else None
+  train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **how)
+  norms = step.make_gradient_norms(*parts, **how) if plan.shares else None
   # With the layouts of the run, so that the first step needn't be traced again.
-  batch = stage.layout.batch(stage.data[0])
-  weights = {name: sharding.shapes(w, stage.layout.weights(w)) for name, w in weights.items()}
+  batch, homes_of = stage.layout.batch_shapes(stage.data[0]), stage.layout.weight_shardings
+  weights = {name: sharding.shapes(w, homes_of(w)) for name, w in weights.items()}
   params, rest = stage.student.shapes()
 
   shapes = step.view_shapes(
@@ -134,7 +134,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
       name: carry.init(jax.random.key(seed), shapes, params)
       for name, carry in stage.carries.items()})
   like = jax.eval_shape(init, params, rest, stage.seed)
-  homes = step.shardings(like, stage.layout)
+  homes = step.state_shardings(like, stage.layout)
   init, like = jax.jit(init, static_argnums=2, out_shardings=homes), sharding.shapes(like, homes)
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
   return Prepared(plan, train_step, norms, init, like, batch, traced, stage.prepare)
@@ -162,7 +162,7 @@ class _Progress:
   def __init__(self, stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
                left: tuple[Flat, Flat]):
     self.stage, self.run, self.place = stage, run, folder(stage, run)
-    homes, found = step.shardings(ready.like, stage.layout), checkpoint.restore(
+    homes, found = step.state_shardings(ready.like, stage.layout), checkpoint.restore(
         self.place, ready.like)
     needed = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
     teachers = {name: checkpoint.sha256(theirs) for name, theirs in needed.items()}
@@ -170,8 +170,8 @@ class _Progress:
     if self.fresh:
       params, rest = (own | {path: before[path] for path in own if path in before}
                       for own, before in zip(stage.start(weights), left, strict=True))
-      state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest),
-                         stage.seed)
+      state = ready.init(sharding.device_put(params, homes.params),
+                         sharding.device_put(rest, homes.rest), stage.seed)
       self.facts = {'seconds': 0.0, 'window': {}, 'teachers': teachers}
     else:
       state, self.facts = found[1], dict(found[2])
@@ -179,8 +179,8 @@ class _Progress:
         if self.facts['teachers'].get(name) != digest:
           raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
                      'began with: take another --workdir, or restore the teacher')
-    self.state = sharding.placed(state, homes)        # before the first step
-    self.weights = {name: sharding.placed(theirs, stage.layout.weights(theirs))
+    self.state = sharding.device_put(state, homes)        # before the first step
+    self.weights = {name: sharding.device_put(theirs, stage.layout.weight_shardings(theirs))
                     for name, theirs in needed.items()}
     self.saved = int(state.step)
     run.log.rewind(stage.name, -1 if self.fresh else self.saved)
@@ -197,7 +197,7 @@ class _Progress:
     pending.clear()
     bad = int(self.state.first_bad)
     if bad >= 0:
-      batch = self.stage.layout.fed(self.stage.data[bad])
+      batch = self.stage.layout.to_devices(self.stage.data[bad])
       ids = [int(i) for i in sharding.on_host(batch['id']) if i >= 0]
       intact = (f'checkpoint {self.saved} in {self.place} is intact' if self.saved
                 else 'nothing was saved yet')
@@ -224,13 +224,14 @@ def _fit(progress: _Progress, ready: Prepared, run: Run) -> Fitted:
   """Trains a stage from where it is to its last step."""
   stage, plan, done, pending = progress.stage, ready.plan, progress.saved, []
   feed, seed = batches.read_ahead(stage.data, done), jax.random.key(stage.seed)
-  alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
+  alone, stop = jax.process_count() == 1, sharding.any_process(run.preempted)
   if ready.norms and progress.fresh:
-    norms = ready.norms(progress.state, progress.weights, stage.layout.fed(stage.data[0]), seed)
+    first = stage.layout.to_devices(stage.data[0])
+    norms = ready.norms(progress.state, progress.weights, first, seed)
     run.tell_shares(stage.name, jax.device_get(norms))
   while done < plan.steps and not stop:
     progress.state, sums = ready.train_step(progress.state, progress.weights,
-                                            stage.layout.fed(next(feed)), seed)
+                                            stage.layout.to_devices(next(feed)), seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more
@@ -245,7 +246,7 @@ def _fit(progress: _Progress, ready: Prepared, run: Run) -> Fitted:
       progress.settle(pending)
       progress.save(done)
     if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
-      stop = sharding.agreed(run.preempted)
+      stop = sharding.any_process(run.preempted)
   if progress.saved < done:
     progress.settle(pending)
     progress.save(done)

@@ -1,4 +1,4 @@
-"""The words every room shares: named arrays, and how a run stops.
+"""Types that every room shares: named arrays, fields of examples, and how a run stops.
 
 Axis names, in shapes and in jaxtyping strings:
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:       # the command line answers mistakes without loading JAX
 
 Batch = Mapping[str, 'jax.Array']
 Outputs = Mapping[str, 'jax.Array']     # 'logits', 'block03/hidden', … as a model names them
-Records = Mapping[str, np.ndarray]      # what a task keeps of every example, on the host
-SEEDS = 2**31           # a seed is below: JAX compiles for int32, and beyond takes some for others
+Records = Mapping[str, np.ndarray]      # per-example numbers that a task keeps, on the host
+SEEDS = 2**31           # seeds are below it: JAX computes in int32, where larger ones would collide
 Schedule = Callable[['jax.Array'], 'jax.Array']     # step -> scalar
 
 UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
@@ -44,11 +44,11 @@ UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """One array of every example: its shape, its type, and what stands where nothing is known.
+  """The shape, type and padding of one array that every example has.
 
   `axes` are sizes, or names of axes along which examples differ: a named axis is padded with `pad`
   to the width of the example's bucket. Rows that only fill a batch hold `pad`. A `target` is what
-  a model is to find: it is `pad` where the run may not see the example's label.
+  a model predicts: it is `pad` where the run may not see the example's label.
   """
   axes: tuple[int | str, ...]
   dtype: str
@@ -74,10 +74,10 @@ LONGEST = 2000          # letters of the line of a Stop, which may quote a stran
 
 
 class Stop(Exception):
-  """Ends a command: an exit status and one line saying what is wrong, where, and what to do.
+  """The end of a command: an exit status and a line that says what is wrong, where, what to do.
 
-  What a file holds may be part of the line: its ends of lines, other control characters and halves
-  of characters are written as escapes.
+  The line may quote a file: ends of lines, other control characters and lone surrogates are written
+  as escapes.
   """
 
   def __init__(self, status: Status, line: str):

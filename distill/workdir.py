@@ -92,10 +92,10 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
   import jax  # after everything that can be refused without it
 
   from distill import sharding
-  from distill.logs import Log, Silence
+  from distill.logs import Log, NullLog
   from distill.runs import Run
-  sharding.once(lambda: same_config(config, workdir))
-  log = Silence() if jax.process_index() else Log(workdir)
+  sharding.on_first_process(lambda: same_config(config, workdir))
+  log = NullLog() if jax.process_index() else Log(workdir)
   log.say(f'{name} in {workdir}')
   try:
     yield Run(name, workdir, log, seed=config['seed'], shared=shared)

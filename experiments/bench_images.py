@@ -26,7 +26,7 @@ import numpy as np
 from distill import command_line, launch, objective, optimizers, step, streams
 from distill.data import batches, images, tfds
 from distill.data.sets import Dataset
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.student import Student
 from distill.types import Batch, Status, Stop
@@ -93,7 +93,7 @@ def stream(way: str, folder: pathlib.Path, sizes: Sizes, steps: int) -> Iterator
 def shuffled(dataset: Dataset, size: int, steps: int) -> Iterator[Batch]:
   """Training batches, read ahead."""
   return batches.read_ahead(
-      batches.batches(dataset.splits['train'], batch_size=size, seed=0, steps=steps))
+      batches.shuffled(dataset.splits['train'], batch_size=size, seed=0, steps=steps))
 
 
 def measure(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def train(way: str, folder: pathlib.Path, sizes: Sizes,
 
   The step is jitted and the loop that of `train.fit`: at most two steps ahead of the device.
   """
-  model = Pure(lambda rngs: ResNet(depth=sizes.depth, widths=sizes.widths, channels=3,
-                                   classes=sizes.classes, rngs=rngs))
+  model = Functional(lambda rngs: ResNet(depth=sizes.depth, widths=sizes.widths, channels=3,
+                                         classes=sizes.classes, rngs=rngs))
   student = Student(model)
   optimizer = optimizers.sgd(rate=0.05, momentum=0.9, steps=10_000)
   dataset = WAYS[way](folder, sizes)

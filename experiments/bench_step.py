@@ -19,8 +19,8 @@ from distill.data.sets import Split
 from distill.measure import cost
 from distill.modalities import text
 from distill.models.bert import Bert
+from distill.models.functional import Functional
 from distill.models.precision import MIXED
-from distill.models.pure import Pure
 from distill.student import Student
 from distill.teachers import Live
 from distill.types import Field
@@ -46,8 +46,8 @@ class Sizes:
   length: int = 64
   dropout: float = 0.1        # the student's; the teacher is in evaluation mode
 
-  def model(self, depth: int) -> Pure:
-    return Pure(lambda rngs: Bert(
+  def model(self, depth: int) -> Functional:
+    return Functional(lambda rngs: Bert(
         vocabulary=self.vocabulary, length=self.length, classes=self.classes, width=self.width,
         depth=depth, heads=self.heads, inner=self.inner, dropout=self.dropout, rngs=rngs))
 
@@ -107,7 +107,7 @@ def overhead(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
   Beside it the same step in mixed precision, teacher and student.
   """
   model, data = sizes.model(sizes.teacher), jax.device_put(sizes.data())
-  forward = step.make_eval_step(model, step.outputs_alone(('logits',)))
+  forward = step.make_eval_step(model, step.select_outputs(('logits',)))
   weights = model.init(0)
   times = in_turns({'distillation step': going(sizes),
                     'supervised step': going(sizes, taught=False),
@@ -163,8 +163,8 @@ def by_hand(sizes: Sizes, student: int, teacher: int) -> dict[str, int]:
 
 def pipeline(rounds: int, sizes: Sizes = Sizes(), texts: int = TEXTS) -> dict[str, Any]:
   """The data pipeline alone, and how many times faster it is than the step that it feeds."""
-  stream = batches.batches(split(sizes, texts), batch_size=sizes.batch, seed=0,
-                           steps=texts // sizes.batch)
+  stream = batches.shuffled(split(sizes, texts), batch_size=sizes.batch, seed=0,
+                            steps=texts // sizes.batch)
   counts = [(b['valid'].sum(), b['mask'].sum()) for b in stream]        # and it is warm
   examples, tokens = map(float, np.mean(counts, axis=0))
 

@@ -181,7 +181,7 @@ class Used:
         called = spec['module']['name'] if kind == 'projector' else spec['name']
         yield where, f'{kind} `{called}`', lookup.find(room, called, where)
         wanted += [path for value in spec.values() if isinstance(value, str | tuple)
-                   for path in objective.paths(value) if '/' in str(path)]
+                   for path in objective.path_tuple(value) if '/' in str(path)]
 
   def fragment(self, term: str) -> list[str]:
     """The lines to paste: the term, and what else it reads that a config describes."""

@@ -14,7 +14,7 @@ from PIL import Image as pictures
 from distill import formats, seal
 from distill.modalities import image, text, tokenizer
 from distill.models.bert import Bert
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from tests.test_pretrained import pretrained
 
@@ -24,7 +24,7 @@ JSON = (None, True, False, 0, -1, 1, 3, 12, 2.5, 1e-9, 1e308, 10**9, 2**63, 10**
         float('inf'), '', 'x', '12', '\ud800', 'os:abort', [], [0], [[]], {}, {'a': 1}, 'x' * 9999)
 
 
-def weights(net: Pure, seed: int = 0):
+def weights(net: Functional, seed: int = 0):
   noise = np.random.default_rng(seed)
   draw = lambda shapes: {path: (1 + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
                          if path.endswith(('scale', 'var')) else
@@ -37,7 +37,7 @@ def shipped_text(folder: pathlib.Path) -> pathlib.Path:
   """An export of ours that `transformers` has no model for."""
   words = [*tokenizer.SPECIAL, 'the', 'cat', 'sat', *(f'##{i}' for i in range(32))]
   made = tokenizer._wordpiece({word: i for i, word in enumerate(words)}, lowercase=True)
-  net = Pure(lambda rngs: Bert(**BERT, rngs=rngs))
+  net = Functional(lambda rngs: Bert(**BERT, rngs=rngs))
   modality = text.Text(length=12, widths={'s': (6, 12)}, tokenizer=made)
   card = {'model': {'name': 'bert.Bert', **BERT}, 'classes': ['no', 'yes'], 'data': 'mine',
           'task': {'name': 'classification.Classification', 'primary': 'accuracy'},
@@ -49,7 +49,7 @@ def shipped_text(folder: pathlib.Path) -> pathlib.Path:
 def shipped_images(folder: pathlib.Path, channels: int = 1) -> pathlib.Path:
   """An export of images of 8 × 8, as of the digits."""
   node = {**RESNET, 'channels': channels}
-  net = Pure(lambda rngs: ResNet(**node, rngs=rngs))
+  net = Functional(lambda rngs: ResNet(**node, rngs=rngs))
   modality = image.Image(8, 8, channels, (4.0,) * channels, (2.0,) * channels, white=16.0)
   card = {'model': {'name': 'resnet.ResNet', **node}, 'classes': ['a', 'b', 'c'],
           'modality': 'image.Image', **modality.card()}
@@ -199,7 +199,7 @@ def resealed(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -> str
                     for name, content in files.items()}
   about.pop('sha256')
   to.mkdir()
-  (to / 'config.json').write_bytes(seal.sealed(about))
+  (to / 'config.json').write_bytes(seal.encode(about))
   for name, content in files.items():
     (to / name).write_bytes(content)
   return said

@@ -32,8 +32,8 @@ def row(value, id):
   return np.asarray(value['bank'])[:, np.asarray(value['places'])[id, 0]]
 
 
-def same(one, other):
-  return all(np.array_equal(one[name], other[name]) for name in one)
+def same(single, other):
+  return all(np.array_equal(single[name], other[name]) for name in single)
 
 
 def test_it_starts_near_length_one_without_a_constant():
@@ -48,9 +48,10 @@ def test_classes_lie_side_by_side():
   rows, first, size = np.asarray(START['places']).T
   assert sorted(rows) == list(range(8))
   for label in range(3):
-    of = LABELS == label
-    np.testing.assert_array_equal(np.sort(rows[of]), first[of] + np.arange(of.sum()))
-    assert (size[of] == of.sum()).all()
+    of_class = LABELS == label
+    expected = first[of_class] + np.arange(of_class.sum())
+    np.testing.assert_array_equal(np.sort(rows[of_class]), expected)
+    assert (size[of_class] == of_class.sum()).all()
 
 
 def test_an_example_without_a_label_is_a_class_of_its_own():
@@ -62,10 +63,10 @@ def test_an_example_without_a_label_is_a_class_of_its_own():
 
 
 def test_rows_move_by_hand():
-  told = views(0, id=[5, 1, 3, 0], valid=[1, 0, 1, 1])
-  after = update(START, told, jnp.int32(0))
+  given = views(0, id=[5, 1, 3, 0], valid=[1, 0, 1, 1])
+  after = update(START, given, jnp.int32(0))
   for k, id in [(0, 5), (2, 3), (3, 0)]:
-    vectors = np.stack([told['projected'][name][k] for name in 'st'])
+    vectors = np.stack([given['projected'][name][k] for name in 'st'])
     expected = unit(row(START, id) / 2 + unit(vectors) / 2)
     np.testing.assert_allclose(row(after, id), expected, atol=1e-6)
   for id in (1, 2, 4, 6, 7):
@@ -73,30 +74,30 @@ def test_rows_move_by_hand():
 
 
 def test_what_does_not_count_never_enters():
-  told, valid = views(0), jnp.array([1., 0, 1, 0])
-  told['batch']['valid'] = valid
-  clean = update(START, told, jnp.int32(0))
-  told['projected'] = {name: jnp.where(valid[:, None] > 0, x, jnp.nan)
-                       for name, x in told['projected'].items()}
-  told['batch']['id'] = jnp.where(valid > 0, told['batch']['id'], told['batch']['id'][0])
-  assert same(update(START, told, jnp.int32(0)), clean)
-  told['batch']['valid'] = 0 * valid
-  empty = update(START, told, jnp.int32(0))
+  given, valid = views(0), jnp.array([1., 0, 1, 0])
+  given['batch']['valid'] = valid
+  clean = update(START, given, jnp.int32(0))
+  given['projected'] = {name: jnp.where(valid[:, None] > 0, x, jnp.nan)
+                        for name, x in given['projected'].items()}
+  given['batch']['id'] = jnp.where(valid > 0, given['batch']['id'], given['batch']['id'][0])
+  assert same(update(START, given, jnp.int32(0)), clean)
+  given['batch']['valid'] = 0 * valid
+  empty = update(START, given, jnp.int32(0))
   assert np.isposinf(empty['z']).all() and same(empty | {'draws': 0}, START | {'draws': 0})
 
 
 def test_of_an_example_held_twice_the_last_is_remembered():
-  told = views(0, id=[2, 5, 2, 6])
-  twice = update(START, told, jnp.int32(0))
-  told['batch']['valid'] = jnp.array([0., 1, 1, 1])
-  np.testing.assert_array_equal(twice['bank'], update(START, told, jnp.int32(0))['bank'])
+  given = views(0, id=[2, 5, 2, 6])
+  twice = update(START, given, jnp.int32(0))
+  given['batch']['valid'] = jnp.array([0., 1, 1, 1])
+  np.testing.assert_array_equal(twice['bank'], update(START, given, jnp.int32(0))['bank'])
 
 
 def test_the_constants_are_those_that_the_first_loss_used_and_stay():
-  told = views(0)
-  after = update(START, told, jnp.int32(0))
+  given = views(0)
+  after = update(START, given, jnp.int32(0))
   loss = jax.jit(lambda z: crd(
-      *told['projected'].values(), told['batch']['valid'], told['batch']['id'], START['bank'],
+      *given['projected'].values(), given['batch']['valid'], given['batch']['id'], START['bank'],
       START['places'], START['draws'], z, temperature=START['temperature']))
   assert np.isfinite(after['z']).all()
   np.testing.assert_allclose(loss(after['z']), loss(START['z']), rtol=1e-6)
@@ -105,11 +106,11 @@ def test_the_constants_are_those_that_the_first_loss_used_and_stay():
 
 def test_with_the_term_s_mask_the_constants_are_those_of_what_it_counts():
   masked = Bank(reads=READS, labels=LABELS, negatives=3, temperature=0.3, mask='batch/labelled')
-  told = views(0, valid=[1., 1, 0, 1])
-  told['batch']['labelled'] = jnp.array([1., 0, 0, 1])
-  after, plain = (jax.jit(bank.update)(START, told, jnp.int32(0), {}) for bank in (masked, BANK))
+  given = views(0, valid=[1., 1, 0, 1])
+  given['batch']['labelled'] = jnp.array([1., 0, 0, 1])
+  after, plain = (jax.jit(bank.update)(START, given, jnp.int32(0), {}) for bank in (masked, BANK))
   loss = jax.jit(lambda z: crd(
-      *told['projected'].values(), told['batch']['labelled'], told['batch']['id'], START['bank'],
+      *given['projected'].values(), given['batch']['labelled'], given['batch']['id'], START['bank'],
       START['places'], START['draws'], z, temperature=START['temperature']))
   np.testing.assert_allclose(loss(after['z']), loss(START['z']), rtol=1e-6)
   assert not np.allclose(after['z'], plain['z'])
@@ -139,19 +140,19 @@ def test_resumed_is_straight_through():
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason='needs 8 devices, which conftest.py simulates')
 def test_one_device_is_eight():
-  told = views(0)
+  given = views(0)
   twice = jax.tree.map(lambda x: jnp.concatenate([x, x + 1 if x.dtype == jnp.int32 else 2 - x]),
-                       told)
+                       given)
   twice['batch']['valid'] = jnp.ones(8).at[5].set(0)
   start = START | {'draws': jnp.concatenate([START['draws']] * 2)}
-  one = update(start, twice, jnp.int32(0))
+  single = update(start, twice, jnp.int32(0))
   layout = sharding.layout(devices=jax.devices()[:8])
   split = jax.tree.map(lambda x: jax.device_put(x, jax.sharding.NamedSharding(
       layout.mesh, jax.sharding.PartitionSpec('data'))), twice)
-  eight = update(jax.device_put(start, layout.replicated(start)), split, jnp.int32(0))
-  for name in one:
-    np.testing.assert_allclose(eight[name], one[name], rtol=1e-6, atol=1e-7)
-  np.testing.assert_array_equal(eight['draws'], one['draws'])
+  eight = update(jax.device_put(start, layout.replicated_shardings(start)), split, jnp.int32(0))
+  for name in single:
+    np.testing.assert_allclose(eight[name], single[name], rtol=1e-6, atol=1e-7)
+  np.testing.assert_array_equal(eight['draws'], single['draws'])
 
 
 def test_it_says_what_it_reads():

@@ -3,7 +3,7 @@ import pytest
 from flax import nnx
 
 from distill import carry, objective
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.pipelines.baseline import without
 from distill.student import Projector, Student
 from distill.train import Stage
@@ -27,7 +27,7 @@ class Reading(carry.Mean):
 
 
 def left(node, carries=None, projectors=None, teachers=('big',)):
-  same = Pure(lambda rngs: Same())
+  same = Functional(lambda rngs: Same())
   student = Student(same, {name: Projector(same, (read,))
                            for name, read in (projectors or {}).items()})
   return without(Stage(

@@ -29,8 +29,8 @@ def check(place, given, capfd, said):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_broken_pictures(tmp_path, capfd, monkeypatch, channels):
   folder = str(broken.shipped_images(tmp_path / 'images', channels))
-  opened = formats.whole(folder)
-  monkeypatch.setattr(formats, 'whole', lambda place: opened)
+  opened = formats.load_trained(folder)
+  monkeypatch.setattr(formats, 'load_trained', lambda place: opened)
   whole, codes = broken.pixel_files(channels), []
   for name, content in whole.items():
     (tmp_path / name).write_bytes(content)

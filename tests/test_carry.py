@@ -9,8 +9,8 @@ from distill.types import Stop
 KEY = jax.random.key(0)
 
 
-def assert_same(one, other):
-  jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_same(first, other):
+  jax.tree.map(np.testing.assert_array_equal, first, other)
 
 
 def shapes(views):
@@ -128,24 +128,24 @@ class TestTaid:
       Taid(**{'teacher': 'teacher/logits', 'steps': 10} | wrong)
 
 
-def moved(carry, told, value=None, first=0):
+def moved(carry, steps, value=None, first=0):
   """A carry over terms after steps of which these are the views, and each step's weights."""
-  told = [{view: {n: jnp.float32(x) for n, x in zip(carry.terms, numbers, strict=True)}
-           for view, numbers in zip(('terms', 'gradients'), step, strict=False)} for step in told]
-  value, update, weights = value or carry.init(KEY, shapes(told[0]), {}), jax.jit(carry.update), []
-  for step, views in enumerate(told, first):
+  steps = [{view: {n: jnp.float32(x) for n, x in zip(carry.terms, numbers, strict=True)}
+            for view, numbers in zip(('terms', 'gradients'), step, strict=False)} for step in steps]
+  value, update, weights = value or carry.init(KEY, shapes(steps[0]), {}), jax.jit(carry.update), []
+  for step, views in enumerate(steps, first):
     value = update(value, views, jnp.int32(step), {})
     weights.append([float(value[name]) for name in carry.terms])
   return value, weights
 
 
 class TestDWA:
-  TOLD = [[(4, 1)], [(2, 3)], [(1, 2)], [(2, 2)], [(9, 9)]]
+  STEPS = [[(4, 1)], [(2, 3)], [(1, 2)], [(2, 2)], [(9, 9)]]
 
   def test_by_hand(self):
     # Windows of two steps: means 3 and 2, then 1.5 and 2: r = 1/2 and 1, halved in the softmax:
     # 2 e^¼ / (e^¼ + e^½) = 0.875647. Two windows long all are 1.
-    _, weights = moved(DWA(terms=('a', 'b'), window=2), self.TOLD)
+    _, weights = moved(DWA(terms=('a', 'b'), window=2), self.STEPS)
     np.testing.assert_allclose(weights[:3], 1, rtol=1e-6)
     np.testing.assert_allclose(weights[3:], [[.875647, 1.124353]] * 2, rtol=1e-6)
 
@@ -155,15 +155,15 @@ class TestDWA:
     assert b < a < c
 
   def test_a_hot_softmax_weighs_all_alike(self):
-    _, weights = moved(DWA(terms=('a', 'b'), window=2, temperature=1e6), self.TOLD)
+    _, weights = moved(DWA(terms=('a', 'b'), window=2, temperature=1e6), self.STEPS)
     np.testing.assert_allclose(weights, 1, rtol=1e-5)
 
   def test_resumed_is_uninterrupted(self):
     carry = DWA(terms=('a', 'b'), window=2)
-    whole = moved(carry, self.TOLD)
-    for stop in range(1, len(self.TOLD)):
-      value = jax.tree.map(lambda x: jnp.array(np.asarray(x)), moved(carry, self.TOLD[:stop])[0])
-      assert_same(moved(carry, self.TOLD[stop:], value, stop)[0], whole[0])
+    whole = moved(carry, self.STEPS)
+    for stop in range(1, len(self.STEPS)):
+      value = jax.tree.map(lambda x: jnp.array(np.asarray(x)), moved(carry, self.STEPS[:stop])[0])
+      assert_same(moved(carry, self.STEPS[stop:], value, stop)[0], whole[0])
 
   def test_steps_that_count_nothing_are_left_out(self):
     # Of a the first window is (4), the second has nothing: r = 1, and the third is over the first.
@@ -173,21 +173,21 @@ class TestDWA:
     np.testing.assert_allclose(weights[3], 1, rtol=1e-6)
     np.testing.assert_allclose(weights[5], [.875647, 1.124353], rtol=1e-6)      # r = 1/2 and 1
 
-  @pytest.mark.parametrize('told', [(0, 0), (1e30, 1e-30), (-1, 1), (1e-30, 1)])
-  def test_finite_whatever_the_losses(self, told):
-    _, weights = moved(DWA(terms=('a', 'b'), window=1), [[told], [told[::-1]], [told], [(1, 1)]])
+  @pytest.mark.parametrize('steps', [(0, 0), (1e30, 1e-30), (-1, 1), (1e-30, 1)])
+  def test_finite_whatever_the_losses(self, steps):
+    _, weights = moved(DWA(terms=('a', 'b'), window=1), [[steps], [steps[::-1]], [steps], [(1, 1)]])
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(np.sum(weights, axis=1), 2, rtol=1e-6)
 
 
 class TestGradNorm:
-  TOLD = [[(2, 4), (6, 2)], [(1, 4), (1.5, 4.5)]]
+  STEPS = [[(2, 4), (6, 2)], [(1, 4), (1.5, 4.5)]]
 
   def test_by_hand(self):
     # First the targets are the mean, 4: w = 1 - 0.1·6 and 1 + 0.1·2, to the sum 2: 1/2 and 3/2.
     # Then L/L(0) = 1/2 and 1, r = 2/3 and 4/3, the mean of (1.5, 4.5) is 3, targets are 2 and 4,
     # |∇L| = G/w = 3 and 3: w = 1/2 + 0.3 and 3/2 - 0.3, whose sum is 2.
-    value, weights = moved(GradNorm(terms=('a', 'b'), alpha=1.0, rate=0.1), self.TOLD)
+    value, weights = moved(GradNorm(terms=('a', 'b'), alpha=1.0, rate=0.1), self.STEPS)
     np.testing.assert_allclose(weights, [[.5, 1.5], [.8, 1.2]], rtol=1e-6)
     assert (value['a/first'], value['b/first']) == (2, 4)
 
@@ -215,12 +215,12 @@ class TestGradNorm:
 
   def test_resumed_is_uninterrupted(self):
     carry = GradNorm(terms=('a', 'b'))
-    saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), moved(carry, self.TOLD[:1])[0])
-    assert_same(moved(carry, self.TOLD[1:], saved, 1)[0], moved(carry, self.TOLD)[0])
+    saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), moved(carry, self.STEPS[:1])[0])
+    assert_same(moved(carry, self.STEPS[1:], saved, 1)[0], moved(carry, self.STEPS)[0])
 
   def test_a_step_that_counted_nothing_changes_nothing(self):
     carry = GradNorm(terms=('a', 'b'))
-    value = moved(carry, self.TOLD)[0]
+    value = moved(carry, self.STEPS)[0]
     for losses in (np.nan, 1), (0, 1), (1, -1):
       assert_same(moved(carry, [[losses, (1, 0)]], value, 2)[0], value)
     fresh, _ = moved(carry, [[(np.nan, 1), (0, 1)]])

@@ -169,7 +169,7 @@ def first_step(trained, weights):
   ready = train.prepared(stage, {name: jax.eval_shape(lambda w: w, w)
                                  for name, w in weights.items()})
   state, sums = ready.train_step(ready.init(*stage.start(weights), stage.seed), weights,
-                                 stage.layout.fed(stage.data[0]), jax.random.key(stage.seed))
+                                 stage.layout.to_devices(stage.data[0]), jax.random.key(stage.seed))
   return jax.device_get((state.params, state.rest, sums))
 
 

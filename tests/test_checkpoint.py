@@ -126,7 +126,7 @@ class TestKeeping:
 
   def test_nothing_there_is_none(self, tmp_path):
     assert checkpoint.restore(tmp_path / 'student', small(0)) is None
-    assert checkpoint.latest(tmp_path / 'student') is None
+    assert checkpoint.latest_step(tmp_path / 'student') is None
     (tmp_path / '.distill-new-5-1').mkdir()     # what a kill during the very first save leaves
     assert checkpoint.restore(tmp_path, small(0)) is None
 
@@ -134,7 +134,7 @@ class TestKeeping:
     saved(tmp_path, 8, 9, 10, 100)              # as numbers, not as words
     assert sorted(files(tmp_path)) == sorted(
         [f'{s}{f}' for s in (10, 100) for f in ('', '/MANIFEST.json', '/state.safetensors')])
-    assert checkpoint.latest(tmp_path) == restored(tmp_path) == 100
+    assert checkpoint.latest_step(tmp_path) == restored(tmp_path) == 100
 
   def test_a_damaged_one_is_not_counted_and_not_removed(self, tmp_path):
     saved(tmp_path, 1, 2)
@@ -318,9 +318,9 @@ class TestKills:
     assert found == again == [3, True, True] and {'2', '3'} <= set(after)
 
   def test_at_any_instant_nothing_that_was_saved_is_lost(self, lab):
-    for code, told, (step, intact, facts), _ in lab['kills']:
+    for code, expected, (step, intact, facts), _ in lab['kills']:
       assert code == -9 and intact and facts
-      assert step in (told, told + 1)           # + 1: killed after the rename, before it was told
+      assert step in (expected, expected + 1)       # + 1: killed between rename and message
     assert sum(torn for *_, torn in lab['kills']) >= 5      # or no kill fell into a save
 
   def test_a_full_disk_ends_the_run_and_leaves_the_older_ones(self, lab):
@@ -433,8 +433,8 @@ class TestRot:
     DAMAGE[damage](tmp_path)
     entries = len(list(tmp_path.rglob('*')))
     assert restored(tmp_path) == 1
-    said = capsys.readouterr().err
-    assert said.count('\n') == 1 and str(tmp_path / '2') in said and 'bad-2-0' in said
+    line = capsys.readouterr().err
+    assert line.count('\n') == 1 and str(tmp_path / '2') in line and 'bad-2-0' in line
     assert (tmp_path / 'bad-2-0').is_dir() and not (tmp_path / '2').exists()
     assert len(list(tmp_path.rglob('*'))) == entries            # nothing was deleted
     assert restored(saved(tmp_path, 2)) == 2    # and the run goes on
@@ -478,7 +478,7 @@ class TestRot:
     for name in ('007', '-5', '5.tmp', '٣', '9' * 40, 'bad-999999-0', 'latest'):
       shutil.copytree(tmp_path / '4', tmp_path / name)
     before = files(tmp_path)
-    assert checkpoint.latest(tmp_path) == 1000003               # by names alone: a guess
+    assert checkpoint.latest_step(tmp_path) == 1000003               # by names alone: a guess
     assert restored(tmp_path) == 4
     after = files(tmp_path)
     assert len(after) == len(before)
@@ -490,7 +490,7 @@ class TestRot:
 
 class TestStrictness:
 
-  @pytest.mark.parametrize('change, told', [
+  @pytest.mark.parametrize('change, fault', [
       ({'w': np.zeros((4, 7), np.float32)}, 'w is float32[4,6] there and float32[4,7] here'),
       ({'w': np.zeros((6, 4), np.float32)}, 'w is float32[4,6] there and float32[6,4] here'),
       ({'w': np.zeros((4, 6), np.float16)}, 'w is float32[4,6] there and float16[4,6] here'),
@@ -500,10 +500,10 @@ class TestStrictness:
       ({'w': None}, 'w is float32[4,6] there and missing here'),
       ({'w': [np.zeros((4, 6), np.float32)]}, 'w is float32[4,6] there and missing here'),
   ])
-  def test_another_tree_is_refused_by_name_and_nothing_is_set_aside(self, tmp_path, change, told):
+  def test_another_tree_is_refused_by_name_and_nothing_is_set_aside(self, tmp_path, change, fault):
     before = files(saved(tmp_path, 1, 2))
     line = stopped(Status.CHECKPOINT, checkpoint.restore, tmp_path, small(0) | change)
-    assert told in line and str(tmp_path / '2') in line
+    assert fault in line and str(tmp_path / '2') in line
     assert files(tmp_path) == before
 
   def test_a_newer_schema_is_refused_and_not_set_aside(self, tmp_path, monkeypatch):
@@ -550,36 +550,36 @@ CARD = {'model': {'name': 'bert.Bert', 'layers': 2}, 'classes': ['json', 'ast']}
 
 
 def exported(folder):
-  checkpoint.export(folder, FILES, CARD)
+  checkpoint.write_export(folder, FILES, CARD)
   return folder
 
 
 def opened(folder):
   """The card of an export that verifies."""
-  return checkpoint.opened(folder, 'model.safetensors')['card']
+  return checkpoint.open_export(folder, 'model.safetensors')['card']
 
 
 class TestExport:
 
   def test_what_ships_is_what_was_given(self, tmp_path):
     folder = exported(tmp_path / 'export')
-    content = checkpoint.opened(folder, 'model.safetensors')
+    content = checkpoint.open_export(folder, 'model.safetensors')
     assert content['card'] == CARD
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES
     assert set(files(folder)) == {'config.json', *FILES}
     assert set(content['files']) == {'model.safetensors', 'tokenizer.json'}
 
   def test_what_other_libraries_want_stands_beside_the_card(self, tmp_path):
-    checkpoint.export(tmp_path / 'export', FILES, CARD, {'model_type': 'bert', 'layers': 2})
-    told = json.loads((tmp_path / 'export' / 'config.json').read_text())
-    assert (told['model_type'], told['layers'], told['card']) == ('bert', 2, CARD)
+    checkpoint.write_export(tmp_path / 'export', FILES, CARD, {'model_type': 'bert', 'layers': 2})
+    config = json.loads((tmp_path / 'export' / 'config.json').read_text())
+    assert (config['model_type'], config['layers'], config['card']) == ('bert', 2, CARD)
     assert opened(tmp_path / 'export') == CARD
 
   def test_arrays_are_at_most_float32_on_the_host_in_c_order(self):
     given = {'blocks/0/kernel': jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], jnp.bfloat16),
              'bias': np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
              'scale': jnp.float32(0.1), 'levels': np.arange(3, dtype=np.int8)}
-    found = {name: checkpoint.wide(array) for name, array in given.items()}
+    found = {name: checkpoint.to_export_array(array) for name, array in given.items()}
     assert {k: str(a.dtype) for k, a in found.items()} == {
         'blocks/0/kernel': 'bfloat16', 'bias': 'float32', 'scale': 'float32', 'levels': 'int8'}
     for name, array in found.items():
@@ -601,7 +601,7 @@ class TestExport:
       place, fault = line.split(' is no intact exported model, ')
       assert place == str(intact) and name in fault.split(': ', 1)[1]
 
-  def test_where_there_is_none_the_line_says_what_was_looked_for(self, tmp_path):
+  def test_without_a_checkpoint_the_line_names_the_files_that_are_needed(self, tmp_path):
     line = stopped(Status.CHECKPOINT, opened, tmp_path / 'nowhere')
     assert all(w in line for w in ('nowhere', 'config.json', 'model.safetensors'))
 
@@ -616,7 +616,7 @@ class TestExport:
 
   def test_a_new_export_replaces_the_old_one(self, tmp_path):
     exported(tmp_path / 'export')
-    checkpoint.export(tmp_path / 'export', {'model.safetensors': b'w'}, {'n': 2})
+    checkpoint.write_export(tmp_path / 'export', {'model.safetensors': b'w'}, {'n': 2})
     assert opened(tmp_path / 'export') == {'n': 2}
     assert set(files(tmp_path / 'export')) == {'config.json', 'model.safetensors'}
     assert [p.name for p in tmp_path.iterdir()] == ['export']
@@ -633,7 +633,8 @@ class TestExport:
     def full(_):
       raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', full)
-    stopped(Status.DISK, checkpoint.export, tmp_path / 'export', {'model.safetensors': b'w'}, {})
+    stopped(Status.DISK, checkpoint.write_export, tmp_path / 'export',
+            {'model.safetensors': b'w'}, {})
     assert files(tmp_path / 'export') == before and len(list(tmp_path.iterdir())) == 1
 
 

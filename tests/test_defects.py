@@ -18,9 +18,9 @@ from distill.data import images, text
 from distill.data.sets import Dataset
 from distill.modalities.image import Image
 from distill.models import layers
-from distill.models.pure import Traits
+from distill.models.functional import Traits
 from distill.pipelines.setting import setting
-from distill.tasks import Explain, Task, rescored
+from distill.tasks import Explain, Task, score_resamples
 from distill.tasks.classification import FRACTION
 from distill.types import Status
 
@@ -142,7 +142,7 @@ class Hits(Task):
     return {'hits': float(records['hit'].mean())}
 
   def bootstrap(self, records, resamples):
-    return rescored(self.score, records, resamples)
+    return score_resamples(self.score, records, resamples)
 
   def answer(self, measured):
     return {'hit': bool(measured['hit'])}

@@ -33,31 +33,32 @@ from distill.types import Status, Stop
 first, layout = jax.process_index() == 0, sharding.layout(fsdp=True)
 assert jax.process_count() == layout.replicas == 2
 
-assert sharding.agreed(first) and sharding.agreed(not first) and not sharding.agreed(False)
+assert sharding.any_process(first) and sharding.any_process(not first)
+assert not sharding.any_process(False)
 
 calls = []
-assert sharding.once(lambda: calls.append(0) or 7) == 7 and len(calls) == first
+assert sharding.on_first_process(lambda: calls.append(0) or 7) == 7 and len(calls) == first
 def full():
   raise Stop(Status.DISK, 'full')
 try:
-  sharding.once(full)
+  sharding.on_first_process(full)
   raise AssertionError('nobody stopped')
 except Stop as stop:
   assert stop.status == Status.DISK and (str(stop) == 'full') == first
 
 whole = np.arange(8.0).reshape(4, 2)
-rows = layout.rows(4)
+rows = layout.local_rows(4)
 assert rows.tolist() == ([0, 1] if first else [2, 3])
-fed = layout.fed({'x': whole[rows]})['x']
+fed = layout.to_devices({'x': whole[rows]})['x']
 assert fed.shape == (4, 2) and not fed.is_fully_addressable
 assert (sharding.on_host(fed) == whole).all()
 
 tree = {'up/kernel': np.arange(12.0, dtype=np.float32).reshape(4, 3), 'step': np.int32(3)}
-split = sharding.placed(tree, layout.stored(tree))
+split = sharding.device_put(tree, layout.param_shardings(tree))
 assert split['up/kernel'].addressable_data(0).shape == (2, 3)
 folder = pathlib.Path(sys.argv[1])
 checkpoint.save(folder, 3, split, {'seconds': 1.5})
-step, back, facts = checkpoint.restore(folder, sharding.shapes(tree, layout.stored(tree)))
+step, back, facts = checkpoint.restore(folder, sharding.shapes(tree, layout.param_shardings(tree)))
 assert (step, facts) == (3, {'seconds': 1.5})
 assert back['up/kernel'].sharding == split['up/kernel'].sharding
 assert all((sharding.on_host(back[name]) == tree[name]).all() for name in tree)
@@ -99,12 +100,12 @@ def test_what_processes_do_together(tmp_path):
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['3']
 
 
-@pytest.mark.parametrize('told', [
+@pytest.mark.parametrize('sent', [
     dict(ADDRESS='localhost:9999'), dict(ADDRESS='localhost', NUM='2', ID='0'),
     dict(ADDRESS='localhost:9999', NUM='2', ID='2'), dict(NUM='2', ID='0')])
-def test_a_process_that_is_told_half_is_refused(told, monkeypatch):
+def test_a_process_with_half_of_the_variables_is_refused(sent, monkeypatch):
   names = dict(ADDRESS='JAX_COORDINATOR_ADDRESS', NUM='JAX_NUM_PROCESSES', ID='JAX_PROCESS_ID')
-  for short, value in told.items():
+  for short, value in sent.items():
     monkeypatch.setenv(names[short], value)
   with pytest.raises(Stop, match='HOST:PORT') as stop:
     launch.joined()
@@ -227,7 +228,7 @@ def test_one_process_with_two_devices_is_two_processes(whole, tmp_path):
   subprocess.run([sys.executable, *COMMAND, f'--workdir={workdir}'], env=env, cwd=ROOT, check=True,
                  capture_output=True)
   for stage in ('teacher', 'student', 'baseline'):
-    one, two = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
-                for w in (workdir, whole))
-    for path, value in one.items():
+    first, two = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
+                  for w in (workdir, whole))
+    for path, value in first.items():
       np.testing.assert_allclose(two[path], value, atol=1e-5, err_msg=path)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from distill import formats, objective, runs, train
 from distill.logs import Log
-from distill.models.pure import Traits
+from distill.models.functional import Traits
 from distill.pipelines import checks, compare, matrix, plan
 from distill.pipelines.setting import setting
 from distill.tasks.classification import Classification

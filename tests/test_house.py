@@ -103,7 +103,7 @@ def test_nobody_asks_for_the_class_of_a_model_or_a_format():
       for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'isinstance':
           names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
-          assert names.isdisjoint({'Program', 'Pure', 'Text', 'Image', 'StableHLO'}), path
+          assert names.isdisjoint({'Program', 'Functional', 'Text', 'Image', 'StableHLO'}), path
 
 
 def doors(tree: ast.Module) -> set[str]:

@@ -81,8 +81,8 @@ def test_a_pickle_is_refused(name, tmp_path):
 
 
 def test_what_the_cache_has_needs_no_network(cache):
-  there = cached(cache, **{'config.json': '{}', 'model.safetensors': ''})
-  assert hub.folder(ID, 'x') == there and (there / 'config.json').read_text() == '{}'
+  folder = cached(cache, **{'config.json': '{}', 'model.safetensors': ''})
+  assert hub.folder(ID, 'x') == folder and (folder / 'config.json').read_text() == '{}'
 
 
 def test_a_cached_config_alone_is_no_model(cache, monkeypatch):
@@ -92,8 +92,8 @@ def test_a_cached_config_alone_is_no_model(cache, monkeypatch):
 
 
 def test_a_revision_is_a_place_of_its_own(cache, monkeypatch):
-  there = cached(cache, 'v2', **{'config.json': '{}', 'model.safetensors': ''})
-  assert hub.folder(f'{ID}@v2', 'x') == there
+  folder = cached(cache, 'v2', **{'config.json': '{}', 'model.safetensors': ''})
+  assert hub.folder(f'{ID}@v2', 'x') == folder
   asked = answer(monkeypatch, ConnectionError())
   assert f'hf download {ID} --revision v1 --local-dir DIR' in stop(f'{ID}@v1')
   assert f'hf download {ID} --local-dir DIR' in stop(ID)
@@ -116,7 +116,7 @@ def test_offline_by_the_environment_is_no_other_case(cache, monkeypatch):
 
 
 @pytest.mark.parametrize('code', [401, 403, 404])
-def test_a_model_that_the_hub_lacks_or_hides_is_told_apart(cache, monkeypatch, code):
+def test_a_model_that_the_hub_lacks_or_hides_has_its_own_line(cache, monkeypatch, code):
   error = ValueError('no')
   error.response = type('Response', (), {'status_code': code})()
   answer(monkeypatch, error)

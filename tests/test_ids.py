@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from distill import export, formats, predict
 from distill.modalities import tokenizer
-from distill.models.pure import check_ids
+from distill.models.functional import check_ids
 from distill.types import Status, Stop
 from tests.formats.test_finite import LABELS, command
 from tests.test_pretrained import pretrained
@@ -20,10 +20,10 @@ def added(folder, *tokens, at=None):
   """The folder with words of its tokenizer that its model has no rows for."""
   made = Tokenizer.from_str(tokenizer.read(str(folder)))
   made.add_tokens(list(tokens))
-  told = json.loads(made.to_str())
-  for token in told['added_tokens']:
+  content = json.loads(made.to_str())
+  for token in content['added_tokens']:
     token['id'] = at or token['id']
-  (folder / 'tokenizer.json').write_text(json.dumps(told))
+  (folder / 'tokenizer.json').write_text(json.dumps(content))
   return folder
 
 
@@ -42,9 +42,9 @@ def test_a_tokenizer_with_more_words_than_the_table_is_refused_when_it_is_opened
 
 def test_an_id_far_beyond_costs_no_time(tmp_path):
   place = pretrained(tmp_path / 'model', LABELS)
-  told = json.loads(tokenizer.read(str(place)))
-  told['model']['vocab']['cat'] = 10**9
-  (place / 'tokenizer.json').write_text(json.dumps(told))
+  content = json.loads(tokenizer.read(str(place)))
+  content['model']['vocab']['cat'] = 10**9
+  (place / 'tokenizer.json').write_text(json.dumps(content))
   with pytest.raises(Stop, match="the id of 'cat' is 1000000000, not from 0 to 16777216"):
     predict.answers(str(place), ['the dog'])
 
@@ -120,7 +120,7 @@ def test_a_position_beyond_the_table_is_never_asked_for(tmp_path):
   long = predict.answers(str(place), ['the cat sat ' * 30])[0]
   assert long['probabilities'] == predict.answers(str(place), ['the cat sat ' * 4])[0][
       'probabilities']
-  net, weights, _ = formats.whole(str(place))
+  net, weights, _ = formats.load_trained(str(place))
   batch = {'tokens': np.zeros((1, 13), int), 'types': np.zeros((1, 13), int),
            'mask': np.ones((1, 13))}
   with pytest.raises(ValueError, match='13 positions, but the model has 12'):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from distill import checkpoint, formats, modalities, predict, runs, sharding, train
 from distill.data import digits
-from distill.logs import Log, Silence
+from distill.logs import Log, NullLog
 from distill.modalities import text, tokenizer
 from distill.pipelines import compare, reasons
 from distill.pipelines.judging import Model
@@ -127,7 +127,7 @@ class TestTheReport:
     models = [Model(name, name, pure, weights, card, {}, DATA.modality, DATA.splits)
               for name in records
               for pure, weights, card in [formats.load(str(workdir / 'export' / name))]]
-    this = runs.Run('digits', tmp_path, Silence(), seed=0)
+    this = runs.Run('digits', tmp_path, NullLog(), seed=0)
     evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
     asks = {model.name: evaluate().ask(model) for model in models}
     alone = reasons.reasons(models[1:], asks, records, evaluate(), this)['student']
@@ -143,7 +143,7 @@ class TestTheExport:
 
   def test_has_what_the_model_must_know_of_pixels_and_no_tokenizer(self, whole):
     folder = whole[0] / 'export/student'
-    card = checkpoint.opened(folder, 'model.safetensors')['card']
+    card = checkpoint.open_export(folder, 'model.safetensors')['card']
     assert card['pixels'] == DATA.modality.card()['pixels'] and card['modality'] == 'image.Image'
     assert card['classes'] == list(digits.CLASSES)
     assert sorted(path.name for path in folder.iterdir()) == ['config.json', 'model.safetensors']
@@ -245,7 +245,7 @@ class TestStarting:
   def test_a_model_of_other_pixels_or_of_texts_is_refused(self, whole, tmp_path):
     folder = whole[0] / 'export/teacher'
     model, held, card = formats.load(str(folder))
-    spell = tokenizer.trained(['a text'], 40)
+    spell = tokenizer.train(['a text'], 40)
     for other, said in (
         (dataclasses.replace(DATA.modality, mean=[1.0]), 'images of 8 × 8 × 1 with mean 1 and'),
         (text.Text(length=8, widths={'s': (8,)}, tokenizer=spell), 'it takes texts')):

@@ -239,7 +239,7 @@ class TestProgress:
     log.close()
     assert sys.stderr.getvalue() == '\r\x1b[Kstudent 1/3\n'
 
-  def test_quiet_is_about_progress_not_about_what_must_be_said(self, tmp_path, monkeypatch):
+  def test_quiet_silences_only_progress(self, tmp_path, monkeypatch):
     log = self.log(tmp_path, monkeypatch, io.StringIO(), quiet=True)
     log.progress('student', 1, 3, {})
     log.say('set aside')

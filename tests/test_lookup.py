@@ -244,7 +244,7 @@ def test_the_methods_that_are_asked_for_are_those_without_a_default():
 
 
 @pytest.mark.parametrize(('room', 'name', 'known'), [
-    ('tasks', 'classification.rescored', "did you mean 'classification.Classification'"),
+    ('tasks', 'classification.score_resamples', "did you mean 'classification.Classification'"),
     ('modalities', 'cloud.PointCloud', 'there is image.Image, text.Text'),
     ('formats', 'gguf.GGUF', 'there is huggingface.HuggingFace, safetensors.Safetensors, '
      'stablehlo.StableHLO')])
@@ -325,5 +325,5 @@ def test_defaults_are_those_of_functions_and_of_dataclasses_with_factories():
     ('3', str | None, '3'), ('None', str | None, None), ('x', float, 'x'), ('[[[', Sequence, '[[['),
     ('a.b:C', inspect.Parameter.empty, 'a.b:C'), ('2', inspect.Parameter.empty, 2)])
 def test_a_text_of_the_command_line_is_a_value_of_the_type_that_is_asked_for(text, expected, value):
-  found = lookup.parsed(text, expected)
+  found = lookup.parse_value(text, expected)
   assert found == value and type(found) is type(value)

@@ -20,7 +20,7 @@ def views(b=4, c=3):
 
 def total(node, views, step=0):
   terms = objective.terms_from(node)
-  totals, sums, _ = objective.objective(terms, views, objective.counts(terms, views['batch']), step)
+  totals, sums, _ = objective.compute(terms, views, objective.counts(terms, views['batch']), step)
   return sum(totals.values()), sums
 
 
@@ -104,7 +104,7 @@ def test_counts_over_the_whole_batch_make_micro_batches_add_up():
   terms = objective.terms_from(node)
   counts = objective.counts(terms, v['batch'])
   parts = [jax.tree.map(lambda x, i=i: x[i:i + 3], v) for i in (0, 3)]
-  shares = [sum(objective.objective(terms, part, counts, 0)[0].values()) for part in parts]
+  shares = [sum(objective.compute(terms, part, counts, 0)[0].values()) for part in parts]
   np.testing.assert_allclose(sum(shares), total(node, v)[0], rtol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_a_term_of_weight_0_is_checked_and_left_out():
 def test_groups_keep_their_totals_apart():
   terms = objective.terms_from({'hard': dict(HARD, group='task'), 'soft': dict(SOFT, group='kd')})
   v = views()
-  totals, *_ = objective.objective(terms, v, objective.counts(terms, v['batch']), 0)
+  totals, *_ = objective.compute(terms, v, objective.counts(terms, v['batch']), 0)
   assert set(totals) == {'task', 'kd'}
   np.testing.assert_allclose(sum(totals.values()), total({'hard': HARD, 'soft': SOFT}, v)[0],
                              rtol=1e-6)

@@ -146,8 +146,8 @@ class TestDOT:
 
   def test_the_task_alone_has_the_momentum_of_sgd(self):
     start, groups = self.random()
-    alone = [{'task': grads['task']} for grads in groups]
-    for ours, theirs in zip(self.walked(alone, start), walked(
+    task_only = [{'task': grads['task']} for grads in groups]
+    for ours, theirs in zip(self.walked(task_only, start), walked(
         [grads['task'] for grads in groups], start, name='sgd', momentum=.9), strict=True):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), ours, theirs)
 

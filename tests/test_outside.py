@@ -192,8 +192,8 @@ def test_an_export_that_names_another_function_does_not_call_it(whole, folder, t
   export = whole[0] / 'export' / 'student'
   place, made = tmp_path / 'hostile', tmp_path / 'made'
   model = {'name': 'os:mkdir', 'path': str(made)}
-  checkpoint.export(place, {safetensors.FILE: (export / safetensors.FILE).read_bytes()},
-                    {**formats.card_of(export), 'model': model})
+  checkpoint.write_export(place, {safetensors.FILE: (export / safetensors.FILE).read_bytes()},
+                          {**formats.card_of(export), 'model': model})
   with pytest.raises(Stop, match="hostile.name='os:mkdir' is no model"):
     predict.answers(str(place), [image(folder)])
   assert not made.exists()

@@ -12,7 +12,7 @@ from distill.types import Status, Stop
 from tests.formats.test_parameters import pretrained
 
 __all__ = ['pretrained']            # a fixture
-WORDS = tokenizer.trained(['a b c'], 64)
+WORDS = tokenizer.train(['a b c'], 64)
 
 
 def test_a_regression_answers_with_its_value(pretrained):

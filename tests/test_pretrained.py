@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from distill import main, predict
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status
 
 CONFIG = '''
@@ -41,7 +41,7 @@ WORDS = [*SPECIAL, 'the', 'cat', 'dog', 'sat', *'0123456789', *(f'##{i}' for i i
 def pretrained(folder, labels=(), words=WORDS, length=32):
   """A folder as `transformers` saves it: an encoder of two blocks, with or without a head."""
   node = dict(vocabulary=len(words), length=length, width=8, depth=2, heads=2, inner=16)
-  net = Pure(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**node, classes=max(1, len(labels)), rngs=rngs))
   noise = np.random.default_rng(0)
   params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
             for path, x in net.shapes[0].items()}

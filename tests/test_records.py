@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from distill import records, sharding, step
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks.classification import Classification
 
 
@@ -18,7 +18,7 @@ class Dense(nnx.Module):
     return {'logits': self.dense(batch['x']) * (2 if train else 1), 'hidden': batch['x']}
 
 
-MODEL = Pure(lambda rngs: Dense(rngs=rngs))
+MODEL = Functional(lambda rngs: Dense(rngs=rngs))
 WEIGHTS = MODEL.init(0)
 X = np.random.default_rng(0).normal(size=(19, 4)).astype(np.float32)
 TASK = Classification(classes=3)
@@ -37,7 +37,7 @@ def batches(size):
 
 def made(size, devices=1):
   layout = sharding.layout(devices=jax.devices()[:devices])
-  return records.records(step.make_eval_step(MODEL, TASK.measure, layout), WEIGHTS, batches(size),
+  return records.collect(step.make_eval_step(MODEL, TASK.measure, layout), WEIGHTS, batches(size),
                          TASK, layout)
 
 
@@ -52,7 +52,7 @@ def test_every_example_is_there_once_and_as_by_itself(size, devices):
 
 def test_outputs_alone_are_those_of_the_model_in_evaluation():
   [batch] = batches(19)
-  found = step.make_eval_step(MODEL, step.outputs_alone(('logits', 'hidden')))(*WEIGHTS, batch)
+  found = step.make_eval_step(MODEL, step.select_outputs(('logits', 'hidden')))(*WEIGHTS, batch)
   assert found.keys() == {'logits', 'hidden'}
   np.testing.assert_array_equal(found['hidden'], X)
   wanted = MODEL(*WEIGHTS, batch, train=False, key=None)[0]['logits']
@@ -71,8 +71,8 @@ def test_what_is_measured_is_computed_on_the_device_from_what_the_model_is_asked
 
 
 def test_kept_records_are_made_once(tmp_path):
-  first = records.kept(tmp_path / 'test.npz', lambda: made(8))
-  again = records.kept(tmp_path / 'test.npz', lambda: 1 / 0)
+  first = records.cached(tmp_path / 'test.npz', lambda: made(8))
+  again = records.cached(tmp_path / 'test.npz', lambda: 1 / 0)
   assert first.keys() == again.keys() == made(8).keys()
   for name, column in made(8).items():
     np.testing.assert_array_equal(again[name], column, strict=True)

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from distill import checkpoint, objective, optimizers, sharding, step, teachers, train
 from distill.carry import Average
 from distill.models.bert import Bert
+from distill.models.functional import Functional, splits_of
 from distill.models.projectors import Linear
-from distill.models.pure import Pure, splits_of
 from distill.student import Projector, Student
 from distill.types import Status, Stop
 
@@ -23,10 +23,11 @@ if jax.device_count() < 8:
   pytest.skip('needs 8 devices; tests/conftest.py simulates them', allow_module_level=True)
 
 SIZES = dict(vocabulary=64, length=8, classes=3, depth=1, heads=4, dropout=0.1, std=0.2)
-BIG, SMALL = (Pure(lambda rngs, width=width: Bert(width=width, rngs=rngs, **SIZES))
+BIG, SMALL = (Functional(lambda rngs, width=width: Bert(width=width, rngs=rngs, **SIZES))
               for width in (64, 32))
 STUDENT = Student(SMALL, {'wide': Projector(
-    Pure(lambda rngs: Linear(inputs=32, outputs=64, rngs=rngs)), ('student/block00/hidden',))})
+    Functional(lambda rngs: Linear(inputs=32, outputs=64, rngs=rngs)),
+    ('student/block00/hidden',))})
 TERMS = objective.terms_from({
     'hard': dict(loss='supervised.cross_entropy', mask='batch/labelled',
                  reads=dict(student='student/logits', label='batch/label')),
@@ -76,15 +77,16 @@ def compiled(*layout, **how):
 def trained(*layout, **how):
   """State and losses after 20 steps of one compiled program."""
   (run, program), layout = compiled(*layout, **how), on(*layout)
-  weights = {'big': sharding.placed(BIG.init(9), layout.weights(BIG.shapes))}
-  kept = step.shardings(run.like, layout)
+  weights = {'big': sharding.device_put(BIG.init(9), layout.weight_shardings(BIG.shapes))}
+  kept = step.state_shardings(run.like, layout)
   params, rest = STUDENT.init(0)
-  state = run.init(sharding.placed(params, kept.params), sharding.placed(rest, kept.rest), 0)
-  state, losses = sharding.placed(state, kept), []
+  state = run.init(sharding.device_put(params, kept.params),
+                   sharding.device_put(rest, kept.rest), 0)
+  state, losses = sharding.device_put(state, kept), []
   for i in range(20):
     before = state
     # The program, unlike a jitted function, refuses a state that is laid out otherwise.
-    state, sums = program(state, weights, layout.fed(Batches()[i]), jax.random.key(1))
+    state, sums = program(state, weights, layout.to_devices(Batches()[i]), jax.random.key(1))
     assert all(x.is_deleted() for x in jax.tree.leaves(before))         # donated
     losses.append(float(sums['loss'][0]))
   jax.tree.map(lambda x, s: x.sharding == s or pytest.fail(f'{x.sharding}, not {s}'), state, kept)
@@ -98,29 +100,29 @@ def assert_same(ours, theirs):
 
 
 @pytest.fixture(scope='module')
-def one():
+def single():
   return trained(1)
 
 
 @pytest.mark.parametrize('layout', [
     (4, 2, True), *(pytest.param(layout, marks=pytest.mark.slow) for layout in (
         (8,), (8, 1, True), (4, 2), (2, 4), (2, 4, True)))], ids=str)
-def test_one_device_is_eight(layout, one):
-  assert_same(trained(*layout), one)
+def test_one_device_is_eight(layout, single):
+  assert_same(trained(*layout), single)
 
 
 @pytest.mark.slow
 def test_parts_of_a_split_batch_change_nothing():
   # The same rows make a part on every mesh, so that dropout is the same too.
-  alone = trained(1, accumulate=2, microbatch=8)
-  assert_same(trained(8, accumulate=2, microbatch=8), alone)
+  unsharded = trained(1, accumulate=2, microbatch=8)
+  assert_same(trained(8, accumulate=2, microbatch=8), unsharded)
 
 
 class TestTheCompiledStep:
   """What XLA made of the distillation step."""
 
   @staticmethod
-  def told(*layout, **how):
+  def shares_held(*layout, **how):
     """The elements of all that is moved whole, and where the teacher's parameters are."""
     program = compiled(*layout, **how)[1]
     moves = r'= (\(.*\)|\S+) (?:all-gather|all-to-all|collective-permute)(?:-start)?\('
@@ -131,7 +133,7 @@ class TestTheCompiledStep:
 
   @pytest.mark.parametrize('layout', [(8, 1, True), (4, 2, True)], ids=str)
   def test_gathers_parameters_one_by_one(self, layout):
-    moved, teacher = self.told(*layout)
+    moved, teacher = self.shares_held(*layout)
     params = [*BIG.shapes[0].values(), *STUDENT.shapes()[0].values()]
     assert len(moved) > len(params) / 2
     assert max(moved) <= max(x.size for x in params)
@@ -140,7 +142,7 @@ class TestTheCompiledStep:
 
   @pytest.mark.slow
   def test_moves_nothing_where_each_device_has_its_part_of_every_micro_batch(self):
-    moved, teacher = self.told(8, accumulate=2, microbatch=8)
+    moved, teacher = self.shares_held(8, accumulate=2, microbatch=8)
     assert not moved
     assert all(s.is_fully_replicated for s in jax.tree.leaves(teacher))
 
@@ -149,10 +151,10 @@ class TestTheCompiledStep:
 def test_four_devices_resume_on_any_bitwise(layout, tmp_path):
   params, rest = STUDENT.init(3)
   state = step.init_state(STUDENT, params, rest, optax.adam(0.1), {'mean': jnp.arange(3.0)})
-  four = sharding.placed(state, step.shardings(state, on(4, fsdp=True)))
+  four = sharding.device_put(state, step.state_shardings(state, on(4, fsdp=True)))
   assert four.opt_state[0].mu['model/blocks/0/up/kernel'].sharding.spec == P(None, 'data')
   checkpoint.save(tmp_path, 7, four)
-  other = step.shardings(state, on(*layout, fsdp=True))
+  other = step.state_shardings(state, on(*layout, fsdp=True))
   _, back, _ = checkpoint.restore(tmp_path, sharding.shapes(state, other))
   jax.tree.map(np.testing.assert_array_equal, back, state)
   jax.tree.map(lambda x, s: x.sharding == s or pytest.fail(f'{x.sharding}, not {s}'), back, other)
@@ -179,7 +181,7 @@ class Numbers:
 
 def followed(layout):
   """The state after three steps of a student that is held to its moving average."""
-  model = Pure(lambda rngs: Net(rngs=rngs))
+  model = Functional(lambda rngs: Net(rngs=rngs))
   student = Student(model)
   terms = objective.terms_from({
       'hard': dict(loss='supervised.cross_entropy',
@@ -192,9 +194,9 @@ def followed(layout):
       teachers=(teachers.Moving('ema', model, carry='mean'),),
       carries={'mean': Average(decay=0.5)}), {'ema': ({}, {})})
   homes, (params, rest) = step.shardings(ready.like, layout), student.init(0)
-  state = sharding.placed(ready.init(sharding.placed(params, homes.params), rest, 0), homes)
+  state = sharding.device_put(ready.init(sharding.device_put(params, homes.params), rest, 0), homes)
   for i in range(3):
-    state, _ = ready.train_step(state, {'ema': ({}, {})}, layout.fed(Numbers()[i]),
+    state, _ = ready.train_step(state, {'ema': ({}, {})}, layout.to_devices(Numbers()[i]),
                                 jax.random.key(1))
   return state
 
@@ -220,7 +222,8 @@ def test_a_carry_that_is_no_average_is_whole_on_every_device():
 
 
 def spec(path, shape, **how):
-  [found] = jax.tree.leaves(on(**how).stored({path: jax.ShapeDtypeStruct(shape, jnp.float32)}))
+  tree = {path: jax.ShapeDtypeStruct(shape, jnp.float32)}
+  [found] = jax.tree.leaves(on(**how).param_shardings(tree))
   return found.spec
 
 
@@ -249,15 +252,15 @@ def test_fsdp_takes_the_longest_axis_that_is_left():
 
 def test_the_plan_says_what_a_device_holds():
   tree = {'up/kernel': jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}
-  told = on(4, 2, fsdp=True).told({'teacher': tree, 'nothing': {}})
-  assert told == 'mesh data=4 model=2, fsdp; a device holds: teacher 0.5 MiB (1/8.0)'
-  assert on(8).told({'teacher': tree}) == 'mesh data=8 model=1; a device holds: ' \
+  line = on(4, 2, fsdp=True).describe({'teacher': tree, 'nothing': {}})
+  assert line == 'mesh data=4 model=2, fsdp; a device holds: teacher 0.5 MiB (1/8.0)'
+  assert on(8).describe({'teacher': tree}) == 'mesh data=8 model=1; a device holds: ' \
       'teacher 4 MiB (1/1.0)'
 
 
 def test_what_does_not_divide_is_refused():
   with pytest.raises(Stop, match='batch_size=12 does not divide over 8 devices') as stop:
-    on(8).rows(12)
+    on(8).local_rows(12)
   assert stop.value.status == Status.CONFIG
   for wrong in (3, 0, -1, 16):
     with pytest.raises(ValueError, match='does not divide the 8 devices'):

@@ -18,7 +18,7 @@ from distill import (
   teachers,
 )
 from distill.models import norm
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 
@@ -50,8 +50,8 @@ HARD = dict(loss='supervised.cross_entropy', mask='batch/labelled',
 SOFT = dict(loss='logits.kl', kwargs=dict(temperature=2.0), weight=0.7,
             schedule=dict(name='ramp', steps=3),
             reads=dict(student='student/logits', teacher='big/logits'))
-MODEL = Pure(lambda rngs: Tiny(rngs=rngs))
-BIG = (Pure(lambda rngs: Tiny(rngs=rngs)).init(9))
+MODEL = Functional(lambda rngs: Tiny(rngs=rngs))
+BIG = (Functional(lambda rngs: Tiny(rngs=rngs)).init(9))
 
 
 def batch(i=0, b=8):
@@ -92,12 +92,12 @@ def assert_same(a, b, rtol=0.0, atol=0.0):
 def test_one_step_by_hand():
   # SGD on the cross-entropy of one example: W ← W − rate · x ⊗ (softmax(z) − onehot).
   run, state = machine({'hard': dict(HARD, mask='')}, optimizer=optax.sgd(0.5))
-  one = jax.tree.map(lambda v: v[:1], batch()) | {'valid': jnp.ones(1)}
+  single = jax.tree.map(lambda v: v[:1], batch()) | {'valid': jnp.ones(1)}
   w, b = (np.asarray(state.params[f'model/dense/{n}']) for n in ('kernel', 'bias'))
-  x = np.asarray(one['x'][0])
+  x = np.asarray(single['x'][0])
   z = x @ w + b
   slope = np.exp(z) / np.exp(z).sum() - np.eye(3)[0]
-  state, metrics = run(state, {'big': BIG}, one, jax.random.key(0))
+  state, metrics = run(state, {'big': BIG}, single, jax.random.key(0))
   np.testing.assert_allclose(state.params['model/dense/kernel'], w - 0.5 * np.outer(x, slope),
                              atol=1e-6)
   np.testing.assert_allclose(metrics['grad_norm'][0], np.sqrt(
@@ -164,7 +164,7 @@ class TestMicroBatchesAsALoopAndAsAScan:
 
   @pytest.mark.parametrize('kind', [Counting, Convolving])
   def test_both_give_the_same(self, kind, monkeypatch):
-    model, found = Pure(lambda rngs: kind(rngs=rngs)), {}
+    model, found = Functional(lambda rngs: kind(rngs=rngs)), {}
     node = {'hard': dict(HARD, group='task'), 'soft': SOFT}
     for loop in True, False:
       monkeypatch.setattr(microbatches, '_convolves', lambda program, loop=loop: loop)
@@ -180,7 +180,7 @@ class TestMicroBatchesAsALoopAndAsAScan:
     assert 'scan' not in self.traced(1)
 
   def test_a_cpu_loops_over_convolutions_and_an_accelerator_scans(self, monkeypatch):
-    model = Pure(lambda rngs: Convolving(rngs=rngs))
+    model = Functional(lambda rngs: Convolving(rngs=rngs))
     assert 'scan' not in self.traced(2, model)
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     assert 'scan' in self.traced(2, model)
@@ -200,7 +200,7 @@ class Normalised(Tiny):
     ({'same': dict(loss='relations.sp', reads=dict(student='student/logits', teacher='big/logits',
                                                    where='batch/valid'))}, MODEL,
      'objective.same mixes the examples of a batch'),
-    ({'hard': HARD}, Pure(lambda rngs: Normalised(rngs=rngs)),
+    ({'hard': HARD}, Functional(lambda rngs: Normalised(rngs=rngs)),
      'student.model mixes the examples of a batch')])
 def test_what_would_not_be_the_whole_batch_is_not_accumulated(terms, model, line):
   machine(terms, model=model)
@@ -265,13 +265,13 @@ def test_groups_give_the_same_update_and_their_own_norms():
   b, _ = trained()
   assert_same(a.params, b.params, rtol=1e-5, atol=1e-6)
   assert {'grad_norm/task', 'grad_norm/kd'} <= set(metrics)
-  alone, only = trained(1, node={'hard': HARD})
+  only_hard, only = trained(1, node={'hard': HARD})
   np.testing.assert_allclose(trained(1, node=grouped)[1]['grad_norm/task'][0],
                              only['grad_norm'][0], rtol=1e-5)
 
 
 def test_what_the_module_carries_is_carried():
-  counting = Pure(lambda rngs: Counting(rngs=rngs))
+  counting = Functional(lambda rngs: Counting(rngs=rngs))
   state, _ = trained(3, model=counting)
   assert state.rest == {'model/calls': 3}
   state, _ = trained(3, model=counting, accumulate=2)
@@ -315,7 +315,7 @@ class TestAsk:
     np.testing.assert_allclose(views['batch']['asked'], sum(groups.values()), rtol=1e-6)
     # Of the cross-entropy alone, over the four valid rows with a label: (softmax - onehot) Wᵀ / 4.
     _, _, views = self.views(slope, node={'hard': HARD})
-    params = student.under(state.params, 'model/')
+    params = student.subtree(state.params, 'model/')
     z = np.asarray(MODEL(params, {}, batch())[0]['logits'], np.float64)
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True) - np.eye(3)[np.arange(8) % 3]
     counted = np.asarray(batch()['labelled'] * batch()['valid'])
@@ -328,7 +328,7 @@ class TestAsk:
         'theirs': ask.teachers['big']({**b, 'x': 2 * b['x']})['logits']}
     state, _, views = self.views(asked)
     twice = {**batch(), 'x': 2 * batch()['x']}
-    for name, weights in ('own', (student.under(state.params, 'model/'), {})), ('theirs', BIG):
+    for name, weights in ('own', (student.subtree(state.params, 'model/'), {})), ('theirs', BIG):
       np.testing.assert_allclose(views['batch'][name], MODEL(*weights, twice)[0]['logits'],
                                  rtol=1e-6)
 
@@ -336,7 +336,7 @@ class TestAsk:
     class Moody(Counting):
       def __call__(self, batch, *, train=False, key=None):
         return {'logits': (2 if train else 1) * super().__call__(batch, train=train)['logits']}
-    model, answers = Pure(lambda rngs: Moody(rngs=rngs)), {}
+    model, answers = Functional(lambda rngs: Moody(rngs=rngs)), {}
 
     def asks(b, key, ask):
       answers.update(student=ask.student(b)['logits'], loss=ask.loss(b))
@@ -417,7 +417,7 @@ class TestCarry:
       assert_same(state.carry['ema'], mean, rtol=1e-6)
     moving = teachers.Moving('ema', MODEL, carry='ema')
     found = moving(moving.weights(({}, {}), states[-1].carry, states[-1].rest), batch())['logits']
-    wanted = MODEL(student.under(mean, 'model/'), {}, batch())[0]['logits']
+    wanted = MODEL(student.subtree(mean, 'model/'), {}, batch())[0]['logits']
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert moving.shapes == ({}, {})
 
@@ -466,9 +466,9 @@ class TestWhatATermSaysOfItself:
                    schedules={'third': lambda step: jnp.float32(1 / 3)})
 
   def test_its_mean_is_before_and_its_gradient_after_weight_and_scale(self):
-    (one, metrics), (half, _) = self.seen(), self.seen(weight=0.5)
-    mean, norm = one.carry['seen']['mean'], one.carry['seen']['norm']
-    start = student.under(student.Student(MODEL, {}, ()).init(0)[0], 'model/')
+    (full, metrics), (half, _) = self.seen(), self.seen(weight=0.5)
+    mean, norm = full.carry['seen']['mean'], full.carry['seen']['norm']
+    start = student.subtree(student.Student(MODEL, {}, ()).init(0)[0], 'model/')
     logits = [MODEL(*weights, batch())[0]['logits'] for weights in ((start, {}), BIG)]
     gap = np.asarray(logits[0] - logits[1])
     np.testing.assert_allclose(mean, np.mean(gap[:7]**2), rtol=1e-5)         # over valid rows
@@ -484,7 +484,7 @@ class TestWhatATermSaysOfItself:
     terms = objective.terms_from(nothing)
     views = {'batch': batch() | {'nothing': jnp.zeros(8)}, 'big': {'logits': jnp.ones((8, 3))},
              'student': {'logits': jnp.ones((8, 3))}}
-    *_, means = objective.objective(terms, views, objective.counts(terms, views['batch']), 1)
+    *_, means = objective.compute(terms, views, objective.counts(terms, views['batch']), 1)
     assert np.isnan(means['soft']) and np.isfinite(means['hard'])
 
   @pytest.mark.parametrize('path', ['terms/hard', 'gradients/'])
@@ -512,15 +512,15 @@ class TestBalance:
     def on(devices):
       layout = sharding.layout(devices=jax.devices()[:devices])
       run, state = machine(layout=layout, **balanced(kind))
-      state = sharding.placed(state, step.shardings(state, layout))
-      weights = {'big': sharding.placed(BIG, layout.weights(BIG))}
+      state = sharding.device_put(state, step.state_shardings(state, layout))
+      weights = {'big': sharding.device_put(BIG, layout.weight_shardings(BIG))}
       for i in range(5):
-        state, _ = run(state, weights, layout.fed(batch(i)), jax.random.key(1))
+        state, _ = run(state, weights, layout.to_devices(batch(i)), jax.random.key(1))
       return jax.device_get(state)
-    eight, one = on(8), on(1)
+    eight, single = on(8), on(1)
     for part in 'params', 'carry', 'opt_state':
-      assert_same(getattr(eight, part), getattr(one, part), rtol=1e-5, atol=1e-6)
-    assert one.first_bad == -1
+      assert_same(getattr(eight, part), getattr(single, part), rtol=1e-5, atol=1e-6)
+    assert single.first_bad == -1
 
   def test_a_weight_from_a_carry_weighs(self):
     # GradNorm's weights after a step, given as constants to the next.
@@ -544,8 +544,9 @@ def test_norms_are_those_of_each_term_alone():
       loss='logits.mse', weight=2.0, reads=SOFT['reads'], schedule=dict(name='ramp', steps=3))))
   who, big = student.Student(MODEL, {}, ()), teachers.Live('big', MODEL, microbatch=0)
   start = step.init_state(who, *who.init(0), optax.sgd(0.1), {})
-  found = step.make_norms(who, (big,), terms)(start, {'big': BIG}, batch(), jax.random.key(1))
+  norms = step.make_gradient_norms(who, (big,), terms)
+  found = norms(start, {'big': BIG}, batch(), jax.random.key(1))
   for name in 'hard', 'soft':
-    alone, metrics = trained(1, node={name: balanced('dot')['node'][name]})
+    only_hard, metrics = trained(1, node={name: balanced('dot')['node'][name]})
     np.testing.assert_allclose(found[name], metrics['grad_norm'][0], rtol=1e-5)
   assert found.keys() == {'hard', 'soft', 'hint'} and found['hint'] == 0

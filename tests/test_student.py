@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from distill.models import bert, projectors
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.pipelines import exported, nodes
-from distill.student import Student, map_of_blocks, started_from, with_projectors
+from distill.student import Student, block_map, build_student, start_from
 from distill.types import Status, Stop
 
 SIZES = dict(vocabulary=20, length=8, classes=3, heads=2, dropout=0.0)
@@ -21,7 +21,7 @@ WIDER = {'wider': dict(module=dict(name='projectors.Linear', outputs=12),
 
 
 def model(width=8, depth=2):
-  return Pure(lambda rngs: bert.Bert(**SIZES, width=width, depth=depth, rngs=rngs))
+  return Functional(lambda rngs: bert.Bert(**SIZES, width=width, depth=depth, rngs=rngs))
 
 
 @functools.cache        # compiling an initialisation is what these tests would spend their time on
@@ -30,7 +30,7 @@ def params(width=8, depth=2, seed=0):
 
 
 def projecting(node, frozen=()):
-  student = with_projectors(model(), node, frozen, SHAPES)
+  student = build_student(model(), node, frozen, SHAPES)
   return student, *student.init(3)
 
 
@@ -61,7 +61,7 @@ def test_a_projector_may_read_several_views_and_give_several(monkeypatch):
   shapes = {**SHAPES, 'schedule': {'rate': jax.ShapeDtypeStruct((), jnp.float32)}}
   node = {'gauge': dict(module=dict(name='projectors.Gauge'),
                         reads=('student/block01/hidden', 'schedule/rate'))}
-  student = with_projectors(model(), node, (), shapes)
+  student = build_student(model(), node, (), shapes)
   views, rest = student(*student.init(3), BATCH, {'batch': BATCH, 'schedule': {
       'rate': jnp.float32(0.5)}}, train=True, key=jax.random.key(0))
   assert views['projected']['gauge/inputs'].tolist() == [8, 1]        # widths; a scalar's is 1
@@ -73,14 +73,14 @@ def test_a_projector_may_read_several_views_and_give_several(monkeypatch):
 def test_a_projector_that_reads_two_views_where_it_takes_one_is_refused():
   node = {'wider': dict(WIDER['wider'], reads=('student/block01/hidden',) * 2)}
   with pytest.raises(Stop, match='wider.reads=.*: projectors.Linear reads one view alone') as stop:
-    with_projectors(model(), node, (), SHAPES)
+    build_student(model(), node, (), SHAPES)
   assert stop.value.status == Status.CONFIG
 
 
 def test_a_view_that_a_projector_cannot_take_is_one_line_with_its_shape():
   node = {'map': dict(module=dict(name='projectors.Head', width=4, classes=3),
                       reads='student/block01/hidden')}
-  student = with_projectors(model(), node, (), SHAPES)
+  student = build_student(model(), node, (), SHAPES)
   line = r'projectors.map \(student/block01/hidden \[2, 6, 8\]\): '
   with pytest.raises(Stop, match=line) as stop:
     jax.eval_shape(lambda params, rest: student(
@@ -100,8 +100,8 @@ def test_the_view_self_passes_no_gradient():
 
 
 def test_frozen_patterns_choose_by_path():
-  student = with_projectors(model(), {}, ('token/*', 'blocks/0/*'), SHAPES)
-  moved, still = student.trained(student.shapes()[0])
+  student = build_student(model(), {}, ('token/*', 'blocks/0/*'), SHAPES)
+  moved, still = student.split_trained(student.shapes()[0])
   assert set(still) == {p for p in (*moved, *still)
                         if p.startswith(('model/token/', 'model/blocks/0/'))}
   assert moved and still
@@ -109,14 +109,14 @@ def test_frozen_patterns_choose_by_path():
 
 def test_a_pattern_that_matches_nothing_is_refused():
   with pytest.raises(Stop, match="'block/0/\\*' matches no parameter") as stop:
-    with_projectors(model(), {}, ('block/0/*',), SHAPES)
+    build_student(model(), {}, ('block/0/*',), SHAPES)
   assert stop.value.status == Status.CONFIG
 
 
 def test_a_projector_that_reads_nothing_lists_what_there_is():
   node = {'p': dict(WIDER['wider'], reads='student/block07/hidden')}
   with pytest.raises(Stop, match='which has block01/hidden') as stop:
-    with_projectors(model(), node, (), SHAPES)
+    build_student(model(), node, (), SHAPES)
   assert stop.value.status == Status.MISFIT
 
 
@@ -124,14 +124,14 @@ class TestStartingFromATeacher:
 
   def test_blocks_are_those_that_layers_name(self):
     teacher, student = params(depth=4), params(seed=2)
-    started = started_from(student, teacher, map_of_blocks((1, 3), student, 'student'), 'student')
+    started = start_from(student, teacher, block_map((1, 3), student, 'student'), 'student')
     for path, value in started.items():
       source = path.replace('blocks/1/', 'blocks/3/').replace('blocks/0/', 'blocks/1/')
       assert (value == teacher[source]).all(), path
 
   def test_all_layers_give_the_teacher_itself(self):
     teacher = params()
-    started = started_from(params(seed=2), teacher, {}, 'student')
+    started = start_from(params(seed=2), teacher, {}, 'student')
     outputs = [model()(p, {}, BATCH)[0]['logits'] for p in (started, teacher)]
     assert (outputs[0] == outputs[1]).all()
 
@@ -139,10 +139,10 @@ class TestStartingFromATeacher:
     teacher, student = params(), params(seed=2)
     longer = {path: jnp.concatenate([value, value[:1]]) if path in (
         'token/embedding', 'position/embedding') else value for path, value in teacher.items()}
-    started = started_from(student, longer, {}, 'student', model().traits.cut)
+    started = start_from(student, longer, {}, 'student', model().traits.cut)
     assert all((started[path] == teacher[path]).all() for path in student)
     with pytest.raises(Stop, match=r'embedding is \[') as stop:
-      started_from(student, longer, {}, 'student')
+      start_from(student, longer, {}, 'student')
     assert stop.value.status == Status.MISFIT
 
   @pytest.mark.parametrize(('layers', 'width', 'line'), [
@@ -153,7 +153,7 @@ class TestStartingFromATeacher:
   def test_what_does_not_fit_is_refused_by_name(self, layers, width, line):
     with pytest.raises(Stop, match=line) as stop:
       shapes = model(width=width).shapes[0]
-      started_from(shapes, params(depth=4), map_of_blocks(layers, shapes, 'student'), 'student')
+      start_from(shapes, params(depth=4), block_map(layers, shapes, 'student'), 'student')
     assert stop.value.status == Status.MISFIT
 
 
@@ -179,14 +179,14 @@ class TestAPathMap:
       ({'head/bias': 'head/bias'}, {})])
   def test_every_parameter_starts_from_the_one_that_its_entry_names(self, take, sources):
     teacher, student = params(depth=4), params(seed=2)
-    for path, value in started_from(student, teacher, take, 'student').items():
+    for path, value in start_from(student, teacher, take, 'student').items():
       ours = next((ours for ours in sources if path.startswith(f'{ours}/')), None)
       source = path.replace(ours, sources[ours], 1) if ours else path
       assert (value == teacher[source]).all(), path
 
   def test_a_whole_model_may_lie_deeper_in_the_source(self):
     teacher = {f'encoder/bert/{path}': value for path, value in params().items()}
-    started = started_from(params(seed=2), teacher, {'*': 'encoder/bert/*'}, 'student')
+    started = start_from(params(seed=2), teacher, {'*': 'encoder/bert/*'}, 'student')
     assert all((value == teacher[f'encoder/bert/{path}']).all() for path, value in started.items())
 
   @pytest.mark.parametrize(('take', 'line', 'status'), [
@@ -206,6 +206,6 @@ class TestAPathMap:
       ({'head': 'pooler'}, r'pooler/bias is \[8\] in the source', Status.MISFIT)])
   def test_what_names_nothing_or_does_not_fit_is_one_line(self, take, line, status):
     with pytest.raises(Stop, match=line) as stop:
-      jax.eval_shape(lambda source: started_from(model().shapes[0], source, take, 'student'),
+      jax.eval_shape(lambda source: start_from(model().shapes[0], source, take, 'student'),
                      model(depth=4).shapes[0])
     assert stop.value.status == status and '\n' not in str(stop.value)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from distill import objective, step
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.student import Student
 from distill.teachers import Cached, Live, outputs
 from distill.types import Status, Stop
@@ -22,7 +22,7 @@ class Dense(nnx.Module):
     return {'logits': self.dense(batch['x']), 'sum': batch['x'].sum(-1)}
 
 
-MODEL = Pure(lambda rngs: Dense(rngs=rngs))
+MODEL = Functional(lambda rngs: Dense(rngs=rngs))
 WEIGHTS = MODEL.init(9)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from distill import microbatches, objective, runs, sharding, train
 from distill.logs import Log
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.student import Student
 from distill.teachers import Live
 from distill.types import Status, Stop
@@ -95,10 +95,10 @@ def noisy(batch, key, ask):
 
 class TestFit:
   """A stage with a teacher, a carry, an augment, scores and shares."""
-  TEACHER = Pure(lambda rngs: Dense(rngs=rngs))
+  TEACHER = Functional(lambda rngs: Dense(rngs=rngs))
 
   def fitted(self, place, **how):
-    student = Student(Pure(lambda rngs: Dense(rngs=rngs)))
+    student = Student(Functional(lambda rngs: Dense(rngs=rngs)))
     terms = {'hard': dict(loss='supervised.cross_entropy',
                           reads=dict(student='student/logits', label='batch/label')),
              'soft': dict(loss='logits.kl', reads=dict(
@@ -149,7 +149,7 @@ class TestShares:
                 reads=dict(student='student/logits', label='batch/label'))
     node = {'once': hard, 'twice': dict(hard, weight=3.0),
             'later': dict(hard, schedule=dict(name='ramp', steps=9))}
-    student = Student(Pure(lambda rngs: Dense(rngs=rngs)))
+    student = Student(Functional(lambda rngs: Dense(rngs=rngs)))
     stage = train.Stage(
         name='student', student=student, start=lambda weights: student.init(0), data=Batches(),
         seed=5, terms=objective.terms_from({name: node[name] for name in names}),
@@ -203,7 +203,7 @@ class TestShares:
 def test_the_operations_of_a_step_are_counted_in_a_loop_and_in_a_scan(monkeypatch):
   hard = dict(loss='supervised.cross_entropy',
               reads=dict(student='student/logits', label='batch/label'))
-  student, found = Student(Pure(lambda rngs: Dense(rngs=rngs))), []
+  student, found = Student(Functional(lambda rngs: Dense(rngs=rngs))), []
   for loops in True, False:
     monkeypatch.setattr(microbatches, '_convolves', lambda program, loops=loops: loops)
     stage = train.Stage(

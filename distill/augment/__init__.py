@@ -1,4 +1,4 @@
-"""What may happen to a batch inside the step: `(batch, key, ask) -> batch`, pure.
+"""Augmentations: pure functions `(batch, key, ask) -> batch` that run in the train step.
 
 It returns every field that it was given, changed or not, and may add others. One that asks teachers
 names the outputs that it reads by its attribute `reads`, paths such as 'TEACHER/logits', as a carry
@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 
-from distill.models.pure import Flat
+from distill.models.functional import Flat
 from distill.types import Batch, Outputs, Status, Stop
 
 
 class Teachers(dict):
-  """The teachers of a stage as calls, by name; `where` begins the line about a missing one."""
+  """The teachers of a stage as functions, by name; `where` begins the line about a missing one."""
 
   def __init__(self, calls: Mapping[str, Callable[[Batch], Outputs]], where: str):
     super().__init__(calls)
@@ -32,18 +32,18 @@ class Teachers(dict):
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-  """What an augmentation may ask of the step that it is part of.
+  """The functions of its step that an augmentation may call.
 
-  Answers are given with the parameters that the step began with, in evaluation mode: without
-  dropout, and with the running statistics of batches. The authors' code of TRADES (Zhang 2019)
-  makes its adversarial examples in this mode too.
+  They use the parameters before the step, in evaluation mode: without dropout, and with running
+  batch statistics. The authors' code of TRADES (Zhang 2019) makes its adversarial examples in this
+  mode too.
 
     student(batch)       outputs of the student's model
     teachers[T](batch)   outputs of a teacher of the stage, under stop_gradient
     loss(batch)          the step's objective for this batch, with its weights: a number that can be
-                         differentiated with regard to the floating fields of the batch
+                         differentiated with respect to the floating fields of the batch
     params()             parameters of the student's model
-    probe                how the inputs of the student's model are perturbed, None if they can't be
+    probe                perturbs the inputs of the student's model; None if it can't
     where                the augmentation's node, for error lines
   """
   student: Callable[[Batch], Outputs]
@@ -54,11 +54,11 @@ class Ask:
   where: str = ''
 
 
-def augmented(augment: Sequence[Callable], batch: Batch, key: jax.Array, ask: Ask,
-              where: str) -> Batch:
-  """Applies augmentations in their order, each with a key of its own.
+def apply_augments(augment: Sequence[Callable], batch: Batch, key: jax.Array, ask: Ask,
+                   where: str) -> Batch:
+  """Applies augmentations in their order, each with its own key.
 
-  `where` is the stage's node. One that drops a field, or changes the number of rows, is an error.
+  `where` is the stage's node. It is an error to drop a field or to change the number of rows.
   """
   for i, change in enumerate(augment):
     place = f'{where}: augment[{i}]'

@@ -1,4 +1,4 @@
-"""Masked words: hides tokens of a batch, for a masked-word head to find again."""
+"""Masked words: hides tokens of a batch, which a masked-word head then predicts."""
 from collections.abc import Callable, Mapping
 
 import jax
@@ -11,14 +11,14 @@ from distill.types import Batch
 
 def words(*, vocabulary: int, special: Mapping[str, int], share: float = 0.15, masked: float = 0.8,
           random: float = 0.1) -> Callable[[Batch, jax.Array, Ask], Batch]:
-  """BERT's masking (Devlin 2018, §3.1), drawn anew for every step.
+  """Returns BERT's masking (Devlin 2018, §3.1), with new random numbers in every step.
 
-  Of each text's words (`special` are the tokens that are none), `share` are chosen, at least one
-  if there is any: of these `masked` become [MASK], `random` another word, and the rest stay. The
-  batch gets
+  It chooses `share` of each text's words, at least one if there is any; `special` are the tokens
+  that are no words. The share `masked` of these becomes [MASK], `random` another word, and the rest
+  stays. The batch gets
 
     positions  int32 [b m]    m = ⌈share · s⌉
-    target     int32 [b m]    the tokens that stood there
+    target     int32 [b m]    the original tokens
     chosen     float [b m]    1 where a position counts
   """
   if not 0 < share < 1 or masked < 0 or random < 0 or masked + random > 1:
@@ -34,17 +34,17 @@ def words(*, vocabulary: int, special: Mapping[str, int], share: float = 0.15, m
     tokens = batch['tokens']
     b, s = tokens.shape
     m = -int(-share * s // 1)
-    order, what, other = jax.random.split(key, 3)
-    own = (batch['mask'] > 0) & ~jnp.isin(tokens, no_words)
-    scores = jnp.where(own, jax.random.uniform(order, (b, s)), -1.0)
+    order, replacement, other = jax.random.split(key, 3)
+    is_word = (batch['mask'] > 0) & ~jnp.isin(tokens, no_words)
+    scores = jnp.where(is_word, jax.random.uniform(order, (b, s)), -1.0)
     best, positions = jax.lax.top_k(scores, m)
-    quota = jnp.clip(jnp.round(share * jnp.sum(own, axis=1, keepdims=True)), 1, m)
+    quota = jnp.clip(jnp.round(share * jnp.sum(is_word, axis=1, keepdims=True)), 1, m)
     chosen = (best >= 0) & (jnp.arange(m) < quota)
     target = jnp.take_along_axis(tokens, positions, axis=1)
-    draw = jax.random.uniform(what, (b, m))
-    drawn = jnp.asarray(others)[jax.random.randint(other, (b, m), 0, len(others))]
+    draw = jax.random.uniform(replacement, (b, m))
+    random_words = jnp.asarray(others)[jax.random.randint(other, (b, m), 0, len(others))]
     replaced = jnp.where(draw < masked, special['[MASK]'], jnp.where(
-        draw < masked + random, drawn, target))
+        draw < masked + random, random_words, target))
     rows = jnp.arange(b)[:, None]
     return {**batch,
             'tokens': tokens.at[rows, positions].set(jnp.where(chosen, replaced, target)),

@@ -1,13 +1,13 @@
-"""Changes that make a model of a model: a functional model and its weights in, the same out."""
+"""Compression without training: a functional model and its weights in, the same out."""
 from typing import Protocol
 
-from distill.models.pure import Flat, Pure
+from distill.models.functional import Flat, Functional
 
 Weights = tuple[Flat, Flat]         # parameters and the rest
 
 
 class Change(Protocol):
-  """Makes a model of another one, without training."""
-  about: str                        # what it does, for the page: 'weights stored in bfloat16'
+  """The contract of a change that makes a model from another, without training."""
+  about: str                        # a phrase for the page: 'weights stored in bfloat16'
 
-  def __call__(self, model: Pure, weights: Weights) -> tuple[Pure, Weights]: ...
+  def __call__(self, model: Functional, weights: Weights) -> tuple[Functional, Weights]: ...

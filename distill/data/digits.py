@@ -1,8 +1,8 @@
 """Handwritten digits that come with scikit-learn: 1,797 images of 8 × 8 pixels, no download.
 
 They are the test part of Alpaydın and Kaynak's set (UCI, 1998): pixels from 0 to 16, each the
-number of dark ones in a block of 4 × 4. Who wrote which isn't known, so that a writer stands in
-the training and in the test split: harder tests are possible.
+number of dark pixels in a block of 4 × 4. The writers aren't known, so each may be in both the
+training and the test split: harder tests are possible.
 """
 import importlib.metadata
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from distill.data import images
 from distill.data.sets import Dataset
-from distill.data.stored import stored
+from distill.data.stored import load_or_make
 
 CLASSES = tuple('0123456789')
 
 
 def Digits(*, test: float = 0.25, validation: float = 0.0, cache: str = '') -> Dataset:
-  """All of them, a share `test` and, if asked, a share `validation` by a hash of the pixels."""
+  """Loads the digits, with shares for `test` and `validation` by a hash of the pixels."""
   version = importlib.metadata.version('scikit-learn')
-  arrays = stored('digits', [version], _read, cache)       # importing scikit-learn takes seconds
+  # Importing scikit-learn takes seconds.
+  arrays = load_or_make('digits', [version], _read, cache)
   return images.dataset({'train': arrays['images']}, {'train': arrays['labels']}, name='digits',
                         classes=CLASSES, versions={'scikit-learn': version},
                         parts={'test': test, 'validation': validation}, white=16)

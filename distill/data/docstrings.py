@@ -1,8 +1,8 @@
 """The embedded corpus: which library does a docstring come from?
 
 Docstrings of modules, classes and functions of the standard library and of the packages that
-this project depends on, read from their source files by syntax tree: nothing is imported,
-nothing downloaded. What names the library is masked, so that the text must give it away.
+this project depends on, read from their source files by syntax tree: no package is imported or
+downloaded. Names of the library are masked, so that only the style and topic can tell it.
 """
 import ast
 import functools
@@ -19,12 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from distill.data import text
 from distill.data.sets import Dataset
-from distill.data.stored import packed, source_sha256, stored, unpacked
+from distill.data.stored import load_or_make, pack, source_sha256, unpack
 from distill.types import Status, Stop
 
 File = tuple[str, int, int]         # path, size, time of its last change
 STANDARD = 'stdlib'
-ALIASES = {         # what a library is called besides its own name
+ALIASES = {         # other names of a library
     'absl': ('abseil',),
     'flax': ('nnx', 'linen'),
     'jax': ('jnp', 'jaxlib', 'jaxpr', 'jaxprs', 'lax'),
@@ -43,12 +43,12 @@ SKIPPED = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', 'arra
 def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 4000,
                minimum: int = 300, words: int = 5, packages: Sequence[str] = (),
                tokenizer: str = '', cache: str = '') -> Dataset:
-  """Docstrings by library: the first three paragraphs, nine tenths of them to train.
+  """Loads docstrings by library: their first three paragraphs, nine tenths of them to train.
 
   Args:
-    per_class: at most so many texts of a library, by a hash of the text.
-    minimum: a library with fewer texts is left out, which a note says.
-    words: a text with fewer is left out.
+    per_class: the largest number of texts of a library, chosen by a hash of the text.
+    minimum: a library with fewer texts is left out, with a note.
+    words: a text with fewer words is left out.
     packages: distributions to read beside the standard library; all dependencies that
       `distill` declares unless given.
     tokenizer: as of `text.dataset`.
@@ -58,15 +58,17 @@ def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 400
              for library, (_, files) in sources.items()}
 
   def corpus():
-    # Libraries apart: corpora that differ in their limits share the slow part.
-    found = {library: stored('library', made_of[library], functools.partial(_read, files), cache)
-             for library, (_, files) in sources.items()}
-    return {'corpus': packed(_corpus(
-        {library: unpacked(arrays['docstrings']) for library, arrays in found.items()},
+    # Each library is cached separately: corpora with other limits share this slow part.
+    found = {}
+    for library, (_, files) in sources.items():
+      found[library] = load_or_make(
+          'library', made_of[library], functools.partial(_read, files), cache)
+    return {'corpus': pack(_corpus(
+        {library: unpack(arrays['docstrings']) for library, arrays in found.items()},
         per_class=per_class, minimum=minimum, words=words))}
 
-  made = stored('docstrings', [made_of, per_class, minimum, words], corpus, cache)
-  corpus = unpacked(made['corpus'])
+  made = load_or_make('docstrings', [made_of, per_class, minimum, words], corpus, cache)
+  corpus = unpack(made['corpus'])
   if len(corpus['classes']) < 2:
     raise ValueError(f'packages={tuple(packages)}, minimum={minimum}: fewer than two libraries '
                      f'have so many docstrings; {"; ".join(corpus["notes"])}')
@@ -77,7 +79,7 @@ def Docstrings(*, length: int = 64, vocabulary: int = 8000, per_class: int = 400
 
 
 def _declared() -> list[str]:
-  """The distributions that every installation of `distill` needs: no extras, no markers."""
+  """Returns the distributions that every installation of `distill` needs: no extras or markers."""
   try:
     requirements = importlib.metadata.requires('distill') or []
   except importlib.metadata.PackageNotFoundError:
@@ -87,7 +89,7 @@ def _declared() -> list[str]:
 
 
 def _sources(packages: Iterable[str]) -> dict[str, tuple[dict[str, str], list[File]]]:
-  """For each library its distributions with their versions, and its source files."""
+  """Returns, for each library, its distributions with versions, and its source files."""
   sources = {STANDARD: ({'python': platform.python_version()}, _standard())}
   for package in packages:
     try:
@@ -101,7 +103,7 @@ def _sources(packages: Iterable[str]) -> dict[str, tuple[dict[str, str], list[Fi
       library = min(tops, key=lambda top: (-tops[top], top))
       versions, known = sources.setdefault(library, ({}, []))
       versions[distribution.metadata['Name']] = distribution.version
-      known += _kept(str(distribution.locate_file('')), files)
+      known += _source_files(str(distribution.locate_file('')), files)
   return sources
 
 
@@ -111,10 +113,10 @@ def _standard() -> list[File]:
     folders[:] = set(folders) - SKIPPED
     files += [os.path.relpath(folder, root) + '/' + name for name in names
               if name.endswith('.py')]
-  return _kept(root, files)
+  return _source_files(root, files)
 
 
-def _kept(root: str, files: Iterable[str]) -> list[File]:
+def _source_files(root: str, files: Iterable[str]) -> list[File]:
   kept = []
   for file in files:
     *folders, name = file.split('/')
@@ -127,7 +129,7 @@ def _kept(root: str, files: Iterable[str]) -> list[File]:
 
 def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
             words: int) -> dict:
-  """Texts and labels by split, names of the classes, notes; the order is that of a hash."""
+  """Returns texts and labels by split, class names, and notes; ordered by a hash."""
   mask = _mask(libraries)
   found, notes = {library: {} for library in sorted(libraries)}, []
   for library, texts in found.items():
@@ -139,14 +141,14 @@ def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
   shared = {digest for digest, n in holders.items() if n > 1}
   if shared:      # its label would depend on chance, and the other copy might be in the test split
     notes.append(f'{len(shared)} docstrings stand in several libraries and were left out')
-  own = {library: sorted(texts.keys() - shared) for library, texts in found.items()}
-  small = {library: len(texts) for library, texts in own.items() if len(texts) < minimum}
+  unique = {library: sorted(texts.keys() - shared) for library, texts in found.items()}
+  small = {library: len(texts) for library, texts in unique.items() if len(texts) < minimum}
   if small:
     notes.append(f'left out for fewer than {minimum} docstrings: '
                  + ', '.join(f'{library} ({n})' for library, n in small.items()))
-  classes = [library for library in own if library not in small]
+  classes = [library for library in unique if library not in small]
   rows = sorted((digest, k) for k, library in enumerate(classes)
-                for digest in own[library][:per_class])
+                for digest in unique[library][:per_class])
   split = lambda digest: 'test' if int(digest[-8:], 16) % 10 == 0 else 'train'
   texts, labels = {'train': [], 'test': []}, {'train': [], 'test': []}
   for digest, k in rows:
@@ -156,15 +158,15 @@ def _corpus(libraries: dict[str, list[str]], *, per_class: int, minimum: int,
 
 
 def _read(files: Iterable[File]) -> dict:
-  """The first three paragraphs of all docstrings, each once."""
+  """Reads the first three paragraphs of all docstrings, without duplicates."""
   starts = {'\n\n'.join(re.split(r'\n\s*\n', docstring)[:3])
             for path, _, _ in files for docstring in _docstrings(path)}
-  return {'docstrings': packed(sorted(  # escapes may spell what is no Unicode text
+  return {'docstrings': pack(sorted(  # escapes may spell what is no Unicode text
       start.encode(errors='replace').decode() for start in starts))}
 
 
 def _docstrings(path: str) -> Iterator[str]:
-  """All docstrings of a source file; none if this Python can't parse it."""
+  """Yields all docstrings of a source file; none if this Python can't parse it."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')         # other people's escapes

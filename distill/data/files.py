@@ -1,4 +1,4 @@
-"""Text of one's own: a file, or a folder of files; columns, classes and splits given or found."""
+"""Your own texts: a file or a folder of files; columns, classes and splits given or found."""
 import hashlib
 import json
 import math
@@ -33,20 +33,20 @@ def Text(*, path: str, fields: Mapping = types.MappingProxyType({}), labels: Seq
          regression: bool = False, unlabelled: str = '',
          shares: Sequence[float] = (0.8, 0.1, 0.1), length: int = 64, vocabulary: int = 8000,
          tokenizer: str = '', held_out: float = 0.0, cache: str = '') -> sets.Dataset:
-  """JSONL, CSV, TSV or plain text; a row without a label, or an empty one, stays as a text.
+  """Loads JSONL, CSV, TSV or plain text; rows without a label stay, as unlabelled texts.
 
   Args:
     path: a file (`.jsonl`, `.csv`, `.tsv`, `.txt`), or a folder of files that are named by their
-      splits. A file is dealt out by a hash of the text, so equal texts share a split; its texts
-      without a label go to train, unless none has one.
-    fields: {'text': ('sentence',), 'label': 'label'}; two names are a pair of texts. What is
-      left out or empty is found by its name (`TEXTS`, `PAIRS`, `LABELS`), or is the only column
-      of texts beside the label; a note says so.
+      splits. A single file is split by a hash of the text, so equal texts share a split; its texts
+      without a label go to train, unless no text has a label.
+    fields: {'text': ('sentence',), 'label': 'label'}; two names are a pair of texts. A column that
+      is left out or empty is found by its name (`TEXTS`, `PAIRS`, `LABELS`), or is the only column
+      of texts beside the label; a note names it.
     labels: the classes in their order; else those of the files, sorted. `distill.data.labels` says
       which labels are one class, and which are none.
     regression: the labels are numbers.
     unlabelled: a further file; its texts go to train where they are in no split yet.
-    shares: of train, validation and test, where a file is dealt out.
+    shares: of train, validation and test, if a single file is split.
     tokenizer, held_out: as of `text.dataset`.
   """
   if fields.keys() - {'text', 'label'} or isinstance(fields.get('text', ()), str):
@@ -68,11 +68,11 @@ def Text(*, path: str, fields: Mapping = types.MappingProxyType({}), labels: Seq
       found, column.labels[split], strict=True)] for split, found in examples.items()}
   further = []
   if '' in examples:
-    examples, further = _dealt(examples[''], shares)
+    examples, further = _deal_out(examples[''], shares)
   if unlabelled:
     further += [_example(row, names, '')
                 for row in rows.read(_existing(unlabelled, 'unlabelled'))]
-  notes += _added(further, examples) + column.notes + _remarks(examples, column.classes)
+  notes += _add_unlabelled(further, examples) + column.notes + _remarks(examples, column.classes)
 
   unknown = math.nan if regression else -1
   number = {name: i for i, name in enumerate(column.classes)}
@@ -86,7 +86,7 @@ def Text(*, path: str, fields: Mapping = types.MappingProxyType({}), labels: Seq
 
 
 def _files(path: str, unlabelled: str) -> dict[str, pathlib.Path]:
-  """The file of each split of a folder; '' for a file, which is yet to be dealt out."""
+  """Returns the file of each split of a folder; '' is the name for a single file."""
   root, files = _existing(path, 'path'), {}
   further = pathlib.Path(unlabelled).expanduser().resolve()
   if root.is_file():
@@ -116,7 +116,7 @@ def _existing(path: str, field: str) -> pathlib.Path:
 
 def _columns(read: Mapping[str, Sequence[rows.Row]], names: tuple[str, ...],
              label: str) -> tuple[tuple[str, ...], str, list[str]]:
-  """The columns of the text and of the label, given or found; a note on those found."""
+  """Returns the columns of text and label, given or found, and a note on found ones."""
   every = [row for found in read.values() for row in found]
   columns = [name for name in {name: None for row in every for name in row.values} if name]
   if not columns:
@@ -154,7 +154,7 @@ def _columns(read: Mapping[str, Sequence[rows.Row]], names: tuple[str, ...],
     found = [tuple(map(column, pair)) for pair in PAIRS if called.keys() >= {*pair}]
     found = found or [(column(key),) for key in TEXTS if key in called]
     if label and not found:
-      found = [(name,) for name in sum(called.values(), []) if _speaks(name, every)]
+      found = [(name,) for name in sum(called.values(), []) if _holds_texts(name, every)]
     if len(found) != 1:
       raise wrong('.text: which column is it?', columns)
     [names] = found
@@ -165,8 +165,8 @@ def _columns(read: Mapping[str, Sequence[rows.Row]], names: tuple[str, ...],
   return names, label, [note] if given != (names, label) else []
 
 
-def _speaks(column: str, every: Iterable[rows.Row]) -> bool:
-  """Whether a column holds texts: strings, not all of them numbers."""
+def _holds_texts(column: str, every: Iterable[rows.Row]) -> bool:
+  """Tells whether a column holds texts: strings, not all of them numbers."""
   values = [row.values[column] for row in every if column in row.values]
   return (all(isinstance(value, str) for value in values)
           and any(_number(value) is None for value in values))
@@ -200,14 +200,14 @@ def _example(row: rows.Row, names: Sequence[str], label: str) -> _Example:
 
 
 def _key(row: tokenizers.Text) -> str:
-  """Equal for texts that differ only in capitals and space."""
+  """Returns a key that is equal for texts that differ only in capitals and space."""
   return json.dumps([' '.join(part.casefold().split())
                      for part in ((row,) if isinstance(row, str) else row)])
 
 
-def _dealt(examples: Sequence[_Example],
-           shares: Sequence[float]) -> tuple[dict[str, list[_Example]], list[_Example]]:
-  """Examples by split, and those without a label; if none has a label, all are dealt out."""
+def _deal_out(examples: Sequence[_Example],
+              shares: Sequence[float]) -> tuple[dict[str, list[_Example]], list[_Example]]:
+  """Splits examples by a hash; returns unlabelled ones apart, unless all are unlabelled."""
   labelled, splits = [e for e in examples if e.label is not None], {part: [] for part in PARTS}
   for example in labelled or examples:
     digest = hashlib.blake2b(_key(example.text).encode(), digest_size=8, salt=b'split').digest()
@@ -217,11 +217,11 @@ def _dealt(examples: Sequence[_Example],
           [e for e in examples if e.label is None] if labelled else [])
 
 
-def _added(further: Sequence[_Example], examples: dict[str, list[_Example]]) -> list[str]:
-  """Adds texts to train that are in no split; a note says how many."""
-  there = {_key(e.text) for found in examples.values() for e in found}
+def _add_unlabelled(further: Sequence[_Example], examples: dict[str, list[_Example]]) -> list[str]:
+  """Adds texts that are in no split to train; returns a note with their number."""
+  known_texts = {_key(e.text) for found in examples.values() for e in found}
   new = {_key(e.text): e._replace(label=None) for e in further}
-  new = [e for key, e in new.items() if key not in there]
+  new = [e for key, e in new.items() if key not in known_texts]
   examples['train'] = [*examples.get('train', ()), *new]
   left = len(further) - len(new)
   return [f'{len(new)} texts without a label go to train'
@@ -230,7 +230,7 @@ def _added(further: Sequence[_Example], examples: dict[str, list[_Example]]) -> 
 
 
 def _remarks(examples: Mapping[str, Sequence[_Example]], classes: Sequence[str]) -> list[str]:
-  """Notes: how many texts and labels a split has, the classes, and what is amiss with them."""
+  """Returns notes on the numbers of texts, on missing classes, and on texts in two splits."""
   notes = ['texts: ' + ', '.join(f'{split} {len(found)}' for split, found in examples.items())]
   train = examples['train']
   if missing := {*classes} - {e.label for e in train}:

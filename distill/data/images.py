@@ -1,4 +1,4 @@
-"""From labelled images to a data set: splits, statistics of the pixels, fingerprint."""
+"""Data sets of labelled images: splits, statistics of the pixels, fingerprint."""
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,28 +6,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from distill.data.sets import Dataset, InMemory, Split
-from distill.modalities.examples import Misshapen, narrow
+from distill.modalities.examples import ShapeError, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 
-PART = 2**22            # bytes of pixels that are looked at at once
+CHUNK_BYTES = 2**22     # bytes of pixels that are processed at once
 
 
 def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]], *, name: str,
             classes: Sequence[str], versions: Mapping[str, str],
             parts: Mapping[str, float] | None = None, white: float = 255.0,
             notes: Iterable[str] = ()) -> Dataset:
-  """A data set of images in memory with labels; a model reads every channel standardised by the
-  mean and the deviation of `train`.
+  """Makes a data set of labelled images in memory.
 
-  Pixels of 8 or 16 bits without a sign are kept as they are, and standardised in the step; others
-  are kept standardised, as float32. Nothing is copied that needn't be.
+  A model reads every channel standardised by the mean and the deviation of `train`. Unsigned pixels
+  of 8 or 16 bits are stored unchanged and standardised in the step; others are stored standardised,
+  as float32. Arrays are copied only if necessary.
 
   Args:
     images: by split [n h w] or [n h w c], of any number type, all of one size.
-    labels: classes, -1 where there is none.
-    parts: the shares of `train` that become splits of their own, by a hash of the pixels: equal
-      images stay together, and a part doesn't depend on those named after it.
+    labels: classes, or -1 for none.
+    parts: the shares of `train` that become further splits, by a hash of the pixels: equal images
+      stay together, and a part doesn't depend on the parts after it.
     white: the value of a bright pixel, which a picture file of 8 bits has as 255.
   """
   parts = parts or {}
@@ -36,13 +36,13 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
   if not len(images.get('train', ())):
     raise Stop(Status.DATA, f'{name}: there is no training image; the splits are '
                + (', '.join(f'{s} ({len(x)})' for s, x in images.items()) or 'none'))
-  found = {split: _checked(name, split, pixels, labels[split], len(classes))
+  found = {split: _check(name, split, pixels, labels[split], len(classes))
            for split, pixels in images.items()}
   if len({(pixels.shape[1:], pixels.dtype) for pixels, _ in found.values()}) > 1:
     raise Stop(Status.DATA, f'{name}: the images differ in size or type: ' + ', '.join(
         f'{split} {list(pixels.shape[1:])} {pixels.dtype}'
         for split, (pixels, _) in found.items()))
-  found = _parted(found, parts)
+  found = _split_train(found, parts)
   if not len(found['train'][0]):
     raise Stop(Status.DATA, f'{name}: {_describe(parts)} leave no image to train on')
   mean, deviation = _moments(found['train'][0], name)
@@ -55,7 +55,7 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
   splits = {}
   for split, (raw, label) in found.items():
     digest.update(f'{split} {raw.shape}'.encode())
-    for chunk in hashed(raw):
+    for chunk in chunks(raw):
       digest.update(chunk.data)
     digest.update(label.tobytes())
     stored = raw if dtype in STORED else modality.standardised(raw)
@@ -66,9 +66,9 @@ def dataset(images: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]
                  versions=versions, facts=facts, notes=tuple(notes))
 
 
-def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
-             classes: int) -> tuple[np.ndarray, np.ndarray]:
-  """Pixels [n h w c], and labels as int32 [n]."""
+def _check(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
+           classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """Checks images and labels; returns pixels [n h w c] and labels int32 [n]."""
   pixels, label = np.asarray(pixels), np.asarray(labels)
   wrong = lambda line: Stop(Status.DATA, f'{name}: {split}: {line}')
   if pixels.ndim not in (3, 4) or not all(pixels.shape[1:]) or pixels.dtype.kind not in 'buif':
@@ -76,7 +76,8 @@ def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
   if label.shape != (len(pixels),) or (len(label) and label.dtype.kind not in 'iu'):
     raise wrong(f'labels are {label.dtype}{list(label.shape)}, not a class for each of '
                 f'{len(pixels)} images')
-  if (bad := np.flatnonzero((label < -1) | (label >= classes))).size:
+  bad = np.flatnonzero((label < -1) | (label >= classes))
+  if bad.size:
     raise wrong(f'image {bad[0]} has label {label[bad[0]]}, outside the {classes} classes')
   if pixels.dtype.kind == 'f':
     bad = np.flatnonzero(~np.isfinite(pixels).reshape(len(pixels), -1).all(1))
@@ -85,36 +86,36 @@ def _checked(name: str, split: str, pixels: np.ndarray, labels: Sequence[int],
   pixels = pixels if pixels.ndim == 4 else pixels[..., None]
   try:
     pixels = pixels if pixels.dtype.name in STORED else narrow(pixels, '<f4')
-  except Misshapen as error:
+  except ShapeError as error:
     raise wrong(f'image {error.row} {error}') from error
   return np.ascontiguousarray(pixels), narrow(label, '<i4')
 
 
 def _moments(train: np.ndarray, name: str) -> tuple[list[float], list[float]]:
-  """The mean and the deviation of each channel of the training images.
+  """Returns the mean and the deviation of each channel of the training images.
 
-  Those of integers come from exact sums over how often each value occurs, however many there are.
+  For integers these come from exact sums over the counts of values, for any number of pixels.
   """
   if train.dtype.name in STORED:
     return moments(counts(train), name)
   wide = train.astype(np.float64)
-  return _varied(wide.mean((0, 1, 2)).tolist(), wide.std((0, 1, 2)).tolist(), name)
+  return _check_varied(wide.mean((0, 1, 2)).tolist(), wide.std((0, 1, 2)).tolist(), name)
 
 
 def moments(found: np.ndarray, name: str) -> tuple[list[float], list[float]]:
-  """The mean and the deviation of each channel, from how often it has each value."""
+  """Returns the mean and the deviation of each channel, from the counts of its values."""
   means, deviations = [], []
   for count in found:
     values = [(value, int(n)) for value, n in enumerate(count) if n]
     n, first, second = (sum(value**power * n for value, n in values) for power in range(3))
     means.append(first / n)
     deviations.append(math.sqrt((n * second - first * first) / (n * n)))
-  return _varied(means, deviations, name)
+  return _check_varied(means, deviations, name)
 
 
-def _varied(means: list[float], deviations: list[float],
-            name: str) -> tuple[list[float], list[float]]:
-  """The same, or a Stop at a channel that is constant."""
+def _check_varied(means: list[float], deviations: list[float],
+                  name: str) -> tuple[list[float], list[float]]:
+  """Returns its arguments, or stops at a constant channel."""
   if 0 in deviations:
     channel = deviations.index(0)
     raise Stop(Status.DATA, f'{name}: channel {channel} is {means[channel]:g} in all '
@@ -123,33 +124,33 @@ def _varied(means: list[float], deviations: list[float],
 
 
 def counts(pixels: np.ndarray) -> np.ndarray:
-  """How often each channel has each value, int [c values]."""
+  """Counts how often each channel has each value, int [c values]."""
   size = np.iinfo(pixels.dtype).max + 1
   found = np.zeros((pixels.shape[-1], size), np.int64)
-  for part in _parts(pixels):
+  for part in _chunks(pixels):
     for channel in range(len(found)):
       found[channel] += np.bincount(part[..., channel].reshape(-1), minlength=size)
   return found
 
 
-def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
-  """The images, some at a time."""
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields the images in chunks."""
   size = at_once(images.nbytes // max(1, len(images)))
   return (images[start:start + size] for start in range(0, len(images), size))
 
 
 def at_once(nbytes: int) -> int:
-  """How many images of so many bytes are looked at at once."""
-  return max(1, PART // max(1, nbytes))
+  """Returns the number of images of `nbytes` bytes that are processed at once."""
+  return max(1, CHUNK_BYTES // max(1, nbytes))
 
 
-def hashed(images: np.ndarray) -> Iterator[np.ndarray]:
-  """The images as float32, some at a time: what hashes are of."""
-  return (part.astype('<f4') for part in _parts(images))
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields the images in chunks as float32, which hashes are computed from."""
+  return (part.astype('<f4') for part in _chunks(images))
 
 
-def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[str, float]):
-  """The splits with parts of `train` as further ones."""
+def _split_train(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[str, float]):
+  """Splits parts off `train`, as further splits."""
   if not any(parts.values()):
     return dict(found)
   place, start, parted = hash01(found['train'][0], b'parts'), 0.0, dict(found)
@@ -158,17 +159,17 @@ def _parted(found: Mapping[str, tuple[np.ndarray, np.ndarray]], parts: Mapping[s
       continue
     if name in found:
       raise ValueError(f'{name}={share}, but there is a split {name} already')
-    inside = (place >= start) & (place < start + share)
-    parted[name] = tuple(column[inside] for column in found['train'])
+    rows = (place >= start) & (place < start + share)
+    parted[name] = tuple(column[rows] for column in found['train'])
     start += share
   parted['train'] = tuple(column[place >= start] for column in found['train'])
   return parted
 
 
 def hash01(images: np.ndarray, salt: bytes = b'') -> np.ndarray:
-  """A hash of every image in [0, 1)."""
+  """Hashes every image to [0, 1)."""
   digests = b''.join(hashlib.blake2b(image, digest_size=8, salt=salt).digest()
-                     for chunk in hashed(images) for image in chunk.reshape(len(chunk), -1))
+                     for chunk in chunks(images) for image in chunk.reshape(len(chunk), -1))
   return (np.frombuffer(digests, '<u8') >> 11) * 2.0**-53
 
 

@@ -21,13 +21,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distill.lookup import nearest
-from distill.modalities.examples import Misshapen, narrow
+from distill.modalities.examples import ShapeError, narrow
 from distill.types import Status, Stop
 
 # As pandas reads them. Not 'none' and 'NONE', which are classes of stance and of emotion.
 MISSING = frozenset({'', 'nan', 'NaN', '-nan', '-NaN', 'null', 'NULL', 'None', 'NA', '<NA>', 'N/A',
                      'n/a', '#N/A', '#NA'})
-UNLABELLED = (-1, -100)         # of the catalogues, and of PyTorch's losses
+UNLABELLED = (-1, -100)         # in catalogues, and in PyTorch's losses
 TRUTH = ('false', 'true')
 NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.ASCII | re.IGNORECASE)
 WHOLE = re.compile(r'[-+]?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?', re.ASCII | re.IGNORECASE)  # not 007
@@ -261,7 +261,7 @@ def _number(raw: Raw, text: str) -> float:
   if not math.isfinite(number) and not beyond:
     raise Stop(Status.DATA, f'{raw.where}: the label {shown(raw.value)} is no number, which '
                'regression=True asks for')
-  with contextlib.suppress(Misshapen):
+  with contextlib.suppress(ShapeError):
     narrow([number], 'float32')
     if not beyond:
       return number

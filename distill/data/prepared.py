@@ -1,4 +1,4 @@
-"""Prepared data sets of the TFDS catalogue: their folders and what these say of themselves."""
+"""Prepared data sets of the TFDS catalogue: their folders and descriptions."""
 import json
 import os
 import pathlib
@@ -16,9 +16,9 @@ def first_line(error: Exception) -> str:
 
 
 def prepared_folder(dataset: str, data_dir: str) -> pathlib.Path:
-  """The folder of the newest prepared version.
+  """Returns the folder of the newest prepared version.
 
-  Looked for by hand: without it TFDS blames the file format, or waits minutes for a network.
+  It is searched here because TFDS would blame the file format, or wait minutes for a network.
   """
   root = pathlib.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
   root = root.expanduser()
@@ -33,7 +33,8 @@ def prepared_folder(dataset: str, data_dir: str) -> pathlib.Path:
     raise Stop(Status.DATA, f'data.dataset={dataset!r} is not prepared in {root}'
                + nearest(dataset, known) + how)
   info = max(infos, key=lambda file: [int(n) for n in file.parent.name.split('.')])
-  if (kind := _json(info).get('fileFormat')) != 'array_record':
+  kind = _json(info).get('fileFormat')
+  if kind != 'array_record':
     raise Stop(Status.DATA, f'{info.parent} is prepared as {kind}, which cannot be read without '
                f'TensorFlow' + how)
   return info.parent
@@ -92,7 +93,7 @@ def class_names(folder: pathlib.Path, label: str, kind: Any) -> list[str]:
 
 
 def count_records(path) -> int:
-  """The records of a file itself: the length of TFDS's source is what dataset_info.json says."""
+  """Counts the records of a file; the length of TFDS's source is only what its info says."""
   from array_record.python.array_record_module import ArrayRecordReader
 
   reader = ArrayRecordReader(str(path))

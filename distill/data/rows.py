@@ -1,8 +1,8 @@
 """JSONL, CSV, TSV and plain text as rows; every bad line is named.
 
-All are UTF-8, with or without a byte order mark. `.jsonl`: an object a line. `.csv`: columns
-parted by commas, quoted where needed. `.tsv`: columns parted by tabs, never quoted. Both have
-the names of the columns in line 1. `.txt`: a text a line. Blank lines are no rows.
+All are UTF-8, with or without a byte order mark. `.jsonl`: one object per line. `.csv`: columns
+separated by commas, quoted if necessary. `.tsv`: columns separated by tabs, never quoted. Both have
+the names of the columns in line 1. `.txt`: one text per line. Blank lines are no rows.
 """
 import csv
 import json
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def read(path: pathlib.Path) -> list[Row]:
-  """All rows of a file; the end of its name says what it is."""
+  """Reads all rows of a file, in the format of its suffix."""
   if path.suffix not in READERS:
     raise Stop(Status.DATA, f'{path}: what kind of file is it? Names end in {", ".join(READERS)}')
   limit = csv.field_size_limit(2**31 - 1)         # a long text is no mistake
@@ -42,13 +42,13 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def kind(value: Any) -> str:
-  """What a JSON value is, in words."""
+  """Returns the kind of a JSON value, in words."""
   return {str: 'a text', bool: 'true or false', type(None): 'null', list: 'a list',
           dict: 'an object'}.get(type(value), 'a number')
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """Returns where each line is, and the line with its end."""
+  """Returns each line's place, and the line with its end."""
   return streams.lines(path.read_bytes(), str(path))
 
 
@@ -95,7 +95,8 @@ def _table(path: pathlib.Path, **how) -> Iterator[Row]:
       continue
     if names is None:
       names = row
-      if twice := [name for name, n in Counter(names).items() if n > 1]:
+      twice = [name for name, n in Counter(names).items() if n > 1]
+      if twice:
         raise Stop(Status.DATA, f'{where} names a column {twice[0]!r} twice; {HEADER}')
     elif len(row) != len(names):
       raise Stop(Status.DATA, f'{where} has {len(row)} columns, but line 1 names {len(names)}'

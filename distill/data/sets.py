@@ -1,4 +1,4 @@
-"""What a data set is once it is loaded: splits of examples, their modality, and facts."""
+"""Loaded data sets: splits of examples, their modality, and facts."""
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,16 +18,16 @@ class Split:
   `index` has the small columns, all of n rows, that decide order, buckets and labels:
 
     hash01  float64 [n]   a hash of the example in [0, 1): it decides whose label may be seen
-    AXIS    int [n]       for every named axis of the fields, the example's own length
-    label   [n]           classes, -1 where there is none; or numbers, NaN where there is none
-    known   bool [n]      which examples have targets; only where no label says so
+    AXIS    int [n]       for every named axis of the fields, the example's length
+    label   [n]           classes, or -1 for none; or numbers, or NaN for none
+    known   bool [n]      which examples have targets; needed only without a label
 
   `fetch(rows)` brings the fields that are no columns of the index, from memory or from files:
   arrays that lead with the rows, or a list of an array for each row. Along a named axis an example
   has its own length, or is padded beyond it. `fetch` may be called by several threads.
 
-  `room` is the most that an example may have along each named axis. `raw` are the examples as they
-  were before they were encoded, if they are kept: another tokenizer can then read them.
+  `room` is the largest length along each named axis. `raw` are the examples before encoding, if
+  they are kept: another tokenizer can then read them.
   """
   index: Mapping[str, np.ndarray]
   fields: Mapping[str, Field]
@@ -59,7 +59,8 @@ class Split:
       if axis not in self.index or axis not in self.room:
         raise Stop(Status.DATA, f'data: a field has the axis {axis!r}: the index needs a column '
                    f'{axis!r} with the length of every example, and room its largest')
-      if (beyond := np.flatnonzero(self.index[axis] > self.room[axis])).size:
+      beyond = np.flatnonzero(self.index[axis] > self.room[axis])
+      if beyond.size:
         raise Stop(Status.DATA, f'data: example {beyond[0]} has {self.index[axis][beyond[0]]} '
                    f'entries along {axis!r}, and room says {self.room[axis]} at most')
 
@@ -68,7 +69,7 @@ class Split:
 
   @property
   def known(self) -> np.ndarray:
-    """Bool [n]: which examples have targets."""
+    """A mask of the examples that have targets, bool [n]."""
     if 'known' in self.index:
       return np.asarray(self.index['known'], bool)
     if 'label' not in self.index:
@@ -83,18 +84,17 @@ class Split:
                                if isinstance(axis, str)))
 
   def subset(self, rows: np.ndarray) -> 'Split':
-    """The examples of some rows, in their order."""
+    """Returns the examples of some rows, in their order."""
     return dataclasses.replace(
         self, index={name: column[rows] for name, column in self.index.items()},
         fetch=lambda chosen: self.fetch(rows[chosen]),
         raw=[self.raw[row] for row in rows] if len(self.raw) else ())
 
-
   def reading(self, reads: Mapping[str, str]) -> 'Split':
-    """The examples as a model reads them that takes other fields: {its field: the one it takes}.
+    """Renames fields for a model that takes others: `reads` is {its field: field of the split}.
 
-    The fields that are taken stay there, too. What the raw examples become is another field, so
-    that they can't be encoded anew.
+    The original fields stay, too. Raw examples are dropped: encoding them again would fill the
+    original fields.
     """
     if not reads:
       return self
@@ -112,7 +112,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-  """A `fetch` from arrays that lead with the examples; they may be memory-mapped."""
+  """A `fetch` from arrays that lead with the examples and may be memory-mapped."""
   columns: Mapping[str, np.ndarray]
 
   def __len__(self) -> int:
@@ -130,9 +130,9 @@ class InMemory:
 class Dataset:
   """Splits, with what identifies them (`fingerprint`) and what is known of them (`facts`).
 
-  `facts` reach models, tasks, augments and carries alike, by the names of their parameters:
-  `classes` (how many outputs a model has; 1 where labels are numbers), `names` (those of the
-  classes), the sizes of the modality, and what else a source knows, such as `special` tokens.
+  `facts` are passed to models, tasks, augments and carries, by the names of their parameters:
+  `classes` (the number of a model's outputs; 1 if labels are numbers), `names` (those of the
+  classes), the sizes of the modality, and further facts of a source, such as `special` tokens.
   """
   name: str
   modality: Modality
@@ -140,15 +140,15 @@ class Dataset:
   fingerprint: str                  # sha256 over splits, examples, labels and the order of classes
   versions: Mapping[str, str]       # of the packages or the builder that the examples come from
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  notes: tuple[str, ...] = ()       # lines to be said once
+  notes: tuple[str, ...] = ()       # lines to print once
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The names of the classes; () where there are none."""
+    """The names of the classes; () if there are none."""
     return tuple(self.facts.get('names', ()))
 
   @property
   def sizes(self) -> dict[str, int]:
-    """What a model must fit: the sizes of the inputs, and the number of classes."""
+    """The sizes that a model must fit: those of the inputs, and the number of classes."""
     classes = {'classes': self.facts['classes']} if 'classes' in self.facts else {}
     return {**self.modality.sizes, **classes}

@@ -1,4 +1,4 @@
-"""Arrays kept on disk under what they are made of, so that nothing stale is ever served."""
+"""A disk cache of arrays, by a hash of everything that they are made of: never stale."""
 import contextlib
 import hashlib
 import io
@@ -14,11 +14,12 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-def stored(kind: str, made_of: Any, make: Callable[[], Arrays], directory: str = '') -> Arrays:
-  """`make()`, or what an earlier call with an equal `made_of` (JSON) made.
+def load_or_make(kind: str, made_of: Any, make: Callable[[], Arrays],
+                 directory: str = '') -> Arrays:
+  """Loads the arrays of an earlier call with an equal `made_of` (JSON), or calls `make()`.
 
-  A file is the sha256 of an archive, then the archive; a damaged one is made anew. A
-  directory that can't be written costs time, never the run.
+  A file is the sha256 of an archive, then the archive; a damaged file is made again. If the
+  directory can't be written, the run goes on without a cache.
   """
   root = directory or os.environ.get('DISTILL_CACHE') or '~/.cache/distill'
   key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -49,16 +50,16 @@ def _write(path: pathlib.Path, arrays: Arrays) -> None:
     raise
 
 
-def packed(value: Any) -> np.ndarray:
-  """A JSON value as an array of bytes."""
+def pack(value: Any) -> np.ndarray:
+  """Encodes a JSON value as an array of bytes."""
   return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
-def unpacked(array: np.ndarray) -> Any:
-  """The JSON value of such an array."""
+def unpack(array: np.ndarray) -> Any:
+  """Decodes the JSON value of an array of bytes."""
   return json.loads(array.tobytes())
 
 
 def source_sha256(file: str) -> str:
-  """Identifies code by its text: what it made is stale once it changes."""
+  """Returns the hash of a source file: arrays that it made are stale once it changes."""
   return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()

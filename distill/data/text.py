@@ -1,4 +1,4 @@
-"""From labelled texts to a data set: token ids, splits, fingerprint."""
+"""Data sets of labelled texts: token ids, splits, fingerprint."""
 import hashlib
 import importlib.metadata
 import json
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from distill.data.sets import Dataset, Split
-from distill.data.stored import packed, source_sha256, stored, unpacked
+from distill.data.stored import load_or_make, pack, source_sha256, unpack
 from distill.modalities import text as modality
 from distill.modalities import tokenizer as tokenizers
-from distill.modalities.examples import Misshapen, narrow
+from distill.modalities.examples import ShapeError, narrow
 from distill.modalities.tokenizer import Text
 from distill.types import Field, Status, Stop
 
@@ -19,10 +19,10 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
             name: str, classes: Sequence[str], length: int, vocabulary: int,
             versions: Mapping[str, str], tokenizer: str = '', held_out: float = 0.0,
             notes: Iterable[str] = (), cache: str = '') -> Dataset:
-  """Tokenizes splits of texts with labels; tokenizer and ids are kept on disk.
+  """Tokenizes splits of texts with labels; tokenizer and ids are cached on disk.
 
   Args:
-    labels: classes, -1 where there is none; or numbers, if any is a float, and NaN.
+    labels: classes, or -1 for none; or numbers if any is a float, or NaN for none.
     tokenizer: that of a pretrained model, a place as `tokenizer.read` takes it; '' trains one of
       `vocabulary` entries on the split `train`.
     held_out: the share of `train` that becomes the split `held_out`, by a hash of the text.
@@ -39,7 +39,7 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
     raise Stop(Status.DATA, f'{name}: there is no training text; the splits are '
                + (', '.join(f'{s} ({len(t)})' for s, t in texts.items()) or 'none'))
   if held_out:
-    texts, labels = _parted(texts, labels, held_out)
+    texts, labels = _hold_out(texts, labels, held_out)
   numbers = any(isinstance(k, float) for rows in labels.values() for k in rows)
   label = {split: _column(rows, 'float32' if numbers else 'int32', f'{name}: {split!r}')
            for split, rows in labels.items()}
@@ -49,17 +49,17 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
   given = tokenizers.read(tokenizer) if tokenizer else ''
 
   def make():
-    made = given or tokenizers.trained(texts['train'], vocabulary)
-    arrays = {'tokenizer': packed(made)}
+    made = given or tokenizers.train(texts['train'], vocabulary)
+    arrays = {'tokenizer': pack(made)}
     for split, rows in texts.items():
       encoded = {**tokenizers.encode(made, rows, length=length), 'draw': _hash01(rows)}
       arrays |= {f'{split}/{column}': values for column, values in encoded.items()}
     return arrays
 
   code = [source_sha256(file) for file in (__file__, tokenizers.__file__)]
-  arrays = stored('text', [fingerprint, length, given or vocabulary, code,
-                           importlib.metadata.version('tokenizers')], make, cache)
-  made = unpacked(arrays['tokenizer'])
+  arrays = load_or_make('text', [fingerprint, length, given or vocabulary, code,
+                                 importlib.metadata.version('tokenizers')], make, cache)
+  made = unpack(arrays['tokenizer'])
   pairs = any(not isinstance(row, str) for rows in texts.values() for row in rows[:1])
   reader = modality.Text(length=length, tokenizer=made, pairs=pairs)
   target = Field((), *(('float32', 0.0) if numbers else ('int32', -1)), target=True)
@@ -82,12 +82,12 @@ def dataset(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence[f
 def _column(labels: Sequence[float], dtype: str, where: str) -> np.ndarray:
   try:
     return narrow(labels, dtype)
-  except Misshapen as error:
+  except ShapeError as error:
     raise Stop(Status.DATA, f'{where}: the label of row {error.row} {error}') from error
 
 
-def _parted(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence], share: float):
-  """Texts and labels with a part of `train` as the split `held_out`; equal texts stay together."""
+def _hold_out(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence], share: float):
+  """Moves a part of `train` to the split `held_out`; equal texts stay together."""
   if 'held_out' in texts:
     raise ValueError(f'held_out={share}, but there is a split held_out already')
   out = _hash01(texts['train'], b'held out') < share
@@ -97,7 +97,7 @@ def _parted(texts: Mapping[str, Sequence[Text]], labels: Mapping[str, Sequence],
 
 
 def _hash01(texts: Sequence[Text], salt: bytes = b'') -> np.ndarray:
-  """A hash of every text in [0, 1)."""
+  """Hashes every text to [0, 1)."""
   digests = b''.join(hashlib.blake2b(json.dumps(text).encode(), digest_size=8, salt=salt).digest()
                      for text in texts)
   return (np.frombuffer(digests, '<u8') >> 11) * 2.0**-53

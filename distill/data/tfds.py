@@ -1,6 +1,6 @@
-"""Sets of the TFDS catalogue, prepared as array_record; no TensorFlow.
+"""Data sets of the TFDS catalogue, prepared as array_record; without TensorFlow.
 
-Texts are read once and tokenized. Images stay in their files, and are read where a batch needs
+Texts are read once and tokenized. Images stay in their files, and are read when a batch needs
 them.
 """
 import hashlib
@@ -17,9 +17,9 @@ import numpy as np
 from distill.data import images, labels, prepared, text
 from distill.data.prepared import class_names, count_records, first_line, opened, prepared_folder
 from distill.data.sets import Dataset, Split
-from distill.data.stored import Arrays, packed, source_sha256, stored, unpacked
+from distill.data.stored import Arrays, load_or_make, pack, source_sha256, unpack
 from distill.lookup import nearest
-from distill.modalities.examples import Misshapen, narrow
+from distill.modalities.examples import ShapeError, narrow
 from distill.modalities.image import STORED, Image
 from distill.types import Field, Status, Stop
 
@@ -29,10 +29,10 @@ MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}   # Pillow's, of 8 bits, by the channels
 def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8000,
          tokenizer: str = '', held_out: float = 0.0, data_dir: str = '',
          cache: str = '') -> Dataset:
-  """All splits of a prepared data set; rows without a label stay, as texts.
+  """Loads all splits of a prepared data set; rows without a label stay, as unlabelled texts.
 
-  A label that is a float makes it a regression. Unknown is class -1; or NaN, and -1 if all of a
-  split are -1, as in GLUE's STS-B.
+  Labels that are floats make it a regression. An unknown label is class -1, or the number NaN, or
+  -1 if all labels of a split are -1, as in GLUE's STS-B.
 
   Args:
     dataset: its name in the catalogue, 'ag_news_subset' or 'glue/sst2'; the newest version.
@@ -49,7 +49,7 @@ def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8
   code = [source_sha256(file) for file in (__file__, labels.__file__, prepared.__file__)]
   made_of = [code, str(folder), list(names), fields['label'],
              [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
-  corpus = unpacked(stored('tfds', made_of, lambda: {'corpus': packed(
+  corpus = unpack(load_or_make('tfds', made_of, lambda: {'corpus': pack(
       _corpus(dataset, folder, names, fields['label']))}, cache)['corpus'])
   texts = {split: [row[0] if len(names) == 1 else tuple(row) for row in rows]
            for split, rows in corpus['texts'].items()}
@@ -60,14 +60,15 @@ def Text(*, dataset: str, fields: Mapping, length: int = 64, vocabulary: int = 8
 
 def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), validation: float = 0.0,
            white: float = 255.0, data_dir: str = '', cache: str = '') -> Dataset:
-  """All splits of a prepared data set of images of one size with a class each.
+  """Loads all splits of a prepared data set of images of one size, each with a class.
 
-  The images stay in their files: memory holds labels and hashes. The first time every image is read
-  once, for the statistics of the training images and the fingerprint, which are then kept on disk.
+  The images stay in their files: memory holds labels and hashes. The first time, every image is
+  read once, for the statistics of the training images and the fingerprint, which are cached on
+  disk.
 
   Args:
     dataset: its name in the catalogue, 'cifar100'; the newest version.
-    fields: {'image': 'image', 'label': 'label'}; what is left out is called so.
+    fields: {'image': 'image', 'label': 'label'}, the names of the fields; these are the defaults.
     validation: the share of `train` that becomes the split `validation`, by a hash of the pixels.
     white: the value of a bright pixel.
     data_dir: where it was prepared; else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
@@ -84,20 +85,20 @@ def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), valida
   if validation and 'validation' in files:
     raise ValueError(f'validation={validation}, but there is a split validation already')
   made_of = [source_sha256(__file__), source_sha256(images.__file__), names, classes, validation,
-             {split: [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in of.paths]
-              for split, of in files.items()}]
-  arrays = stored('tfds-images', made_of, lambda: _surveyed(files, classes, validation), cache)
-  about = unpacked(arrays['about'])
+             {split: [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
+                      for path in file.paths] for split, file in files.items()}]
+  arrays = load_or_make('tfds-images', made_of, lambda: _survey(files, classes, validation), cache)
+  about = unpack(arrays['about'])
   if not arrays['counts'].any():
     raise ValueError(f'validation={validation} leaves no image to train on')
   modality = Image(*about['shape'], *images.moments(
       arrays['counts'], f'{dataset}: train'), float(white), about['dtype'])
   target = Field((), 'int32', -1, target=True)
   splits = {}
-  for split, of in files.items():
+  for split, file in files.items():
     splits[split] = Split(
         {'hash01': arrays[f'{split}/hash01'], 'label': arrays[f'{split}/label']},
-        {**modality.fields, 'label': target}, lambda rows, of=of: {'image': of.images(rows)})
+        {**modality.fields, 'label': target}, lambda rows, file=file: {'image': file.images(rows)})
   if validation:
     out = arrays['train/parts'] < validation
     splits |= {'validation': splits['train'].subset(np.flatnonzero(out)),
@@ -110,7 +111,7 @@ def Images(*, dataset: str, fields: Mapping = types.MappingProxyType({}), valida
 class _ImageFiles:
   """The images of a split in its record files, read by their numbers, by any number of threads.
 
-  `feature` is what TFDS says of the images.
+  `feature` is TFDS's description of the images.
   """
 
   def __init__(self, folder: pathlib.Path, split: str, info: Any, names: Mapping[str, str],
@@ -119,7 +120,7 @@ class _ImageFiles:
     self.paths, self.names = [str(path) for path in info.filepaths], names
     self.dtype = np.dtype(feature.np_dtype).name
     self._mode = MODES.get(feature.shape[-1]) if self.dtype == 'uint8' else None
-    self._format = None               # of the pictures, once one was read
+    self._format = None               # the last picture's, for the next one
     self._about = f'{folder}: {split!r}'
     count = 0
     for path in self.paths:
@@ -137,15 +138,15 @@ class _ImageFiles:
     return len(self._records)
 
   def examples(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The images [n h w c] and labels [n] of some records."""
+    """Reads the images [n h w c] and labels [n] of some records."""
     from tensorflow_datasets.proto import tf_example_pb2 as protos
     pixels, found = [], []
     for row, record in zip(rows, self._read([int(row) for row in rows]), strict=True):
       try:
         features = protos.Example.FromString(record).features.feature
-        pixels.append(self._decoded(features[self.names['image']].bytes_list.value[0]))
+        pixels.append(self._decode(features[self.names['image']].bytes_list.value[0]))
         found.append(features[self.names['label']].int64_list.value[0])
-      except Exception as error:      # of protobuf and Pillow
+      except Exception as error:      # protobuf and Pillow have many kinds
         raise Stop(Status.DATA, f'{self._about}: record {row} is no image with a label '
                    f'({first_line(error)}); prepare the data set again') from error
       if pixels[-1].shape != pixels[0].shape:
@@ -156,18 +157,18 @@ class _ImageFiles:
   def _narrow(self, found: Sequence[int], rows: Sequence[int]) -> np.ndarray:
     try:
       return narrow(found, 'int32')
-    except Misshapen as error:
+    except ShapeError as error:
       raise Stop(Status.DATA, f'{self._about}: record {rows[error.row]}: its label {error}'
                  ) from error
 
   def images(self, rows: np.ndarray) -> list[np.ndarray]:
     return self.examples(rows)[0] if len(rows) else []
 
-  def _decoded(self, content: bytes) -> np.ndarray:
-    """The pixels [h w c] of a picture file.
+  def _decode(self, content: bytes) -> np.ndarray:
+    """Decodes a picture file to pixels [h w c].
 
-    Its format is taken to be that of the last one: Pillow else tries all, which takes longer than
-    reading a small picture.
+    The format of the last picture is tried first: Pillow would try all formats, which takes longer
+    than reading a small picture.
     """
     from PIL import Image as pictures
     try:
@@ -188,7 +189,7 @@ class _ImageFiles:
   def _read(self, rows: Sequence[int]) -> Sequence[bytes]:
     try:
       return self._records.__getitems__(rows)
-    except Exception:                 # which one is it?
+    except Exception:                 # find the damaged record
       for row in rows:
         try:
           self._records.__getitems__([row])
@@ -201,7 +202,7 @@ class _ImageFiles:
 
 def _image_files(dataset: str, folder: pathlib.Path,
                  names: Mapping[str, str]) -> tuple[list[str], dict[str, _ImageFiles]]:
-  """The names of the classes, and the files of every split that has examples."""
+  """Returns the names of the classes, and the files of every split that has examples."""
   import tensorflow_datasets as tfds
   info = opened(folder).info
   for name in names.values():
@@ -212,33 +213,35 @@ def _image_files(dataset: str, folder: pathlib.Path,
       raise ValueError(f'fields.{key}: {names[key]!r} of {dataset} is no {kind.__name__} but '
                        f'{info.features[names[key]]}')
   feature = info.features[names['image']]
-  if (kind := np.dtype(feature.np_dtype).name) not in STORED:
+  kind = np.dtype(feature.np_dtype).name
+  if kind not in STORED:
     raise Stop(Status.DATA, f'{folder}: its images are {kind}, and only {" and ".join(STORED)} can '
                'be read')
   return class_names(folder, names['label'], info.features[names['label']]), {
-      split: _ImageFiles(folder, split, of, names, feature) for split, of in info.splits.items()
-      if of.num_examples}
+      split: _ImageFiles(folder, split, about, names, feature)
+      for split, about in info.splits.items() if about.num_examples}
 
 
-def _surveyed(files: Mapping[str, _ImageFiles], classes: Sequence[str],
-              validation: float) -> Arrays:
-  """What is to be known of every image, by reading each once: labels, hashes, statistics."""
+def _survey(files: Mapping[str, _ImageFiles], classes: Sequence[str],
+            validation: float) -> Arrays:
+  """Reads every image once, for labels, hashes and statistics."""
   arrays, digest = {}, hashlib.sha256(repr((tuple(classes), validation)).encode())
   first = files['train'].examples([0])[0]
   shape, counts = first.shape[1:], 0
-  for split, of in files.items():
-    digest.update(f'{split} {(len(of), *shape)}'.encode())
+  for split, file in files.items():
+    digest.update(f'{split} {(len(file), *shape)}'.encode())
     columns: dict[str, list[np.ndarray]] = {'label': [], 'hash01': []}
     size = images.at_once(first.nbytes)
-    for start in range(0, len(of), size):
-      pixels, label = of.examples(range(start, min(start + size, len(of))))
+    for start in range(0, len(file), size):
+      pixels, label = file.examples(range(start, min(start + size, len(file))))
       if pixels.shape[1:] != shape:
-        raise Stop(Status.DATA, f'{of._about}: record {start} is {list(pixels.shape[1:])}, and the '
-                   f'first of train {list(shape)}: only images of one size can be read')
-      if (bad := np.flatnonzero((label < -1) | (label >= len(classes)))).size:
-        raise Stop(Status.DATA, f'{of._about}: record {start + bad[0]} has label {label[bad[0]]}, '
-                   f'outside the {len(classes)} classes')
-      for part in images.hashed(pixels):
+        raise Stop(Status.DATA, f'{file._about}: record {start} is {list(pixels.shape[1:])}, and '
+                   f'the first of train {list(shape)}: only images of one size can be read')
+      bad = np.flatnonzero((label < -1) | (label >= len(classes)))
+      if bad.size:
+        raise Stop(Status.DATA, f'{file._about}: record {start + bad[0]} has label '
+                   f'{label[bad[0]]}, outside the {len(classes)} classes')
+      for part in images.chunks(pixels):
         digest.update(part.data)
       columns['label'].append(label)
       columns['hash01'].append(images.hash01(pixels))
@@ -251,11 +254,11 @@ def _surveyed(files: Mapping[str, _ImageFiles], classes: Sequence[str],
     digest.update(whole['label'].tobytes())
     arrays |= {f'{split}/{name}': column for name, column in whole.items()}
   about = {'fingerprint': digest.hexdigest(), 'shape': shape, 'dtype': files['train'].dtype}
-  return arrays | {'counts': counts, 'about': packed(about)}
+  return arrays | {'counts': counts, 'about': pack(about)}
 
 
 def _corpus(dataset: str, folder: pathlib.Path, names: list[str], label: str) -> dict:
-  """Texts and labels by split, and the names of the classes, as JSON."""
+  """Reads texts and labels by split, and the names of the classes, as JSON."""
   import tensorflow_datasets as tfds
 
   builder = opened(folder)

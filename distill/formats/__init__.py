@@ -1,6 +1,6 @@
-"""Kinds of files that a model lives in. A format's file names are known in its own module alone.
+"""Formats of model files. Only a format's own module knows its file names.
 
-A folder carries its format: by its files, or by the name in its card (`'mylab.gguf:GGUF'`).
+A folder shows its format by its files, or by the name in its card (`'mylab.gguf:GGUF'`).
 """
 import hashlib
 import pathlib
@@ -17,7 +17,7 @@ Opened = tuple[Callable, Weights, Mapping[str, Any]]      # a model, its weights
 
 
 class Shipped(NamedTuple):
-  """A model with all that its export says: `card` names its class, its classes and its task."""
+  """A model to export; `card` names its class, its labels and its task."""
   model: Callable
   weights: Weights
   card: Mapping[str, Any]
@@ -25,48 +25,48 @@ class Shipped(NamedTuple):
 
 
 class Trial(NamedTuple):
-  """Prepared batches that a written model is tried on; `example(id)` names one, `title` all."""
+  """Prepared batches to check a written model on; `example(id)` names one row, `title` all."""
   batches: Sequence[Batch]
   example: Callable[[int], str]
   title: str
 
 
 class Format(Protocol):
-  """A kind of file.
+  """The contract of a format.
 
-  `trainable` says whether it has parameters that training can go on from; one that hasn't is a
-  program, which answers.
+  `trainable`: the format has parameters that training can start from; without them it is a program,
+  which only answers.
   """
-  suffix: str                 # of its files
+  suffix: str                 # the suffix of its files
   trainable: bool
 
   def holds(self, folder: pathlib.Path) -> bool:
-    """Whether the folder has a model in this format."""
+    """Tells whether the folder has a model in this format."""
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    """The model of a folder; `path` is what names it, for error lines."""
+    """Opens the model of a folder; `path` is the option or key that names it, for error lines."""
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
             about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Writes a folder, once what it holds answers as the model; how far it is from that.
+    """Writes a folder after checking that it answers like the model; returns the differences.
 
-    The bound is the format's own. `about` is what a page about the model says: its `name`, and of
-    its run the `report`, a `verdict` and a `table`; a format that has such a page writes it.
+    Each format has its own bound. `about` are facts for a page about the model: its `name`, and its
+    run's `report`, a `verdict` and a `table`; a format that has such a page writes it.
     """
 
   def sizes(self, folder: pathlib.Path, weights: Weights,
             card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of sizes; `hidden_bytes` are weights that no call takes as arguments."""
+    """Returns a report's fields of sizes; `hidden_bytes` are weights inside a program."""
 
 
 def formats() -> tuple[Format, ...]:
-  """Ours, each before those that would take its folders for theirs."""
+  """Returns our formats; a format precedes those that would also claim its folders."""
   from distill.formats import huggingface, safetensors, stablehlo  # which need this module
   return stablehlo.StableHLO(), safetensors.Safetensors(), huggingface.HuggingFace()
 
 
-def at(folder: pathlib.Path) -> Format:
-  """The format of a folder; that of Hugging Face where nothing says so."""
+def format_of(folder: pathlib.Path) -> Format:
+  """Returns the format of a folder; Hugging Face's if no format recognises it."""
   if name := card_of(folder).get('format'):
     try:
       kind = lookup.find('formats', name, 'format')
@@ -79,13 +79,13 @@ def at(folder: pathlib.Path) -> Format:
   return next((kind for kind in known if kind.holds(folder)), known[-1])
 
 
-def named_in(kind: Format) -> bool:
-  """Whether a folder's files tell that it is of this format, so that its card needn't."""
+def is_recognised(kind: Format) -> bool:
+  """Tells whether folders of this format are recognised by their files, without a card."""
   return type(kind) in map(type, formats())
 
 
 def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
-  """The card of an export, not yet verified; {} where there is none."""
+  """Returns the card of an export, unverified; {} if there is none."""
   try:
     card = disk.read_json(folder / CARD)['card']
   except (OSError, ValueError, KeyError, TypeError):
@@ -93,17 +93,18 @@ def card_of(folder: pathlib.Path) -> Mapping[str, Any]:
   return card if isinstance(card, Mapping) else {}
 
 
-def sealed(folder: pathlib.Path, file: str) -> dict[str, Any]:
-  """What `config.json` of an export says, once every file is verified, and the card is one."""
-  about = checkpoint.opened(folder, file)
+def read_sealed(folder: pathlib.Path, file: str) -> dict[str, Any]:
+  """Returns `config.json` of an export, after verifying every file and the form of the card."""
+  about = checkpoint.open_export(folder, file)
   card = about.get('card')
-  if wrong := _no_card(card):
+  wrong = _card_fault(card)
+  if wrong:
     raise Stop(Status.CHECKPOINT, f'{folder}: its card {wrong}')
   return about
 
 
-def _no_card(card: Any) -> str:
-  """Says why a sealed value is no card, '' if it is one."""
+def _card_fault(card: Any) -> str:
+  """Says why a sealed value is no card; returns '' if it is one."""
   if not isinstance(card, dict):
     return 'is no table of names'
   for name in 'model', 'task':
@@ -126,50 +127,50 @@ def _no_card(card: Any) -> str:
 
 
 def is_model(folder: pathlib.Path) -> bool:
-  """Whether a folder looks like that of a model."""
+  """Tells whether a folder looks like that of a model."""
   return (folder / CARD).is_file() or any(kind.holds(folder) for kind in formats())
 
 
-def content(folder: pathlib.Path) -> str:
-  """The sha256 of the files of a model's folder."""
+def content_hash(folder: pathlib.Path) -> str:
+  """Returns the sha256 of the files of a model's folder."""
   digest = hashlib.sha256()
-  suffixes = {'.json', at(folder).suffix, *(kind.suffix for kind in formats())}
+  suffixes = {'.json', format_of(folder).suffix, *(kind.suffix for kind in formats())}
   for file in sorted(f for suffix in suffixes for f in folder.glob(f'*{suffix}')):
-    with open(file, 'rb') as opened:
-      digest.update(file.name.encode() + hashlib.file_digest(opened, 'sha256').digest())
+    with open(file, 'rb') as stream:
+      digest.update(file.name.encode() + hashlib.file_digest(stream, 'sha256').digest())
   return digest.hexdigest()
 
 
 def load(place: str, path: str = '--model', **changes: Any) -> Opened:
-  """The model of an export, of a Hugging Face folder or hub id, that training can go on from.
+  """Loads a trainable model: an export, a Hugging Face folder or a hub id.
 
-  `changes` are those of `parameters.assembled`.
+  `changes` are those of `parameters.assemble`.
   """
   folder = hub.folder(place, path)
-  kind = at(folder)
+  kind = format_of(folder)
   if not kind.trainable:
     raise Stop(Status.CHECKPOINT, f'{path}: {folder} holds a program: it answers, but has neither '
                'parameters nor layers to take; name the folder that it was exported from')
-  return _opened(kind, folder, path, **changes)
+  return _open(kind, folder, path, **changes)
 
 
 def open_model(place: str, path: str = '--model', **changes: Any) -> Opened:
-  """The same, or a program, which has its weights inside."""
+  """Loads a trainable model or a program, which contains its weights."""
   folder = hub.folder(place, path)
-  return _opened(at(folder), folder, path, **changes)
+  return _open(format_of(folder), folder, path, **changes)
 
 
-def _opened(kind: Format, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
+def _open(kind: Format, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
   from distill.formats import parameters  # which needs JAX
   model, weights, card = kind.open(folder, path, **changes)
-  if type(kind) not in map(type, formats()):      # ours check by the names that their files have
+  if type(kind) not in map(type, formats()):      # our formats check, with the names in their files
     for part in weights:
       parameters.check_finite(part, folder)
   return model, weights, card
 
 
 def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
-  """The inputs of a model that was opened; a Stop where the model has no room for them."""
+  """Returns the modality of an opened model; stops if the model is too small for its inputs."""
   found = modalities.from_card(card, str(folder))
   for name, size in found.sizes.items():
     its = card['model'].get(name, size)
@@ -181,29 +182,30 @@ def modality(card: Mapping[str, Any], folder: pathlib.Path) -> Modality:
   return found
 
 
-def whole(place: str, path: str = '--model') -> Opened:
-  """A model that can answer, its weights, and its card."""
+def load_trained(place: str, path: str = '--model') -> Opened:
+  """Loads a model that can answer; stops if a part that its task needs is untrained."""
   model, weights, card = open_model(place, path)
   parts = tasks.from_card(card, f'{place}: task').parts
-  if lacks := {name.split('/')[0] for name in card.get('fresh', ())} & {*parts}:
+  lacks = {name.split('/')[0] for name in card.get('fresh', ())} & {*parts}
+  if lacks:
     raise Stop(Status.CHECKPOINT, f'{place} has no {min(lacks)}: it is a '
                'pretrained encoder, which must be trained before it can answer')
   return model, weights, card
 
 
-def free(place: str, node: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """What a config may change of a loaded model: arguments that no parameter depends on."""
-  from distill.models.pure import traits_of
+def free_arguments(place: str, node: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """Returns the arguments in `node` that a config may change: no parameter depends on them."""
+  from distill.models.functional import traits_of
   if not node:
     return {}
-  model = card_of(hub.folder(place, path)).get('model')           # what is wrong is said on opening
+  model = card_of(hub.folder(place, path)).get('model')           # faults are reported on opening
   name = model.get('name') if isinstance(model, Mapping) else 'bert.Bert'
   kind = lookup.find('models', name, f'{path}: {place}')
   return {key: node[key] for key in traits_of(kind).free if key in node}
 
 
 def write(folder: pathlib.Path, shipped: Shipped) -> None:
-  """Writes the folder that a trained model ships in, for `transformers` too if it has the model."""
+  """Writes the export of a trained model, readable by `transformers` if it has such a model."""
   from distill.formats import huggingface, safetensors
   kind = huggingface.HuggingFace() if huggingface.knows(shipped) else safetensors.Safetensors()
   kind.write(folder, shipped)

@@ -1,4 +1,4 @@
-"""The folder of Hugging Face `transformers`: a model of ours that it knows, or one of theirs."""
+"""Folders of Hugging Face `transformers`: our models that it has too, or its own."""
 import json
 import pathlib
 from collections.abc import Mapping
@@ -9,23 +9,23 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from distill import disk
-from distill.formats import Opened, Shipped, Trial, parameters, sealed
-from distill.formats.safetensors import FILE, file_bytes, written
+from distill.formats import Opened, Shipped, Trial, parameters, read_sealed
+from distill.formats.safetensors import FILE, file_bytes, write_tensors
 from distill.modalities import tokenizer as tokenizers
 from distill.modalities.text import Text
 from distill.models import huggingface
 from distill.models.sizes import sizes
 from distill.types import Status, Stop
 
-KINDS = 'F64', 'F32', 'F16', 'BF16'     # types of tensors, as a file says them
+KINDS = 'F64', 'F32', 'F16', 'BF16'     # types of tensors, as a file names them
 CONFIG, TOKENIZER, INDEX = 'config.json', 'tokenizer_config.json', f'{FILE}.index.json'
 
 
 class HuggingFace:
-  """Tensors and `config.json` in the names of `transformers`, which loads the folder as it is.
+  """Tensors and `config.json` with the names of `transformers`, which loads the folder unchanged.
 
-  An export of ours has its sealed card beside them, and is verified; a folder that `transformers`
-  wrote is read strictly, tensor by tensor. Nothing is unpickled.
+  Our exports also have a sealed card, and are verified; a folder that `transformers` wrote is read
+  strictly, tensor by tensor. No pickle is read.
   """
   suffix, trainable = '.safetensors', True
 
@@ -35,7 +35,7 @@ class HuggingFace:
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
     config = _json(folder / CONFIG)
     ours = 'card' in config and 'transformers_version' not in config  # saving there copies our card
-    card = sealed(folder, FILE)['card'] if ours else {}
+    card = read_sealed(folder, FILE)['card'] if ours else {}
     found = huggingface.read(config, _tensors(folder), folder)
     if not ours:
       reads = Text.from_folder(str(folder), found.node['length'], path)
@@ -43,7 +43,7 @@ class HuggingFace:
               'classes': found.labels, **reads.card()}
       if found.multilabel:
         card['task'] = {'name': 'multilabel.MultiLabel'}
-    return parameters.assembled(found.params, card, folder, path, names=found.names, **changes)
+    return parameters.assemble(found.params, card, folder, path, names=found.names, **changes)
 
   def write(self, folder: pathlib.Path, shipped: Shipped, trial: Trial | None = None,
             about: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -55,9 +55,9 @@ class HuggingFace:
       config = config | {'torch_dtype': min(halves)}
     files = shipped.modality.files()
     tokenizer = files['tokenizer.json']
-    files = files | {
-        TOKENIZER: json.dumps(_about(tokenizer, shipped.card, config), indent=2, allow_nan=False)}
-    return written(folder, tensors, shipped, files, config)
+    about = _tokenizer_config(tokenizer, shipped.card, config)
+    files = files | {TOKENIZER: json.dumps(about, indent=2, allow_nan=False)}
+    return write_tensors(folder, tensors, shipped, files, config)
 
   def sizes(self, folder: pathlib.Path, weights: parameters.Weights,
             card: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class HuggingFace:
 
 
 def knows(shipped: Shipped) -> bool:
-  """Whether `transformers` has such a model, and reads its inputs as ours does: by a tokenizer."""
+  """Tells whether `transformers` has such a model, and its inputs come from a tokenizer."""
   return _named(shipped) is not None and 'tokenizer.json' in shipped.modality.files()
 
 
@@ -74,13 +74,14 @@ def _named(shipped: Shipped) -> tuple[dict[str, np.ndarray], dict[str, Any]] | N
                            shipped.card['classes'])
 
 
-def _about(tokenizer: str, card: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-  """What `transformers` wants to know beside tokenizer.json, which it then takes as it is."""
+def _tokenizer_config(tokenizer: str, card: Mapping[str, Any],
+                      config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the tokenizer config that `transformers` needs beside tokenizer.json."""
   content = json.loads(tokenizer)
   words = {i: word for word, i in content['model']['vocab'].items()} | {
       token['id']: token['content'] for token in content['added_tokens']}
   special = {f'{name.strip("[]").lower()}_token': words[i]
-             for name, i in tokenizers.special(tokenizer).items()}
+             for name, i in tokenizers.special_ids(tokenizer).items()}
   names = ('token_type_ids',) if 'type_vocab_size' in config else ()
   length = card.get('length', card['model']['length'])
   return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': length,
@@ -88,7 +89,7 @@ def _about(tokenizer: str, card: Mapping[str, Any], config: Mapping[str, Any]) -
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """All tensors as float32, of one file or of the shards that an index names."""
+  """Reads all tensors as float32, from one file or from the shards that an index names."""
   files, arrays = {FILE}, {}
   if (folder / INDEX).is_file() and not (folder / FILE).is_file():
     try:
@@ -102,25 +103,27 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
           f', but {pickles[0]}: a pickle, which can run code when it is opened; convert it by '
           "from_pretrained(DIR).save_pretrained(DIR) of the model's class in transformers"
           if pickles else ''))
-    found = _of_file(folder / name)
-    if twice := sorted(found.keys() & arrays.keys()):
+    found = _read_file(folder / name)
+    twice = sorted(found.keys() & arrays.keys())
+    if twice:
       raise _fault(folder / name, f'another file of the folder has the tensor {twice[0]} too')
     arrays |= found
   return arrays
 
 
-def _of_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The tensors of a file as float32; of any type that isn't one of weights they are refused."""
+def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads the tensors of a file as float32; stops at a type that weights don't have."""
   found = {}
   try:
     with safe_open(path, 'flax') as file:       # NumPy has no bfloat16
       for name in file.keys():
         if name.endswith('position_ids'):       # the numbers from 0, which older versions saved
           continue
-        if (kind := file.get_slice(name).get_dtype()) not in KINDS:
+        kind = file.get_slice(name).get_dtype()
+        if kind not in KINDS:
           raise _fault(path, f'the tensor {name} is {kind}; weights of {", ".join(KINDS)} are '
                        'known')
-        with np.errstate(over='ignore'):        # what is beyond float32 is inf, and refused as that
+        with np.errstate(over='ignore'):        # beyond float32 is inf, which is refused later
           found[name] = np.asarray(file.get_tensor(name).astype(jnp.float32))
   except (SafetensorError, OSError) as error:
     raise _fault(path, f'it cannot be read: {" ".join(str(error).split())}') from error

@@ -1,4 +1,4 @@
-"""From arrays by our paths and a card to a model and its weights, what is missing begun anew."""
+"""Models and weights from a card and arrays by our paths; missing parameters are initialised."""
 import fnmatch
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,35 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import lookup, numbers
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
 
-def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathlib.Path, path: str,
-              *, model: Mapping[str, Any] | None = None, fresh: Sequence[str] = (),
-              sizes: Mapping[str, int] | None = None, seed: int = 0,
-              names: Mapping[str, str] | None = None) -> tuple[Pure, Weights, dict[str, Any]]:
-  """The model of a card with these arrays as its parameters.
+def assemble(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathlib.Path, path: str,
+             *, model: Mapping[str, Any] | None = None, fresh: Sequence[str] = (),
+             sizes: Mapping[str, int] | None = None, seed: int = 0,
+             names: Mapping[str, str] | None = None) -> tuple[Functional, Weights, dict[str, Any]]:
+  """Builds the model of a card with `arrays` as its parameters; returns it, weights and card.
 
   `model` changes arguments that no parameter depends on, such as `dropout`. Parameters whose paths
-  match a pattern of `fresh`, and heads that the arrays lack, start anew by `seed`; `sizes` are
-  those of the data, which a new head has. The card's `fresh` lists them. `names` are those that
-  the arrays have in the folder, for error lines. An array must be finite.
+  match a pattern of `fresh`, and heads that the arrays lack, are initialised by `seed`; the card's
+  `fresh` lists them. `sizes` are those of the data, which a new head takes. `names` are the arrays'
+  names in the folder, for error lines. All arrays must be finite.
   """
   check_finite(arrays, folder, names)
-  anew = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh)
+  reinit = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh)
   node = {**card['model'], **(model or {})}
-  build = lambda node: Pure(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
-                                                      rngs=rngs))
+  build = lambda node: Functional(lambda rngs: lookup.build('models', node, f'{path}: {folder}',
+                                                            rngs=rngs))
   pure = build(node)
-  missing = _missing(pure, arrays, anew)
+  missing = _missing(pure, arrays, reinit)
   if missing and _classes_are_new(node, build, pure, missing):
     card = {key: value for key, value in card.items() if key != 'task'} | {'classes': ()}
     if sizes and sizes.get('classes', node['classes']) != node['classes']:
       node = node | {'classes': sizes['classes']}
       pure = build(node)
-      missing = _missing(pure, arrays, anew)
+      missing = _missing(pure, arrays, reinit)
   shapes = pure.shapes[0] | pure.shapes[1]
   for pattern in fresh:
     if not fnmatch.filter(shapes, pattern):
@@ -45,10 +45,10 @@ def assembled(arrays: Mapping[str, Any], card: Mapping[str, Any], folder: pathli
   heads = pure.traits.heads
   unasked = {name for name in arrays if name not in shapes and name.split('/')[0] in heads}
   for name in sorted((shapes.keys() | arrays.keys()) - missing - unasked):
-    here, there = (x[name].shape if name in x else 'missing' for x in (arrays, shapes))
-    if here != there:
-      raise Stop(Status.CHECKPOINT, f'{folder}: {name} is {here} in the weights and {there} in the '
-                 f'model {node["name"]}')
+    found, expected = (x[name].shape if name in x else 'missing' for x in (arrays, shapes))
+    if found != expected:
+      raise Stop(Status.CHECKPOINT, f'{folder}: {name} is {found} in the weights and {expected} in '
+                 f'the model {node["name"]}')
     if jnp.issubdtype(arrays[name].dtype, jnp.floating) != jnp.issubdtype(
         shapes[name].dtype, jnp.floating):
       raise Stop(Status.CHECKPOINT, f'{folder}: {name} is {arrays[name].dtype} in the weights and '
@@ -63,23 +63,25 @@ def check_finite(arrays: Mapping[str, Any], folder: pathlib.Path,
                  names: Mapping[str, str] | None = None) -> None:
   """Stops at weights that hold a number that is not finite."""
   for path, array in arrays.items():
-    if bad := numbers.count_nonfinite(array):
+    bad = numbers.count_nonfinite(array)
+    if bad:
       name = names[path] if names else path
       raise Stop(Status.CHECKPOINT, f'{folder}: the tensor {name} holds {bad:,} of '
                  f'{np.size(array):,} values that are not finite numbers: it answers nothing; was '
                  'its training finite to the end, and the file copied whole?')
 
 
-def _missing(pure: Pure, arrays: Mapping[str, Any], anew: Callable[[str], bool]) -> set[str]:
-  """The parameters that start anew: those that were asked to, and heads that aren't there."""
+def _missing(pure: Functional, arrays: Mapping[str, Any],
+             reinit: Callable[[str], bool]) -> set[str]:
+  """Returns the parameters to initialise: those of `fresh`, and heads that the arrays lack."""
   heads = pure.traits.heads
   return {name for part in pure.shapes for name in part
-          if anew(name) or (name not in arrays and name.split('/')[0] in heads)}
+          if reinit(name) or (name not in arrays and name.split('/')[0] in heads)}
 
 
-def _classes_are_new(node: Mapping[str, Any], build: Callable, pure: Pure,
+def _classes_are_new(node: Mapping[str, Any], build: Callable, pure: Functional,
                      missing: set[str]) -> bool:
-  """Whether every parameter whose shape depends on the number of classes starts anew."""
+  """Tells whether all parameters whose shape depends on the classes are initialised."""
   if 'classes' not in node:
     return False
   other = build({**node, 'classes': node['classes'] + 1})

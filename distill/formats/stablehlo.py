@@ -1,7 +1,7 @@
-"""A model as one StableHLO program, which answers without the code of the model it was made from.
+"""A model as one StableHLO program, which runs without the code of the model.
 
-The file has the weights inside, so that it needs nothing but JAX. The number of examples and the
-length of named axes are symbolic: one program for all widths, not the weights for each.
+The file contains the weights and needs only JAX. The number of examples and the length of named
+axes are symbolic: one program, with one copy of the weights, serves all widths.
 """
 import dataclasses
 import itertools
@@ -15,30 +15,30 @@ import numpy as np
 from jax import export
 
 from distill import checkpoint, step, tasks
-from distill.formats import Opened, Shipped, Trial, sealed
+from distill.formats import Opened, Shipped, Trial, read_sealed
 from distill.formats.readme import readme
 from distill.modalities import Modality, examples
-from distill.models.pure import PLAIN, check_ids
+from distill.models.functional import NO_TRAITS, check_ids
 from distill.models.sizes import sizes
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Status, Stop
 
 FILE = 'model.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-TOLERANCE = 1e-4        # of an output: absolute up to 1, relative above
-MOST = 2**31 - 2**24    # bytes of weights: the file is a flatbuffer, whose offsets are 31 bits
+TOLERANCE = 1e-4        # absolute for outputs up to 1, relative above
+MAX_BYTES = 2**31 - 2**24    # bytes of weights: the file is a flatbuffer, whose offsets are 31 bits
 EXTRA = "needs the package flatbuffers: pip install 'distill[export]'"
 TOTALS = 'params', 'params_outside_embeddings', 'bytes', 'quantised'
 
 
 class Program:
-  """A forward pass in evaluation mode, its weights inside, that is called as a model is.
+  """A forward pass in evaluation mode that contains its weights and is called like a model.
 
-  `data` is what `jax.export` serialised, `place` its folder and `written` the JAX that wrote it,
-  for the error line; `rows` are those of its tables, as `Pure.rows`. It takes any number of
-  examples, of any width up to its model's.
+  `data` are the bytes that `jax.export` serialised, `place` its folder and `written` the version of
+  JAX that wrote it, for the error line; `rows` are the sizes of its tables, as in
+  `Functional.rows`. It takes any number of examples, of any width up to its model's.
   """
-  traits, differentiable = PLAIN, False
+  traits, differentiable = NO_TRAITS, False
 
   def __init__(self, data: bytes, place: str, written: str,
                rows: Mapping[str, int] | None = None):
@@ -59,7 +59,8 @@ class Program:
                  f'{written} wrote ({why}); JAX promises six months: export the model again, or '
                  f'pip install jax=={written}') from error
     self.fields, self.platforms = tuple(fields), made.platforms
-    if (here := export.default_export_platform()) not in self.platforms:
+    here = export.default_export_platform()
+    if here not in self.platforms:
       raise Stop(Status.CHECKPOINT, f'{place} runs on {", ".join(self.platforms)}, and this is '
                  f'{here}: set JAX_PLATFORMS={self.platforms[0]}, or export the model for {here}')
 
@@ -78,7 +79,7 @@ class StableHLO:
     return (folder / FILE).is_file()
 
   def open(self, folder: pathlib.Path, path: str, **changes: Any) -> Opened:
-    about = sealed(folder, FILE)
+    about = read_sealed(folder, FILE)
     card = about['card']
     made = Program((folder / FILE).read_bytes(), str(folder), about['versions']['jax'],
                    card.get('program', {}).get('rows'))
@@ -88,7 +89,7 @@ class StableHLO:
             about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     card = shipped.card
     outputs = tasks.from_card(card, 'the card').outputs
-    data = serialized(shipped, outputs)
+    data = serialize(shipped, outputs)
     program = Program(data, str(folder), jax.__version__)
     measured = parity(program, shipped, outputs, trial)
     card = {key: value for key, value in card.items() if key != 'fresh'} | {'program': {
@@ -99,7 +100,8 @@ class StableHLO:
     if about:
       files |= {'README.md': readme(card=card, modality=shipped.modality, size=len(data),
                                     on=trial.title, **about)}
-    checkpoint.ship(folder, {FILE: data} | {k: v.encode() for k, v in files.items()}, card)
+    files = {name: text.encode() for name, text in files.items()}
+    checkpoint.write_new_export(folder, {FILE: data, **files}, card)
     return measured
 
   def sizes(self, folder: pathlib.Path, weights: Weights,
@@ -111,16 +113,16 @@ class StableHLO:
             'shipped_bytes': (folder / FILE).stat().st_size}
 
 
-def serialized(shipped: Shipped, outputs: Sequence[str], *,
-               platforms: Sequence[str] = PLATFORMS) -> bytes:
-  """The program: from the prepared fields of a batch to some of the model's outputs, as float32."""
+def serialize(shipped: Shipped, outputs: Sequence[str], *,
+              platforms: Sequence[str] = PLATFORMS) -> bytes:
+  """Serialises the program from a batch's prepared fields to `outputs` of the model, in float32."""
   try:
     import flatbuffers  # noqa: F401
   except ImportError:
     raise Stop(Status.CONFIG, f'an export to StableHLO {EXTRA}') from None
   model, weights, card, modality = shipped
   size = sum(x.size * x.dtype.itemsize for part in weights for x in part.values())
-  if size > MOST:
+  if size > MAX_BYTES:
     raise Stop(Status.CONFIG, f'the weights take {size / 2**30:.1f} GiB, and a StableHLO file '
                'holds less than 2: ship model.safetensors')
 
@@ -136,8 +138,8 @@ def serialized(shipped: Shipped, outputs: Sequence[str], *,
 
   try:
     return bytes(export.export(jax.jit(forward), platforms=tuple(platforms))(
-        examples.symbolic(modality)).serialize())
-  except (ValueError, TypeError, NotImplementedError) as error:     # a module's own, as it's traced
+        examples.symbolic_shapes(modality)).serialize())
+  except (ValueError, TypeError, NotImplementedError) as error:     # while a module is traced
     why = (str(error).splitlines() or [type(error).__name__])[0]
     if '_DimExpr' in why:
       why += '; the size of a batch is a symbol: take it from x.shape, without len() and int()'
@@ -147,11 +149,11 @@ def serialized(shipped: Shipped, outputs: Sequence[str], *,
 
 def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
            trial: Trial) -> dict[str, Any]:
-  """How far a program is from its module on all batches; a Stop beyond the tolerance.
+  """Measures a program's differences from its module on all batches; stops beyond the tolerance.
 
-  Agreement is that of the largest entries of the first output, where there are classes.
+  Agreement is the share of equal predictions by the first output, if there are classes.
   """
-  measure = step.outputs_alone(tuple(outputs))
+  measure = step.select_outputs(tuple(outputs))
   ours, theirs = (step.make_eval_step(model, measure) for model in (shipped.model, program))
   axis = next(iter(shipped.modality.widths), None)
   ids, counts, widths, worst, agreed = set(), set(), set(), 0.0, []
@@ -163,7 +165,8 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
     for name in outputs:
       module, made = (np.asarray(each[name], np.float64)[keep].reshape(int(keep.sum()), -1)
                       for each in found)
-      if (bad := ~np.isfinite(module).all(-1)).any():
+      bad = ~np.isfinite(module).all(-1)
+      if bad.any():
         raise Stop(Status.NONFINITE, f'{trial.example(int(batch["id"][keep][bad][0]))}: the answer '
                    f'has {name} that are not finite: nothing was written')
       gaps = np.abs(module - made).max(-1)
@@ -187,7 +190,7 @@ def parity(program: Program, shipped: Shipped, outputs: Sequence[str],
 
 
 def _cases(batches: Sequence[Batch], modality: Modality) -> Iterator[Batch]:
-  """All batches; of every width two examples and one alone, too, if need be cut or padded to it."""
+  """Yields all batches; then, for every width, one example and two, cut or padded if necessary."""
   axes = tuple(modality.widths)
   shape = lambda batch: tuple(_width(batch, modality, axis) for axis in axes)
   first = {}
@@ -196,24 +199,24 @@ def _cases(batches: Sequence[Batch], modality: Modality) -> Iterator[Batch]:
     first.setdefault(shape(batch), batch)
   last = batch
   for widths in first.keys() | set(itertools.product(*modality.widths.values())):
-    batch = first.get(widths) or _resized(last, modality, dict(zip(axes, widths, strict=True)))
+    batch = first.get(widths) or _resize(last, modality, dict(zip(axes, widths, strict=True)))
     yield from ({name: x[:n] for name, x in batch.items()} for n in (1, 2))
 
 
 def _width(batch: Batch, modality: Modality, axis: str) -> int:
-  """The width of a batch along a named axis."""
+  """Returns the width of a batch along a named axis."""
   return next(batch[name].shape[1 + field.axes.index(axis)]
               for name, field in modality.fields.items() if axis in field.axes)
 
 
-def _resized(batch: Batch, modality: Modality, widths: Mapping[str, int]) -> Batch:
-  """A batch cut or padded to other widths."""
+def _resize(batch: Batch, modality: Modality, widths: Mapping[str, int]) -> Batch:
+  """Cuts or pads a batch to other widths."""
   named = {name: field for name, field in modality.fields.items() if {*field.axes} & widths.keys()}
   resized = {}
   for name, field in named.items():
-    rows = np.asarray(batch[name])                # of the type that the modality prepared
+    rows = np.asarray(batch[name])                # with the prepared dtype
     field = dataclasses.replace(field, dtype=str(rows.dtype))
-    resized[name] = examples.stacked(rows, field, widths, len(rows))
+    resized[name] = examples.stack(rows, field, widths, len(rows))
   return {**batch, **resized}
 
 

@@ -1,4 +1,4 @@
-"""What a sum of losses pays for how it is weighed."""
+"""The penalty of learned loss weights: uncertainty weighting (Kendall 2018)."""
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
@@ -6,11 +6,11 @@ from distill import maths
 
 
 def penalty(value: Float[Array, ''], like: Shaped[Array, 'b ...']) -> Float[Array, ' b']:
-  """A number of the whole sum, for every example (Kendall 2018, eq. 7: the log σ of a loss).
+  """The penalty log σ of a learned loss weight, repeated for every example (Kendall 2018, eq. 7).
 
-  `like` is any array of the batch and gives no more than its length. In a term of its own beside
-  the loss that `weights.Uncertainty` weighs, with that loss's mask. Let it be what that loss reads
-  of a teacher, if it reads one: where a baseline goes without the loss, its penalty goes, too.
+  Add it as a term beside the loss that `weights.Uncertainty` weighs, with that loss's mask. Only
+  the length of `like`, any array of the batch, is used. Let `like` be the teacher's array that the
+  loss reads, if it reads one: a baseline that drops the loss then drops its penalty too.
   """
   maths.scalar(value=value)
   return jnp.broadcast_to(maths.wide(value), like.shape[:1])

@@ -1,4 +1,4 @@
-"""Losses on how the class probabilities of a batch go together, over its rows and its columns.
+"""Losses on correlations of class probabilities, over the rows and columns of a batch.
 
 They mix examples: `where` is the path of the term's mask, or `batch/valid`.
 """
@@ -17,16 +17,16 @@ def dist(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'], where: Shap
   """T² (beta (1 - ρ of an example's classes) + gamma (1 - mean ρ of a class's examples)), with
   Pearson's ρ between student's and teacher's probabilities (DIST, Huang 2022).
 
-  The first part is an example's own, the second the batch's, and each counted example has it. What
-  doesn't vary has ρ = 0, without a gradient; with one example there is no second part. The 1e-8
-  beside the lengths is the authors': in it, classes that no example is near have ρ = 0, too. Their
-  CIFAR runs take beta = gamma = 2 at temperature 4.
+  The first part belongs to an example, the second to the batch, and is added to each counted
+  example. A constant row or column has ρ = 0, without a gradient; with one example the second part
+  is 0. The 1e-8 added to the lengths is the authors': because of it, ρ is 0 for classes that have
+  almost no probability, too. Their CIFAR runs take beta = gamma = 2 at temperature 4.
   """
   maths.weight(beta=beta, gamma=gamma)
   q, p, counted = _probabilities(student, teacher, where, temperature)
-  own = 1 - _pearson(q, p, jnp.ones_like(counted), axis=1)
-  shared = jnp.where(jnp.sum(counted) > 1, 1 - jnp.mean(_pearson(q, p, counted, axis=0)), 0)
-  return jnp.where(counted[:, 0], temperature**2 * (beta * own + gamma * shared), 0)
+  inter = 1 - _pearson(q, p, jnp.ones_like(counted), axis=1)
+  intra = jnp.where(jnp.sum(counted) > 1, 1 - jnp.mean(_pearson(q, p, counted, axis=0)), 0)
+  return jnp.where(counted[:, 0], temperature**2 * (beta * inter + gamma * intra), 0)
 
 
 @mixing
@@ -64,18 +64,18 @@ def mlkd_class(student: Float[Array, 'b c'], teacher: Float[Array, 'b c'],
 
 
 def _probabilities(student, teacher, where, temperature):
-  """Probabilities of student and teacher, 0 in the rows that aren't `counted`, [b 1]."""
+  """Returns both sides' probabilities, 0 in rows that don't count; and `counted` [b 1]."""
   maths.positive(temperature=temperature)
   maths.agree(examples=student.shape[:1], where=where.shape)
   counted = where.astype(bool)[:, None]
-  # Before the softmax, too: what an uncounted row holds may be NaN, and then so is its gradient.
+  # Masked before the softmax, too: an uncounted row may hold NaN, and its gradient would be NaN.
   q, p = (jnp.where(counted, jax.nn.softmax(jnp.where(counted, z, 0) / temperature), 0)
           for z in maths.pair(student, teacher))
   return q, p, counted
 
 
 def _pearson(x, y, counted, axis):
-  """Correlation over what counts along an axis; of what doesn't vary 0, without a gradient."""
+  """Computes the correlation over counted entries along an axis; 0 if either side is constant."""
   x, y = (_centred(z, counted, axis) for z in (x, y))
   squares = [jnp.sum(jnp.square(z), axis) for z in (x, y)]
   still = jnp.minimum(*squares) < 1e-24
@@ -84,7 +84,7 @@ def _pearson(x, y, counted, axis):
 
 
 def _centred(x, counted, axis):
-  # From the largest first: the mean of equal numbers is then 0, and not the rounding of a sum.
+  # The largest is subtracted first: equal numbers then have exactly mean 0, without rounding.
   x = x - jax.lax.stop_gradient(jnp.max(x, axis, keepdims=True))
   total = jnp.sum(jnp.where(counted, x, 0), axis, keepdims=True)
   n = jnp.sum(jnp.broadcast_to(counted, x.shape), axis, keepdims=True)

@@ -1,11 +1,11 @@
 """Divergences between the student's and the teacher's distribution over words or classes.
 
-They take logits [*b v] and give values [*b], whose mean over the counted tokens is the paper's
-loss. A temperature divides both sides' logits, and that is all: there is no T² here, as there
-is none in the papers; `logits.kl`, the forward KL, is the one that has it.
+They take logits [*b v] and return values [*b], whose mean over the counted tokens is the paper's
+loss. A temperature divides both sides' logits; as in the papers there is no factor T², which only
+the forward KL, `logits.kl`, has.
 
-A word that one side rules out by a logit of -inf counts as one of probability 1e-30, so that
-the other side may think otherwise at a finite price.
+A word with a logit of -inf on one side counts as a word of probability 1e-30, so that the loss
+stays finite whatever the other side says.
 """
 import math
 
@@ -15,18 +15,18 @@ from jaxtyping import Array, Float, Int
 
 from distill import maths
 
-LEAST = math.log(1e-30)
+LOG_MIN_PROBABILITY = math.log(1e-30)
 
 
 def _mixed(log_a: Float[Array, '*b v'], log_b: Float[Array, '*b v'],
            share: float | Float[Array, '']) -> Float[Array, '*b v']:
-  """log(share · a + (1 - share) · b)."""
+  """Returns log(share · a + (1 - share) · b)."""
   return jnp.logaddexp(jnp.log(share) + log_a, jnp.log1p(-share) + log_b)
 
 
 def reverse_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
                temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
-  """KL(student || teacher): the student keeps to what the teacher finds likely (MiniLLM, Gu 2024,
+  """KL(student || teacher): the student avoids what the teacher finds unlikely (MiniLLM, Gu 2024,
   §2.1).
 
   MiniLLM takes it over sequences that the student samples, by policy gradient. This is the
@@ -62,15 +62,15 @@ def jsd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *,
   """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, of teacher p and
   student q (GKD, Agarwal 2024, eq. 1).
 
-  At beta = 0 and 1, where this is 0, TRL means KL(p || q) and KL(q || p), and so does this: the
-  loss jumps there. `normalised` divides by beta (1 - beta), and then those are its limits: a
-  beta from `schedule/` moves from the one KL to the other without a jump. DistiLLM's
+  The formula is 0 at beta = 0 and 1. As in TRL the loss is KL(p || q) and KL(q || p) there, so it
+  jumps. `normalised` divides by beta (1 - beta), which has these two as its limits: a beta from
+  `schedule/` then moves from one KL to the other without a jump. DistiLLM's
   `js_distance(lam)` is beta = 1 - lam.
   """
   maths.share(beta=beta)
   log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   beta = jnp.asarray(beta, log_p.dtype)
-  # a is the side with the smaller share of m, so there is one end to be careful at, share = 0.
+  # a is the side with the smaller share of m, so only one end needs care, share = 0.
   share = jnp.minimum(beta, 1 - beta)
   log_a, log_b = (jnp.where(beta <= 0.5, x, y) for x, y in ((log_p, log_q), (log_q, log_p)))
   # log(m / b), not log m: where the share is small, that would be a difference of equals.
@@ -103,13 +103,13 @@ def skew_reverse_kl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v']
 
 def akl(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, mu: float = 0.5,
         temperature: float | Float[Array, ''] = 1.0) -> Float[Array, '*b']:
-  """Forward and reverse KL, each as much as student and teacher differ in the head and in the
+  """Forward and reverse KL, weighted by how much student and teacher differ in the head and in the
   tail of the teacher's distribution (AKL, Wu 2024).
 
-  The head are the teacher's likeliest words as long as their probabilities sum to at most `mu`,
-  and always the first, as in the authors' code. The shares of the two have no gradient. The
-  variant in TAID's repository lays the head's mask, in sorted order, over unsorted words, and has
-  a cross-entropy for the forward KL: other values, and other gradients.
+  The head is the teacher's likeliest words while their probabilities sum to at most `mu`, and at
+  least the first, as in the authors' code. The two weights have no gradient. The variant in TAID's
+  repository applies the head's mask, in sorted order, to unsorted words, and takes a cross-entropy
+  for the forward KL: other values, and other gradients.
   """
   maths.share(mu=mu)
   log_q, log_p = maths.logs_of_both(student, teacher, temperature)
@@ -140,26 +140,28 @@ def mft(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], label: Int
   """KL to the teacher's distribution after it is moved towards the label (minifinetuning,
   Belcak 2025).
 
-  The label is to lead the teacher's first choice by `tau`, or, where it is that choice, to be
-  likelier by `tau`, up to 1. The teacher is the student before the run. ModelOpt's is this times
-  temperature², and its 1e-7 in the denominators is left out. A negative label has value 0.
+  The target gives the label `tau` more than the teacher's first choice; if the label is that
+  choice, `tau` more than the teacher gives it, up to 1. The teacher is the student before the run.
+  ModelOpt's loss is this times temperature², with 1e-7 in the denominators, which is left out here.
+  A negative label has value 0.
   """
   maths.share(tau=tau)
   maths.agree(student=student.shape[:-1], label=label.shape)
   log_q, log_p = maths.logs_of_both(student, teacher, temperature)
   p = jnp.exp(log_p)
-  word = jnp.maximum(label, 0)[..., None]       # of a hidden one any, but in range: else NaN
-  own = jnp.take_along_axis(p, word, axis=-1)
-  lead = jnp.max(p, axis=-1, keepdims=True) - own
+  word = jnp.maximum(label, 0)[..., None]       # for a hidden label any word in range, or NaN
+  label_probability = jnp.take_along_axis(p, word, axis=-1)
+  lead = jnp.max(p, axis=-1, keepdims=True) - label_probability
   chosen = jnp.argmax(p, axis=-1, keepdims=True) == word
-  wanting = jnp.maximum(1 - own, jnp.finfo(p.dtype).tiny)
+  wanting = jnp.maximum(1 - label_probability, jnp.finfo(p.dtype).tiny)
   move = jnp.where(chosen, jnp.minimum(tau / wanting, 1), (lead + tau) / (1 + lead))
   target = (1 - move) * p + move * (word == jnp.arange(p.shape[-1]))
   log_target = jnp.log(jnp.where(target > 0, target, 1))
   return jnp.where(label < 0, 0, jnp.sum(target * (log_target - log_q), axis=-1))
 
 
-# f(r) of a ratio r = p / q, teacher over student, given u = log r; and the power of r it is of.
+# f(r) of the ratio r = p / q, teacher over student, as a function of u = log r; and the power of r
+# that f grows with.
 GENERATORS = {
     'kl': (lambda u: jnp.exp(u) * u, 1),
     'reverse_kl': (lambda u: -u, 0),
@@ -178,8 +180,8 @@ def f_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *
   hellinger, pearson or neyman (f-distill, Wen 2023; Csiszár 1967).
 
   hellinger is the squared distance, (Σ (√p - √q)²) / 2; pearson and neyman are the χ² with q and
-  with p below the line. Where p / q is beyond e^±40, f goes on as its tangent: still convex, and
-  finite. Of float16 logits, whose gradient reaches no farther, pearson and neyman do so at e^±10.
+  with p in the denominator. Where p / q is beyond e^±40, f continues as its tangent: still convex,
+  and finite. For float16 logits, whose gradient has less range, pearson and neyman do so at e^±10.
   """
   if name not in GENERATORS:
     raise ValueError(f'name={name!r} is not one of {", ".join(GENERATORS)}')
@@ -193,9 +195,9 @@ def alpha_divergence(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'
   Read 1984; Amari 1985).
 
   Its limits at 1 and 0 are KL(p || q) and KL(q || p); at 1/2 it is 4 times f_divergence's
-  hellinger, at 2 and -1 half its pearson and neyman. A power of p / q goes on as its tangent beyond
-  e^±(80 / max(2, |alpha|, |1 - alpha|)), at which it is still finite in float32; of float16 logits
-  and an alpha outside [0, 1] beyond e^±(10 / max(1, alpha - 1, -alpha)).
+  hellinger, at 2 and -1 half its pearson and neyman. A power of p / q continues as its tangent
+  beyond e^±(80 / max(2, |alpha|, |1 - alpha|)), where it is still finite in float32; for float16
+  logits and an alpha outside [0, 1], beyond e^±(10 / max(1, alpha - 1, -alpha)).
   """
   maths.scalar(alpha=alpha)
   if alpha in (0, 1) or not math.isfinite(alpha):

@@ -1,4 +1,4 @@
-"""Hints: losses on hidden representations, of one width (a projector brings them to it)."""
+"""Hints: losses on hidden representations of one width, which a projector may produce."""
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,10 +25,10 @@ def pkd(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s d']) -> Float
   """Squared distance of the first positions, each at length 1 (PKD, Sun 2019).
 
   The paper sums these over the layers it pairs: a term for each. Its authors' code takes the mean
-  over layers and width instead, so their weight is ours times the one and the other. Computed as
-  2 (1 - cos), which is the same but for zero vectors: these are at distance √2 of all others.
+  over layers and width instead, so their weight is ours times layers times width. It is computed as
+  2 (1 - cos), which is equal but for zero vectors: these are at distance √2 from all others.
   """
-  maths.pair(student, teacher)                 # all positions agree, not the first alone
+  maths.pair(student, teacher)                 # all positions must agree, not only the first
   return 2 * cosine(student[:, 0], teacher[:, 0])
 
 
@@ -36,8 +36,8 @@ def standardised(student: Float[Array, '*b d'],
                  teacher: Float[Array, '*b d']) -> Float[Array, '*b']:
   """`mse` of vectors at mean 0 and deviation 1 (MobileBERT, Sun 2020: feature map transfer).
 
-  A LayerNorm without parameters; a constant vector is 0, and so is its gradient. The authors' code
-  trains each layer in turn with this, `moments` and `attention.kl`.
+  Both sides pass a LayerNorm without parameters; a constant vector and its gradient are 0. The
+  authors' code trains each layer in turn with this, `moments` and `attention.kl`.
   """
   s, t = maths.pair(student, teacher)
   centre = lambda x: maths.unit(x - jnp.mean(x, axis=-1, keepdims=True))
@@ -48,7 +48,8 @@ def moments(student: Float[Array, '*b d'], teacher: Float[Array, '*b d'], *, bet
             gamma: float = 1.0) -> Float[Array, '*b']:
   """beta (Δ mean)² + gamma |Δ variance| over the width (MobileBERT, Sun 2020: feature statistics).
 
-  What `standardised` leaves out, as the authors' code weighs it: one squared, the other not.
+  It fits the two moments that `standardised` removes, with the authors' exponents: the mean's
+  difference is squared, the variance's isn't.
   """
   maths.weight(beta=beta, gamma=gamma)
   s, t = maths.pair(student, teacher)

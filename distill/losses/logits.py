@@ -51,11 +51,11 @@ def dkd(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: Int
   """Decoupled KD: alpha·TCKD + beta·NCKD, times temperature² (Zhao 2022, eq. 7).
 
   TCKD is the KL of (target, all others), NCKD that of the others among themselves; `kl` is TCKD +
-  (1 - p of the target) NCKD. With two classes NCKD is 0. A teacher that rules all other classes
-  out has no opinion among them: they count as equal. `standardised` is that of `kl`.
+  (1 - p of the target) NCKD. With two classes NCKD is 0. If the teacher gives all other classes
+  probability 0, they count as equally likely. `standardised` is that of `kl`.
 
-  The authors ramp the weight up over 20 epochs, and set the target aside by subtracting 1000,
-  which larger logits overcome.
+  The authors ramp the weight up over 20 epochs, and exclude the target by subtracting 1000, which
+  fails for larger logits.
   """
   maths.weight(alpha=alpha, beta=beta)
   maths.agree(student=student.shape[:-1], label=label.shape)
@@ -99,11 +99,11 @@ def wsld(student: Float[Array, '*b c'], teacher: Float[Array, '*b c'], label: In
 
 def lwf(student: Float[Array, '*b c'], teacher: Float[Array, '*b e'], *, units: Sequence[int],
         temperature: float | Float[Array, ''] = 2.0) -> Float[Array, '*b']:
-  """KL(teacher || student) among the outputs of old tasks alone, times T² (LwF, Li 2016).
+  """KL(teacher || student) among only the outputs of old tasks, times T² (LwF, Li 2016).
 
-  `units` are the old classes' places; the teacher, the model before the new task, may have fewer
-  outputs than the student. The paper and its public codes have no T²: their weight is ours times
-  temperature².
+  `units` are the indices of the old classes. The teacher is the model before the new task, and may
+  have fewer outputs than the student. The paper and its public codes have no T²: their weight is
+  ours times temperature².
   """
   maths.positive(temperature=temperature)
   maths.agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
@@ -118,8 +118,8 @@ def teacher_free(student: Float[Array, '*b c'], label: Int[Array, '*b'], *, corr
                  temperature: float = 20.0) -> Float[Array, '*b']:
   """KL(virtual teacher || student), the teacher made of the label alone (Tf-KD_reg, Yuan 2020).
 
-  The virtual teacher gives the label the probability `correct` and shares the rest among the
-  others; it is softened as the authors' code does, softmax(probabilities / temperature). The
+  The virtual teacher gives the label the probability `correct` and divides the rest among the
+  others; it is softened as in the authors' code, softmax(probabilities / temperature). The
   student stays at temperature 1, and there is no T². The authors' code also divides by the number
   of classes, and multiplies by `multiplier`: our weight is alpha · multiplier / classes.
   """
@@ -135,7 +135,7 @@ def teacher_free(student: Float[Array, '*b c'], label: Int[Array, '*b'], *, corr
 
 
 def _softened(student, teacher, temperature, standardised=False):
-  """The logits of both at a temperature, or at one for each example; and its square."""
+  """Returns both logits over the temperature, a number or one per example; and its square."""
   s, t = maths.pair(student, teacher)
   if standardised:
     s, t = _standardised(s), _standardised(t)
@@ -148,7 +148,7 @@ def _softened(student, teacher, temperature, standardised=False):
 
 
 def _standardised(logits):
-  """Z-scores over the classes; equal logits are 0, without a gradient."""
+  """Computes z-scores over the classes; equal logits become 0, without a gradient."""
   shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   centred = shifted - jnp.mean(shifted, axis=-1, keepdims=True)     # exactly 0 for equal logits
   variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / max(logits.shape[-1] - 1, 1)
@@ -157,8 +157,8 @@ def _standardised(logits):
 
 
 def _decoupled(logits, label):
-  """The logits of (target, all others), [*b 2], and of the others among themselves, [*b c]."""
-  # Finite in place of -inf, and the target farther down still: nothing is NaN on the way.
+  """Returns logits of (target, all others), [*b 2], and of the others among themselves, [*b c]."""
+  # Logits of -inf become finite, and the target's is lower still: no intermediate is NaN.
   logits = jnp.maximum(logits, -1e15)
   is_target = _is(label, logits.shape[-1])
   rest = jnp.where(is_target, -1e30, logits)
@@ -181,6 +181,6 @@ def _kl(student, teacher):
 
 
 def _cross(student, teacher):
-  """The cross-entropy -Σ p log q."""
+  """Computes the cross-entropy -Σ p log q."""
   p = jax.nn.softmax(teacher)
   return -jnp.sum(p * jnp.where(p > 0, jax.nn.log_softmax(student), 0), axis=-1)

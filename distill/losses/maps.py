@@ -1,8 +1,8 @@
-"""Losses on feature maps [b h w c]: one value for each example, whatever the others are.
+"""Losses on feature maps [b h w c]: one value per example, independent of the other examples.
 
-Where heights and widths may differ, the larger map is averaged down to the smaller as PyTorch's
-adaptive pooling does: output i of n is the mean of rows ⌊i·h/n⌋ to ⌈(i+1)·h/n⌉ - 1, windows that
-overlap where n does not divide h.
+If heights and widths differ, the larger map is averaged to the smaller size by PyTorch's adaptive
+pooling: output i of n is the mean of rows ⌊i·h/n⌋ to ⌈(i+1)·h/n⌉ - 1; these windows overlap if n
+does not divide h.
 """
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from distill import maths
 
-SHARE = 0.001       # of its values below 0: a channel with less has a margin of three deviations
-GAP = 1e-4          # eigenvalues, as shares of their sum, that are nearer than this count as equal
+MIN_NEGATIVE_SHARE = 0.001  # a channel with a smaller share below 0 has a margin of 3 deviations
+MIN_GAP = 1e-4          # eigenvalues that are nearer than this share of their sum count as equal
 
 
 def at(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d'], *,
@@ -23,7 +23,7 @@ def at(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d'], *,
   the square root of its sum. RepDistiller has F^p without the absolute value, which is the same
   for its even p. Widths may differ, and heights, of which the smaller is taken.
   """
-  _powers(p=p)
+  _check_powers(p=p)
   s, t = (_energy(maps, p) for maps in _aligned(student, teacher))
   return jnp.mean(jnp.square(s - t), axis=-1)
 
@@ -35,7 +35,7 @@ def ft(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b i j d'], *,
   RepDistiller's: `at`'s maps with the power p1, and the mean over positions of |difference|^p2. The
   paper compares the factors themselves, at length 1 and without the mean over channels.
   """
-  _powers(p1=p1, p2=p2)
+  _check_powers(p1=p1, p2=p2)
   s, t = (_energy(maps, p1) for maps in _aligned(student, teacher))
   return jnp.mean(jnp.abs(s - t)**p2, axis=-1)
 
@@ -73,7 +73,7 @@ def ab(student: Float[Array, 'b h w c'], teacher: Float[Array, 'b h w c'], *,
   """
   maths.positive(margin=margin)
   s, t = maths.pair(student, teacher)
-  _ranked(s)
+  _check_maps(s)
   short = jax.nn.relu(margin - jnp.where(t > 0, s, -s))
   return jnp.sum(jnp.square(short), axis=(1, 2, 3))
 
@@ -104,7 +104,7 @@ def hcl(student: Float[Array, 'b h w c'],
   each. Sizes that 4 or 2 does not divide are pooled as the file says.
   """
   s, t = maths.pair(student, teacher)
-  _ranked(s)
+  _check_maps(s)
   h, w = s.shape[1:3]
   sizes = [(h, w), *((n, n) for n in (4, 2, 1) if n < min(h, w))]
   levels = [jnp.mean(jnp.square(_pooled(s - t, *size)), axis=(1, 2, 3)) for size in sizes]
@@ -133,12 +133,12 @@ def svd(student_first: Float[Array, 'b h w c'], student_last: Float[Array, 'b i 
 
   The vectors of [positions, channels] are weighed by the teacher's singular values at length 1; the
   loss is the sum over pairs of channels and vectors of the squared difference of exp(-(x - y)²/8).
-  Each of the teacher's vectors is met by that one of the student's first k + 3 which is nearest
-  but for its sign. The sign, that LAPACK leaves open, is here the one of a sum above 0. mdistiller
-  decomposes [channels · height, width], we as RepDistiller and the authors do.
+  Each of the teacher's vectors is paired with the nearest, up to sign, of the student's first
+  k + 3. LAPACK leaves the sign open; here it makes the sum of a vector positive. mdistiller
+  decomposes [channels · height, width]; this follows RepDistiller and the authors.
 
-  The gradient is that of single vectors; it treats singular values as equal that nearly are, where
-  it would be infinite: such vectors don't turn into each other.
+  The gradient is that of single vectors. It treats nearly equal singular values as equal, where it
+  would be infinite: such vectors don't rotate into each other.
   """
   first = _vectors(student_first, teacher_first, k)
   last = _vectors(student_last, teacher_last, k)
@@ -147,37 +147,37 @@ def svd(student_first: Float[Array, 'b h w c'], student_last: Float[Array, 'b i 
   return jnp.sum(jnp.square(s - t), axis=(1, 2, 3))
 
 
-def _powers(**hyper: float | jax.Array) -> None:
-  """ValueError unless all are 1 or more: below it, the gradient at 0 is infinite."""
+def _check_powers(**hyper: float | jax.Array) -> None:
+  """Raises a ValueError unless all are 1 or more: below 1 the gradient at 0 is infinite."""
   maths.scalar(**hyper)
   for name, value in hyper.items():
     if not 1 <= value < float('inf'):
       raise ValueError(f'{name}={value} is not a finite number of at least 1')
 
 
-def _ranked(*arrays: jax.Array) -> None:
-  """ValueError unless all are maps."""
+def _check_maps(*arrays: jax.Array) -> None:
+  """Raises a ValueError unless all are maps [b h w c]."""
   for array in arrays:
     if array.ndim != 4:
       raise ValueError(f'maps must be [b h w c], not {list(array.shape)}')
 
 
 def _aligned(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Both maps at the smaller height and width, wide enough to compute with."""
-  _ranked(student, teacher)
+  """Pools both maps to the smaller height and width, in float32 or wider."""
+  _check_maps(student, teacher)
   maths.agree(student=student.shape[:1], teacher=teacher.shape[:1])
   h, w = (min(sizes) for sizes in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
   return _pooled(maths.wide(student), h, w), _pooled(maths.wide(teacher), h, w)
 
 
 def _pooled(maps: Float[Array, 'b h w c'], h: int, w: int) -> Float[Array, 'b {h} {w} c']:
-  """Adaptive average pooling."""
+  """Averages maps to height h and width w by adaptive pooling."""
   for axis, count, along in ((1, h, 'bhwc,nh->bnwc'), (2, w, 'bhwc,nw->bhnc')):
     size = maps.shape[axis]
     if size != count:
-      out, of = np.arange(count)[:, None], np.arange(size)
-      inside = (of >= out * size // count) & (of < -(-(out + 1) * size // count))
-      means = jnp.asarray(inside / inside.sum(axis=1, keepdims=True), maps.dtype)
+      out, row = np.arange(count)[:, None], np.arange(size)
+      in_window = (row >= out * size // count) & (row < -(-(out + 1) * size // count))
+      means = jnp.asarray(in_window / in_window.sum(axis=1, keepdims=True), maps.dtype)
       maps = maths.times(along, maps, means)
   return maps
 
@@ -187,13 +187,13 @@ def _rows(maps: Float[Array, 'b h w c']) -> Float[Array, 'b hw c']:
 
 
 def _between(x: Float[Array, 'b p c'], y: Float[Array, 'b p d']) -> Float[Array, 'b c d']:
-  """Products of channels, summed over positions."""
+  """Sums products of channels over positions."""
   return maths.times('bpc,bpd->bcd', x, y)
 
 
 def _energy(maps: Float[Array, 'b h w c'], p: float) -> Float[Array, 'b hw']:
-  """Mean over channels of |x|^p, at length 1 over positions."""
-  # At length 1 the scale is no matter: so let no power be too large or too small for its type.
+  """Averages |x|^p over channels, scaled to length 1 over positions."""
+  # The length is 1 at any scale: this scale keeps every power within the range of its type.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(maps), axis=(1, 2, 3), keepdims=True))
   scaled = jnp.abs(maps) / jnp.where(largest > 0, largest, 1)
   return maths.unit(jnp.mean(_rows(scaled**p), axis=-1))
@@ -205,16 +205,17 @@ def _flow(first: jax.Array, last: jax.Array) -> jax.Array:
 
 
 def _margin(scale: Float[Array, ' c'], bias: Float[Array, ' c']) -> Float[Array, ' c']:
-  """E[x | x < 0] of x ~ N(bias, scale²): bias - |scale| φ(z)/Φ(-z) with z = bias/|scale|."""
+  """Returns E[x | x < 0] of x ~ N(bias, scale²): bias - |scale| φ(z)/Φ(-z), z = bias/|scale|."""
   scale = jnp.abs(scale)
   z = jnp.clip(bias / jnp.maximum(scale, 1e-30), -30, 4)      # beyond, the quotient is 0, or unused
   below = jax.scipy.stats.norm.cdf(-z)
-  return jnp.where(below > SHARE, bias - scale * jax.scipy.stats.norm.pdf(z) / below, -3 * scale)
+  mean = bias - scale * jax.scipy.stats.norm.pdf(z) / below
+  return jnp.where(below > MIN_NEGATIVE_SHARE, mean, -3 * scale)
 
 
 def _vectors(student: jax.Array, teacher: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  """The teacher's k main vectors [b c k] and the student's nearest, weighed by their values."""
-  _ranked(student, teacher)
+  """Returns the student's nearest and the teacher's k main vectors [b c k], times its values."""
+  _check_maps(student, teacher)
   maths.agree(student=student.shape[::3], teacher=teacher.shape[::3])
   if not 1 <= k <= student.shape[-1]:
     raise ValueError(f'k={k} is not between 1 and the width {student.shape[-1]}')
@@ -230,16 +231,16 @@ def _vectors(student: jax.Array, teacher: jax.Array, k: int) -> tuple[jax.Array,
 
 def _decomposed(maps: Float[Array, 'b h w c'],
                 count: int) -> tuple[Float[Array, 'b k'], Float[Array, 'b c k']]:
-  """The largest singular values [b k] of [positions, channels] at length 1, and their vectors."""
+  """Returns the largest singular values [b k] of [positions, channels], and their vectors."""
   x = _rows(maths.wide(maps))
   length = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)))
   x = x / jnp.where(length > 0, length, 1)      # the vectors are the same for any length
   gram = _between(x, x)
   still = jax.lax.stop_gradient(gram)
   values, vectors = (part[..., ::-1] for part in jnp.linalg.eigh(still))
-  # An eigenvector's first-order change, whose own value is 0: it is there for its gradient. The
+  # The first-order change of the eigenvectors: its value is 0, but it has their gradient. The
   # quotient is 1/gap, but bounded, and 0 for equal eigenvalues, and for a vector with itself.
   gap = values[:, None, :] - values[:, :, None]
   change = maths.times('bci,bcd,bdj->bij', vectors, gram - still, vectors)
-  moved = vectors + maths.times('bci,bij->bcj', vectors, change * gap / (gap**2 + GAP**2))
+  moved = vectors + maths.times('bci,bij->bcj', vectors, change * gap / (gap**2 + MIN_GAP**2))
   return jnp.sqrt(jnp.maximum(values[:, :count], 0)), moved[..., :count]

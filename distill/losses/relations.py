@@ -9,7 +9,7 @@ from distill import maths
 from distill.losses import mixing
 from distill.losses.logits import kl
 
-NOTHING = 1e-7      # PKT adds it to the probabilities whose logarithms it takes
+EPS = 1e-7          # PKT adds it to the probabilities whose logarithms it takes
 
 
 def minilm(student: Float[Array, 'b s d'], teacher: Float[Array, 'b s e'],
@@ -35,12 +35,12 @@ def _scores(vectors: Float[Array, 'b s d'], counted: Bool[Array, 'b s'],
     raise ValueError(f'heads={heads} does not divide a width of {width}')
   a = jnp.where(counted[..., None], maths.wide(vectors), 0).reshape(b, s, heads, width // heads)
   scores = maths.times('bqhd,bkhd->bhqk', a, a) / math.sqrt(width // heads)
-  # A counted position scores itself at 0 or more, so -1e9 is nothing to it. And -inf would be NaN
-  # on the way where nothing is counted, which stops a search with `jax_debug_nans` too early.
+  # A counted position scores itself at 0 or more, so -1e9 has probability 0. With -inf a row
+  # without a counted position would be NaN until it is masked, and `jax_debug_nans` would stop.
   return jnp.where(counted[:, None, None, :], scores, -1e9)
 
 
-# ---- between examples: what an example holds is flattened, [b h w c] to [b d]
+# ---- between examples: an example's array is flattened, [b h w c] to [b d]
 
 
 @mixing
@@ -77,7 +77,7 @@ def rkd_angle(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
 @mixing
 def pkt(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
         where: Shaped[Array, ' b']) -> Float[Array, ' b']:
-  """KL(teacher || student) of whom an example is near, by cosine (PKT, Passalis 2018).
+  """KL(teacher || student) of an example's neighbours, by cosine (PKT, Passalis 2018).
 
   The probabilities of an example are (cos + 1)/2 over their sum. As in the authors' code an example
   is its own neighbour, 1e-7 is added to both probabilities, and the loss is the mean over all n²
@@ -85,7 +85,7 @@ def pkt(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   """
   counted, *sides = _examples(student, teacher, where)
   s, t = (_neighbours(side, counted) for side in sides)
-  return _mean_of_pairs(t * (jnp.log(t + NOTHING) - jnp.log(s + NOTHING)), counted)
+  return _mean_of_pairs(t * (jnp.log(t + EPS) - jnp.log(s + EPS)), counted)
 
 
 @mixing
@@ -106,8 +106,8 @@ def cc(student: Float[Array, 'b ...'], teacher: Float[Array, 'b ...'],
   """Squared difference of Gaussian kernels, as Taylor series (CC, Peng 2019).
 
   exp(-γ|x - y|²) = exp(-2γ) Σ_p (2γ)^p/p! (x·y)^p for vectors at length 1, up to p = `order`. The
-  loss is the mean over all n² pairs. What passes for this method's code elsewhere, and gave
-  its published comparisons, is another loss: `cc_neighbours`.
+  loss is the mean over all n² pairs. The public code of this method, and the comparisons published
+  with it, use another loss: `cc_neighbours`.
   """
   maths.positive(gamma=gamma, order=order)
   counted, *sides = _examples(student, teacher, where)
@@ -124,7 +124,8 @@ def cc_neighbours(student: Float[Array, ' b *d'], teacher: Float[Array, ' b *d']
 
   Σ_d |s_i - t_i| |s_j - t_j|, the mean over the n - 1 pairs of a counted row i and the next one j;
   all counted rows have the value of the batch. Unlike every other loss here it depends on the order
-  of the examples. RepDistiller has it from CC's authors; the paper's is `cc`. Needs one width.
+  of the examples. RepDistiller has it from CC's authors; the paper's is `cc`. Both sides need one
+  width.
   """
   maths.pair(student, teacher)
   counted, s, t = _examples(student, teacher, where)
@@ -135,7 +136,7 @@ def cc_neighbours(student: Float[Array, ' b *d'], teacher: Float[Array, ' b *d']
 
 def _examples(student: jax.Array, teacher: jax.Array,
               where: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Which rows count, and both sides as rows, those that don't count as zeros."""
+  """Returns which rows count, and both sides as rows, zero where they don't count."""
   maths.agree(student=student.shape[:1], teacher=teacher.shape[:1], where=where.shape)
   counted = where > 0
   rows = lambda x: jnp.where(counted[:, None], maths.wide(x).reshape(x.shape[0], -1), 0)
@@ -143,18 +144,18 @@ def _examples(student: jax.Array, teacher: jax.Array,
 
 
 def _number(counted: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """How many examples count, but at least 1."""
+  """Counts the examples, but returns at least 1."""
   return jnp.maximum(jnp.sum(counted, dtype=dtype), 1)
 
 
 def _mean_of_pairs(pairs: jax.Array, counted: jax.Array) -> jax.Array:
-  """From [b b] to [b]: the mean of a row over the columns that count, 0 in rows that don't."""
+  """Averages [b b] over the columns that count, to [b]; 0 for rows that don't."""
   both = counted[:, None] & counted
   return jnp.sum(jnp.where(both, pairs, 0), axis=-1) / _number(counted, pairs.dtype)
 
 
 def _distances(rows: jax.Array, counted: jax.Array) -> jax.Array:
-  """The distances [b b] of rows over their mean over the pairs of different rows that count."""
+  """Returns distances [b b] of rows, divided by their mean over pairs of different counted rows."""
   squares = jnp.sum(jnp.square(rows[:, None] - rows), axis=-1)
   apart = counted[:, None] & counted & (squares > 0)
   distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1)), 0)
@@ -166,7 +167,7 @@ def _distances(rows: jax.Array, counted: jax.Array) -> jax.Array:
 def _neighbours(rows: jax.Array, counted: jax.Array) -> jax.Array:
   unit = maths.unit(rows)
   near = jnp.where(counted, jnp.maximum((maths.times('id,jd->ij', unit, unit) + 1) / 2, 0), 0)
-  total = jnp.sum(near, axis=-1, keepdims=True)         # of a counted row at least 1/2: its own
+  total = jnp.sum(near, axis=-1, keepdims=True)         # at least 1/2 for a counted row: itself
   return near / jnp.where(total > 0, total, 1)
 
 

@@ -1,4 +1,4 @@
-"""Losses on what the data says: the class or the number of an example, or of a position."""
+"""Supervised losses: on the class or the number of an example, or of a position."""
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,7 +10,7 @@ def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
                   smoothing: float = 0.0) -> Float[Array, '*b']:
   """-log q[label], against (1 - smoothing) one-hot + smoothing uniform (Szegedy 2016, §7).
 
-  Also the loss of a masked-word head, [b s v] against [b s]: the term's mask says which words
+  It is also the loss of a masked-word head, [b s v] against [b s]: the term's mask says which words
   were masked, and so count.
 
   A negative label is one that the run may not see: value and gradient are 0, and the term's mask
@@ -30,7 +30,7 @@ def cross_entropy(student: Float[Array, '*b c'], label: Int[Array, '*b'], *,
 def mse(student: Float[Array, '*b 1'], label: Float[Array, '*b']) -> Float[Array, '*b']:
   """The squared error of a head of one output, as STS-B's.
 
-  A label that isn't there is 0 in a batch, and the term's mask keeps it out of value and count.
+  A missing label is 0 in a batch, and the term's mask keeps it out of value and count.
   """
   maths.agree(student=student.shape, label=(*label.shape, 1))
   return jnp.square(maths.wide(student)[..., 0] - maths.wide(label))

@@ -1,6 +1,6 @@
 """Losses for large vocabularies, or for two different ones.
 
-Logits [*b v] in, values [*b] out, no T², as in `divergences`.
+They take logits [*b v] and return values [*b], without a factor T², as in `divergences`.
 """
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,23 @@ def top_k(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: in
   """KL(teacher || student) on the k words that the teacher finds likeliest (TRL's server
   distillation, with its tail; MaxText, renormalised; verl, truncated).
 
-  What becomes of the other words: 'tail', they are one word more, of their summed probability,
-  and the value is a KL that is at most the whole one; 'renormalised', they are ignored, on both
-  sides, so that k = 1 is always 0; 'truncated', the sum just stops, which is no divergence: it may
-  be negative, and its best student would put everything on the k words. verl clamps that at 0 for
-  each token, where the gradient ends; this doesn't. With k = v all three are the whole KL.
+  `rest` treats the other words. 'tail': they become one more word, with their summed probability;
+  the value is a KL, at most the whole one. 'renormalised': they are ignored on both sides, so that
+  k = 1 is always 0. 'truncated': the sum stops at k, which is no divergence: it may be negative,
+  and its best student puts all probability on the k words. verl clamps that at 0 for each token,
+  which ends the gradient; this doesn't. With k = v all three are the whole KL.
   """
   if rest not in RESTS:
     raise ValueError(f'rest={rest!r} is not one of {", ".join(RESTS)}')
   log_q, log_p = maths.logs_of_both(student, teacher, temperature)
-  words, chosen = _likeliest(log_p, k)
-  at = lambda log: jnp.take_along_axis(log, words, axis=-1)
+  words, chosen = _top_words(log_p, k)
+  take = lambda log: jnp.take_along_axis(log, words, axis=-1)
   others = lambda log: jax.nn.logsumexp(log, axis=-1, keepdims=True, where=~chosen)
   if rest == 'truncated' or k == log_p.shape[-1]:
-    return maths.kl(at(log_p), at(log_q))
+    return maths.kl(take(log_p), take(log_q))
   if rest == 'renormalised':
-    return maths.kl(jax.nn.log_softmax(at(log_p)), jax.nn.log_softmax(at(log_q)))
-  return maths.kl(*(jnp.concatenate([at(log), others(log)], axis=-1) for log in (log_p, log_q)))
+    return maths.kl(jax.nn.log_softmax(take(log_p)), jax.nn.log_softmax(take(log_q)))
+  return maths.kl(*(jnp.concatenate([take(log), others(log)], axis=-1) for log in (log_p, log_q)))
 
 
 def mopd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: int,
@@ -44,13 +44,13 @@ def mopd(student: Float[Array, '*b v'], teacher: Float[Array, '*b v'], *, k: int
   on the k words, whatever they say of the others.
   """
   log_q, log_p = maths.logs_of_both(student, teacher, temperature)
-  words, _ = _likeliest(log_p, k)
+  words, _ = _top_words(log_p, k)
   log_q, log_p = (jnp.take_along_axis(log, words, axis=-1) for log in (log_q, log_p))
   return maths.kl(log_q, log_p) + jnp.sum(jnp.exp(log_p) - jnp.exp(log_q), axis=-1)
 
 
-def _likeliest(log_p: Float[Array, '*b v'], k: int):
-  """The k likeliest words, and a mask of them."""
+def _top_words(log_p: Float[Array, '*b v'], k: int):
+  """Returns the k likeliest words, and a mask of them."""
   if not 1 <= k <= log_p.shape[-1]:
     raise ValueError(f'k={k} is not between 1 and the {log_p.shape[-1]} classes')
   _, words = jax.lax.top_k(log_p, k)
@@ -64,8 +64,8 @@ def uld(student: Float[Array, '*b v'], teacher: Float[Array, '*b w'], *,
   """Σ |p - q| of the probabilities in falling order, the shorter vocabulary padded with zeros
   (ULD, Boizard 2024).
 
-  The two vocabularies may differ, and so need no common words. It sees the probabilities alone
-  and not whose they are: it is 0 for any permutation.
+  The two vocabularies may differ, and need no common words. The loss sees only the probabilities,
+  not their words: it is 0 for any permutation.
   """
   maths.agree(student=student.shape[:-1], teacher=teacher.shape[:-1])
   q, p = (jnp.exp(maths.log_probabilities(z, temperature)) for z in (student, teacher))

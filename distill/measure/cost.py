@@ -39,7 +39,7 @@ class Subject:
 
   def __init__(self, pure: Callable, weights: Weights, modality: Modality,
                outputs: Sequence[str]):
-    self._step = step.make_eval_step(pure, step.outputs_alone(tuple(outputs)))
+    self._step = step.make_eval_step(pure, step.select_outputs(tuple(outputs)))
     self._weights, self._modality = weights, modality
     self._calls: dict[int, tuple[jax.stages.Compiled, tuple]] = {}
 
@@ -60,7 +60,7 @@ class Subject:
 
   def _compiled(self, batch: int) -> tuple[jax.stages.Compiled, tuple]:
     if batch not in self._calls:
-      arguments = jax.device_put((*self._weights, examples.full(self._modality, batch)))
+      arguments = jax.device_put((*self._weights, examples.placeholders(self._modality, batch)))
       self._calls[batch] = self._step.lower(*arguments).compile(), arguments
     return self._calls[batch]
 

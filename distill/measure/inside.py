@@ -11,7 +11,7 @@ import numpy as np
 
 from distill import sharding
 from distill.modalities import Probe
-from distill.models.pure import Flat, Pure
+from distill.models.functional import Flat, Functional
 from distill.tasks import Task
 from distill.teachers import Weights
 from distill.types import Batch, Outputs, Records
@@ -34,14 +34,14 @@ class Inside:
     layers     {name: [b f]}   what each layer holds of an example, as the probe pools it
   """
 
-  def __init__(self, model: Pure, weights: Weights, layout: sharding.Layout, probe: Probe,
+  def __init__(self, model: Functional, weights: Weights, layout: sharding.Layout, probe: Probe,
                task: Task):
     self.layout, self.probe, self.task = layout, probe, task
-    self.weights = sharding.placed(weights, layout.weights(weights))
+    self.weights = sharding.device_put(weights, layout.weight_shardings(weights))
     self.params = sharding.on_host(weights[0])
 
     def view(params: Flat, rest: Flat, batch: Batch) -> Outputs:
-      params = layout.gathered(params)
+      params = layout.all_gather(params)
 
       def output_at(x):
         changed, fed = probe.feed(params, batch, x)
@@ -62,9 +62,10 @@ class Inside:
     return np.asarray(self.probe.value(self.params, batch))
 
   def __call__(self, batch: Batch, x: np.ndarray, by: np.ndarray) -> Outputs:
-    rows = self.layout.rows(len(x), 'evaluate.batch_size')
+    rows = self.layout.local_rows(len(x), 'evaluate.batch_size')
     fed = {**batch, 'x': x.astype(np.float32), 'by': by.astype(np.float32)}
-    return self.view(*self.weights, self.layout.fed({k: value[rows] for k, value in fed.items()}))
+    fed = self.layout.to_devices({k: value[rows] for k, value in fed.items()})
+    return self.view(*self.weights, fed)
 
 
 def rollout(attention: Sequence[jax.Array]) -> jax.Array:

@@ -47,9 +47,9 @@ def attacked(inside: Inside, batches: Sequence[Batch], records: Records) -> Reco
     x = inside.value(batch)
     gradient = sharding.on_host(inside(batch, x, by)['gradient'])
     moved = x + np.asarray(ascent(inside.probe, inside.params, batch, gradient, EPSILON))
-    found.append(records_of.kept_of(
+    found.append(records_of.measured_records(
         task, sharding.on_host(inside(batch, moved, by)['measured']), batch, 'an attacked model'))
-  return records_of.joined(found)
+  return records_of.concatenate(found)
 
 
 def compared(task: quality.Task, clean: Records, found: Mapping[str, Records],

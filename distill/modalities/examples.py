@@ -10,9 +10,8 @@ from distill.modalities import Example, Modality
 from distill.types import Field, Status, Stop
 
 
-class Misshapen(ValueError):
-  """An example whose array its field can't hold, for its shape or its values; `row` is its place.
-  """
+class ShapeError(ValueError):
+  """The error of an example whose array doesn't fit its field; `row` is the example's index."""
 
   def __init__(self, row: int, line: str):
     super().__init__(line)
@@ -20,9 +19,9 @@ class Misshapen(ValueError):
 
 
 def narrow(values: Any, dtype: str) -> np.ndarray:
-  """Returns values [n …] as an array of a type; one that the type can't hold is an error.
+  """Converts values [n …] to a type; raises a ShapeError at a value that it can't hold.
 
-  NumPy wraps integers, cuts fractions and makes infinities without a word.
+  NumPy would wrap integers, cut fractions and make infinities silently.
   """
   values, wanted = np.asarray(values), np.dtype(dtype)
   if (not np.can_cast(values.dtype, wanted) and wanted.kind in 'iuf'
@@ -35,17 +34,17 @@ def narrow(values: Any, dtype: str) -> np.ndarray:
         fits = (values >= limits.min) & (values <= limits.max) & (values % 1 == 0)
     if not np.all(fits):
       at = np.argwhere(~np.asarray(fits, bool))[0]
-      raise Misshapen(int(at[0]) if len(at) else 0,
-                      f'holds {values[tuple(at)]}, which {wanted} cannot hold')
+      raise ShapeError(int(at[0]) if len(at) else 0,
+                       f'holds {values[tuple(at)]}, which {wanted} cannot hold')
   return values.astype(wanted, copy=False)
 
 
-def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Mapping[str, int],
-            size: int, lengths: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-  """The arrays of some examples as one of `size` rows, padded along named axes to their widths.
+def stack(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Mapping[str, int],
+          size: int, lengths: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+  """Stacks arrays of examples to `size` rows, padded along named axes to their widths.
 
-  An array of all examples may be longer along a named axis: that is padding, and is cut. `lengths`
-  are what the index says of every example; an example of a list that is longer is an error.
+  One array of all examples may be longer along a named axis: the excess is padding, and is cut.
+  `lengths` are the index's lengths of every example; a longer array in a list is an error.
   """
   shape = tuple(widths[axis] if isinstance(axis, str) else axis for axis in field.axes)
   whole = np.full((size, *shape), field.pad, field.dtype)
@@ -59,30 +58,31 @@ def stacked(values: np.ndarray | Sequence[np.ndarray], field: Field, widths: Map
     for axis, length, width in zip(field.axes, value.shape, shape, strict=True):
       most = int(lengths[axis][row]) if lengths and axis in lengths else width
       if length > most:
-        raise Misshapen(row, f'has {length} entries along {axis!r}, and the index says {most}')
+        raise ShapeError(row, f'has {length} entries along {axis!r}, and the index says {most}')
     try:
       whole[(row, *part)] = narrow(value, field.dtype)
-    except Misshapen as error:
-      raise Misshapen(row, str(error)) from None
+    except ShapeError as error:
+      raise ShapeError(row, str(error)) from None
   return whole
 
 
 def _common(shape: Sequence[int], field: Field, wanted: Sequence[int],
             row: int) -> tuple[slice, ...]:
-  """The part that an array of an example has in common with the wanted shape."""
+  """Returns the slices that an array of an example shares with the wanted shape."""
   if len(shape) != len(wanted) or not all(
       isinstance(axis, str) or length == axis
       for axis, length in zip(field.axes, shape, strict=True)):
-    raise Misshapen(row, f'is {list(shape)}, not {list(field.axes)}: an axis along which examples '
-                    'differ needs a name, and a column of the index')
+    raise ShapeError(row, f'is {list(shape)}, not {list(field.axes)}: an axis along which examples '
+                     'differ needs a name, and a column of the index')
   return tuple(slice(min(lengths)) for lengths in zip(shape, wanted, strict=True))
 
 
-def padded(example: Example, modality: Modality) -> dict[str, np.ndarray]:
-  """A batch of one example, padded to its buckets' widths and prepared."""
+def pad_one(example: Example, modality: Modality) -> dict[str, np.ndarray]:
+  """Makes a batch of one example, padded to its bucket's widths and prepared."""
   lengths = {}
   for name, field in modality.fields.items():
-    if len(shape := np.shape(example[name])) != len(field.axes):
+    shape = np.shape(example[name])
+    if len(shape) != len(field.axes):
       raise ValueError(f'{name} is {list(shape)}, not {list(field.axes)}')
     for axis, length in zip(field.axes, shape, strict=True):
       if isinstance(axis, str):
@@ -93,26 +93,26 @@ def padded(example: Example, modality: Modality) -> dict[str, np.ndarray]:
     if not widths[axis]:
       raise Stop(Status.DATA, f'an example has {length} entries along {axis!r}, and the model has '
                  f'room for {max(modality.widths[axis])}')
-  batch = {name: stacked([example[name]], dataclasses.replace(field, dtype=str(
+  batch = {name: stack([example[name]], dataclasses.replace(field, dtype=str(
       np.asarray(example[name]).dtype)), widths, 1) for name, field in modality.fields.items()}
   return modality.prepare(
       batch | {'id': np.zeros(1, np.int32), 'valid': np.ones(1, np.float32)})
 
 
-def encoded(modality: Modality,
-            arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], dict[str, np.ndarray]]]:
-  """What `encode` makes of arguments, each as a batch of one; a Stop where it can't read them."""
+def encode(modality: Modality,
+           arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], dict[str, np.ndarray]]]:
+  """Encodes arguments, each as a batch of one example; stops if the modality can't read them."""
   try:
     for about, example in modality.encode(arguments):
-      yield about, padded(example, modality)
+      yield about, pad_one(example, modality)
   except ValueError as error:
     raise Stop(Status.DATA, f'no {modality.noun}: {error}') from error
 
 
-def full(modality: Modality, size: int) -> dict[str, np.ndarray]:
-  """`size` prepared examples of the largest widths, whose values mean nothing: to time a model.
+def placeholders(modality: Modality, size: int) -> dict[str, np.ndarray]:
+  """Makes `size` prepared examples of the largest widths with meaningless values, for timing.
 
-  Numbers are 1, so that a mask says that every position counts, integers are 0.
+  Floating-point numbers are 1, so that masks count every position; integers are 0.
   """
   batch = {name: np.full(
       (size, *(modality.widths[axis][-1] if isinstance(axis, str) else axis
@@ -122,8 +122,8 @@ def full(modality: Modality, size: int) -> dict[str, np.ndarray]:
                                    'valid': np.ones(size, np.float32)})
 
 
-def symbolic(modality: Modality) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a prepared batch of any number of examples and any length of named axes."""
+def symbolic_shapes(modality: Modality) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a prepared batch with a symbolic size and symbolic named axes."""
   from jax import export  # here: only an export needs it
   axes = [axis for field in modality.fields.values() for axis in field.axes
           if isinstance(axis, str)]

@@ -28,10 +28,9 @@ found = answers(images)'''
 class Image(Modality):
   """Images [h w c] whose pixels are stored as `dtype`.
 
-  A model reads them with mean 0 and deviation 1 in each channel of the training images, whose
-  `mean` and `deviation` these are. Integers are pixels as the data has them; floating-point
-  numbers are standardised already. `white` is the value of a bright pixel, which a picture file of
-  8 bits has as 255.
+  A model reads them standardised by the `mean` and `deviation` of each channel over the training
+  images. Integers are pixels as the data has them; floating-point numbers are standardised already.
+  `white` is the value of a bright pixel, which is 255 in a picture file of 8 bits.
   """
   height: int
   width: int
@@ -66,19 +65,19 @@ class Image(Modality):
         'shift': Corruption('moved by an eighth of height and width, the edge repeated', _shift)}
 
   def standardised(self, pixels: np.ndarray) -> np.ndarray:
-    """Float32 of pixels [… c] as the data has them, computed in float64."""
+    """Standardises the data's pixels [… c], in float64; returns float32."""
     mean, deviation = np.asarray(self.mean), np.asarray(self.deviation)
     return ((pixels - mean) / deviation).astype(np.float32)
 
   def _table(self, dtype: np.dtype) -> np.ndarray:
-    """The standardised value of every pixel of a type, channel by channel, float32 [values · c]."""
+    """Returns the standardised value of every pixel of a type, by channel, float32 [values · c]."""
     values = np.arange(np.iinfo(dtype).max + 1, dtype=np.float64)
     return self.standardised(np.repeat(values[:, None], self.channels, axis=1)).reshape(-1)
 
   def prepare(self, batch: Batch) -> Batch:
     """Standardises pixels that are stored as integers; rows that only fill the batch become 0.
 
-    By a table made in float64, so that the result is that of `standardised` to the bit.
+    It uses a table made in float64, so that the result equals that of `standardised` bit by bit.
     """
     pixels = batch['image']
     if not np.issubdtype(pixels.dtype, np.integer):
@@ -90,11 +89,11 @@ class Image(Modality):
     return {**batch, 'image': xp.where(valid, image, np.float32(0))}
 
   def arguments(self, file: str) -> list[str]:
-    """The file itself: what it holds, `encode` finds out."""
+    """Returns the file itself; `encode` reads it."""
     return [file]
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
-    """The images of files: `.npy` holds pixels as the data has them, others are pictures."""
+    """Yields the images of files: `.npy` holds pixels as the data does, others are pictures."""
     size = self.height, self.width, self.channels
     for file in arguments:
       try:
@@ -115,7 +114,7 @@ class Image(Modality):
 
   @staticmethod
   def knows(card: Mapping[str, Any]) -> bool:
-    """Whether a card that doesn't name its modality is one of images."""
+    """Tells whether a card that doesn't name its modality is one of images."""
     return 'pixels' in card
 
   @classmethod
@@ -135,7 +134,7 @@ class Image(Modality):
             f'{numbers(self.mean)} and deviation {numbers(self.deviation)}')
 
   def probe(self, model: Any, weights: Any) -> 'Probe':
-    """With regard to pixels, which are from black to white."""
+    """Returns the probe of pixels, which range from black to white."""
     black, white = np.zeros(self.channels), np.full(self.channels, self.white)
     return Probe(*(tuple(self.standardised(pixels).tolist()) for pixels in (black, white)))
 
@@ -149,7 +148,7 @@ class Image(Modality):
 
   @staticmethod
   def show(records: Records, row: int) -> dict[str, Any]:
-    """The image as grey or coloured pixels, and the map of what was looked at."""
+    """Returns the image as grey or coloured pixels, and its attribution map."""
     image, attribution = records['image'][row], records['attribution'][row].astype(np.float64)
     image = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
     low, high = image.min(), image.max()
@@ -159,9 +158,9 @@ class Image(Modality):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """Looks into a model by the standardised pixels of its images.
+  """The probe of a model by the standardised pixels of its images.
 
-  `black` and `white` are the standardised ends of each channel's scale.
+  `black` and `white` are the standardised ends of each channel's range.
   """
   black: Sequence[float] = (-np.inf,)
   white: Sequence[float] = (np.inf,)
@@ -184,7 +183,7 @@ class Probe:
     return np.ones(batch['image'].shape[:3], bool)
 
   def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:
-    """Maps [b h w c] flattened; the mean over the positions of a sequence [b s d]."""
+    """Flattens maps [b h w c]; averages sequences [b s d] over positions."""
     layer = layer.mean(axis=1) if layer.ndim == 3 else layer
     return layer.reshape(len(layer), -1)
 
@@ -197,7 +196,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-  """Changes the standardised pixels of an image by as many numbers in (0, 1)."""
+  """A change of an image's standardised pixels by equally many random numbers in (0, 1)."""
   about: str
   change: Callable[[np.ndarray, np.ndarray], np.ndarray]
 

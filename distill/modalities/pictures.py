@@ -20,26 +20,27 @@ MODES = ('L', 'RGB')
 
 
 def read(file: str, size: Sequence[int], white: float) -> np.ndarray:
-  """Returns the images of a file as its pixels are, [n h w c], each of `size`: [h w c].
+  """Returns the unstandardised images of a file, [n h w c], each of `size`: [h w c].
 
-  A picture's 255 becomes `white`. Whatever is wrong with the file is a ValueError of one line.
+  A picture's 255 becomes `white`. Any fault of the file raises a ValueError of one line.
   """
   path = pathlib.Path(file)
   try:
-    if not stat.S_ISREG(mode := path.stat().st_mode):
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
       raise ValueError('it is a folder' if stat.S_ISDIR(mode) else 'it is no plain file')
     with warnings.catch_warnings(action='ignore'), path.open('rb') as opened:
       suffix = path.suffix.lower()
-      return (_of_array if suffix == '.npy' else _of_picture)(opened, size, white)
+      return (_read_array if suffix == '.npy' else _read_picture)(opened, size, white)
   except OSError as error:
     raise ValueError(_line(error.strerror or error)) from error
-  except Exception as error:        # of a damaged file NumPy and Pillow raise what they like
+  except Exception as error:        # NumPy and Pillow raise anything at a damaged file
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     raise ValueError(_line(f'{kind}{error}')) from error
 
 
-def _of_array(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarray:
-  """The images of a .npy file."""
+def _read_array(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarray:
+  """Reads the images of a .npy file."""
   formats = np.lib.format
   try:
     read_header = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}[
@@ -55,7 +56,8 @@ def _of_array(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarray
                      'numbers')
   here = opened.tell()
   held = opened.seek(0, 2) - here
-  if held < (wanted := dtype.itemsize * math.prod(shape)):
+  wanted = dtype.itemsize * math.prod(shape)
+  if held < wanted:
     raise ValueError(f'it is cut: its header declares {wanted:,} bytes of pixels, and it holds '
                      f'{held:,}')
   opened.seek(0)
@@ -65,8 +67,8 @@ def _of_array(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarray
   return raw.reshape(n, *size)
 
 
-def _of_picture(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarray:
-  """The image of a picture file of 8 bits."""
+def _read_picture(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarray:
+  """Reads the image of a picture file of 8 bits."""
   try:
     from PIL import Image as pictures
   except ImportError:
@@ -79,7 +81,8 @@ def _of_picture(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarr
   with picture:
     if picture.mode not in MODES:
       raise ValueError(f'its mode is {picture.mode}: convert it to 8 bits, grey (L) or RGB')
-    if (frames := getattr(picture, 'n_frames', 1)) != 1:
+    frames = getattr(picture, 'n_frames', 1)
+    if frames != 1:
       raise ValueError(f'it has {frames} frames: give one picture a file')
     width, height = picture.size
     _count((height, width, *(() if picture.mode == 'L' else (3,))), size)
@@ -90,7 +93,7 @@ def _of_picture(opened: BinaryIO, size: Sequence[int], white: float) -> np.ndarr
 
 
 def _count(shape: Sequence[Any], size: Sequence[int]) -> int:
-  """The number of images of an array, in which a single channel needn't be an axis."""
+  """Counts the images of an array by its shape; a single channel needn't be an axis."""
   whole = tuple(shape)
   if size[2] == 1 and whole[-2:] == tuple(size[:2]):
     whole = (*whole, 1)
@@ -102,5 +105,5 @@ def _count(shape: Sequence[Any], size: Sequence[int]) -> int:
 
 
 def _line(value: Any) -> str:
-  """A value as a part of an error line."""
+  """Returns a value as a part of an error line."""
   return ' '.join(str(value).split())[:200]

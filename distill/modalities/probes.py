@@ -1,4 +1,4 @@
-"""Probes: how models of a modality are looked into, and how their inputs are perturbed."""
+"""Probes: the inputs that gradients are taken of, for saliency, and that attacks perturb."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,42 +8,42 @@ import numpy as np
 
 from distill.types import Batch, Outputs, Records, Status, Stop
 
-PERTURBATION = 'perturbation'     # a field of a batch, [b …positions d]: what is added to x
+PERTURBATION = 'perturbation'     # a field of a batch, [b …positions d], that is added to x
 
 
 class Probe(Protocol):
-  """How a model of the modality is looked into: what gradients are taken with regard to.
+  """The contract of a probe: the input x of a model that gradients are taken with respect to.
 
-  `spoils` are outputs that mean nothing where the model is fed an x.
+  `spoils` are outputs that mean nothing when the model reads a changed x.
   """
   spoils: Sequence[str] = ()
 
   def value(self, params: Mapping, batch: Batch) -> jax.Array:
-    """The numbers x that explain an answer, float [b …positions d], of a prepared batch.
+    """Returns the x of a prepared batch, float [b …positions d], that attributions are of.
 
     Like `scale` and `positions` it is pure, and takes NumPy's arrays and JAX's alike.
     """
 
   def feed(self, params: Mapping, batch: Batch, x: jax.Array) -> tuple[Mapping, Batch]:
-    """Parameters and a batch by which the model reads x; pure, inside jit."""
+    """Returns parameters and a batch by which the model reads x; pure, in jit."""
 
   def positions(self, batch: Batch) -> jax.Array:
-    """Where an input says something, bool [b …positions]: words, or pixels."""
+    """Returns the positions with content, bool [b …positions]: words, or pixels."""
 
   def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:
-    """What a layer holds of each example, [b f]; pure, inside jit."""
+    """Pools a layer to one vector per example, [b f]; pure, in jit."""
 
   def keep(self, batch: Batch) -> Records:
-    """What `show` draws of each example of a batch, by names of its own."""
+    """Returns the arrays of a batch that `show` draws, by any names."""
 
   def legend(self, kept: Records) -> Records:
-    """What else `show` needs, of all examples together."""
+    """Returns further arrays for `show` that belong to all examples together."""
 
   def scale(self, params: Mapping) -> float | jax.Array:
-    """The standard deviation of the numbers x, which an attack is measured by."""
+    """Returns the standard deviation of x, the unit of an attack's size."""
 
   def limits(self) -> tuple[Any, Any]:
-    """The least and the largest x that an input can have, which broadcast against it."""
+    """Returns the least and the largest x of inputs, which broadcast against x."""
     return -np.inf, np.inf
 
 
@@ -51,8 +51,8 @@ def answer(model: Callable, probe: Probe | None, params: Mapping, rest: Mapping,
            **how) -> tuple[Outputs, Mapping]:
   """Asks a model for its outputs; if the batch has a perturbation δ, at x + δ instead of x.
 
-  Word embeddings are perturbed as Miyato (2017, §3) does it: their table keeps its gradient. What a
-  probe `spoils` is left out. Returns outputs and the rest after the call.
+  Word embeddings are perturbed as by Miyato (2017, §3): their table keeps its gradient. Outputs
+  that the probe `spoils` are left out. Returns outputs and the rest after the call.
   """
   if PERTURBATION not in batch:
     return model(params, rest, batch, **how)
@@ -75,7 +75,7 @@ def ascent(probe: Probe, params: Mapping, batch: Batch, gradient: jax.Array,
            size: float) -> jax.Array:
   """Returns size · scale · sign(gradient), [b …positions d]: FGSM's step (Goodfellow 2015, §4).
 
-  `scale` is a standard deviation of x. It is 0 where an input says nothing: at padding, say.
+  `scale` is a standard deviation of x. The step is 0 at positions without content, as padding.
   """
   places = probe.positions(batch)[..., None]
   return size * probe.scale(params) * jnp.sign(gradient) * places

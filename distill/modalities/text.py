@@ -12,9 +12,9 @@ import numpy as np
 from distill.modalities import Draw, Example, Modality, tokenizer
 from distill.types import Batch, Field, Records, Status, Stop
 
-SHARE = 0.2             # of a text's words that a corruption changes
+SHARE = 0.2             # the share of a text's words that a corruption changes
 AXIS = 's'              # positions of a sequence
-SHOWN = 120             # words of a text that are shown; of a longer one the others are left out
+SHOWN = 120             # words of a text that are shown; the rest of a longer text is left out
 INPUTS = ('tokens', 'types', 'mask')
 USAGE = '''tokenizer = Tokenizer.from_file('tokenizer.json')
 tokenizer.enable_truncation(card['length'])
@@ -42,8 +42,8 @@ class Text(Modality):
     mask    float32 [s]  1 for a token, 0 for padding
 
   The tokenizer is a `tokenizers.Tokenizer` as JSON; without one it is read from `folder`, a place
-  as `tokenizer.read` takes it, when it is first needed. `sha256` is the tokenizer's. `pairs` is
-  whether examples are pairs of texts; None where an export or a folder doesn't say so.
+  as `tokenizer.read` takes it, when it is first needed. `sha256` is the tokenizer's. `pairs` tells
+  whether examples are pairs of texts; it is None if an export or a folder doesn't say so.
   """
   length: int
   widths: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
@@ -71,11 +71,11 @@ class Text(Modality):
   @functools.cached_property
   def special(self) -> dict[str, int]:
     """The ids of the tokens that are no words, by their names in BERT."""
-    return tokenizer.special(self.json)
+    return tokenizer.special_ids(self.json)
 
   @functools.cached_property
   def sizes(self) -> dict[str, int]:
-    return {'vocabulary': tokenizer.entries(self.json), 'length': self.length}
+    return {'vocabulary': tokenizer.vocabulary_size(self.json), 'length': self.length}
 
   @property
   def room(self) -> dict[str, int]:
@@ -91,9 +91,9 @@ class Text(Modality):
             if name != 'unknown' or '[UNK]' in self.special}
 
   def encode(self, arguments: Sequence[str]) -> Iterator[tuple[dict[str, str], Example]]:
-    """Texts as examples; a tab parts the two texts of a pair, if the model was trained on pairs.
+    """Yields texts as examples; a tab separates a pair, if the model was trained on pairs.
 
-    In a text of a model of single texts it is white space, as in training.
+    For a model of single texts a tab is white space, as in training.
     """
     columns = tokenizer.encode(self.json, [_read(text, self.pairs) for text in arguments],
                                length=self.widths[AXIS][-1])
@@ -104,7 +104,7 @@ class Text(Modality):
           'mask': np.ones(length, np.float32)}
 
   def read(self, split: Any) -> Any:
-    """The split with its texts read by this tokenizer, or None if they weren't kept."""
+    """Encodes a split's texts by this tokenizer; returns None if the split has no raw texts."""
     if not len(split.raw):
       return None
     encoded = tokenizer.encode(self.json, list(split.raw), length=self.length)
@@ -125,7 +125,7 @@ class Text(Modality):
 
   @staticmethod
   def knows(card: Mapping[str, Any]) -> bool:
-    """Whether a card that doesn't name its modality is one of texts."""
+    """Tells whether a card that doesn't name its modality is one of texts."""
     return 'tokenizer_sha256' in card
 
   @classmethod
@@ -139,7 +139,7 @@ class Text(Modality):
 
   @classmethod
   def from_folder(cls, folder: str, length: int, path: str) -> 'Text':
-    """The inputs of a model whose folder has a tokenizer, and which says no more of them."""
+    """Makes the modality of a folder that has only a tokenizer and a largest length."""
     widths = dict.fromkeys(max(1, width) for width in (length // 4, length // 2, length))
     return cls(length=length, widths={AXIS: tuple(widths)},
                tokenizer=tokenizer.read(folder, path), folder=folder)
@@ -151,7 +151,7 @@ class Text(Modality):
     return f'texts of at most {self.length} tokens'
 
   def excess(self, name: str, most: int) -> str:
-    found = tokenizer.beyond(self.json, most) if name == 'vocabulary' else ()
+    found = tokenizer.tokens_beyond(self.json, most) if name == 'vocabulary' else ()
     if not found:
       return super().excess(name, most)
     others = f' ({len(found)} such tokens)' if len(found) > 1 else ''
@@ -167,7 +167,7 @@ class Text(Modality):
     return ''
 
   def probe(self, model: Any, weights: Any) -> 'Probe | None':
-    """With regard to the embeddings of words, of a model with a table of them."""
+    """Returns the probe of word embeddings, or None if the model has no table of them."""
     tables, heads = model.traits.tables, model.traits.heads
     if not tables or tables[0] not in weights[0]:
       return None
@@ -182,7 +182,7 @@ class Text(Modality):
 
   @staticmethod
   def show(records: Records, row: int) -> dict[str, Any]:
-    """The words of a text, with their shares of the largest attribution."""
+    """Returns the words of a text, with their shares of the largest attribution."""
     pieces = dict(zip(records['piece_ids'].tolist(), records['pieces'].tolist(), strict=True))
     found = words(records['tokens'][row], records['places'][row],
                   records['attribution'][row].astype(np.float64), pieces)
@@ -190,7 +190,7 @@ class Text(Modality):
 
 
 def fetch(encoded: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-  """The `fetch` of a split, from what `tokenizer.encode` gave of its texts."""
+  """Returns the `fetch` of a split, given its texts as `tokenizer.encode` returns them."""
   tokens, types, length = (encoded[name] for name in ('tokens', 'types', 'length'))
   positions = np.arange(tokens.shape[1])
   return lambda rows: {'tokens': tokens[rows], 'types': types[rows],
@@ -199,10 +199,10 @@ def fetch(encoded: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], dict[str,
 
 def words(tokens: np.ndarray, places: np.ndarray, attribution: np.ndarray,
           pieces: Mapping[int, str]) -> list[tuple[str, float | None]]:
-  """A text's words with their shares of the largest attribution, in [-1, 1].
+  """Returns a text's words with their shares of the largest attribution, in [-1, 1].
 
-  Word pieces ('##') are joined and their attributions added. What is no word has no share: of it
-  the ends are left out, and what parts two texts is '·'.
+  Word pieces ('##') are joined and their attributions added. Special tokens have no share: those at
+  the ends are left out, and the separator of two texts is '·'.
   """
   at, found = np.flatnonzero(places), []
   for i in range(at[0], at[-1] + 1) if len(at) else ():
@@ -218,7 +218,7 @@ def words(tokens: np.ndarray, places: np.ndarray, attribution: np.ndarray,
 
 
 def _read(text: str, pairs: bool | None) -> str | tuple[str, str]:
-  """Returns the text or the pair of texts that an argument is."""
+  """Returns an argument as a text, or as a pair of texts."""
   first, *more = text.split('	')
   if pairs is False or not more and not pairs:
     return text
@@ -231,19 +231,19 @@ def _read(text: str, pairs: bool | None) -> str | tuple[str, str]:
 
 
 def _positions(batch: Batch, special: Mapping[str, int]) -> Any:
-  """Where a text has words, bool [b s]; of NumPy's arrays and of JAX's."""
+  """Returns the positions of words, bool [b s]; takes NumPy's arrays and JAX's."""
   xp = np if isinstance(batch['tokens'], np.ndarray) else jnp
   return (batch['mask'] > 0) & ~xp.isin(batch['tokens'], np.array([*special.values()], np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """Looks into a model by the embeddings of words.
+  """The probe of a model by the embeddings of words.
 
-  In place of its token table a model gets one that holds the batch's own rows, so that every
-  position has a gradient of its own and no model needs to know. `tables` are the paths of the
+  It replaces the model's token table by one with a row for every position of the batch, so that
+  every position has its own gradient, and the model needs no change. `tables` are the paths of the
   parameters with a row for each token, that table first. `spoils` are the outputs of the heads that
-  have the others: their columns are words no more.
+  use the other tables: their columns are then no words.
   """
   tables: tuple[str, ...]
   special: Mapping[str, int]
@@ -261,7 +261,7 @@ class Probe:
     return params | changed, {**batch, 'tokens': jnp.arange(len(rows)).reshape(x.shape[:2])}
 
   def scale(self, params: Mapping) -> float | jax.Array:
-    """In float64 on the host, for a report; in float32 in a step."""
+    """Computes in float64 on the host, for a report, and in float32 in a step."""
     table = params[self.tables[0]]
     if isinstance(table, np.ndarray):
       return float(np.std(np.asarray(table, np.float64)))
@@ -274,7 +274,7 @@ class Probe:
     return _positions(batch, self.special)
 
   def pool(self, layer: jax.Array, batch: Batch) -> jax.Array:
-    """The mean over a text's tokens."""
+    """Averages a layer over a text's tokens."""
     if layer.ndim == 3:
       mask = batch['mask'][:, :, None]
       layer = (layer * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
@@ -284,7 +284,7 @@ class Probe:
     return {'tokens': np.asarray(batch['tokens'])}
 
   def legend(self, kept: Records) -> Records:
-    """The tokens that occur (`piece_ids`) as the tokenizer spells them (`pieces`)."""
+    """Returns the tokens that occur (`piece_ids`) and their spelling (`pieces`)."""
     from tokenizers import Tokenizer  # here: a run of images doesn't need it
     spell, ids = Tokenizer.from_str(self.tokenizer).id_to_token, np.unique(kept['tokens'])
     return {'piece_ids': ids.astype(np.int32),
@@ -293,7 +293,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-  """Changes a share of a text's words, `least` at least; a text of one word stays as it is."""
+  """A change of a share of a text's words, at least `least`; a text of one word stays."""
   about: str
   change: Callable[[dict[str, np.ndarray], np.ndarray, Mapping[str, int]], None]
   special: Mapping[str, int]
@@ -316,7 +316,7 @@ def _swap(text: dict[str, np.ndarray], chosen: np.ndarray, special: Mapping[str,
 
 
 def _drop(text: dict[str, np.ndarray], chosen: np.ndarray, special: Mapping[str, int]) -> None:
-  """The text closes up, and is padded at its end."""
+  """Deletes words of a text, which is then padded at its end."""
   for name in INPUTS:
     values = text[name]
     left = np.delete(values, chosen)

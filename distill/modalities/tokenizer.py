@@ -1,4 +1,4 @@
-"""From texts to token ids: a WordPiece trained here, or the tokenizer of a pretrained model."""
+"""Tokenizers: a WordPiece trained here, or the tokenizer of a pretrained model."""
 import collections
 import json
 import pathlib
@@ -12,14 +12,15 @@ from distill.modalities import foreign
 from distill.types import Status, Stop
 
 Text = str | tuple[str, str]        # a text, or a pair of them
-SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of what is trained here
-MOST = 2**24                        # ids, a hundred times those of large tables
-HOW = {'do_lower_case': 'lowercase', 'strip_accents': 'strip_accents',
-       'tokenize_chinese_chars': 'handle_chinese_chars'}  # from tokenizer_config.json to ours
+SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # the first ids of tokenizers trained here
+MAX_IDS = 2**24                     # a hundred times the ids of large tables
+# Fields of tokenizer_config.json, each with its name in the library's normalizer.
+NORMALIZER_FIELDS = {'do_lower_case': 'lowercase', 'strip_accents': 'strip_accents',
+                     'tokenize_chinese_chars': 'handle_chinese_chars'}
 
 
 def read(place: str, where: str = 'data.tokenizer') -> str:
-  """The tokenizer of a pretrained model as JSON.
+  """Returns the tokenizer of a pretrained model as JSON.
 
   `place` is a folder with `tokenizer.json` or `vocab.txt`, one of these files, or a hub id. A
   BERT tokenizer comes out the same whichever of the two files it is read from; a text that spells
@@ -35,11 +36,11 @@ def read(place: str, where: str = 'data.tokenizer') -> str:
                    'config.json nor a tokenizer')
       raise Stop(Status.DATA, f'{where}: {root} has neither tokenizer.json nor vocab.txt')
   about = path.with_name('tokenizer_config.json')
-  how = _how(about, where) if path.suffix == '.txt' and about.is_file() else {}
+  how = _normalizer_fields(about, where) if path.suffix == '.txt' and about.is_file() else {}
   try:
     content = disk.read_text(path)
     with foreign.silenced(), foreign.caught():
-      return _of_words(content, how) if path.suffix == '.txt' else _of_json(content)
+      return _from_vocabulary(content, how) if path.suffix == '.txt' else _from_json(content)
   except OSError as error:
     raise Stop(Status.DATA, f'{where}: {path}: {error.strerror}') from error
   except Exception as error:        # the library raises plain Exception
@@ -47,48 +48,49 @@ def read(place: str, where: str = 'data.tokenizer') -> str:
                + ' '.join(str(error).split())) from error
 
 
-def _how(path: pathlib.Path, where: str) -> dict[str, bool | None]:
-  """What a file beside the words says of capitals, accents and Chinese, by our names."""
+def _normalizer_fields(path: pathlib.Path, where: str) -> dict[str, bool | None]:
+  """Reads the fields on capitals, accents and Chinese from tokenizer_config.json, by our names."""
   wrong = lambda line: Stop(Status.DATA, f'{where}: {path}: {line}')
   try:
-    told = disk.read_json(path)
+    settings = disk.read_json(path)
   except OSError as error:
     raise wrong(error.strerror) from error
   except ValueError as error:
     raise wrong(f'it is no JSON: {error}') from error
-  if not isinstance(told, dict):
+  if not isinstance(settings, dict):
     raise wrong('it holds no object')
-  for key in HOW.keys() & told.keys():
-    if told[key] is None and key != 'strip_accents':
-      del told[key]
-    elif not isinstance(told[key], bool | None):
-      raise wrong(f'{key} is {str(told[key])[:40]!r}, neither true nor false')
-  return {HOW[key]: told[key] for key in HOW if key in told}
+  for key in NORMALIZER_FIELDS.keys() & settings.keys():
+    if settings[key] is None and key != 'strip_accents':
+      del settings[key]
+    elif not isinstance(settings[key], bool | None):
+      raise wrong(f'{key} is {str(settings[key])[:40]!r}, neither true nor false')
+  return {NORMALIZER_FIELDS[key]: settings[key] for key in NORMALIZER_FIELDS if key in settings}
 
 
-def _of_json(content: str) -> str:
+def _from_json(content: str) -> str:
   from tokenizers import Tokenizer
 
   _check_ids(json.loads(content))
   made = Tokenizer.from_str(content)
   made.no_padding()
   made.no_truncation()
-  told = json.loads(made.to_str())
-  kind, normalizer = told['model']['type'], told['normalizer'] or {'type': None}
+  parts = json.loads(made.to_str())
+  kind, normalizer = parts['model']['type'], parts['normalizer'] or {'type': None}
   if kind not in ('WordPiece', 'BPE'):
     raise ValueError(f'its model is {kind}; WordPiece and BPE are known')
   if not made.encode('').ids:
     raise ValueError('it puts no tokens around a text, such as [CLS] and [SEP]')
-  words = told['model']['vocab']
-  own = {*words.values(), *(token['id'] for token in told['added_tokens'])}
+  words = parts['model']['vocab']
+  known_ids = {*words.values(), *(token['id'] for token in parts['added_tokens'])}
   for tried in ('', ''), ('a \U0010fffd', '.'):       # a character that no vocabulary has
-    if odd := sorted({*made.encode(*tried).ids} - own):
+    odd = sorted({*made.encode(*tried).ids} - known_ids)
+    if odd:
       raise ValueError(f'it gives the id {odd[0]}, which is that of no token')
   if normalizer['type'] == 'BertNormalizer' and set(SPECIAL) <= words.keys():
-    ours = _wordpiece(words, **{key: normalizer[key] for key in HOW.values()})
+    ours = _wordpiece(words, **{key: normalizer[key] for key in NORMALIZER_FIELDS.values()})
     again, pair = Tokenizer.from_str(ours), ('a', 'b')
-    if ({token['content'] for token in told['added_tokens']} <= set(SPECIAL)
-        and all(told[part] == json.loads(ours)[part]
+    if ({token['content'] for token in parts['added_tokens']} <= set(SPECIAL)
+        and all(parts[part] == json.loads(ours)[part]
                 for part in ('normalizer', 'pre_tokenizer', 'model'))
         and made.encode(*pair).ids == again.encode(*pair).ids
         and made.encode(*pair).type_ids == again.encode(*pair).type_ids):
@@ -96,17 +98,17 @@ def _of_json(content: str) -> str:
   return made.to_str()
 
 
-def _check_ids(told: Any) -> None:
-  """A ValueError at an id that no table has: the library counts up to the largest one."""
-  words = told['model'].get('vocab', {})
+def _check_ids(content: Any) -> None:
+  """Raises a ValueError at an id beyond any table: the library allocates up to the largest."""
+  words = content['model'].get('vocab', {})
   ids = [*(words.items() if isinstance(words, dict) else ()),
-         *((token['content'], token['id']) for token in told.get('added_tokens') or ())]
+         *((token['content'], token['id']) for token in content.get('added_tokens') or ())]
   for token, i in ids:
-    if isinstance(i, int) and not 0 <= i < MOST:
-      raise ValueError(f'the id of {token!r:.40} is {i!r:.20}, not from 0 to {MOST}')
+    if isinstance(i, int) and not 0 <= i < MAX_IDS:
+      raise ValueError(f'the id of {token!r:.40} is {i!r:.20}, not from 0 to {MAX_IDS}')
 
 
-def _of_words(content: str, how: Mapping[str, bool | None]) -> str:
+def _from_vocabulary(content: str, how: Mapping[str, bool | None]) -> str:
   lines = [line.rstrip('\r') for line in content.removesuffix('\n').split('\n')]
   words, wanted = {}, 'one word a line is wanted, each once'
   for i, word in enumerate(lines):
@@ -115,14 +117,15 @@ def _of_words(content: str, how: Mapping[str, bool | None]) -> str:
     if word in words:
       raise ValueError(f'{wanted}: line {i + 1} repeats {word[:40]!r} of line {words[word] + 1}')
     words[word] = i
-  if lacks := [word for word in SPECIAL if word not in words]:
+  lacks = [word for word in SPECIAL if word not in words]
+  if lacks:
     raise ValueError(f'{wanted}, {", ".join(SPECIAL)} among them: {", ".join(lacks)} are missing')
   capitals = any(w.lower() != w for w in words if not w.startswith('['))
   return _wordpiece(words, **{'lowercase': not capitals, **how})
 
 
 def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, np.ndarray]:
-  """Token ids [n s] of texts or pairs, as columns of a `Split`; `cut` is 1 where a text was cut."""
+  """Encodes texts or pairs as columns of token ids [n s]; `cut` is 1 if a text was cut."""
   import tokenizers  # not at the top: a warm start needs no tokenizer
 
   made = tokenizers.Tokenizer.from_str(tokenizer)
@@ -132,7 +135,7 @@ def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, n
   made.enable_truncation(length)
   try:
     with foreign.caught():
-      rows = made.encode_batch([utf8(row) for row in texts])
+      rows = made.encode_batch([replace_surrogates(row) for row in texts])
   except Exception as error:        # as above
     raise Stop(Status.DATA, 'the tokenizer cannot read the texts: '
                + ' '.join(str(error).split())) from error
@@ -144,21 +147,21 @@ def encode(tokenizer: str, texts: Sequence[Text], *, length: int) -> dict[str, n
           'cut': np.array([len(row.overflowing) > 0 for row in rows], np.int32)}
 
 
-def entries(tokenizer: str) -> int:
-  """How many rows a model's table of tokens needs."""
+def vocabulary_size(tokenizer: str) -> int:
+  """Returns the number of rows that a model's table of tokens needs."""
   return 1 + max(_ids(tokenizer).values())
 
 
-def special(tokenizer: str) -> dict[str, int]:
-  """The ids of the tokens that are no words, by BERT's names for them; RoBERTa has others."""
+def special_ids(tokenizer: str) -> dict[str, int]:
+  """Returns the ids of special tokens by BERT's names, also for RoBERTa's tokens."""
   ids = _ids(tokenizer)
   named = zip(SPECIAL, ('<pad>', '<unk>', '<s>', '</s>', '<mask>'), strict=True)
   return {ours: ids[name] for ours, theirs in named
           for name in (ours, theirs) if name in ids}
 
 
-def beyond(tokenizer: str, entries: int) -> list[tuple[int, str]]:
-  """The tokens whose ids a table of so many entries doesn't have, by id."""
+def tokens_beyond(tokenizer: str, entries: int) -> list[tuple[int, str]]:
+  """Returns the tokens whose ids are beyond a table of `entries` rows, ordered by id."""
   return sorted((i, token) for token, i in _ids(tokenizer).items() if i >= entries)
 
 
@@ -167,14 +170,14 @@ def _ids(tokenizer: str) -> dict[str, int]:
   return {**read['model']['vocab'], **{t['content']: t['id'] for t in read['added_tokens']}}
 
 
-def utf8(text: Text) -> Text:
-  """Lone surrogates, which the tokenizer doesn't take, become question marks."""
+def replace_surrogates(text: Text) -> Text:
+  """Replaces lone surrogates, which the tokenizer refuses, by question marks."""
   return (text.encode(errors='replace').decode() if isinstance(text, str)
-          else tuple(map(utf8, text)))
+          else tuple(map(replace_surrogates, text)))
 
 
-def trained(texts: Iterable[Text], vocabulary: int) -> str:
-  """WordPiece (lower case, BERT's words) by merging the texts' most frequent pairs, as JSON.
+def train(texts: Iterable[Text], vocabulary: int) -> str:
+  """Trains a WordPiece (lower case, BERT's words) by merging frequent pairs; returns JSON.
 
   The library's WordPiece trainer breaks ties by the order of a randomised hash table, its
   BPE trainer by the order of code points, and they merge by the same rule. So BPE is trained
@@ -187,7 +190,7 @@ def trained(texts: Iterable[Text], vocabulary: int) -> str:
   counts = collections.Counter()
   for text in texts:
     for part in (text,) if isinstance(text, str) else text:
-      normal = normalizer.normalize_str(utf8(part))
+      normal = normalizer.normalize_str(replace_surrogates(part))
       counts.update(word for word, _ in splitter.pre_tokenize_str(normal))
   words = {(word[0], *('##' + c for c in word[1:])): n for word, n in counts.items()}
   symbols = collections.Counter()
@@ -214,7 +217,7 @@ def trained(texts: Iterable[Text], vocabulary: int) -> str:
 
 def _wordpiece(vocabulary: Mapping[str, int], *, lowercase: bool, strip_accents: bool | None = None,
                handle_chinese_chars: bool = True) -> str:
-  """BERT's tokenizer over a vocabulary."""
+  """Makes BERT's tokenizer over a vocabulary, as JSON."""
   from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
   made = Tokenizer(models.WordPiece(dict(vocabulary), unk_token='[UNK]'))

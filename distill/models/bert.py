@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distill.models import layers
-from distill.models.pure import DEEPEST, Traits
+from distill.models.functional import MAX_BLOCKS, Traits
 from distill.types import Batch, Outputs
 
 POOLING = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
@@ -27,7 +27,7 @@ class Bert(nnx.Module):
     embedding                     [b s d]    the embeddings, after their LayerNorm
     blockNN/hidden                [b s d]    the output of a block, NN = 00, 01, …
     blockNN/attention             [b h s s]  attention probabilities, before dropout
-    blockNN/scores                [b h s s]  what they are the softmax of, but for the padding mask
+    blockNN/scores                [b h s s]  attention scores, before padding mask and softmax
     blockNN/query, key, value     [b s d]    heads side by side
     pooled                        [b d]
     logits                        [b c]
@@ -41,7 +41,7 @@ class Bert(nnx.Module):
       cut=('position/embedding', 'token/embedding', 'words/bias'),
       kin={'heads': 'blocks', 'first': 'position', 'eps': 'norm', 'pooling': 'pooler'},
       free=('dropout', 'words'),
-      # A block's first matrices by their outputs, the second by its inputs (Megatron, Shoeybi 2019,
+      # A block's first matrices are split by outputs, its second by inputs (Megatron, Shoeybi 2019,
       # §3).
       splits={r'(query|key|value|up)/kernel': (1,), r'(query|key|value|up|words)/bias': (0,),
               r'(out|down)/kernel': (0,), r'token/embedding': (0, 1)})
@@ -54,8 +54,8 @@ class Bert(nnx.Module):
       raise ValueError('every size must be at least 1, types, first and inner at least 0')
     if width % heads:
       raise ValueError(f'width={width} is not divisible by heads={heads}')
-    if depth > DEEPEST:
-      raise ValueError(f'depth={depth} is more than {DEEPEST} blocks')
+    if depth > MAX_BLOCKS:
+      raise ValueError(f'depth={depth} is more than {MAX_BLOCKS} blocks')
     if pooling not in POOLING:
       raise ValueError(f'pooling={pooling!r} is not one of {", ".join(POOLING)}')
     if std <= 0:
@@ -95,10 +95,10 @@ class Bert(nnx.Module):
     bias = (1 - batch['mask'][:, None, None, :]) * MASKED            # [b 1 1 s]
     for i, block in enumerate(self.blocks):
       last = x
-      x, inside = block(x, bias, keys[i + 2])
-      outputs |= {f'block{i:02d}/{name}': value for name, value in inside.items()}
+      x, block_outputs = block(x, bias, keys[i + 2])
+      outputs |= {f'block{i:02d}/{name}': value for name, value in block_outputs.items()}
     hidden = x.reshape(b, s, -1)
-    # Its own expression, not a row of `hidden`: where that isn't read, XLA drops the other rows.
+    # Computed apart from `hidden`: if that isn't read, XLA drops the other rows of the block.
     lead, _ = self.blocks[-1](last, bias, keys[-1], positions=1)
     pooled = POOLING[self.pooling](self.pooler(lead))
     outputs |= {'pooled': pooled,
@@ -125,23 +125,23 @@ class Block(layers.Block):
     self.heads, self.dropout = heads, dropout
 
   def forward(self, x: jax.Array, bias: jax.Array, key: jax.Array | None, positions: int = 0):
-    """From [b·s d] and the scores' bias [b 1 1 s] to [b·n d] and what is inside.
+    """Runs the block on x [b·s d] and the scores' bias [b 1 1 s]; returns [b·n d] and its outputs.
 
-    n is the number of first `positions` whose output is wanted: all s unless given.
+    n is the number of first `positions` whose output is computed: all s unless given.
     """
     b, s, d = bias.shape[0], bias.shape[-1], x.shape[-1]
     n = positions or s
     keys = jax.random.split(key, 3) if key is not None else (None,) * 3
     rows = x.reshape(b, s, d)[:, :n].reshape(b * n, d)
-    # The elements kept don't depend on n.
+    # Dropout keeps the same elements for every n.
     dropped = lambda z, key: layers.dropout(
-        z.reshape(b, n, d), self.dropout, key, of=(b, s, d)).reshape(b * n, d)
+        z.reshape(b, n, d), self.dropout, key, full_shape=(b, s, d)).reshape(b * n, d)
     q, k, v = self.query(rows), self.key(x), self.value(x)
     split = lambda z: z.reshape(b, -1, self.heads, d // self.heads)
     scores = jnp.einsum('bqhe,bkhe->bhqk', split(q) * (d // self.heads)**-0.5, split(k))
     probabilities = layers.softmax(scores.astype(jnp.float32) + bias).astype(x.dtype)
     mixed = jnp.einsum('bhqk,bkhe->bqhe', layers.dropout(
-        probabilities, self.dropout, keys[0], of=(b, self.heads, s, s)), split(v))
+        probabilities, self.dropout, keys[0], full_shape=(b, self.heads, s, s)), split(v))
     rows = self.attention_norm(rows + dropped(self.out(mixed.reshape(b * n, d)), keys[1]))
     rows = self.norm(rows + dropped(self.down(layers.gelu(self.up(rows))), keys[2]))
     whole = lambda z: z.reshape(b, -1, d)

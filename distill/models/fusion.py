@@ -40,7 +40,7 @@ class Review(nnx.Module):
 
 
 class Fusion(nnx.Module):
-  """One stage with what comes from the deeper ones: its result, and what the next one gets."""
+  """The fusion of one stage with the deeper ones: its result, and the input of the next fusion."""
 
   def __init__(self, *, inputs: int, width: int, outputs: int, deepest: bool, rngs: nnx.Rngs):
     self.narrow = layers.conv(inputs, width, bias=False, start=layers.within((3 / inputs)**0.5),

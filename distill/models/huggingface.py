@@ -1,8 +1,8 @@
 """Pretrained encoders in the format of Hugging Face `transformers`: a table of names, both ways.
 
-BERT (and MiniLM, which is one), RoBERTa and DistilBERT. A checkpoint is read strictly: every
-tensor has a place or is known to have none, and a part — encoder, pooler, head, masked-word
-head — is there whole or not at all. `formats/huggingface.py` reads and writes the files.
+BERT (also MiniLM), RoBERTa and DistilBERT. A checkpoint is read strictly: every tensor has a path
+or is known to be unused, and a part — encoder, pooler, head, masked-word head — is complete or
+missing. `formats/huggingface.py` reads and writes the files.
 """
 import dataclasses
 import fnmatch
@@ -17,21 +17,21 @@ import numpy as np
 from distill.lookup import nearest
 from distill.models import labels as labels_of
 from distill.models.bert import Bert
+from distill.models.functional import MAX_BLOCKS, Flat
 from distill.models.labels import CONFIG, fault, short
-from distill.models.pure import DEEPEST, Flat
 
 PARTS = tuple(Bert.traits.heads)            # that a checkpoint may lack
-LARGEST = 2**31 - 1                         # of a size
+MAX_SIZE = 2**31 - 1                        # the largest size in a config
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """How `transformers` names one kind of encoder.
+  """One kind of encoder in `transformers`, and its names.
 
-  `names` maps our modules to theirs: `{}` is the number of a block, PREFIX that of the encoder.
-  `fields` maps arguments of `bert.Bert` to fields of their config, `fixed` gives those that have
-  one value, and `only` the fields that may have one value. `tied` are tensors that repeat one of
-  ours, `unused` those that `bert.Bert` has no place for. `dropouts` are fields of further rates.
+  `names` maps our modules to theirs: `{}` is the number of a block, PREFIX the encoder's prefix.
+  `fields` maps arguments of `bert.Bert` to fields of their config. `fixed` are arguments that have
+  one value, `only` are fields that must have one value. `tied` are tensors that repeat one of ours,
+  `unused` those that `bert.Bert` doesn't have. `dropouts` are fields of further dropout rates.
   """
   prefix: str
   architecture: str
@@ -63,7 +63,7 @@ _FIELDS = {'vocabulary': 'vocab_size', 'length': 'max_position_embeddings', 'wid
            'inner': 'intermediate_size', 'types': 'type_vocab_size',
            'dropout': 'hidden_dropout_prob', 'eps': 'layer_norm_eps', 'std': 'initializer_range'}
 _ONLY = {'hidden_act': 'gelu', 'position_embedding_type': 'absolute', 'is_decoder': False}
-# What is left out is this, in a config of theirs as in a node of ours.
+# Defaults of fields that are left out, in their configs and in our nodes.
 _DEFAULTS = {'first': 0, 'pooling': 'tanh', 'types': 2, 'eps': 1e-12, 'dropout': 0.1, 'std': 0.02}
 
 FAMILIES = {
@@ -76,8 +76,8 @@ FAMILIES = {
         tied={'cls.predictions.decoder.weight': 'token/embedding',
               'cls.predictions.decoder.bias': 'words/bias'},
         unused='cls.seq_relationship.*'),
-    # Its positions start after that of the padding. Its classifier has a pooler of its own, and
-    # drops out the first position once more before it.
+    # Positions start after that of the padding. The classifier has a pooler of its own, and one
+    # more dropout of the first position before it.
     'roberta': Family(
         prefix='roberta', architecture='RobertaForSequenceClassification',
         names={**_ENCODER, 'pooler': 'classifier.dense', 'head': 'classifier.out_proj',
@@ -112,12 +112,12 @@ FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """What a folder holds: the node of the model, its parameters by our paths, its head's labels.
+  """A model read from a folder: its node, its parameters by our paths, its head's labels.
 
-  `params` lacks the parts that the folder lacks; `labels` is () without a head, and for a head of
-  one output, which is a regression's. The node is `bert.Bert`'s but for `classes` and `words`.
-  `names` are the tensors' names by our paths; `multilabel` says that an example may have several of
-  the labels, each by a sigmoid.
+  `params` lacks the parts that the folder lacks. `labels` is () without a head, and for a head of
+  one output, which is a regression. The node is that of `bert.Bert` without `classes` and `words`.
+  `names` are the tensors' names by our paths. `multilabel`: an example may have several labels,
+  each with a sigmoid.
   """
   node: Mapping[str, Any]
   params: Mapping[str, np.ndarray]
@@ -128,9 +128,9 @@ class Checkpoint:
 
 def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
          folder: pathlib.Path) -> Checkpoint:
-  """The checkpoint of a config and tensors; what is wrong with it is named: field or tensor.
+  """Reads a checkpoint from a config and tensors; stops at a wrong field or tensor, by its name.
 
-  `folder` is where they are from, for error lines.
+  `folder` is their place, for error lines.
   """
   family = _family(config, folder)
   node, arrays = _node(config, family, folder), {}
@@ -155,17 +155,18 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
     raise fault(folder, f'there is no place for the tensor {extra[0]} ({len(extra)} such)')
   classes = found['head/bias'].size if 'head/bias' in found else 0
   for path, array in found.items():
-    if array.shape != (shape := _shape(path, node, classes)):
+    shape = _shape(path, node, classes)
+    if array.shape != shape:
       raise fault(folder, f'{table[path]} is {list(array.shape)}, but {CONFIG} asks for '
                   f'{list(shape)}')
   labels, multilabel = labels_of.read(config, classes, folder)
-  return Checkpoint(node, {path: _turned(path, array) for path, array in found.items()}, labels,
+  return Checkpoint(node, {path: _transposed(path, array) for path, array in found.items()}, labels,
                     {path: table[path] for path in found}, multilabel)
 
 
 def named(node: Mapping[str, Any], params: Flat,
           labels: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-  """Tensors and config as `transformers` has them, or None if it has no such model.
+  """Returns tensors and config in the format of `transformers`, or None if it has no such model.
 
   Its classes for classification and for masked words each take their part of the tensors.
   """
@@ -178,26 +179,26 @@ def named(node: Mapping[str, Any], params: Flat,
   family = FAMILIES[kinds[0]]
   sizes = {**node, 'inner': node.get('inner', 0) or 4 * node['width'],
            'length': node['length'] + value('first')}
-  told = {theirs: sizes[ours] if ours in sizes else _DEFAULTS[ours]
-          for ours, theirs in family.fields.items()}
+  config = {theirs: sizes[ours] if ours in sizes else _DEFAULTS[ours]
+            for ours, theirs in family.fields.items()}
   architecture = (family.architecture if 'head/kernel' in params else
                   family.architecture.replace('SequenceClassification', 'MaskedLM'))
-  told |= {**family.only, **dict.fromkeys(family.dropouts, value('dropout')),
-           'model_type': kinds[0], 'architectures': [architecture]}
-  told |= ({'id2label': dict(enumerate(labels)), 'label2id': {k: i for i, k in enumerate(labels)}}
-           if labels else {'num_labels': 1, 'problem_type': 'regression'})
+  config |= {**family.only, **dict.fromkeys(family.dropouts, value('dropout')),
+             'model_type': kinds[0], 'architectures': [architecture]}
+  config |= ({'id2label': dict(enumerate(labels)), 'label2id': {k: i for i, k in enumerate(labels)}}
+             if labels else {'num_labels': 1, 'problem_type': 'regression'})
   table = _table(family, node['depth'], value('types'))
-  return {name: _turned(path, np.asarray(params[path])) for path, name in table.items()
-          if path in params}, told
+  return {name: _transposed(path, np.asarray(params[path])) for path, name in table.items()
+          if path in params}, config
 
 
-def _turned(path: str, array: np.ndarray) -> np.ndarray:
-  """A dense layer's kernel is [inputs outputs] here and [outputs inputs] there."""
+def _transposed(path: str, array: np.ndarray) -> np.ndarray:
+  """Transposes a dense layer's kernel: [inputs outputs] is [outputs inputs] in `transformers`."""
   return np.ascontiguousarray(array.T) if path.endswith('kernel') else array
 
 
 def _table(family: Family, depth: int, types: int) -> dict[str, str]:
-  """Our paths and their names."""
+  """Returns the name in `transformers` of every path."""
   table = {}
   for ours, theirs in family.names.items():
     if ours in ('token', 'position', 'type'):
@@ -213,35 +214,36 @@ def _table(family: Family, depth: int, types: int) -> dict[str, str]:
 
 
 def _canonical(name: str, family: Family) -> str:
-  """A tensor's name with the encoder's prefix, and as PyTorch says it."""
+  """Returns a tensor's name with the encoder's prefix and in PyTorch's spelling."""
   name = re.sub(r'\.gamma$', '.weight', re.sub(r'\.beta$', '.bias', name))
-  own = name.startswith(('embeddings.', 'encoder.', 'transformer.', 'pooler.'))
-  return f'{family.prefix}.{name}' if own else name
+  is_encoder = name.startswith(('embeddings.', 'encoder.', 'transformer.', 'pooler.'))
+  return f'{family.prefix}.{name}' if is_encoder else name
 
 
-def _family(told: Mapping[str, Any], folder: pathlib.Path) -> Family:
-  kind = told['model_type'] if 'model_type' in told else None
+def _family(config: Mapping[str, Any], folder: pathlib.Path) -> Family:
+  kind = config['model_type'] if 'model_type' in config else None
   if kind not in list(FAMILIES):
     raise fault(folder, f'{CONFIG} says model_type={short(kind)}; known are '
                 + ', '.join(FAMILIES))
   for field, only in FAMILIES[kind].only.items():
-    if field in told and told[field] not in (only, None):
-      raise fault(folder, f'{CONFIG} says {field}={short(told[field])}; only {only!r} is known')
+    if field in config and config[field] not in (only, None):
+      raise fault(folder, f'{CONFIG} says {field}={short(config[field])}; only {only!r} is known')
   return FAMILIES[kind]
 
 
-def _node(told: Mapping[str, Any], family: Family, folder: pathlib.Path) -> dict[str, Any]:
-  """The node of `bert.Bert` without what only the data and the user know."""
+def _node(config: Mapping[str, Any], family: Family, folder: pathlib.Path) -> dict[str, Any]:
+  """Builds the node of `bert.Bert`, without arguments that only data and user know."""
   node = {'name': 'bert.Bert', **family.fixed}
   for ours, theirs in family.fields.items():
-    if theirs not in told and ours not in _DEFAULTS:
+    if theirs not in config and ours not in _DEFAULTS:
       raise fault(folder, f'{CONFIG} lacks {theirs}')
-    node[ours] = told[theirs] if theirs in told else _DEFAULTS[ours]
+    node[ours] = config[theirs] if theirs in config else _DEFAULTS[ours]
     kind = float if ours in ('dropout', 'eps', 'std') else int
     if isinstance(node[ours], bool) or not isinstance(node[ours], int | kind):
       raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which is no '
                   + kind.__name__)
-    if wrong := _beyond(ours, node[ours]):
+    wrong = _out_of_range(ours, node[ours])
+    if wrong:
       raise fault(folder, f'{CONFIG} says {theirs}={short(node[ours])}, which {wrong}')
   width, heads = (family.fields[ours] for ours in ('width', 'heads'))
   if node['width'] % node['heads']:
@@ -254,17 +256,17 @@ def _node(told: Mapping[str, Any], family: Family, folder: pathlib.Path) -> dict
   return node
 
 
-def _beyond(name: str, value: float) -> str:
-  """Says why an argument of `bert.Bert` can't have a value, '' if it can."""
+def _out_of_range(name: str, value: float) -> str:
+  """Says why an argument of `bert.Bert` can't have a value; returns '' if it can."""
   if name in ('dropout', 'eps', 'std'):
     sound = {'dropout': 0 <= value < 1, 'eps': 0 <= value < 1, 'std': 0 < value < math.inf}[name]
     return '' if sound else f'is no {"share below 1" if name == "dropout" else "sound number"}'
-  least, most = int(name != 'types'), DEEPEST if name == 'depth' else LARGEST
+  least, most = int(name != 'types'), MAX_BLOCKS if name == 'depth' else MAX_SIZE
   return '' if least <= value <= most else f'is not between {least} and {most}'
 
 
 def _shape(path: str, node: Mapping[str, Any], classes: int) -> tuple[int, ...]:
-  """The shape that a tensor must have there."""
+  """Returns the shape that the tensor at a path must have in the file."""
   *_, module, leaf = path.split('/')
   width = node['width']
   if leaf == 'embedding':

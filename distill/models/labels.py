@@ -1,4 +1,4 @@
-"""What a config of Hugging Face `transformers` says of a head: its problem, and its labels."""
+"""The labels and the problem of a head, in a config of Hugging Face `transformers`."""
 import pathlib
 import re
 import unicodedata
@@ -13,19 +13,20 @@ REGRESSION, SINGLE, SEVERAL = PROBLEMS = (
 SHOWN = 60                                  # letters of a value in an error line
 
 
-def read(told: Mapping[str, Any], classes: int,
+def read(hf_config: Mapping[str, Any], classes: int,
          folder: pathlib.Path) -> tuple[tuple[str, ...], bool]:
-  """The labels of a head's outputs, and whether an example may have several of them.
+  """Returns the labels of a head's outputs, and whether an example may have several of them.
 
-  They are () without a head, and for a regression's.
+  Labels are () without a head, and for a regression.
   """
   if not classes:
     return (), False
-  problem = told.get('problem_type')
+  problem = hf_config.get('problem_type')
   if problem is not None and problem not in PROBLEMS:
     raise fault(folder, f'{CONFIG} says problem_type={short(problem)}; known are '
                 + ', '.join(PROBLEMS))
-  if (count := told.get('num_labels', classes)) != classes or isinstance(count, bool):
+  count = hf_config.get('num_labels', classes)
+  if count != classes or isinstance(count, bool):
     raise fault(folder, f'the head has {classes} outputs, but {CONFIG} says num_labels='
                 + short(count))
   if problem == (REGRESSION if classes > 1 else SINGLE):
@@ -34,14 +35,15 @@ def read(told: Mapping[str, Any], classes: int,
                'classification of several')
   if classes < 2 and problem != SEVERAL:
     return (), False
-  labels = _named(told, classes, folder)
-  _check_inverse(told, labels, folder)
+  labels = _label_names(hf_config, classes, folder)
+  _check_inverse(hf_config, labels, folder)
   return labels, problem == SEVERAL
 
 
-def _named(told: Mapping[str, Any], classes: int, folder: pathlib.Path) -> tuple[str, ...]:
-  """The names of `id2label`, by their places; each must be there, and be one of its kind."""
-  named = (told['id2label'] if 'id2label' in told else
+def _label_names(hf_config: Mapping[str, Any], classes: int,
+                 folder: pathlib.Path) -> tuple[str, ...]:
+  """Returns the names of `id2label` in order; stops at a missing name or one that occurs twice."""
+  named = (hf_config['id2label'] if 'id2label' in hf_config else
            {str(i): f'LABEL_{i}' for i in range(classes)})
   if not isinstance(named, dict) or named.keys() != {str(i) for i in range(classes)}:
     raise fault(folder, f'the head has {classes} outputs, but {CONFIG} says id2label='
@@ -61,9 +63,10 @@ def _named(told: Mapping[str, Any], classes: int, folder: pathlib.Path) -> tuple
   return tuple(labels)
 
 
-def _check_inverse(told: Mapping[str, Any], labels: Sequence[str], folder: pathlib.Path) -> None:
-  """Stops where `label2id` says otherwise than `id2label`; one that names no label says nothing."""
-  inverse = told.get('label2id') or {}
+def _check_inverse(hf_config: Mapping[str, Any], labels: Sequence[str],
+                   folder: pathlib.Path) -> None:
+  """Stops if `label2id` contradicts `id2label`; LABEL_0, LABEL_1, … in it are ignored."""
+  inverse = hf_config.get('label2id') or {}
   if not isinstance(inverse, dict):
     raise fault(folder, f'{CONFIG} says label2id={short(inverse)}, which is no table of names')
   if all(re.fullmatch(r'LABEL_\d+', name) for name in inverse):
@@ -75,16 +78,16 @@ def _check_inverse(told: Mapping[str, Any], labels: Sequence[str], folder: pathl
 
 
 def _printable(text: str) -> bool:
-  """Whether a text has letters, and can be written as UTF-8: no lone surrogates."""
+  """Tells whether a text is not blank and can be written as UTF-8: no lone surrogates."""
   return bool(text.strip()) and not re.search('[\ud800-\udfff]', text)
 
 
 def short(value: Any) -> str:
-  """A value of a stranger's file as an error line has it."""
+  """Shortens the spelling of a file's value for an error line."""
   spelled = repr(value)
   return spelled if len(spelled) <= SHOWN else spelled[:SHOWN - 1] + '…'
 
 
 def fault(path: pathlib.Path, line: str) -> Stop:
-  """The end of what reads a damaged folder."""
+  """Returns the error of a damaged folder."""
   return Stop(Status.CHECKPOINT, f'{path}: {line}')

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 NOTHING = 'nothing'
-# What of a block is computed again in the backward pass, each with what is kept for it from the
-# forward pass beside the block's inputs: all that is needed; the results of its matrix products,
-# but for the products of a batch of matrices, as attention has them; nothing.
+# The part of a block that is computed again in the backward pass, each with the policy of what the
+# forward pass saves beside the block's inputs: everything; the results of its matrix products,
+# except products of a batch of matrices, as in attention; nothing.
 REMAT = {NOTHING: None,
          'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
          'everything': jax.checkpoint_policies.nothing_saveable}
@@ -24,7 +24,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def softmax(x: jax.Array) -> jax.Array:
-  """Softmax over the last axis."""
+  """Computes the softmax over the last axis."""
   return jax.nn.softmax(x, axis=-1)
 
 
@@ -42,7 +42,7 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-  """x·Φ(x) with the exact normal distribution function (Hendrycks 2016, eq. 1; erf form)."""
+  """Computes x·Φ(x) with the exact normal distribution function (Hendrycks 2016, eq. 1; erf)."""
   return jax.nn.gelu(x, approximate=False)
 
 
@@ -93,9 +93,9 @@ _normalise.defvjp(_normalised_forward, _normalised_backward)
 class Block(nnx.Module):
   """A part of a model whose activations a training step may drop and compute again.
 
-  Subclasses define `forward`, which a call runs. `remat`, a key of `REMAT`, is what a run's
-  `train.remat` says (gradient checkpointing, Chen 2016, §4): memory for about a third more time
-  with 'everything'.
+  Subclasses define `forward`, which a call runs. `remat`, a key of `REMAT`, is a run's
+  `train.remat` (gradient checkpointing, Chen 2016, §4): 'everything' saves memory for about a third
+  more time.
   """
   remat = NOTHING
 
@@ -127,7 +127,7 @@ class LayerNorm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-  """A table of `entries` vectors. (`nnx.Embed` fixes the dtype that it was made with.)"""
+  """A table of `entries` vectors. (`nnx.Embed` would fix the dtype at construction.)"""
 
   def __init__(self, entries: int, width: int, *, std: float, rngs: nnx.Rngs):
     self.embedding = nnx.Param(normal(std)(rngs.params(), (entries, width), jnp.float32))
@@ -137,43 +137,44 @@ class Embedding(nnx.Module):
 
 
 def dense(inputs: int, outputs: int, *, std: float, rngs: nnx.Rngs) -> nnx.Linear:
-  """A dense layer as BERT starts it: kernel N(0, std²) cut at two deviations, bias 0."""
+  """Makes a dense layer with BERT's start: kernel N(0, std²) cut at two deviations, bias 0."""
   return nnx.Linear(inputs, outputs, rngs=rngs, kernel_init=normal(std))
 
 
 def normal(std: float) -> nnx.Initializer:
-  """N(0, std²) cut at two deviations of the uncut distribution, as TensorFlow's and BERT's."""
+  """Returns the initializer N(0, std²), cut at two deviations of the uncut one, as in BERT."""
   return lambda key, shape, dtype, out_sharding=None: std * jax.random.truncated_normal(
       key, -2, 2, shape, dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None,
-            of: tuple[int, ...] | None = None) -> jax.Array:
-  """Inverted dropout; the identity without a key.
+            full_shape: tuple[int, ...] | None = None) -> jax.Array:
+  """Applies inverted dropout; returns x unchanged without a key.
 
-  `of` is the shape of an array that x is the beginning of, on every axis: the same elements stay.
+  `full_shape` is the shape of a larger array that begins with x on every axis: the same elements
+  are kept as in dropout of the larger array.
   """
   if key is None or rate == 0:
     return x
-  keep = jax.random.bernoulli(key, 1 - rate, of or x.shape)[tuple(map(slice, x.shape))]
+  keep = jax.random.bernoulli(key, 1 - rate, full_shape or x.shape)[tuple(map(slice, x.shape))]
   return jnp.where(keep, x / (1 - rate), 0)
 
 
 def within(bound: float) -> nnx.Initializer:
-  """From U(-bound, bound)."""
+  """Returns the initializer U(-bound, bound)."""
   return lambda key, shape, dtype, out_sharding=None: jax.random.uniform(
       key, shape, dtype, -bound, bound)
 
 
 def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-  """A dense layer that starts as PyTorch's does, from U(±1/√inputs)."""
+  """Makes a dense layer with PyTorch's start, U(±1/√inputs)."""
   start = within(inputs**-0.5)
   return nnx.Linear(inputs, outputs, kernel_init=start, bias_init=start, rngs=rngs)
 
 
 def conv(inputs: int, outputs: int, *, size: int = 1, stride: int = 1, bias: bool = True,
          start: nnx.Initializer | None = None, rngs: nnx.Rngs) -> nnx.Conv:
-  """A convolution of an odd size, padded on all sides; `start` is for kernel and bias."""
+  """Makes a convolution of an odd size, padded on all sides; `start` initialises it."""
   start = start or within((inputs * size**2)**-0.5)
   return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=bias,
                   kernel_init=start, bias_init=start, rngs=rngs)

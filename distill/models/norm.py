@@ -5,15 +5,15 @@ from flax import nnx
 
 
 class BatchNorm(nnx.Module):
-  """Normalises each channel, the last axis, by the batch's statistics (Ioffe 2015, algorithm 1).
+  """Normalisation of each channel, the last axis, by batch statistics (Ioffe 2015, algorithm 1).
 
   PyTorch's convention: `momentum` is the weight of the new batch in the running statistics, which
-  take the unbiased variance where the batch is normalised by the biased one. Statistics are those
-  of the rows whose `valid` is above 0, in float32; the other rows come out as `bias`, so whatever
-  they hold goes no further. Outside training all rows are normalised by the running statistics.
+  use the unbiased variance, while the batch is normalised by the biased one. Statistics are those
+  of the rows whose `valid` is above 0, in float32; the other rows become `bias`, so their content
+  affects nothing. Outside training all rows are normalised by the running statistics.
 
   A batch with fewer than two values for a channel has no unbiased variance. PyTorch refuses it;
-  here the running statistics stay as they were and every row comes out as `bias`.
+  here the running statistics don't change and every row becomes `bias`.
   """
 
   def __init__(self, width: int, *, momentum: float = 0.1, eps: float = 1e-5):
@@ -25,7 +25,7 @@ class BatchNorm(nnx.Module):
     self.momentum, self.eps = momentum, eps
 
   def __call__(self, x: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
-    """From [b … c] and `valid` [b] to [b … c]."""
+    """Normalises x [b … c], counting only rows whose `valid` [b] is above 0."""
     if x.shape[-1] != self.mean.shape[0] or valid.shape != x.shape[:1]:
       raise ValueError(f'BatchNorm of width {self.mean.shape[0]} got {list(x.shape)} and valid '
                        f'{list(valid.shape)}')

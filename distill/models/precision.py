@@ -1,4 +1,4 @@
-"""What models compute in: float32, bfloat16, or float32 with bfloat16 operands of products."""
+"""The precision of models: float32, bfloat16, or float32 with bfloat16 operands of products."""
 import math
 import pathlib
 from typing import Any
@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 MIXED = 'mixed'
-# What models compute in, each with the dtype of the parameters and activations.
+# The precisions that models can have, each with the dtype of parameters and activations.
 DTYPES = {'float32': 'float32', 'bfloat16': 'bfloat16', MIXED: 'float32'}
-INSTRUCTIONS = {'avx512_bf16', 'amx_bf16'}      # of x86: products of bfloat16 with float32 sums
+INSTRUCTIONS = {'avx512_bf16', 'amx_bf16'}      # x86: bfloat16 products, float32 sums
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -23,7 +23,7 @@ def dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, precisio
                 preferred_element_type: Any = None, out_sharding: Any = None) -> jax.Array:
   """Multiplies with operands rounded to bfloat16 and float32 sums, forward and backward.
 
-  It stands in for `jax.lax.dot_general`, with the same arguments, of which the last three have no
+  It replaces `jax.lax.dot_general` and has the same arguments, of which the last three have no
   effect. The result is float32, and so are the gradients (Micikevicius 2018, §3.3; bfloat16 needs
   no scaling of the loss: Kalamkar 2019, §3). Products of a batch of matrices stay float32: XLA
   cannot run all of those on a CPU ("UNIMPLEMENTED: … BF16 x BF16 = F32").
@@ -65,7 +65,7 @@ _product.defvjp(_product_forward, _product_backward)
 def lacks_instructions(cpuinfo: pathlib.Path = pathlib.Path('/proc/cpuinfo')) -> bool:
   """Tells whether JAX runs on an x86 CPU that has no instructions for products of bfloat16.
 
-  Nothing is claimed of other processors, and of systems that don't list what theirs can do.
+  It returns False for other processors, and on systems without `/proc/cpuinfo`.
   """
   if jax.default_backend() != 'cpu' or not cpuinfo.exists():
     return False

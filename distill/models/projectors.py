@@ -159,7 +159,7 @@ class Head(nnx.Module):
 
 
 def _three(*widths: int, transposed: bool = False, rngs: nnx.Rngs) -> list[nnx.Conv]:
-  """3×3 convolutions from each width to the next."""
+  """Makes 3×3 convolutions from each width to the next."""
   start = lambda a, b: layers.within((9 * (b if transposed else a))**-0.5)
   return [layers.conv(a, b, size=3, start=start(a, b), rngs=rngs)
           for a, b in zip(widths[:-1], widths[1:], strict=True)]

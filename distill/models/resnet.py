@@ -5,8 +5,8 @@ import jax
 from flax import nnx
 
 from distill.models import layers
+from distill.models.functional import MAX_BLOCKS, Traits
 from distill.models.norm import BatchNorm
-from distill.models.pure import DEEPEST, Traits
 from distill.types import Batch, Outputs
 
 
@@ -43,8 +43,8 @@ class ResNet(nnx.Module):
     if left or count < 1:
       raise ValueError(f'depth={depth} is not {2 * stages}n + 2 with n at least 1, as {stages} '
                        'stages need')
-    if count * stages > DEEPEST:
-      raise ValueError(f'depth={depth} is more than {DEEPEST} blocks')
+    if count * stages > MAX_BLOCKS:
+      raise ValueError(f'depth={depth} is more than {MAX_BLOCKS} blocks')
     self.width = widths[-1]
     self.stem = _conv(channels, widths[0], size=3, stride=1, rngs=rngs)
     self.stem_norm = BatchNorm(widths[0])
@@ -81,7 +81,7 @@ class ResNet(nnx.Module):
 
 
 class Stage(nnx.Module):
-  """Residual blocks in a row; the result is that before the last one's ReLU."""
+  """Residual blocks in a row; the result is taken before the last block's ReLU."""
 
   def __init__(self, *, inputs: int, width: int, count: int, stride: int, rngs: nnx.Rngs):
     self.blocks = nnx.List([
@@ -116,6 +116,6 @@ class Block(layers.Block):
 
 
 def _conv(inputs: int, outputs: int, *, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-  """A convolution without bias, padded alike on all sides, as 'SAME' with a stride isn't."""
+  """Makes a convolution without bias, padded equally on all sides, unlike 'SAME' with a stride."""
   return nnx.Conv(inputs, outputs, (size, size), strides=stride, padding=size // 2, use_bias=False,
                   kernel_init=nnx.initializers.variance_scaling(2, 'fan_out', 'normal'), rngs=rngs)

@@ -1,11 +1,11 @@
-"""How large the parameters of a model are."""
+"""The size of a model: numbers of parameters, and bytes."""
 from typing import Any
 
 import jax
 
 
 def params(tree: Any, *, embeddings: bool = True) -> int:
-  """Returns the number of parameters, on request without embedding tables (leaves `embedding`)."""
+  """Counts the parameters; without `embeddings`, leaves named `embedding` are left out."""
   named = jax.tree_util.tree_leaves_with_path(tree)
   path_string = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
   return sum(leaf.size for path, leaf in named
@@ -24,7 +24,7 @@ def quantised(tree: Any) -> float:
 
 
 def sizes(weights: Any) -> dict[str, Any]:
-  """Returns what a report says of the size of a model's weights, parameters and rest."""
+  """Returns a report's fields of the size of a model's weights, parameters and rest."""
   return {'params': params(weights[0]),
           'params_outside_embeddings': params(weights[0], embeddings=False),
           'bytes': nbytes(weights), 'quantised': quantised(weights[0])}

@@ -12,9 +12,9 @@ from distill import maths
 class Learned(nnx.Module):
   """One temperature, start + spread·σ(θ), trained against the student (CTKD, Li 2023).
 
-  It reads λ from `schedule/…`, by which the gradient of θ is multiplied. The sign lives in the
-  schedule, which goes from 0 to -1: θ comes to climb what the student descends. That is the
-  authors' convention, whose reversal layer multiplies by +λ. θ starts at 1, as theirs does.
+  It reads λ from `schedule/…` and multiplies the gradient of θ by it. The schedule goes from 0 to
+  -1, so that θ ascends the loss that the student descends. That is the authors' convention, whose
+  reversal layer multiplies by +λ. As theirs, θ starts at 1.
   """
 
   def __init__(self, *, inputs: int, start: float = 1.0, spread: float = 20.0):
@@ -24,7 +24,7 @@ class Learned(nnx.Module):
     self.theta, self.start, self.spread = nnx.Param(jnp.ones(())), start, spread
 
   def __call__(self, reversal: jax.Array, *, valid: jax.Array, train: bool) -> jax.Array:
-    """From λ to the temperature, both []."""
+    """Maps λ [] to the temperature []."""
     del valid, train
     theta = _reversed(maths.wide(self.theta[...]), reversal)
     return self.start + self.spread * jax.nn.sigmoid(theta)
@@ -60,7 +60,7 @@ class FLSW(nnx.Module):
 
   def __call__(self, student: jax.Array, teacher: jax.Array, *mask: jax.Array, valid: jax.Array,
                train: bool) -> jax.Array:
-    """From [b c] twice, and a mask [b], to [b]."""
+    """Maps two logits [b c] and a mask [b] to temperatures [b]."""
     del train
     valid = _counted(valid, *mask)
     s, t = (z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-4)
@@ -85,7 +85,7 @@ class CWSM(nnx.Module):
 
   def __call__(self, student: jax.Array, *mask: jax.Array, valid: jax.Array,
                train: bool) -> jax.Array:
-    """From [b c], and a mask [b], to [b]."""
+    """Maps logits [b c] and a mask [b] to temperatures [b]."""
     del train
     valid = _counted(valid, *mask)
     w = 1 / (jnp.max(jax.nn.softmax(_fixed(student, valid)), axis=-1) + 1e-3)

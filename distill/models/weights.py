@@ -1,4 +1,4 @@
-"""Weights of losses and of teachers, as projectors: what they give is a term's `scale`."""
+"""Weights of losses and of teachers, as projectors: terms take them as their `scale`."""
 from collections.abc import Sequence
 
 import jax
@@ -15,10 +15,10 @@ LARGE = 1e9
 class Uncertainty(nnx.Module):
   """Trained weights of losses, by the noise σ² that each is fitted with (Kendall 2018, eq. 10).
 
-  Learns s = log σ² of every one of `terms`, from 0. Of a term T come T, exp(-s), its scale, and
-  T/penalty, s/2, which `balance.penalty` adds. The paper's weight is this for a classification and
-  half of it for a mean squared error: say so in the term's weight. At the best σ the scaled loss is
-  1/2. What it reads doesn't matter; 'batch/valid' is always there.
+  It learns s = log σ² for each of `terms`, from 0. For a term T it returns T, the scale exp(-s),
+  and T/penalty, s/2, which `balance.penalty` adds. The paper's weight is this for a classification
+  and half of it for a mean squared error: set the term's weight to 0.5 there. At the best σ the
+  scaled loss is 1/2. It ignores the array that it reads; 'batch/valid' always exists.
   """
 
   def __init__(self, *, terms: Sequence[str]):
@@ -35,9 +35,9 @@ class Uncertainty(nnx.Module):
 
 
 class Confidence(nnx.Module):
-  """How right each teacher is about an example (CA-MKD, Zhang 2022).
+  """Weights of teachers by their cross-entropy with the label (CA-MKD, Zhang 2022).
 
-  Reads the logits of K teachers and then the label; gives '0', '1', …, the teachers' weights [b]:
+  It reads the logits of K teachers and then the label; it returns the weights [b] '0', '1', …:
   (1 - softmax over teachers of their cross-entropies) / (K - 1), of sum 1. All are 1/K where the
   label is unknown. A term for each teacher, with its weight as scale, adds up to the paper's loss;
   the authors' code then divides by K once more.
@@ -55,10 +55,10 @@ class Confidence(nnx.Module):
 
 
 class Certainty(nnx.Module):
-  """How sure each teacher is of an example (Kwon 2020, as CA-MKD's authors compare it).
+  """Weights of teachers by their entropy (Kwon 2020, as CA-MKD's authors compare it).
 
-  Reads the logits of K teachers; gives '0', '1', …, their weights [b]: (1 - H / sum of H) / (K - 1)
-  with H the entropy of a teacher's softmax. All are 1/K where each H is 0. The code of CA-MKD,
+  It reads the logits of K teachers; it returns the weights [b] '0', '1', …: (1 - H / sum of H) /
+  (K - 1) with H the entropy of a teacher's softmax. All are 1/K if each H is 0. The code of CA-MKD,
   which calls this EBKD, divides by K instead of K - 1.
   """
 
@@ -96,11 +96,11 @@ class Ensemble(nnx.Module):
 
 
 def _check(inputs: Sequence[int]) -> None:
-  """ValueError unless these are the classes, equally many, of at least two teachers."""
+  """Raises a ValueError unless at least two teachers have equally many classes."""
   if isinstance(inputs, int) or len(inputs) < 2 or len(set(inputs)) > 1:
     raise ValueError(f'reads must name at least two teachers of as many classes, not {inputs}')
 
 
 def _others(shares: jax.Array) -> dict[str, jax.Array]:
-  """From shares [K b] of sum 1 to weights of sum 1, the larger the smaller the share."""
+  """Maps shares [K b] of sum 1 to weights of sum 1, larger for smaller shares."""
   return {str(k): (1 - share) / (len(shares) - 1) for k, share in enumerate(shares)}

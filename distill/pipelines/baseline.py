@@ -13,7 +13,7 @@ def without(stage: Stage, teachers: set[str], name: str) -> Stage | None:
   """
   parts = {'projected': stage.student.projectors, 'carry': stage.carries}
   weights = tuple(f'carry/{name}/' for name, carry in stage.carries.items()
-                  if any(path.startswith('terms/') for path in objective.paths(carry.reads)))
+                  if any(path.startswith('terms/') for path in objective.path_tuple(carry.reads)))
   terms = [dataclasses.replace(term, weight=lambda step: 1.0,
                                scale='' if term.scale.startswith(weights) else term.scale)
            for term in stage.terms]
@@ -22,7 +22,7 @@ def without(stage: Stage, teachers: set[str], name: str) -> Stage | None:
   while gone != before:             # parts read each other, terms, and terms them
     before, gone = gone, gone | {
         f'{view}/{name}/' for view, of in parts.items() for name, part in of.items()
-        if taught(objective.paths(part.reads))} | {
+        if taught(objective.path_tuple(part.reads))} | {
         path for term in terms if taught(term.paths)
         for path in (f'terms/{term.name}/', f'gradients/{term.group}/')}
   kept = [term for term in terms if not taught(term.paths)]
@@ -30,15 +30,15 @@ def without(stage: Stage, teachers: set[str], name: str) -> Stage | None:
     return None
   read = {path for term in kept for path in term.paths}
   left = lambda view, parts: {name: part for name, part in parts.items()
-                              if objective.among(view, name, read)}
+                              if objective.names_view(view, name, read)}
   carries = left('carry', stage.carries)
-  read |= {path for carry in carries.values() for path in objective.paths(carry.reads)}
+  read |= {path for carry in carries.values() for path in objective.path_tuple(carry.reads)}
   student = dataclasses.replace(stage.student,
                                 projectors=left('projected', stage.student.projectors))
   shapes = student.shapes()
   start = lambda weights: tuple({path: value for path, value in part.items() if path in wanted}
                                 for part, wanted in zip(stage.start(weights), shapes, strict=True))
   augment = tuple(change for change in stage.augment
-                  if not taught(objective.paths(getattr(change, 'reads', ()))))
+                  if not taught(objective.path_tuple(getattr(change, 'reads', ()))))
   return dataclasses.replace(stage, name=name, student=student, start=start, teachers=(),
                              carries=carries, terms=tuple(kept), augment=augment)

@@ -12,13 +12,13 @@ from distill import lookup, modalities, objective, tasks
 from distill.carry import Carry
 from distill.data import batches
 from distill.modalities import Modality
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.pipelines import checks, exported, fields, heads, identities, nodes, sources
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.identities import digest
 from distill.pipelines.jobs import Train
 from distill.pipelines.judging import BATCHING, Judging
-from distill.student import with_projectors
+from distill.student import build_student
 from distill.teachers import Teacher
 from distill.train import Stage
 from distill.types import Batch, Status, Stop
@@ -47,14 +47,14 @@ class Common:
                  'below 2**31')
     how = {**self.batching, **learner.how, 'labelled': learner.labelled, 'drawn': learner.drawn}
     size = how.get('batch_size')          # its absence is for `call` to say
-    rows = lookup.call(batches.batches, how, 'data', split=split, steps=steps,
-                       rows=self.judge.layout.rows(size) if isinstance(size, int) else None)
+    rows = lookup.call(batches.shuffled, how, 'data', split=split, steps=steps,
+                       rows=self.judge.layout.local_rows(size) if isinstance(size, int) else None)
     labels = int(((split.index['hash01'] < learner.labelled) & split.known).sum())
     saw = {self.modality.noun: labels if learner.drawn == 1 else len(split), 'labels': labels}
     return rows, saw, functools.partial(batches.epoch_steps, split, **{
         key: value for key, value in how.items() if key != 'seed'})
 
-  def model(self, node: Mapping[str, Any], where: str) -> tuple[Pure, dict[str, Any]]:
+  def model(self, node: Mapping[str, Any], where: str) -> tuple[Functional, dict[str, Any]]:
     """A model that fits the data, and its node with every size spelled out."""
     dataset, function = self.judge.dataset, lookup.find('models', node.get('name', ''),
                                                         f'{where}.name')
@@ -64,7 +64,7 @@ class Common:
     if 'members' in node:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
                          for name, member in node['members'].items()}
-    model = Pure(lambda rngs: lookup.build('models', node, where, rngs=rngs))
+    model = Functional(lambda rngs: lookup.build('models', node, where, rngs=rngs))
     for path, like in model.shapes[0].items():
       if math.prod(like.shape) >= MOST_NUMBERS:
         raise Stop(Status.CONFIG, f'{where}: {path} {list(like.shape)} is too large')
@@ -78,7 +78,7 @@ class Common:
       facts['labels'] = np.where(index['hash01'] < learner.labelled, index['label'], -1)
     where = _prefixed(learner.where, 'carry')
     found = {name: lookup.build('carry', spec, f'{where}.{name}', **facts)
-             for name, spec in learner.carry.items() if objective.among('carry', name, read)}
+             for name, spec in learner.carry.items() if objective.names_view('carry', name, read)}
     for name, carry in found.items():
       checks.check_carry(carry, f'{where}.{name}')
     return found
@@ -107,12 +107,12 @@ def common(config: nodes.Judged, judge: Judging) -> Common:
   split = judge.dataset.splits['train']
   batching = {key: config.data[key] for key in BATCHING
               if key in config.data and key not in ('labelled', 'drawn')}
-  widths = lookup.call(batches.checked_widths, {k: v for k, v in batching.items() if k == 'widths'},
+  widths = lookup.call(batches.axis_widths, {k: v for k, v in batching.items() if k == 'widths'},
                        'data', split=split)
-  return Common(config, judge, modalities.bucketed(judge.dataset.modality, widths), batching)
+  return Common(config, judge, modalities.with_widths(judge.dataset.modality, widths), batching)
 
 
-def train(learner: nodes.Learner, model: Pure, node: Mapping[str, Any], start: exported.Start,
+def train(learner: nodes.Learner, model: Functional, node: Mapping[str, Any], start: exported.Start,
           find: Find, known: Collection[str], of: Common) -> Train:
   """Builds the stages of a learner; `known` are the names that teachers may have.
 
@@ -133,15 +133,16 @@ def read(stage: Stage) -> dict[str, str]:
   """Returns the paths of the views that a stage reads, each with where that is written."""
   found = {path: term.where for term in stage.terms for path in term.paths}
   for name, carry in stage.carries.items():
-    found |= {path: f'carry.{name}' for path in objective.paths(carry.reads)}
+    found |= {path: f'carry.{name}' for path in objective.path_tuple(carry.reads)}
   for change in stage.augment:
-    found |= dict.fromkeys(objective.paths(getattr(change, 'reads', ())), f'{stage.where}.augment')
+    read = objective.path_tuple(getattr(change, 'reads', ()))
+    found |= dict.fromkeys(read, f'{stage.where}.augment')
   for name, projector in stage.student.projectors.items():
     found |= {path: f'{stage.student.where}.projectors.{name}' for path in projector.reads}
   return found
 
 
-def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Start, find: Find,
+def _stage(learner: nodes.Learner, where: str, model: Functional, start: exported.Start, find: Find,
            known: Collection[str], of: Common) -> tuple[Stage, dict[str, int]]:
   """One stage, and how many examples and labels it shows."""
   node, last = learner.stages[where], where == next(reversed(learner.stages))
@@ -157,11 +158,11 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
   paths = {path: term.where for term in terms for path in term.paths} | asked
   carries = of.carries(learner, paths) if last else {}
   paths |= {path: f'carry.{name}' for name, carry in carries.items()
-            for path in objective.paths(carry.reads)}
+            for path in objective.path_tuple(carry.reads)}
   specs = {name: spec for name, spec in learner.projectors.items()
-           if objective.among('projected', name, paths)}
+           if objective.names_view('projected', name, paths)}
   paths |= {path: f'{learner.where}.projectors.{name}' for name, spec in specs.items()
-            for path in objective.paths(spec.get('reads', ()))}
+            for path in objective.path_tuple(spec.get('reads', ()))}
   teachers = find(_among_teachers(paths, known))
   checks.check_inputs(augment, [change['name'] for change in node.augment], teachers,
                       inside or 'config')
@@ -171,8 +172,8 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
                'for the last stage alone')
   carries |= of.carries(learner, averages)
   views = sources.views(model, teachers, data, of.modality, schedules) if specs else {}
-  student = with_projectors(model, specs, learner.frozen if node.frozen is None else node.frozen,
-                            views, learner.where)
+  student = build_student(model, specs, learner.frozen if node.frozen is None else node.frozen,
+                          views, learner.where)
   if augment:                         # they may perturb what it reads
     student = dataclasses.replace(student, probe=of.modality.probe(model, model.shapes))
   return Stage(
@@ -186,7 +187,7 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
 def _among_teachers(paths: Mapping[str, str], known: Collection[str]) -> list[str]:
   """The teachers whose views are among these paths, each given with where it is read."""
   views = {path.partition('/')[0] for path in paths}
-  names = {*objective.OWN_VIEWS, *known}
+  names = {*objective.BUILT_IN_VIEWS, *known}
   for path, where in paths.items():
     if (view := path.partition('/')[0]) not in names:
       raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, names))

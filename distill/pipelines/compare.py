@@ -28,7 +28,7 @@ def carried_out(config: Mapping[str, Any], told: Setting, asked: Mapping[str, st
   `asked` are the tiers that students are to reach, by their names, '' for none.
   """
   tiers.limits(told.evaluate.tiers, asked)          # before anything is trained
-  sharding.once(lambda: plan.same_corpus(told.dataset, this))
+  sharding.on_first_process(lambda: plan.same_corpus(told.dataset, this))
   if there := reported.before(this):
     return there
   for note in told.dataset.notes:

@@ -43,4 +43,4 @@ def measured(models: Sequence[Model], told: Judging, run: Run) -> dict[str, dict
 def _sizes(model: Model) -> dict[str, Any]:
   """Sizes of the weights, and of the files that they ship in, as the format knows them."""
   folder = hub.folder(model.place['place'], model.name)
-  return formats.at(folder).sizes(folder, model.weights, model.card)
+  return formats.format_of(folder).sizes(folder, model.weights, model.card)

@@ -16,7 +16,7 @@ from distill.data import batches
 from distill.data.sets import Split
 from distill.disk import replace
 from distill.modalities import Modality
-from distill.models.pure import splits_of
+from distill.models.functional import splits_of
 from distill.pipelines import exported, nodes, plan, reported
 from distill.pipelines.checks import check_reads
 from distill.pipelines.judging import Judging, Model, judging
@@ -35,7 +35,7 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
   asked = {name: spec.tier for name, node in listed.items() if node.role == 'student'}
   told = judging(spec)
   tiers.limits(told.evaluate.tiers, asked)
-  sharding.once(lambda: plan.same_corpus(told.dataset, this))
+  sharding.on_first_process(lambda: plan.same_corpus(told.dataset, this))
   if there := reported.before(this):
     return there
   widths = _widths(told, spec.data.get('widths'))
@@ -44,14 +44,14 @@ def run(config: Mapping[str, Any], this: Run) -> dict[str, Any]:
             for name, node in listed.items()]
   told = dataclasses.replace(told, layout=dataclasses.replace(
       told.layout, splits=splits_of(model.pure for model in models)))
-  sharding.once(lambda: replace(this.workdir / 'metrics.jsonl', _curves(listed)))
+  sharding.on_first_process(lambda: replace(this.workdir / 'metrics.jsonl', _curves(listed)))
   return reported.reported(config, models, told, asked, this)
 
 
 def _widths(told: Judging, widths: batches.WidthsNode) -> Widths:
   split = told.dataset.splits[told.evaluate.split]
-  found = lookup.call(batches.checked_widths, {'widths': widths}, 'data', split=split)
-  return modalities.bucketed(told.dataset.modality, found).widths
+  found = lookup.call(batches.axis_widths, {'widths': widths}, 'data', split=split)
+  return modalities.with_widths(told.dataset.modality, found).widths
 
 
 def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, baseline_of: str,
@@ -66,7 +66,7 @@ def _model(name: str, node: nodes.ModelNode, told: Judging, widths: Widths, base
   model = Model(name, node.role, pure, weights, card,
                 {'place': node.place, 'model': dict(node.model)}, modality, splits,
                 node.teachers, node.saw, node.spent, _note(card, told), baseline_of)
-  formats.at(folder).sizes(folder, weights, card)         # before anything is asked
+  formats.format_of(folder).sizes(folder, weights, card)         # before anything is asked
   if model.note:
     run.log.say(f'{name}: {model.note}')
   _check_outputs(model, told)
@@ -95,7 +95,7 @@ def _reading(name: str, card: Mapping[str, Any], folder: pathlib.Path, told: Jud
   if not all(read.values()):
     raise Stop(Status.MISFIT, f'{where}: {why}: only models of one task and its labels stand side '
                'by side; --config=FILE chooses the data')
-  own = {axis: (*[w for w in sizes if w < room[axis]][1 - batches.MOST_WIDTHS:], room[axis])
+  own = {axis: (*[w for w in sizes if w < room[axis]][1 - batches.MAX_WIDTHS:], room[axis])
          for axis, sizes in widths.items()}
   run.log.say(f'{name}: reads the {data.modality.noun} by its own encoding')
   return dataclasses.replace(its, widths=own), {**data.splits, **read}

@@ -9,9 +9,9 @@ import jax
 
 from distill import checkpoint, formats, hub, lookup, tasks
 from distill.data.sets import Dataset
-from distill.models.pure import Flat, Pure, traits_of
+from distill.models.functional import Flat, Functional, traits_of
 from distill.pipelines import nodes
-from distill.student import Student, map_of_blocks, started_from
+from distill.student import Student, block_map, start_from
 from distill.teachers import Weights
 from distill.types import Status, Stop
 
@@ -22,7 +22,7 @@ Start = Callable[[Student, Mapping[str, Weights]], tuple[Flat, Flat]]
 class _Read(NamedTuple):
   """A model that was read, without its arrays: these belong to whoever asked for them."""
   seed: int
-  model: Pure
+  model: Functional
   arrays: tuple[Mapping[str, weakref.ref], ...]
   card: Mapping[str, Any]
 
@@ -31,7 +31,7 @@ _read: dict[str, list[_Read]] = {}      # by how it was read; an entry goes when
 
 
 def opened(place: str, where: str, *, seed: int,
-           **changes: Any) -> tuple[Pure, Weights, Mapping[str, Any]]:
+           **changes: Any) -> tuple[Functional, Weights, Mapping[str, Any]]:
   """Returns the model, weights and card of a folder or hub id, which is read once.
 
   The weights are found again as long as somebody has them: nothing is kept for that. A folder whose
@@ -54,7 +54,7 @@ def opened(place: str, where: str, *, seed: int,
 
 
 def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
-            where: str) -> tuple[Pure, Weights, Mapping[str, Any]]:
+            where: str) -> tuple[Functional, Weights, Mapping[str, Any]]:
   """The model, weights and card of `init`, which must be what `model` says, if it says it."""
   model, weights, card = opened(
       spec.init, f'{where}.init', model=free(spec, where),
@@ -70,11 +70,11 @@ def teacher(spec: nodes.TeacherNode, dataset: Dataset, seed: int,
 
 def free(spec: nodes.TeacherNode, where: str) -> dict[str, Any]:
   """What a teacher's node changes of a loaded model."""
-  return formats.free(spec.init, spec.model, f'{where}.init')
+  return formats.free_arguments(spec.init, spec.model, f'{where}.init')
 
 
-def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, dataset: Dataset,
-          seed: int, teachers: Mapping[str, tuple[Pure, Mapping[str, Any]]],
+def start(node: nodes.StudentNode, model: Functional, spelled: Mapping[str, Any], *,
+          dataset: Dataset, seed: int, teachers: Mapping[str, tuple[Functional, Mapping[str, Any]]],
           idle: Collection[str]) -> tuple[Start, str]:
   """Returns the call that makes parameters before step 0, and the sha256 of what was read for it.
 
@@ -104,10 +104,10 @@ def start(node: nodes.StudentNode, model: Pure, spelled: Mapping[str, Any], *, d
   if len(modules) > 1:                # one module, such as a teacher's head, may be in any model
     check_kin(spelled, kin, node.init, modules)
   wanted = shapes[0] | shapes[1]
-  path_map = node.take or map_of_blocks(node.layers, wanted, 'student')
+  path_map = node.take or block_map(node.layers, wanted, 'student')
 
   def take(found: Weights) -> tuple[Flat, ...]:
-    taken = started_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut,
+    taken = start_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut,
                          key='take' if node.take else 'layers')
     return tuple({path: taken[path] for path in part} for part in shapes)
   jax.eval_shape(take, source.shapes)

@@ -113,10 +113,10 @@ def _config(config: Mapping[str, Any], kind: type) -> Iterator[tuple[Path, Confi
   data = child(config, 'data')
   facts = EVERY if ':' in str(data.get('name')) else FACTS      # those of others aren't known
   source = tuple(_named('data', data, ('data',)))
-  batching = Configured((batches.batches,), apart={
-      *lookup.parameters(batches.batches)} - {*BATCHING})
+  batching = Configured((batches.shuffled,), apart={
+      *lookup.parameters(batches.shuffled)} - {*BATCHING})
   for path, found in source or [(('data',), batching)]:
-    yield path, found._replace(functions=(*found.functions, batches.batches), apart=batching.apart)
+    yield path, found._replace(functions=(*found.functions, batches.shuffled), apart=batching.apart)
   yield from _named('tasks', child(config, 'task'), ('task',), filled=facts)
   yield ('evaluate',), Configured((nodes.Evaluate,))
   yield ('mesh',), Configured((sharding.layout,), apart=('devices',))

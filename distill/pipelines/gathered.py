@@ -72,8 +72,9 @@ def _at(place: str) -> list[Found]:
     raise Stop(Status.CHECKPOINT, f'--models: {place} is no model: it is neither a workdir nor an '
                'export nor a folder with a config.json')
   if pathlib.Path(place).expanduser().is_dir():
-    return [Found(ModelNode(str(run), formats.content(run)), run.name)]
-  return [Found(ModelNode(place, formats.content(run)), place.partition('@')[0].rpartition('/')[2])]
+    return [Found(ModelNode(str(run), formats.content_hash(run)), run.name)]
+  name = place.partition('@')[0].rpartition('/')[2]
+  return [Found(ModelNode(place, formats.content_hash(run)), name)]
 
 
 def _of_run(run: pathlib.Path) -> Iterator[Found]:
@@ -95,9 +96,9 @@ def _of_run(run: pathlib.Path) -> Iterator[Found]:
         raise Stop(Status.CHECKPOINT, f'--models: {run} has no export/{name} any more: remove its '
                    'report.json and run it again, or name its other models')
       place, reads = node['init'], node.get('reads', {})
-      free = formats.free(place, node.get('model', {}), '--models')
+      free = formats.free_arguments(place, node.get('model', {}), '--models')
     yield Found(ModelNode(
-        place, formats.content(hub.folder(place, '--models')), model['role'], free,
+        place, formats.content_hash(hub.folder(place, '--models')), model['role'], free,
         tuple(model.get('teachers', ())), model['saw'], told['training'].get(name),
         str(run / 'metrics.jsonl'), name, reads), name, run)
 

@@ -3,20 +3,20 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from distill import objective
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.pipelines import nodes
 from distill.tasks import Task
 from distill.types import Status, Stop
 
 
-def idle(task: Task, model: Pure, paths: Collection[str] = (),
+def idle(task: Task, model: Functional, paths: Collection[str] = (),
          views: Sequence[str] = ('student', 'self')) -> tuple[str, ...]:
   """Returns the heads of a model that neither the task nor any path of these views reads."""
   parted = [path.partition('/') for path in paths]
   read = {*task.outputs, *(name for view, _, name in parted if view in views)}
   return tuple(part for part, outputs in model.traits.heads.items()
                if part not in task.parts and read.isdisjoint(outputs)
-               and not objective.among('weights', part, read))
+               and not objective.names_view('weights', part, read))
 
 
 def check_heads(name: str, spec: nodes.TeacherNode, fresh: Collection[str],

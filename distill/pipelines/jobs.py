@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from distill import checkpoint, compress, formats, records, sharding, step, train
 from distill.data.sets import Split
 from distill.modalities import Modality
-from distill.models.pure import Flat, Pure
+from distill.models.functional import Flat, Functional
 from distill.pipelines.judging import Judging, Model
 from distill.runs import Run
-from distill.student import under
+from distill.student import subtree
 from distill.teachers import Weights
 from distill.train import Stage
 from distill.types import Batch
@@ -35,7 +35,7 @@ class Setting(Judging):
     return tuple(job for job in self.jobs if isinstance(job, Train))
 
   @property
-  def loaded(self) -> dict[str, Pure]:
+  def loaded(self) -> dict[str, Functional]:
     """The teachers that aren't trained here."""
     return {job.name: job.model for job in self.jobs if isinstance(job, Load)}
 
@@ -66,7 +66,7 @@ class Load:
   `reads` are fields of the model, each with the field of the data that it takes instead.
   """
   name: str
-  model: Pure
+  model: Functional
   weights: Weights
   card: Mapping[str, Any]
   place: Mapping[str, Any]
@@ -126,7 +126,7 @@ class Train:
     else:
       weights, spent = self._trained(models, setting, announced, run)
     for folder in filter(None, (run.workdir / 'export' / self.name, place)):
-      sharding.once(functools.partial(
+      sharding.on_first_process(functools.partial(
           _ship, folder, self, weights, {**self.card, 'training': spent}, setting.modality))
     return Model(self.name, self.role, model, weights, self.card,
                  {'place': str(run.workdir / 'export' / self.name)}, setting.modality,
@@ -144,7 +144,7 @@ class Train:
       costs.append(cost)
     spent = {name: sum(cost[name] for cost in costs) for name in costs[0]}
     spent['flops'] = sum(announced[stage.name][1] for stage in self.stages)
-    return sharding.on_host(tuple(under(part, 'model/') for part in before)), spent
+    return sharding.on_host(tuple(subtree(part, 'model/') for part in before)), spent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +161,9 @@ class Derive:
           run: Run) -> Model:
     del announced
     of, folder = models[self.of], run.workdir / 'export' / self.name
-    if not sharding.once(folder.exists):
+    if not sharding.on_first_process(folder.exists):
       run.log.say(f'{self.name}: made of {self.of}')
-      sharding.once(lambda: self._write(folder, of))
+      sharding.on_first_process(lambda: self._write(folder, of))
     model, weights, card = formats.load(str(folder))
     learnt = models[of.baseline_of] if of.baseline_of else of
     teachers = [of.name] if of.role == 'teacher' else learnt.teachers
@@ -194,9 +194,9 @@ def left(job: Train, run: Run) -> bool:
   A student that has begun goes on with the very teacher that it began with.
   """
   place, steps = shared(job, run), job.stage.train['steps']
-  own = lambda: checkpoint.latest(train.folder(job.stage, run)) == steps
-  return bool(place and sharding.once(lambda: place.exists() and not lacking(job, place)
-                                      and not own()))
+  own = lambda: checkpoint.latest_step(train.folder(job.stage, run)) == steps
+  return bool(place and sharding.on_first_process(lambda: place.exists() and not lacking(job, place)
+                                                  and not own()))
 
 
 def lacking(job: Train, folder: pathlib.Path) -> set[str]:
@@ -226,7 +226,7 @@ def reading(setting: Setting, reads: Mapping[str, str]) -> dict[str, Split]:
   return {name: split.reading(reads) for name, split in setting.dataset.splits.items()}
 
 
-def scoring(model: Pure, setting: Setting,
+def scoring(model: Functional, setting: Setting,
             reads: Mapping[str, str]) -> Callable[[Flat, Flat], dict[str, float]]:
   """Returns what `train.eval_every` logs: the task's metrics on the split of the evaluation."""
   eval_step = step.make_eval_step(model, setting.task.measure, setting.layout)
@@ -235,8 +235,8 @@ def scoring(model: Pure, setting: Setting,
           else setting.rows[split])
 
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
-    weights = under(params, 'model/'), under(rest, 'model/')
-    found = setting.task.score(records.records(eval_step, weights, rows, setting.task,
+    weights = subtree(params, 'model/'), subtree(rest, 'model/')
+    found = setting.task.score(records.collect(eval_step, weights, rows, setting.task,
                                                setting.layout, title=split))
     return {f'{split}/{name}': value for name, value in found.items()}
   return scores

@@ -10,7 +10,7 @@ from distill import lookup, objective, sharding, step, tasks
 from distill.data import batches
 from distill.data.sets import Dataset, Split
 from distill.modalities import Modality
-from distill.models.pure import check_ids
+from distill.models.functional import check_ids
 from distill.pipelines import nodes
 from distill.tasks import Task
 from distill.teachers import Weights
@@ -55,7 +55,7 @@ class Judging:
       def ask(asked):
         outputs = model(*weights, asked, train=False, key=None)[0]
         for name in self.task.outputs:
-          objective.at({where: outputs}, f'{where}/{name}', task)
+          objective.find_array({where: outputs}, f'{where}/{name}', task)
         return outputs
       return self.task.measure(ask, batch)
     check_ids(model, batch, where)
@@ -129,8 +129,8 @@ def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
     if task.labelled and not dataset.splits[name].known.all():
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
-  layout.rows(evaluate.batch_size, 'evaluate.batch_size')
-  return Judging(dataset, task, tasks.spelled(config.task, dataset.facts), evaluate, layout)
+  layout.local_rows(evaluate.batch_size, 'evaluate.batch_size')
+  return Judging(dataset, task, tasks.card_node(config.task, dataset.facts), evaluate, layout)
 
 
 def _task(node: Mapping[str, Any], dataset: Dataset) -> Task:

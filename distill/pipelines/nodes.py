@@ -129,7 +129,7 @@ class TeacherTrain:
 class StudentNode:
   """`student`. `init` is a teacher's name or an exported model, `take` a path map.
 
-  The map's form is that of `student.started_from`; `layers` is the short form for blocks.
+  The map's form is that of `student.start_from`; `layers` is the short form for blocks.
   """
   model: Mapping
   init: str = ''

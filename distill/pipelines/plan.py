@@ -56,7 +56,7 @@ def announce(told: Setting, run: Run) -> Announced:
   for trained, stage in ((t, stage) for t in told.trained if t.stage.name not in taken
                          for stage in t.stages):
     ready = train.prepared(stage, {t.name: t.shapes for t in stage.teachers})
-    steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
+    steps, done = ready.plan.steps, checkpoint.latest_step(train.folder(stage, run)) or 0
     size = len(ready.batch['valid'])
     width = functools.partial(_width, told.modality)
     some = range(0, steps, max(steps // 50, 1)) if told.modality.widths else [0]
@@ -71,10 +71,10 @@ def announce(told: Setting, run: Run) -> Announced:
                   f'from step {done:,}' if done else ''))
     if trained.role != 'baseline':                    # which is laid out as the student is
       trees |= {stage.name: ready.like.params, f"{stage.name}'s optimizer": ready.like.opt_state}
-  sharding.once(lambda: _check_disk(run, 3 * states))
+  sharding.on_first_process(lambda: _check_disk(run, 3 * states))
   seconds = 1 / (EFFICIENCY * _speed())
   if told.layout.mesh.size > 1:
-    run.log.say(f'plan  {told.layout.told(trees)}')
+    run.log.say(f'plan  {told.layout.describe(trees)}')
   for name in taken:
     run.log.say(f'plan  {name:<{wide}} is there: an equal stage of another run left it')
   for *about, ahead, resumed in lines:
@@ -97,7 +97,7 @@ def programs(announced: Announced, run: Run) -> list[Callable[[], Any]]:
   if jax.process_count() > 1:
     return []
   return [ready.traced.lower().compile for name, (ready, _) in announced.items()
-          if checkpoint.latest(run.workdir / 'checkpoints' / name) != ready.plan.steps]
+          if checkpoint.latest_step(run.workdir / 'checkpoints' / name) != ready.plan.steps]
 
 
 def _width(modality: Modality, batch: Batch) -> int:

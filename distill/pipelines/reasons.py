@@ -81,7 +81,7 @@ def _explained(models: Sequence[Model], asks: Mapping[str, Callable],
                            ) if probe else None
     if len(shown) and within:
       run.log.say(f'{model.name}: looked into on {len(shown)} {model.modality.noun}')
-      explained[model.name] = records_of.kept(
+      explained[model.name] = records_of.cached(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
               inside.explained, within, _batches(model, shown, told), target=target(model),
               drawn=order[:DRAWN], modality=modalities.outside(model.modality)))
@@ -123,7 +123,7 @@ def _robustness(model: Model, ask: Callable, within: inside.Inside | None, some:
   for kind, corruption in model.modality.corruptions.items():
     about[kind] = corruption.about
     changed = [robustness.corrupted(batch, corruption, model.modality) for batch in some]
-    found[kind] = records_of.records(ask, model.weights, changed, task, told.layout,
+    found[kind] = records_of.collect(ask, model.weights, changed, task, told.layout,
                                      title=f'{model.name}, {corruption.about}')
   if within:
     about['fgsm'] = robustness.FGSM

@@ -4,7 +4,7 @@ from typing import Any
 
 from distill import records as records_of
 from distill import report, sharding
-from distill.disk import reach
+from distill.disk import failpoint
 from distill.measure import quality
 from distill.pipelines import costs, plan, reasons
 from distill.pipelines.identities import config_sha256
@@ -16,7 +16,7 @@ from distill.types import Records
 
 def before(run: Run) -> dict[str, Any] | None:
   """The report, if this workdir has one."""
-  if not sharding.once((run.workdir / 'report.json').exists):
+  if not sharding.on_first_process((run.workdir / 'report.json').exists):
     return None
   run.log.say(f'finished before: the report is {run.workdir / "report.html"}')
   return report.read(run.workdir)
@@ -58,7 +58,7 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
       'task': {'primary': told.task.primary, 'split': told.evaluate.split},
       'models': [entry(m) for m in models],
       'training': {m.name: m.spent for m in models if m.spent}}
-  sharding.once(lambda: report.write(
+  sharding.on_first_process(lambda: report.write(
       run.workdir, tiers.judged(found, limits, asked), run.log.rows()))
   return report.read(run.workdir)
 
@@ -99,8 +99,8 @@ def recorded(model: Model, ask: Callable, split: str, told: Judging, run: Run) -
     examples = model.splits[split]
     run.log.say(f'{model.name}: answers {len(examples):,} {model.modality.noun} of {split}')
     rows = told.batches(examples, model.modality)
-    return records_of.records(ask, model.weights, rows, told.task, told.layout, model=model.pure,
+    return records_of.collect(ask, model.weights, rows, told.task, told.layout, model=model.pure,
                               title=f'{model.name}, {split}')
-  found = records_of.kept(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
-  reach('recorded', model.name)
+  found = records_of.cached(run.workdir / 'records' / f'{model.name}{suffix}.npz', make)
+  failpoint('recorded', model.name)
   return found

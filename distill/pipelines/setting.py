@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill import checkpoint, lookup, objective
-from distill.models.pure import Pure, splits_of
+from distill.models.functional import Functional, splits_of
 from distill.pipelines import build, checks, exported, heads, nodes, sources
 from distill.pipelines.baseline import without
 from distill.pipelines.build import Common
@@ -16,7 +16,7 @@ from distill.pipelines.judging import judging, source
 from distill.teachers import Live, Teacher
 from distill.types import SEEDS, Status, Stop
 
-TAKEN = ('student', 'baseline', *objective.OWN_VIEWS)               # no names for teachers
+TAKEN = ('student', 'baseline', *objective.BUILT_IN_VIEWS)               # no names for teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _check_names(jobs: Sequence[Job]) -> None:
                'called MODEL-STAGE and a baseline MODEL-baseline: rename a model or a stage')
 
 
-def _check_judged(name: str, model: Pure, reads: Mapping[str, str], common: Common) -> None:
+def _check_judged(name: str, model: Functional, reads: Mapping[str, str], common: Common) -> None:
   """Stops unless the task can judge a model of these shapes."""
   split = common.judge.dataset.splits[common.judge.evaluate.split]
   common.judge.check(model, model.shapes, split.reading(reads), common.modality, name)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from distill import lookup, objective
 from distill.modalities import Modality
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.pipelines import checks, nodes
 from distill.pipelines.judging import Judging
 from distill.teachers import Cached, Moving, Teacher
@@ -23,7 +23,7 @@ def moving(specs: Mapping[str, nodes.TeacherNode]) -> set[str]:
   return found
 
 
-def follower(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Pure,
+def follower(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Functional,
              judge: Judging, prepare: Callable[[Batch], Batch]) -> Moving:
   """Returns a teacher that is an average of the student, whose model this is."""
   where, carry = f'teachers.{name}', spec.source.removeprefix('carry:')
@@ -64,7 +64,7 @@ def augments(specs: Sequence, where: str,
     place = f'{where}.augment[{i}]'
     found.append(lookup.build('augment', node, place, **facts))
     checks.check_augment(found[-1], f'{place}={node["name"]!r}')
-    paths |= dict.fromkeys(objective.paths(getattr(found[-1], 'reads', ())), place)
+    paths |= dict.fromkeys(objective.path_tuple(getattr(found[-1], 'reads', ())), place)
   return tuple(found), paths
 
 
@@ -73,7 +73,7 @@ def averages(teachers: Sequence[Teacher]) -> set[str]:
   return {f'carry/{teacher.carry}' for teacher in teachers if isinstance(teacher, Moving)}
 
 
-def views(model: Pure, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
+def views(model: Functional, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
           modality: Modality, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
   """Returns the shapes of the views that a learner's projectors may read."""
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}

@@ -49,9 +49,9 @@ def _kept(learners: Sequence[Mapping], models: Sequence[Mapping],
           for text in _texts(term)}
   carries = {name: node for learner in learners for name, node in children(learner, 'carry')}
   kept = {'carry': {name for name in carries
-                    if name in held or objective.among('carry', name, read)}}
+                    if name in held or objective.names_view('carry', name, read)}}
   every = any(_is_foreign(carries[name]) for name in kept['carry'])
-  among = lambda view, name: every or objective.among(view, name, read)
+  among = lambda view, name: every or objective.names_view(view, name, read)
   read |= {text for name in kept['carry'] for text in _texts(carries[name])}
   projectors = {name: node for model in models for name, node in children(model, 'projectors')}
   kept['projectors'] = {name for name in projectors if among('projected', name)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distill import numbers
-from distill.disk import reach, replace
+from distill.disk import failpoint, replace
 from distill.report import charts, page, radar, tables, verdict
 from distill.report.contract import Report, broken
 from distill.types import Records, Status, Stop
@@ -27,7 +27,7 @@ def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
   if wrong := broken(json.loads(text)):
     raise ValueError(wrong)
   _draw(workdir, report, rows)
-  reach('reporting')
+  failpoint('reporting')
   replace(workdir / 'report.json', text + '\n')
 
 

@@ -168,7 +168,7 @@ def _worth(found: Sequence[Mapping[str, Any]], primary: str, metrics: Iterable[s
 def _modality(models: Sequence[Model]) -> type[modalities.Modality]:
   """Finds the modality that models say they read, or the one whose examples a report calls so."""
   name = next((model['modality'] for model in models if model.get('modality')), '')
-  return name and modalities.named(name) or modalities.by_noun(_saw(models))
+  return name and modalities.find_known(name) or modalities.by_noun(_saw(models))
 
 
 def _measured(found: Sequence[Mapping[str, Any] | None]) -> list[Cell]:

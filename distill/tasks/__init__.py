@@ -1,4 +1,4 @@
-"""What "good" means: from a model's outputs to records, and from records to metrics."""
+"""Tasks: from a model's outputs to records, and from records to metrics."""
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -8,15 +8,15 @@ import numpy as np
 from distill import lookup
 from distill.types import Batch, Outputs, Records, Status, Stop
 
-Measured = Mapping[str, Any]        # what `measure` gives, leading with the batch axis
+Measured = Mapping[str, Any]        # the result of `measure`; arrays lead with the batch axis
 Ask = Callable[[Batch], Outputs]    # a model with its weights, in evaluation mode
 
 
 class Explain(NamedTuple):
-  """How an answer is explained: by the gradient of an output of a model, [b c] with c `columns`.
+  """The output of a model whose gradient explains an answer, [b c] with c `columns`.
 
-  `target(records)` are the columns that are explained, int [n]; None: there is one column.
-  `slope(records)` is the gradient of each example's loss with regard to the output, [n c].
+  `target(records)` are the columns that are explained, int [n]; it is None if there is one column.
+  `slope(records)` is the gradient of each example's loss with respect to the output, [n c].
   """
   output: str
   columns: int
@@ -25,16 +25,17 @@ class Explain(NamedTuple):
 
 
 class Task(Protocol):
-  """What a model is to do, and how well it does it. A class may inherit what is written out here.
+  """The contract of a task: its measurements, records, metrics and answers.
 
-  `outputs` are the outputs of a model that `measure` asks for, `parts` the top-level modules that a
-  shipped model must have where its class has them. `labelled` says whether examples need targets.
-  `constant` gives the records of the best answer that is always the same, None if no such answer is
-  known; `explain` is None where saliency and attacks mean nothing. `exclusive` says whether an
-  example has one answer; where it may have several, as by sigmoids, no data set here has labels.
+  A class may inherit the members that have a body or a value here. `outputs` are the outputs of a
+  model that `measure` reads, `parts` the top-level modules that an exported model must have if its
+  class has them. `labelled`: examples need targets. `constant(records)` returns the records of the
+  best constant answer; it is None if no such answer is known. `explain` is None if saliency and
+  attacks mean nothing. `exclusive`: an example has one answer; with several, as by sigmoids, no
+  data set here has labels.
   """
   metrics: Mapping[str, Mapping[str, Any]]      # name -> unit, higher_is_better
-  primary: str                                  # the metric that a report speaks of
+  primary: str                                  # the metric that a report compares models by
   outputs: tuple[str, ...]
   parts: tuple[str, ...] = ()
   labelled: bool = True
@@ -43,28 +44,28 @@ class Task(Protocol):
   exclusive: bool = True
 
   def prepare(self, batch: Batch) -> Batch:
-    """What examples are asked: the batch on the host, with inputs hidden from the model, say."""
+    """Prepares a batch on the host, for example by hiding inputs from the model."""
     return batch
 
   def measure(self, ask: Ask, batch: Batch) -> Mapping[str, jax.Array]:
-    """What is kept of every answer, of a fixed width an example; pure, inside jit."""
+    """Returns the numbers to keep of every example, of a fixed width; a pure function, in jit."""
 
   def records(self, measured: Measured, batch: Batch) -> Records:
-    """The records of one batch, without the rows that only fill it; on the host.
+    """Returns the records of one batch on the host, without the rows that only fill it.
 
-    `id` is the example's, `label` what tells whether records are of the same examples.
+    `id` is the example's; `label` shows whether two records are of the same examples.
     """
 
   def score(self, records: Records) -> dict[str, float]:
-    """Every metric's value."""
+    """Returns every metric's value."""
 
   def bootstrap(self, records: Records,
                 resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Every metric's value on each resample, which is the rows that it takes of the records."""
-    return rescored(self.score, records, resamples)
+    """Returns every metric's values, one per resample; a resample is the rows that it takes."""
+    return score_resamples(self.score, records, resamples)
 
   def categories(self, records: Records) -> Records | None:
-    """Returns records as those of one class an example; None where answers are something else.
+    """Returns records with one class per example; None if answers are something else.
 
     `id`, `label` int [n], `prediction` int [n] and `probabilities` float [n c]: a report then has
     a table of classes, calibration, and the agreement with a teacher.
@@ -72,26 +73,25 @@ class Task(Protocol):
     return None
 
   def numbers(self, records: Records) -> np.ndarray | None:
-    """Returns the answers as one number an example, [n]; None where they are something else.
+    """Returns the answers as one number per example, [n]; None if they are something else.
 
-    A report then has their correlation with a teacher's and their distance from them.
+    A report then has the correlation and the distance between a student's and a teacher's.
     """
     return None
 
   def answer(self, measured: Measured) -> dict[str, Any]:
-    """What `distill.predict` prints of one example's answer, as JSON."""
+    """Returns the JSON that `distill.predict` prints for one example."""
 
 
-def rescored(score: Callable[[Records], dict[str, float]], records: Records,
-             resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-  """The `bootstrap` of a task whose metrics cost little: every resample is scored by itself."""
+def score_resamples(score: Callable[[Records], dict[str, float]], records: Records,
+                    resamples: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+  """Scores every resample by itself: the `bootstrap` of a task whose metrics are cheap."""
   values = [score({name: column[rows] for name, column in records.items()}) for rows in resamples]
   return {name: np.array([value[name] for value in values]) for name in values[0]}
 
 
-def spelled(node: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-  """A task's node with the facts that it takes, as an export carries it; the names are its card's.
-  """
+def card_node(node: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a task's node with the facts that it takes, for a card; class names stay out of it."""
   taken = lookup.parameters(lookup.find('tasks', node['name'], 'task.name'))
   return {**{k: plain(v) for k, v in facts.items() if k in taken and k != 'names'}, **node}
 
@@ -102,9 +102,10 @@ def plain(value: Any) -> Any:
 
 
 def from_card(card: Mapping[str, Any], path: str) -> Task:
-  """The task that an exported model was made for.
+  """Builds the task of an exported model from its card.
 
-  A card of an earlier version doesn't say: then it classifies, or without classes it regresses.
+  A card of an earlier version names no task: it is a classification, or without classes a
+  regression.
   """
   names = tuple(card['classes'])
   node = card['task'] if 'task' in card else {
@@ -120,9 +121,9 @@ def from_card(card: Mapping[str, Any], path: str) -> Task:
 
 
 def check_exclusive(card: Mapping[str, Any], where: str, advice: str) -> None:
-  """Stops at a model whose labels don't exclude each other; one of an unknown task passes.
+  """Stops at a model whose labels don't exclude each other; a model of an unknown task passes.
 
-  `advice` says what to do.
+  `advice` ends the error line: what to do.
   """
   try:
     kind = lookup.find('tasks', card['task']['name'], where) if 'task' in card else None

@@ -12,12 +12,12 @@ FRACTION = {'unit': 'fraction', 'higher_is_better': True}
 
 
 class Classification(Task):
-  """One label an example.
+  """Classification with one label per example.
 
   Metrics: `accuracy`; `macro_f1`, over the classes that are a label or a prediction; `mcc`, the
   Matthews correlation, for several classes Gorodkin's (2004, eq. 8); with two classes `f1`, that
-  of class 1. What isn't defined is 0, as in scikit-learn. `primary` is the one that a report
-  speaks of.
+  of class 1. An undefined metric is 0, as in scikit-learn. `primary` is the metric that a report
+  compares models by.
 
   Records, all leading with the example axis:
 
@@ -46,17 +46,18 @@ class Classification(Task):
     self.explain = Explain('logits', classes, lambda records: records['prediction'], self._slope)
 
   def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
-    """The logits [b c]: what is made of them is computed in float64, on the host."""
+    """Returns the logits [b c]; the host computes the rest, in float64."""
     return {'logits': ask(batch)['logits']}
 
   def records(self, measured: Measured, batch: Batch) -> Records:
-    """The records of one batch, without the rows that only fill it."""
+    """Returns the records of one batch, without the rows that only fill it."""
     logits = np.asarray(measured['logits'], np.float64)
     if logits.shape[1:] != (self.classes,):
       raise ValueError(f'logits are {list(logits.shape)}, not [b {self.classes}]')
     keep = np.asarray(batch['valid']) != 0
     logits, ids = logits[keep], np.asarray(batch['id'], np.int32)[keep]
-    if (bad := ~np.isfinite(logits).all(-1)).any():
+    bad = ~np.isfinite(logits).all(-1)
+    if bad.any():
       raise ValueError(f'example {ids[bad][0]} has logits that are not finite')
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return {'id': ids, 'label': np.asarray(batch['label'], np.int32)[keep],
@@ -64,7 +65,7 @@ class Classification(Task):
             'probabilities': (powers / powers.sum(-1, keepdims=True)).astype(np.float32)}
 
   def constant(self, records: Records) -> Records:
-    """The same examples when the answer is always their commonest class, or the first of these."""
+    """Returns the records if every answer were the most frequent class."""
     commonest = np.bincount(records['label'], minlength=self.classes).argmax()
     return {**records, 'prediction': np.full_like(records['prediction'], commonest)}
 
@@ -72,11 +73,11 @@ class Classification(Task):
     return records
 
   def _slope(self, records: Records) -> np.ndarray:
-    """The gradient of cross-entropy with regard to the logits."""
+    """Returns the gradient of the cross-entropy with respect to the logits."""
     return records['probabilities'] - np.eye(self.classes)[records['label']]
 
   def answer(self, measured: Measured) -> dict[str, Any]:
-    """The likeliest class, its probability, and those of all."""
+    """Returns the likeliest class, its probability, and all probabilities."""
     chances = np.asarray(jax.nn.softmax(measured['logits']), np.float64)
     best = int(chances.argmax())
     return {'label': self.names[best], 'probability': round(float(chances[best]), 4),
@@ -84,7 +85,7 @@ class Classification(Task):
                               for name, p in zip(self.names, chances, strict=True)}}
 
   def score(self, records: Records) -> dict[str, float]:
-    """Every metric's value."""
+    """Returns every metric's value."""
     label, prediction = records['label'], records['prediction']
     if not len(label):
       raise ValueError('there are no records to score')

@@ -1,4 +1,4 @@
-"""Multi-label classification: of several labels an example may have any, each by a sigmoid."""
+"""Multi-label classification: an example may have any of several labels, each by a sigmoid."""
 from typing import Any, NoReturn
 
 import jax
@@ -8,13 +8,13 @@ from scipy.special import expit
 from distill.tasks import Ask, Measured, Task
 from distill.types import Batch, Records, Status, Stop
 
-LEAST = 0.5             # probability of a label that an example has
+THRESHOLD = 0.5         # an example has the labels with a larger probability
 
 
 class MultiLabel(Task):
-  """Any of several labels an example, by a sigmoid of each output of a head.
+  """Multi-label classification by a sigmoid of each output of a head.
 
-  It answers; no data set here has several labels an example, so it judges nothing.
+  It only answers: no data set here has several labels per example, so it scores nothing.
   """
   outputs, parts = ('logits',), ('head', 'pooler')
   metrics, primary, exclusive = {}, '', False
@@ -25,7 +25,7 @@ class MultiLabel(Task):
     self.names = tuple(names) or tuple(map(str, range(classes)))
 
   def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
-    """The logits [b c]."""
+    """Returns the logits [b c]."""
     return {'logits': ask(batch)['logits']}
 
   def records(self, measured: Measured, batch: Batch) -> NoReturn:
@@ -36,8 +36,8 @@ class MultiLabel(Task):
     self.records(records, {})
 
   def answer(self, measured: Measured) -> dict[str, Any]:
-    """The labels whose probability is above 0.5, and the probabilities of all."""
+    """Returns the labels whose probability is above 0.5, and all probabilities."""
     chances = expit(np.asarray(measured['logits'], np.float64)).tolist()
-    return {'labels': [name for name, p in zip(self.names, chances, strict=True) if p > LEAST],
+    return {'labels': [name for name, p in zip(self.names, chances, strict=True) if p > THRESHOLD],
             'probabilities': {name: round(p, 4)
                               for name, p in zip(self.names, chances, strict=True)}}

@@ -12,12 +12,12 @@ CORRELATION = {'unit': 'correlation', 'higher_is_better': True}
 
 
 class Regression(Task):
-  """One number an example, from a head of one output.
+  """Regression of one number per example, from a head of one output.
 
-  Metrics: `pearson`; `spearman`, with average ranks at ties; `mse`. A correlation with what is
-  constant isn't defined, and 0 here: such a model tells nothing apart. `primary` is the one that
-  a report speaks of; Spearman's is what BERT's table of GLUE has of STS-B (Devlin 2018, table 1),
-  and doesn't ask for a linear relation.
+  Metrics: `pearson`; `spearman`, with average ranks at ties; `mse`. A correlation with a constant
+  is undefined, and 0 here: a constant model distinguishes nothing. `primary` is the metric that a
+  report compares models by. Spearman's, which needs no linear relation, is in BERT's table of GLUE
+  for STS-B (Devlin 2018, table 1).
 
   Records, all leading with the example axis:
 
@@ -37,25 +37,26 @@ class Regression(Task):
       raise ValueError(f'primary={primary!r} is no metric' + nearest(primary, self.metrics))
     self.primary = primary
     self.explain = Explain('logits', 1, None, lambda records: (
-        records['prediction'] - records['label'])[:, None])       # of half the squared error
+        records['prediction'] - records['label'])[:, None])     # gradient of half the square
 
   def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
-    """The numbers, as logits [b 1]."""
+    """Returns the numbers, as logits [b 1]."""
     return {'logits': ask(batch)['logits']}
 
   def records(self, measured: Measured, batch: Batch) -> Records:
-    """The records of one batch, without the rows that only fill it."""
+    """Returns the records of one batch, without the rows that only fill it."""
     logits = np.asarray(measured['logits'], np.float32)
     if logits.shape[1:] != (1,):
       raise ValueError(f'logits are {list(logits.shape)}, not [b 1]')
     keep = np.asarray(batch['valid']) != 0
     logits, ids = logits[keep, 0], np.asarray(batch['id'], np.int32)[keep]
-    if (bad := ~np.isfinite(logits)).any():
+    bad = ~np.isfinite(logits)
+    if bad.any():
       raise ValueError(f'example {ids[bad][0]} has a logit that is not finite')
     return {'id': ids, 'label': np.asarray(batch['label'], np.float32)[keep], 'prediction': logits}
 
   def constant(self, records: Records) -> Records:
-    """The same examples when the answer is always the mean of their labels."""
+    """Returns the records if the answer were always the mean of the labels."""
     mean = records['label'].mean(dtype=np.float64)
     return {**records, 'prediction': np.full(len(records['label']), mean)}
 
@@ -63,17 +64,18 @@ class Regression(Task):
     return records['prediction']
 
   def answer(self, measured: Measured) -> dict[str, Any]:
-    """The number."""
+    """Returns the number."""
     return {'value': round(float(measured['logits'][0]), 4)}
 
   def score(self, records: Records) -> dict[str, float]:
-    """Every metric's value."""
+    """Returns every metric's value."""
     from scipy.stats import rankdata  # here: it takes a second, and classes don't need it
     label, prediction = (records[name].astype(np.float64) for name in ('label', 'prediction'))
     if not len(label):
       raise ValueError('there are no records to score')
     for name, values in ('label', label), ('prediction', prediction):
-      if (bad := ~np.isfinite(values)).any():
+      bad = ~np.isfinite(values)
+      if bad.any():
         raise ValueError(f'example {records["id"][bad][0]}: {name} {values[bad][0]} is not a '
                          'finite number')
     return {'pearson': correlation(label, prediction),
@@ -82,7 +84,7 @@ class Regression(Task):
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-  """Pearson's, or 0 where one side is constant."""
+  """Returns Pearson's correlation, or 0 if one side is constant."""
   if np.ptp(x) == 0 or np.ptp(y) == 0:      # exactly: a rounded mean leaves noise to correlate
     return 0.0
   x, y = ((z - z.mean()) / np.ptp(z) for z in (x, y))

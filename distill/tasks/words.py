@@ -1,4 +1,4 @@
-"""Masked words: how well a model finds the words that are hidden from it."""
+"""Masked language modelling: a model predicts the words that are hidden from it."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +13,19 @@ from distill.types import Batch, Records, Status, Stop
 
 
 class MaskedWords(Task):
-  """`share` of each text's words (at least one, if there is any) hidden, each behind [MASK].
+  """Masked words: [MASK] hides `share` of each text's words, at least one if there is any.
 
-  Unlike in training the words that are hidden depend on the example alone, by its id in its split:
-  all models and all runs are asked the same. Needs no labels; the model needs its masked-word head.
+  Unlike in training, the hidden words depend only on the example's id in its split: all models and
+  runs predict the same words. It needs no labels; the model needs its masked-word head.
 
   Metrics, over the hidden words of all texts: `cross_entropy` in nats, and `accuracy`. `primary`
-  is the one that a report speaks of.
+  is the metric that a report compares models by.
 
   Records, all leading with the example axis:
 
     id     int32 [n]      index of the example in its split
-    label  int32 [n]      how many of its words were hidden
-    right  int32 [n]      how many of these were the likeliest to the model
+    label  int32 [n]      the number of hidden words
+    right  int32 [n]      the number of these that the model found likeliest
     nll    float32 [n]    the sum of their negative log likelihoods
   """
   outputs, parts, labelled = ('words',), ('words',), False
@@ -42,13 +42,12 @@ class MaskedWords(Task):
     self.special, self.share, self.primary = special, share, primary
 
   def prepare(self, batch: Batch) -> Batch:
-    """The batch with words hidden, and `positions`, `target` and `chosen` as `masking.words` has.
-    """
+    """Hides words of a batch; adds `positions`, `target` and `chosen`, as `masking.words` does."""
     tokens = np.asarray(batch['tokens'])
-    own = (np.asarray(batch['mask']) > 0) & ~np.isin(tokens, list(self.special.values()))
+    is_word = (np.asarray(batch['mask']) > 0) & ~np.isin(tokens, list(self.special.values()))
     positions = np.zeros((len(tokens), -int(-self.share * tokens.shape[1] // 1)), np.int32)
     chosen = np.zeros(positions.shape, np.float32)
-    for row, (example, words) in enumerate(zip(batch['id'], own, strict=True)):
+    for row, (example, words) in enumerate(zip(batch['id'], is_word, strict=True)):
       if found := np.flatnonzero(words).tolist():
         draws = np.random.Philox(key=int(example)).random_raw(len(found))
         quota = min(max(1, round(self.share * len(found))), positions.shape[1])
@@ -61,9 +60,9 @@ class MaskedWords(Task):
     return {**batch, 'tokens': hidden, 'positions': positions, 'target': target, 'chosen': chosen}
 
   def measure(self, ask: Ask, batch: Batch) -> dict[str, jax.Array]:
-    """The sums of a text's hidden words, so that the vocabulary's logits stay on the device.
+    """Returns sums over a text's hidden words; logits of the vocabulary stay on the device.
 
-    `right` [b], how many were the likeliest; `nll` [b], their negative log likelihoods.
+    `right` [b] counts the words that were likeliest, `nll` [b] sums negative log likelihoods.
     """
     words = ask(batch)['words'].astype(jnp.float32)                   # [b m v]
     likelihood = jax.nn.log_softmax(words)
@@ -74,22 +73,23 @@ class MaskedWords(Task):
             'nll': -jnp.sum(jnp.where(chosen, found, 0), axis=1)}
 
   def records(self, measured: Measured, batch: Batch) -> Records:
-    """The records of one batch, without the rows that only fill it."""
+    """Returns the records of one batch, without the rows that only fill it."""
     keep = np.asarray(batch['valid']) != 0
     nll, ids = (np.asarray(x)[keep] for x in (measured['nll'], batch['id']))
-    if (bad := ~np.isfinite(nll)).any():
+    bad = ~np.isfinite(nll)
+    if bad.any():
       raise ValueError(f'example {ids[bad][0]} has logits of words that are not finite')
     return {'id': ids.astype(np.int32),
             'label': (np.asarray(batch['chosen'])[keep] > 0).sum(1).astype(np.int32),
             'right': np.asarray(measured['right'], np.int32)[keep], 'nll': nll.astype(np.float32)}
 
   def answer(self, measured: Measured) -> dict[str, Any]:
-    """Nothing: what is hidden of a text is known only where it was hidden."""
+    """Refuses: the hidden words of a text are known only where the task hid them."""
     raise Stop(Status.CHECKPOINT, 'a model of masked words answers no text: it is an encoder, to '
                'fine-tune or to start a student from')
 
   def score(self, records: Records) -> dict[str, float]:
-    """Every metric's value."""
+    """Returns every metric's value."""
     if not len(records['id']):
       raise ValueError('there are no records to score')
     if not np.isfinite(records['nll']).all():

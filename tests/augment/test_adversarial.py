@@ -9,7 +9,7 @@ from flax import nnx
 
 from distill.augment import Ask, adversarial, augmented
 from distill.modalities import image, probes
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 from tests.modalities.test_probes import BATCH, TEXT, encoder
 
@@ -27,7 +27,7 @@ class Linear(nnx.Module):
     return {'logits': jnp.stack([0 * z, z], 1), 'one': z[:, None]}
 
 
-MODEL = Pure(lambda rngs: Linear(rngs=rngs))
+MODEL = Functional(lambda rngs: Linear(rngs=rngs))
 PROBE = MODALITY.probe(MODEL, MODEL.shapes)
 
 
@@ -48,8 +48,8 @@ def ask(model=MODEL, weights=None, probe=PROBE, teachers=()):
   return Ask(student, dict(teachers), loss, lambda: weights[0], probe, 'config: augment[0]')
 
 
-def perturbed(attack, of=None, given=None, seed=0):
-  found = jax.jit(lambda b: attack(b, jax.random.key(seed), of or ask()))(given or batch())
+def perturbed(attack, asked=None, given=None, seed=0):
+  found = jax.jit(lambda b: attack(b, jax.random.key(seed), asked or ask()))(given or batch())
   return np.asarray(found['perturbation'])
 
 
@@ -123,29 +123,29 @@ class TestTexts:
     return model, weights, given, ask(model, weights, probe)
 
   def test_words_alone_move_by_a_share_of_the_table_s_deviation_and_the_loss_grows(self):
-    model, weights, given, of = self.words()
-    found = jax.jit(lambda b: adversarial.fgsm(epsilon=0.1)(b, None, of))(given)
+    model, weights, given, asked = self.words()
+    found = jax.jit(lambda b: adversarial.fgsm(epsilon=0.1)(b, None, asked))(given)
     delta = np.asarray(found['perturbation'])
     table = np.asarray(weights[0][model.traits.tables[0]])
     moved = np.array([[0, 1, 0, 0, 0], [0, 1, 1, 1, 0]], bool)      # as [UNK], too, is no word
     np.testing.assert_allclose(np.abs(delta[moved]), 0.1 * table.std(), rtol=1e-5)
     assert (delta[~moved] == 0).all() and (found['tokens'] == given['tokens']).all()
-    assert of.loss(found) > of.loss(given) + 1e-3
+    assert asked.loss(found) > asked.loss(given) + 1e-3
 
   def test_the_table_of_embeddings_keeps_its_gradient(self):
-    model, (params, rest), given, of = self.words()
+    model, (params, rest), given, asked = self.words()
     first = model.traits.tables[0]
     zero = {**given, 'perturbation': jnp.zeros((2, 5, 4))}
     slope = lambda batch: jax.grad(lambda table: jnp.square(probes.answer(
-        model, of.probe, {**params, first: table}, rest, batch, train=False, key=None)[0][
+        model, asked.probe, {**params, first: table}, rest, batch, train=False, key=None)[0][
             'logits']).sum())(params[first])
     np.testing.assert_allclose(slope(zero), slope(given), rtol=1e-4, atol=1e-6)
     assert np.abs(slope(zero)).sum() > 0
 
   def test_a_head_that_shares_the_table_gives_no_answer(self):
-    model, weights, given, of = self.words(words=True)
-    assert 'words' in of.student(given)
-    assert 'words' not in of.student({**given, 'perturbation': jnp.zeros((2, 5, 4))})
+    model, weights, given, asked = self.words(words=True)
+    assert 'words' in asked.student(given)
+    assert 'words' not in asked.student({**given, 'perturbation': jnp.zeros((2, 5, 4))})
 
 
 @pytest.mark.parametrize(('attack', 'change', 'line'), [
@@ -153,9 +153,9 @@ class TestTexts:
     (dict(of='student', output='lgits'), {}, "of='student' needs student/lgits, logits over at"),
     (dict(of='student', output='one'), {}, "there is logits, one: name them by output")])
 def test_what_cannot_be_attacked_is_refused_in_a_line(attack, change, line):
-  of = dataclasses.replace(ask(), **change)
+  asked = dataclasses.replace(ask(), **change)
   with pytest.raises(Stop, match=line) as stop:
-    perturbed(adversarial.pgd(**attack), of)
+    perturbed(adversarial.pgd(**attack), asked)
   assert stop.value.status == Status.MISFIT and str(stop.value).startswith('config: augment[0]: ')
 
 

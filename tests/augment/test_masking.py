@@ -13,12 +13,12 @@ def words(special=OURS, **how):
   return masking.words(special=special, **how)
 
 
-def batch(tokens=WORDS, own=(20, 20)):
-  mask = (jnp.arange(tokens.shape[1])[None] < jnp.array(own)[:, None]).astype(jnp.float32)
+def batch(tokens=WORDS, lengths=(20, 20)):
+  mask = (jnp.arange(tokens.shape[1])[None] < jnp.array(lengths)[:, None]).astype(jnp.float32)
   return {'tokens': jnp.where(mask > 0, tokens, 0), 'mask': mask}
 
 
-def test_the_chosen_positions_hold_masks_and_the_targets_the_words_that_stood_there():
+def test_chosen_positions_hold_masks_and_targets_the_original_words():
   before = batch()
   after = words(vocabulary=50, share=0.2, masked=1.0, random=0.0)(before, jax.random.key(0), None)
   assert after['positions'].shape == (2, 4)                # ⌈0.2 · 20⌉
@@ -32,7 +32,7 @@ def test_the_chosen_positions_hold_masks_and_the_targets_the_words_that_stood_th
 
 def test_padding_and_special_tokens_are_never_chosen():
   tokens = WORDS.at[:, 0].set(2).at[0, 3].set(3)           # [CLS] first, [SEP] after two words
-  before = batch(tokens, own=(4, 20))
+  before = batch(tokens, lengths=(4, 20))
   for seed in range(20):
     after = words(vocabulary=50, share=0.5)(before, jax.random.key(seed), None)
     picked = set(np.asarray(after['positions'][0])[np.asarray(after['chosen'][0]) > 0].tolist())
@@ -41,7 +41,7 @@ def test_padding_and_special_tokens_are_never_chosen():
 
 def test_the_shares_are_those_of_the_paper():
   tokens = jnp.full((200, 100), 7)
-  after = words(vocabulary=1000)(batch(tokens, own=(100,) * 200), jax.random.key(1), None)
+  after = words(vocabulary=1000)(batch(tokens, lengths=(100,) * 200), jax.random.key(1), None)
   at = np.take_along_axis(np.asarray(after['tokens']), np.asarray(after['positions']), 1)
   # 3,000 chosen: standard deviations of the shares are 0.0073 and 0.0055; four of them.
   assert abs((at == 4).mean() - 0.8) < 0.03
@@ -57,7 +57,7 @@ def test_special_tokens_have_the_ids_of_the_tokenizer():
   # BERT's: its [unused] tokens below 100 are words, and 103 is the mask.
   special = {'[PAD]': 0, '[UNK]': 100, '[CLS]': 101, '[SEP]': 102, '[MASK]': 103}
   tokens = jnp.tile(jnp.array([101, 5, 100, 200, 201, 102]), (400, 1))
-  before = batch(tokens, own=(6,) * 400)
+  before = batch(tokens, lengths=(6,) * 400)
   after = words(special, vocabulary=202, share=0.5, masked=0.5, random=0.5)(
       before, jax.random.key(0), None)
   changed = np.asarray(after['tokens'] != before['tokens'])

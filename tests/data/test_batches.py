@@ -17,7 +17,7 @@ def split_of(lengths, labels=None, draws=None, room=16):
   """Texts whose token at place j is 100 * row + j + 1, so that every token is its own."""
   n, lengths = len(lengths), np.asarray(lengths, np.int32)
   place = np.arange(room) + np.zeros((n, 1), np.int32)
-  inside = place < lengths[:, None]
+  is_token = place < lengths[:, None]
   kind = 'float32' if np.asarray(labels).dtype.kind == 'f' else 'int32'
   index = {
       'hash01': np.asarray(np.arange(n) / max(n, 1) if draws is None else draws, np.float64),
@@ -25,8 +25,8 @@ def split_of(lengths, labels=None, draws=None, room=16):
       'label': (np.arange(n) % 3 if labels is None else np.asarray(labels)).astype(kind)}
   label = Field((), kind, 0.0 if kind == 'float32' else -1, target=True)
   return Split(index, {**text.Text.fields, 'label': label}, text.fetch({
-      'tokens': np.where(inside, 100 * np.arange(n)[:, None] + place + 1, 0).astype(np.int32),
-      'types': (inside & (place > 2)).astype(np.int32), 'length': lengths}),
+      'tokens': np.where(is_token, 100 * np.arange(n)[:, None] + place + 1, 0).astype(np.int32),
+      'types': (is_token & (place > 2)).astype(np.int32), 'length': lengths}),
       room={'s': room}, raw=[f'text {i}' for i in range(n)])
 
 
@@ -63,7 +63,7 @@ def walked(batch, count):
 
 def epoch(split, number=0, **how):
   steps = batches.epoch_steps(split, **{k: v for k, v in how.items() if k != 'seed'})
-  ds = batches.batches(split, seed=how.pop('seed', 0), steps=steps * (number + 1), **how)
+  ds = batches.shuffled(split, seed=how.pop('seed', 0), steps=steps * (number + 1), **how)
   return [ds[i] for i in range(steps * number, steps * (number + 1))]
 
 
@@ -86,7 +86,7 @@ class TestABatch:
         'label': 'int32', 'labelled': 'float32', 'valid': 'float32'}
 
   def test_holds_numbers_in_a_regression_and_0_where_none_is_seen(self):
-    # Of four, the second has none and the last two lie beyond the share that is seen.
+    # The second of four has no label, and the last two lie beyond the visible share.
     split = split_of([3] * 4, labels=[-2.5, np.nan, 0.0, 4.0], draws=[0.1, 0.2, 0.5, 0.9])
     [batch] = batches.in_order(split, batch_size=5, widths=(8, 16))
     assert batch['label'].dtype == np.float32
@@ -150,7 +150,7 @@ class TestAnEpoch:
 
   def test_the_first_place_is_as_likely_for_every_text(self):
     # 4 texts, 2,000 epochs: 500 times each, standard deviation sqrt(2000 · 1/4 · 3/4) = 19.
-    ds = batches.batches(split_of([8] * 4), batch_size=1, seed=0, steps=8_000)
+    ds = batches.shuffled(split_of([8] * 4), batch_size=1, seed=0, steps=8_000)
     first = np.bincount([ds[4 * e]['id'][0] for e in range(2_000)])
     assert (abs(first - 500) < 100).all()
 
@@ -159,28 +159,28 @@ class TestSeeking:
 
   def test_a_batch_is_a_function_of_seed_and_index(self):
     split = split_of(list(range(1, 17)) * 3)
-    make = lambda: batches.batches(split, batch_size=4, seed=3, steps=60, labelled=0.5, drawn=0.5)
+    make = lambda: batches.shuffled(split, batch_size=4, seed=3, steps=60, labelled=0.5, drawn=0.5)
     straight, ds = [make()[i] for i in range(60)], make()
     for i in (59, 0, 31, 30, 59, 7):
       assert same(ds[i], straight[i])
     assert not same(straight[0], straight[1])
 
   def test_a_slice_resumes(self):
-    ds = batches.batches(split_of([5] * 9), batch_size=2, seed=0, steps=20)
+    ds = batches.shuffled(split_of([5] * 9), batch_size=2, seed=0, steps=20)
     assert len(ds) == 20 and len(ds[13:]) == 7
     assert all(same(ds[13:][i], ds[13 + i]) for i in range(7))
 
   def test_processes_build_their_rows_of_the_same_batches(self):
     split = split_of([5, 12] * 10, draws=[0.05, 0.5] * 10)
     how = dict(batch_size=4, seed=0, steps=25, labelled=0.1, drawn=0.3)
-    whole = batches.batches(split, **how)
+    whole = batches.shuffled(split, **how)
     assert any(0 < batch['valid'].sum() < 4 for batch in whole)       # some aren't full
     for rows in [0, 1], [2, 3], [3], [0, 2]:
-      own = batches.batches(split, rows=np.array(rows), **how)
-      assert all(same(own[i], {name: x[rows] for name, x in whole[i].items()}) for i in range(25))
+      local = batches.shuffled(split, rows=np.array(rows), **how)
+      assert all(same(local[i], {name: x[rows] for name, x in whole[i].items()}) for i in range(25))
 
   def test_grain_may_read_ahead_in_threads(self):
-    ds = batches.batches(split_of([5, 12] * 20), batch_size=3, seed=0, steps=45, drawn=0.4)
+    ds = batches.shuffled(split_of([5, 12] * 20), batch_size=3, seed=0, steps=45, drawn=0.4)
     read = list(ds.to_iter_dataset())
     assert len(read) == 45 and all(same(a, ds[i]) for i, a in enumerate(read))
 
@@ -211,7 +211,7 @@ class TestDrawn:
     split = split_of([5] * 10, draws=self.draws)
     how = dict(batch_size=4, labelled=0.1, drawn=0.5)
     assert batches.epoch_steps(split, **how) == 5           # two of four walk: 10 / 2
-    ds = batches.batches(split, seed=0, steps=12, **how)
+    ds = batches.shuffled(split, seed=0, steps=12, **how)
     drawn = [i for batch in ds for i in batch['id'][-2:].tolist()]
     # 24 draws from 3 texts: 8 permutations of them, one after the other.
     assert all(sorted(drawn[k:k + 3]) == [0, 4, 6] for k in range(0, 24, 3))
@@ -225,7 +225,7 @@ class TestDrawn:
   def test_draws_go_on_from_epoch_to_epoch(self):
     # One epoch draws 5 · 2 = 10 times, so the second starts in the middle of a permutation.
     split = split_of([5] * 10, draws=self.draws)
-    ds = batches.batches(split, batch_size=4, seed=0, steps=15, labelled=0.1, drawn=0.5)
+    ds = batches.shuffled(split, batch_size=4, seed=0, steps=15, labelled=0.1, drawn=0.5)
     drawn = [i for batch in ds for i in batch['id'][-2:].tolist()]
     assert all(sorted(drawn[k:k + 3]) == [0, 4, 6] for k in range(0, 30, 3))
 
@@ -275,24 +275,24 @@ class TestWidths:
       (50, [16, 32, 40, 50]),         # 12.5, 25, 37.5, and never more than there is
       (8, [8]), (5, [5])])
   def test_are_quarters_of_the_room_by_default(self, room, widths):
-    assert batches.checked_widths(split_of([2], room=room))['s'].tolist() == widths
+    assert batches.axis_widths(split_of([2], room=room))['s'].tolist() == widths
 
   @pytest.mark.parametrize('widths', [(), (8, 8, 16), (16, 8), (2, 4, 8, 12, 16), (0, 16), (8,),
                                       (8, 17)])
   def test_that_cannot_hold_the_texts_are_refused(self, widths):
     with pytest.raises(ValueError, match='widths'):
-      batches.batches(split_of([9]), batch_size=2, seed=0, steps=1, widths=widths)
+      batches.shuffled(split_of([9]), batch_size=2, seed=0, steps=1, widths=widths)
 
 
   def test_are_one_width_by_default_for_any_further_axis(self):
-    found = batches.checked_widths(boxes_of([(3, 1), (40, 5)], room={'n': 64, 'm': 32}))
+    found = batches.axis_widths(boxes_of([(3, 1), (40, 5)], room={'n': 64, 'm': 32}))
     assert {axis: sizes.tolist() for axis, sizes in found.items()} == {
         'n': [16, 32, 48, 64], 'm': [32]}
 
   def test_a_sequence_is_of_the_first_axis_and_a_mapping_of_those_it_names(self):
     split = boxes_of([(3, 1), (7, 2)], room={'n': 8, 'm': 4})
     widths = lambda given: {axis: sizes.tolist() for axis, sizes in
-                            batches.checked_widths(split, given).items()}
+                            batches.axis_widths(split, given).items()}
     assert widths((4, 8)) == widths({'n': (4, 8)}) == {'n': [4, 8], 'm': [4]}
     assert widths({'m': (1, 2)}) == {'n': [8], 'm': [1, 2]}
 
@@ -336,7 +336,7 @@ class TestAxes:
         assert (batch['boxes'][row] != -7).any() == (i in (0, 5))
         assert (batch['points'][row] != 0).any() == (i >= 0)
 
-  def test_of_which_examples_have_targets_may_be_said_in_numbers(self):
+  def test_known_targets_may_be_given_by_numbers(self):
     split = boxes_of(self.sizes, known=np.array([1, 1, 0, 1, 1, 0]))
     seen = {i: bool((b != -7).any()) for batch in batches.in_order(split, batch_size=3)
             for i, b in zip(batch['id'].tolist(), batch['boxes'], strict=True)}
@@ -366,7 +366,7 @@ class TestASplitWithoutLabel:
 
   def test_has_nothing_to_draw(self):
     with pytest.raises(ValueError, match='none of the 6 examples is labelled'):
-      batches.batches(self.split, batch_size=2, seed=0, steps=1, drawn=0.5)
+      batches.shuffled(self.split, batch_size=2, seed=0, steps=1, drawn=0.5)
 
   def test_a_subset_has_the_examples_of_its_rows(self):
     part = self.split.subset(np.array([4, 1])).subset(np.array([1, 0, 1]))
@@ -392,7 +392,7 @@ class TestReadAhead:
     monkeypatch.setattr(batches, 'THREADS', 4)
     split, who = self.slow()
     how = dict(batch_size=3, seed=0, steps=45, labelled=0.5, drawn=0.4)
-    ds, straight = (batches.batches(s, **how) for s in (split, split_of([5, 12] * 20)))
+    ds, straight = (batches.shuffled(s, **how) for s in (split, split_of([5, 12] * 20)))
     found = list(batches.read_ahead(ds, start))
     assert len(found) == 45 - start
     assert all(same(batch, straight[start + i]) for i, batch in enumerate(found))
@@ -456,7 +456,7 @@ class TestHostileInput:
 
   def test_an_empty_split_is_refused(self):
     with pytest.raises(ValueError, match='empty'):
-      batches.batches(split_of([]), batch_size=2, seed=0, steps=1)
+      batches.shuffled(split_of([]), batch_size=2, seed=0, steps=1)
     with pytest.raises(ValueError, match='empty'):
       batches.in_order(split_of([]), batch_size=2)
 
@@ -465,7 +465,7 @@ class TestHostileInput:
       dict(drawn=2.0), dict(drawn=float('nan')), dict(labelled=0.0, drawn=0.5)])
   def test_numbers_out_of_range_are_refused_by_name(self, wrong):
     with pytest.raises(ValueError, match=list(wrong)[-1]):
-      batches.batches(split_of([5]), **{**dict(batch_size=2, seed=0, steps=1), **wrong})
+      batches.shuffled(split_of([5]), **{**dict(batch_size=2, seed=0, steps=1), **wrong})
 
   def test_a_batch_larger_than_the_split_is_mostly_empty(self):
     found = epoch(split_of([5, 6]), batch_size=64)

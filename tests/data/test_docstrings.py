@@ -301,10 +301,10 @@ print(data.fingerprint, data.modality.sha256)
 def test_another_process_and_another_order_of_files_make_the_same(world):
   world.write(world.standard, {f'more/{i}.py': module([sentence(i, 'more')]) for i in range(20)})
   here = world.data()
-  there = subprocess.run(
+  installed = subprocess.run(
       [sys.executable, '-c', SCRIPT, str(world.site), str(world.standard), world.cache + '2'],
       env={**os.environ, 'PYTHONHASHSEED': '7'}, capture_output=True, text=True, check=True)
-  assert there.stdout.split() == [here.fingerprint, here.modality.sha256]
+  assert installed.stdout.split() == [here.fingerprint, here.modality.sha256]
 
 
 def test_a_config_can_name_it(world):

@@ -169,7 +169,7 @@ class TestDealing:
     assert sum(label is None for _, label in rows_of(data, 'train')) == 30
     assert all(label is not None for _, label in rows_of(data, 'test'))
     assert '30 texts without a label go to train' in data.notes
-    everything = batches.batches(data.splits['train'], batch_size=64, steps=1, seed=0, widths=(8,))
+    everything = batches.shuffled(data.splits['train'], batch_size=64, steps=1, seed=0, widths=(8,))
     assert everything[0]['labelled'].sum() == len(rows_of(data, 'train')) - 30
 
   def test_further_texts_go_to_train_unless_they_are_known(self, write):
@@ -219,7 +219,7 @@ class TestColumns:
     assert data.splits['train'].raw == [text] * 2
     assert data.notes[0] == note and data.names == ('0', '1')
 
-  def test_what_is_given_is_taken_and_not_said(self, write):
+  def test_given_columns_are_taken_without_a_note(self, write):
     rows = [{'a': 'one', 'b': 'two', 'text': 'no', 'label': 'no', 'k': k} for k in ('x', 'y')]
     data = load(write(jsonl(rows)), fields={'text': ['b', 'a'], 'label': 'k'}, shares=(1, 0, 0))
     assert data.splits['train'].raw == [('two', 'one')] * 2 and data.names == ('x', 'y')
@@ -322,7 +322,7 @@ class TestLabels:
     line = stopped(write('a\nb\n', 'my.txt'), types.Status.CONFIG, regression=True)
     assert 'no text has a label' in line
 
-  def test_a_class_without_training_texts_is_said(self, write):
+  def test_a_class_without_training_texts_has_a_note(self, write):
     write(jsonl(TWENTY), 'my/train.jsonl')
     path = write('text,label\nso so,mixed\n', 'my/test.csv')
     assert 'no text of train is labelled mixed' in load(path.removesuffix('/test.csv')).notes

@@ -96,7 +96,7 @@ def written(draw, root):
 @pytest.mark.slow
 def test_every_table_is_a_data_set_or_one_line(tmp_path):
   place = tmp_path / 'tokenizer.json'       # training one for each takes most of the time
-  place.write_text(tokenizer.trained(['good bad cafe a b x'], 64))
+  place.write_text(tokenizer.train(['good bad cafe a b x'], 64))
   ends = []
   for seed in range(TABLES):
     draw = random.Random(seed)

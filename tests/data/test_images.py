@@ -63,19 +63,20 @@ class TestPixels:
       assert data.modality.dtype == data.modality.fields['image'].dtype == np.dtype(dtype).name
       np.testing.assert_array_equal(stored(data.splits['train']), RAW.astype(dtype), strict=True)
     raw = np.ascontiguousarray(RAW)
-    assert np.shares_memory(raw, images._checked('toy', 'train', raw, LABELS, 4)[0])
+    assert np.shares_memory(raw, images._check('toy', 'train', raw, LABELS, 4)[0])
 
   @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32, np.float32, np.float64])
   def test_the_type_of_the_pixels_changes_neither_hashes_nor_what_a_model_reads(self, dtype):
-    one, other = made(parts={'test': 0.3}), made(RAW.astype(dtype), parts={'test': 0.3})
-    assert other.fingerprint == one.fingerprint
+    first, other = made(parts={'test': 0.3}), made(RAW.astype(dtype), parts={'test': 0.3})
+    assert other.fingerprint == first.fingerprint
     for split in 'train', 'test':
-      for name, column in one.splits[split].index.items():
+      for name, column in first.splits[split].index.items():
         np.testing.assert_array_equal(other.splits[split].index[name], column, strict=True)
       if dtype in (np.uint8, np.uint16):
-        np.testing.assert_array_equal(standardised(other, split), standardised(one, split))
+        np.testing.assert_array_equal(standardised(other, split), standardised(first, split))
       else:         # of floating-point numbers the mean is not summed exactly
-        np.testing.assert_allclose(standardised(other, split), standardised(one, split), rtol=1e-6)
+        np.testing.assert_allclose(
+            standardised(other, split), standardised(first, split), rtol=1e-6)
 
   def test_every_channel_of_the_training_split_has_mean_0_and_deviation_1(self):
     data = made(parts={'test': 0.3})
@@ -104,12 +105,12 @@ class TestSplits:
 
   def test_a_part_does_not_depend_on_the_ones_after_it_nor_on_the_order(self):
     found = lambda data, name: {image.tobytes() for image in stored(data.splits[name])}
-    alone, both = made(parts={'test': 0.3}), made(parts={'test': 0.3, 'validation': 0.3})
+    single, both = made(parts={'test': 0.3}), made(parts={'test': 0.3, 'validation': 0.3})
     turned = made(RAW[::-1], LABELS[::-1], parts={'test': 0.3})
-    assert len(alone.splits['test']) == len(both.splits['test']) > 0
-    assert len(found(alone, 'test')) == len(alone.splits['test'])
-    assert found(alone, 'test') == found(turned, 'test')
-    assert (alone.splits['test'].index['label'] == both.splits['test'].index['label']).all()
+    assert len(single.splits['test']) == len(both.splits['test']) > 0
+    assert len(found(single, 'test')) == len(single.splits['test'])
+    assert found(single, 'test') == found(turned, 'test')
+    assert (single.splits['test'].index['label'] == both.splits['test'].index['label']).all()
 
   def test_equal_images_stay_together(self):
     data = made(np.repeat(RAW, 3, 0), np.repeat(LABELS, 3), parts={'test': 0.4})
@@ -125,14 +126,14 @@ class TestSplits:
       assert abs((place < 0.5).mean() - 0.5) < 0.06 and 0 <= place.min() <= place.max() < 1
 
   def test_the_fingerprint_is_of_pixels_labels_classes_and_splits(self):
-    one = made()
+    first = made()
     other = RAW.copy()
     other[7, 0, 0, 0] ^= 1
     labels = np.where(np.arange(40) == 7, (LABELS + 1) % 4, LABELS)
-    assert one.fingerprint == made(RAW.astype(np.float64)).fingerprint
+    assert first.fingerprint == made(RAW.astype(np.float64)).fingerprint
     changed = [made(other), made(labels=labels), made(classes=tuple('abdc')),
                made(parts={'test': 0.3}), made(parts={'validation': 0.3})]
-    assert len({data.fingerprint for data in (one, *changed)}) == 6
+    assert len({data.fingerprint for data in (first, *changed)}) == 6
 
 
 class TestBatches:
@@ -152,15 +153,15 @@ class TestBatches:
 
   def test_are_a_function_of_seed_and_place_and_resume(self):
     how = dict(batch_size=6, steps=30, labelled=0.5, drawn=0.3)
-    ds = batches.batches(self.split, seed=0, **how)
+    ds = batches.shuffled(self.split, seed=0, **how)
     straight = list(ds)
     assert all(same(ds[i], straight[i]) for i in reversed(range(30)))
     assert all(same(ds[13:][i], straight[13 + i]) for i in range(17))
-    assert not same(straight[0], batches.batches(self.split, seed=1, **how)[0])
+    assert not same(straight[0], batches.shuffled(self.split, seed=1, **how)[0])
 
   def test_an_epoch_shows_every_image_once(self):
     steps = batches.epoch_steps(self.split, batch_size=6)
-    ds = batches.batches(self.split, batch_size=6, seed=3, steps=2 * steps)
+    ds = batches.shuffled(self.split, batch_size=6, seed=3, steps=2 * steps)
     for epoch in (range(steps), range(steps, 2 * steps)):
       shown = [i for k in epoch for i in ds[k]['id'].tolist() if i >= 0]
       assert sorted(shown) == list(range(40))
@@ -168,24 +169,24 @@ class TestBatches:
   def test_are_drawn_from_labelled_images(self):
     seen = set(np.flatnonzero(self.split.known & (self.split.index['hash01'] < 0.4)).tolist())
     assert 4 < len(seen) < 30
-    for batch in batches.batches(self.split, batch_size=8, seed=0, steps=20, labelled=0.4,
-                                 drawn=0.5):
+    for batch in batches.shuffled(self.split, batch_size=8, seed=0, steps=20, labelled=0.4,
+                                  drawn=0.5):
       assert set(batch['id'][-4:].tolist()) <= seen and batch['labelled'][-4:].all()
       assert all((k == 1) == (i in seen) for i, k in zip(
           batch['id'].tolist(), batch['labelled'].tolist(), strict=True))
 
   def test_processes_build_their_rows_of_the_same_batches(self):
     how = dict(batch_size=4, seed=0, steps=11, labelled=0.5, drawn=0.3)
-    whole = batches.batches(self.split, **how)
+    whole = batches.shuffled(self.split, **how)
     for rows in [0, 1], [2, 3]:
-      own = batches.batches(self.split, rows=np.array(rows), **how)
-      assert all(same(own[i], {name: x[rows] for name, x in whole[i].items()}) for i in range(11))
+      local = batches.shuffled(self.split, rows=np.array(rows), **how)
+      assert all(same(local[i], {name: x[rows] for name, x in whole[i].items()}) for i in range(11))
 
   def test_have_no_widths_and_no_padding(self):
-    assert batches.checked_widths(self.split) == batches.checked_widths(self.split, ()) == {}
+    assert batches.axis_widths(self.split) == batches.axis_widths(self.split, ()) == {}
     assert batches.padding_share(self.split) is None
     with pytest.raises(ValueError, match='the examples have one size'):
-      batches.batches(self.split, batch_size=2, seed=0, steps=1, widths=(8,))
+      batches.shuffled(self.split, batch_size=2, seed=0, steps=1, widths=(8,))
 
   def test_an_empty_split_is_refused(self):
     empty = self.split.subset(np.arange(0))

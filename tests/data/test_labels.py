@@ -15,7 +15,7 @@ import tensorflow_datasets
 
 from distill import types
 from distill.data import files, images, labels, text, tfds
-from distill.modalities.examples import Misshapen, narrow, stacked
+from distill.modalities.examples import ShapeError, narrow, stack
 from distill.types import Field
 from tests.data.test_tfds import FIELDS, prepare
 
@@ -44,8 +44,8 @@ def stopped(call, *args, **how):
 class TestWholeNumbers:
 
   def test_written_in_any_way_are_integers(self):
-    one, zero = [1, 1.0, '1', '1.0', ' 1 ', '1.', '+1', '1e0'], [0, 0.0, '0.0', '-0', -0.0]
-    assert found(*one, *zero) == (('0', '1'), ['1'] * 8 + ['0'] * 5, [])
+    ones, zero = [1, 1.0, '1', '1.0', ' 1 ', '1.', '+1', '1e0'], [0, 0.0, '0.0', '-0', -0.0]
+    assert found(*ones, *zero) == (('0', '1'), ['1'] * 8 + ['0'] * 5, [])
 
   def test_are_floats_in_one_file_of_a_folder_and_not_in_another(self):
     classes, rows, _ = found(['0.0', '1.0', ''], ['0', '1'])
@@ -245,7 +245,7 @@ class TestNarrow:
       ([0.0, 0.5], 'int32', 1), ([0, math.nan], 'int32', 1), ([1, 2, 1e308], 'float32', 2),
       ([[0, 0], [0, 256]], 'uint8', 1), ([10**400], 'float32', 0), (2**40, 'int32', 0)])
   def test_what_a_type_cannot_hold_is_named_by_its_row(self, values, dtype, row):
-    with pytest.raises(Misshapen, match=f'which {dtype} cannot hold') as error:
+    with pytest.raises(ShapeError, match=f'which {dtype} cannot hold') as error:
       narrow(values, dtype)
     assert error.value.row == row
 
@@ -259,10 +259,10 @@ class TestNarrow:
     np.testing.assert_array_equal(given, np.asarray(values, np.float64).astype(dtype))
 
   def test_batches_texts_and_images_go_through_it(self, tmp_path):
-    with pytest.raises(Misshapen, match='holds 4294967297'):
-      stacked(np.array([1, 2**32 + 1]), Field((), 'int32'), {}, 2)
-    with pytest.raises(Misshapen, match=r'holds 1e\+300') as error:
-      stacked([np.ones(1), np.array([1e300])], Field((1,), 'float32'), {}, 2)
+    with pytest.raises(ShapeError, match='holds 4294967297'):
+      stack(np.array([1, 2**32 + 1]), Field((), 'int32'), {}, 2)
+    with pytest.raises(ShapeError, match=r'holds 1e\+300') as error:
+      stack([np.ones(1), np.array([1e300])], Field((1,), 'float32'), {}, 2)
     assert error.value.row == 1
     make = lambda label: text.dataset(
         {'train': ['a', 'b']}, {'train': [0, label]}, name='toy', classes=('a', 'b'), length=8,
@@ -270,7 +270,7 @@ class TestNarrow:
     assert "toy: 'train': the label of row 1 holds 4294967296" in stopped(make, 2**32)
     assert "toy: 'train': the label of row 1 holds 1e+300" in stopped(make, 1e300)
     pixels = np.ones((2, 2, 2)) * np.array([[[1.0]], [[1e300]]])
-    assert 'image 1 holds 1e+300' in stopped(images._checked, 'toy', 'train', pixels, [0, 1], 2)
+    assert 'image 1 holds 1e+300' in stopped(images._check, 'toy', 'train', pixels, [0, 1], 2)
 
 
 NAMES = ['café', 'thé', 'no', 'very good', 'Ü', 'ok']

@@ -63,14 +63,14 @@ class TestDataset:
 
   def test_is_the_same_again_and_reads_what_it_made(self, tmp_path, monkeypatch):
     first, fresh = dataset(cache=tmp_path / 'a'), dataset(cache=tmp_path / 'b')
-    monkeypatch.setattr(tokenizers, 'trained', None)           # not called again
+    monkeypatch.setattr(tokenizers, 'train', None)           # not called again
     warm = dataset(cache=tmp_path / 'a')
     for other in (fresh, warm):
       assert other.fingerprint == first.fingerprint and other.modality == first.modality
       for name, split in first.splits.items():
-        for there, here in (split.index, other.splits[name].index), (
+        for wanted, found in (split.index, other.splits[name].index), (
             fields(split), fields(other.splits[name])):
-          assert all(np.array_equal(column, here[c]) for c, column in there.items())
+          assert all(np.array_equal(column, found[c]) for c, column in wanted.items())
 
   def test_other_sizes_are_made_anew(self, tmp_path):
     first = dataset(cache=tmp_path)
@@ -112,7 +112,7 @@ class TestDataset:
     assert abs((hashes < 0.1).mean() - 0.1) < 0.02 and hashes.min() >= 0 and hashes.max() < 1
     assert len(set(text._hash01([('a', 'b'), ('a', 'c'), ('b', 'b'), 'a']).tolist())) == 4
 
-  def test_empty_and_cut_texts_are_counted_and_said_once(self, tmp_path):
+  def test_empty_and_cut_texts_are_counted_in_notes(self, tmp_path):
     data = dataset({'train': ['', ' \n', 'fox ' * 20, 'fox'], 'test': ['fox']}, cache=tmp_path)
     assert data.notes == ('train: 2 of 4 texts are empty', 'train: 1 of 4 texts cut to 8 tokens')
 

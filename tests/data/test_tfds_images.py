@@ -112,12 +112,12 @@ def stopped(root, **how):
   return str(stop.value)
 
 
-def same(one, other):
+def same(first, other):
   """Asserts that two data sets have the same images, labels, hashes and statistics."""
-  assert one.modality.card() == other.modality.card()
-  assert one.sizes == other.sizes and one.names == other.names
-  assert [*one.splits] == [*other.splits]
-  for name, split in one.splits.items():
+  assert first.modality.card() == other.modality.card()
+  assert first.sizes == other.sizes and first.names == other.names
+  assert [*first.splits] == [*other.splits]
+  for name, split in first.splits.items():
     assert split.fields == other.splits[name].fields
     np.testing.assert_array_equal(pixels(split), pixels(other.splits[name]), strict=True)
     for column in 'hash01', 'label':
@@ -185,11 +185,11 @@ class TestLoading:
     assert [*load(root).splits] == ['train']
 
   def test_batches_resume_to_the_bit(self, prepared):
-    rows = batches.batches(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
+    rows = batches.shuffled(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
     whole = list(batches.read_ahead(rows))
-    again = batches.batches(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
-    for one, other in zip(whole[7:], batches.read_ahead(again, 7), strict=True):
-      for name, column in one.items():
+    again = batches.shuffled(load(prepared).splits['train'], batch_size=8, seed=1, steps=12)
+    for first, other in zip(whole[7:], batches.read_ahead(again, 7), strict=True):
+      for name, column in first.items():
         np.testing.assert_array_equal(column, other[name], strict=True)
     np.testing.assert_array_equal(whole[3]['image'], PIXELS['train'][whole[3]['id']])
 
@@ -203,8 +203,8 @@ class TestSurvey:
   @pytest.fixture
   def survey(self, monkeypatch):
     """Counts surveys."""
-    seen, make = [], tfds._surveyed
-    monkeypatch.setattr(tfds, '_surveyed', lambda *a: (seen.append(1), make(*a))[1])
+    seen, make = [], tfds._survey
+    monkeypatch.setattr(tfds, '_survey', lambda *a: (seen.append(1), make(*a))[1])
     return seen
 
   def test_is_made_once(self, prepared, survey):
@@ -420,7 +420,7 @@ def test_cifar_100():
   assert {name: len(split) for name, split in data.splits.items()} == {
       'train': 50_000, 'test': 10_000}
   assert np.bincount(data.splits['train'].index['label']).tolist() == [500] * 100
-  # What the world uses: (0.5071, 0.4865, 0.4409) and (0.2673, 0.2564, 0.2762) of pixels in [0, 1].
+  # The usual numbers: (0.5071, 0.4865, 0.4409) and (0.2673, 0.2564, 0.2762) of pixels in [0, 1].
   np.testing.assert_allclose(np.array(data.modality.mean) / 255, (0.5071, 0.4865, 0.4409),
                              atol=1e-4)
   np.testing.assert_allclose(np.array(data.modality.deviation) / 255, (0.2673, 0.2564, 0.2762),

@@ -90,7 +90,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, dtype):
 
 def shipped(folder, change=lambda params: None, kind=None, **card):
   """An export of images, its parameters changed."""
-  net = broken.Pure(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
+  net = broken.Functional(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
   params, rest = broken.weights(net)
   change(params)
   modality = Image(8, 8, 1, (4.0,), (2.0,), white=16.0)
@@ -104,8 +104,8 @@ class Other(ours.Safetensors):
   """A format of one's own, which looks at nothing that it reads."""
 
   def open(self, folder, path, **changes):
-    card = checkpoint.opened(folder, ours.FILE)['card']
-    net = broken.Pure(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
+    card = checkpoint.open_export(folder, ours.FILE)['card']
+    net = broken.Functional(lambda rngs: broken.ResNet(**broken.RESNET, rngs=rngs))
     arrays = safetensors.numpy.load_file(folder / ours.FILE)
     return net, tuple({p: arrays[p] for p in part} for part in net.shapes), card
 
@@ -144,7 +144,7 @@ def test_finite_weights_without_a_finite_answer_answer_nothing(tmp_path, capsys)
 def test_a_program_whose_answers_are_not_finite_is_not_evaluated(tmp_path, capsys, monkeypatch):
   """A program has its weights inside: its answers are what is looked at."""
   monkeypatch.setattr('distill.formats.stablehlo.parity', lambda *args: {})
-  net, weights, card = formats.whole(str(shipped(tmp_path / 'large', large)))
+  net, weights, card = formats.load_trained(str(shipped(tmp_path / 'large', large)))
   modality = modalities.from_card(card)
   from distill.formats.stablehlo import StableHLO
   StableHLO().write(tmp_path / 'program', formats.Shipped(net, weights, card, modality))

@@ -9,7 +9,7 @@ from distill import export as door
 from distill.data import digits
 from distill.formats.safetensors import FILE, Safetensors
 from distill.lookup import build
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 DATA = digits.Digits()
@@ -20,7 +20,7 @@ TASK = {'name': 'classification.Classification', 'classes': 10}
 
 def shipped(node, **more):
   """A model of the digits as it starts, with the card that a run gives it."""
-  model = Pure(lambda rngs: build('models', node, 'model', rngs=rngs))
+  model = Functional(lambda rngs: build('models', node, 'model', rngs=rngs))
   card = {'model': node, 'classes': list(DATA.names), 'task': TASK, 'data': DATA.name,
           'fingerprint': DATA.fingerprint, **modalities.card(DATA.modality), **more}
   return formats.Shipped(model, model.init(0), card, DATA.modality)
@@ -61,8 +61,8 @@ class TestUnknown:
     monkeypatch.chdir(tmp_path)
     place = export(tmp_path / 'export', **card)
     assert predict.main([f'--model={place}', images]) in (Status.CHECKPOINT, Status.CONFIG)
-    said = capsys.readouterr().err
-    assert line in said and str(place) in said and said.count('\n') == 1
+    lines = capsys.readouterr().err
+    assert line in lines and str(place) in lines and lines.count('\n') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['export']
 
   def test_is_one_line_of_an_evaluation_too(self, tmp_path, capsys):
@@ -70,8 +70,8 @@ class TestUnknown:
       place = export(tmp_path / str(i), **card)
       assert evaluate.command([f'--models={place}', '--config=configs/digits.py:test',
                                f'--workdir={tmp_path}/out']) == Status.CHECKPOINT
-      said = capsys.readouterr().err.splitlines()
-      assert str(place) in said[-1] and 'not known here' in said[-1]
+      lines = capsys.readouterr().err.splitlines()
+      assert str(place) in lines[-1] and 'not known here' in lines[-1]
 
   def test_inputs_that_no_card_speaks_of_are_named(self, tmp_path, images):
     node = shipped(RESNET)
@@ -83,26 +83,26 @@ class TestUnknown:
 
 class TestTheFormatOfAFolder:
 
-  def test_is_told_by_its_files_or_by_its_card(self, tmp_path):
-    assert type(formats.at(export(tmp_path / 'ours'))).__name__ == 'Safetensors'
+  def test_is_recognised_by_its_files_or_by_its_card(self, tmp_path):
+    assert type(formats.format_of(export(tmp_path / 'ours'))).__name__ == 'Safetensors'
     (tmp_path / 'theirs').mkdir()
     (tmp_path / 'theirs/config.json').write_text('{"model_type": "bert"}')
-    assert type(formats.at(tmp_path / 'theirs')).__name__ == 'HuggingFace'
+    assert type(formats.format_of(tmp_path / 'theirs')).__name__ == 'HuggingFace'
     (tmp_path / 'program').mkdir()
     (tmp_path / 'program/model.stablehlo').write_bytes(b'')
-    assert type(formats.at(tmp_path / 'program')).__name__ == 'StableHLO'
+    assert type(formats.format_of(tmp_path / 'program')).__name__ == 'StableHLO'
     named = export(tmp_path / 'named', format=f'{__name__}:Mine')
-    assert type(formats.at(named)) is Mine and not formats.named_in(Mine())
+    assert type(formats.format_of(named)) is Mine and not formats.is_recognised(Mine())
     assert all(formats.is_model(tmp_path / name)
                for name in ('ours', 'theirs', 'program', 'named'))
     assert not formats.is_model(tmp_path)
 
   def test_of_one_s_own_is_opened_and_its_files_are_its_content(self, tmp_path):
     folder = export(tmp_path / 'named', format=f'{__name__}:Mine')
-    before = formats.content(folder)
+    before = formats.content_hash(folder)
     assert formats.load(str(folder))[2]['opened'] == 'by mine'
     (folder / 'more.mine').write_text('x')
-    assert formats.content(folder) != before
+    assert formats.content_hash(folder) != before
 
 
 class Mine(Safetensors):
@@ -122,28 +122,29 @@ class TestFree:
   def test_is_what_its_class_says(self, tmp_path):
     node = {'dropout': 0.3, 'words': True, 'width': 9}
     place = export(tmp_path / 'images')
-    assert formats.free(str(place), node, 'models.x') == {'dropout': 0.3}
-    own = tmp_path / 'encoder'
-    checkpoint.export(own, {FILE: b''}, {'model': {'name': 'bert.Bert'}})
-    assert formats.free(str(own), node, 'models.x') == {'dropout': 0.3, 'words': True}
+    assert formats.free_arguments(str(place), node, 'models.x') == {'dropout': 0.3}
+    encoder = tmp_path / 'encoder'
+    checkpoint.write_export(encoder, {FILE: b''}, {'model': {'name': 'bert.Bert'}})
+    assert formats.free_arguments(str(encoder), node, 'models.x') == {'dropout': 0.3, 'words': True}
 
   def test_of_a_folder_without_a_card_is_an_encoder_s(self, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'bert'}))
-    assert formats.free(str(tmp_path), {'words': True, 'depth': 3}, 'x') == {'words': True}
+    node = {'words': True, 'depth': 3}
+    assert formats.free_arguments(str(tmp_path), node, 'x') == {'words': True}
 
   def test_of_nothing_asks_no_folder(self):
-    assert formats.free('no/such/place', {}, 'x') == {}
+    assert formats.free_arguments('no/such/place', {}, 'x') == {}
 
   def test_of_a_class_that_is_not_here_is_one_line(self, tmp_path):
     place = tmp_path / 'export'
-    checkpoint.export(place, {FILE: b''}, {'model': {'name': 'later.Later'}})
+    checkpoint.write_export(place, {FILE: b''}, {'model': {'name': 'later.Later'}})
     with pytest.raises(Stop, match=f"teachers.t.init: {place}='later.Later' names nothing"):
-      formats.free(str(place), {'dropout': 0.3}, 'teachers.t.init')
+      formats.free_arguments(str(place), {'dropout': 0.3}, 'teachers.t.init')
 
   @pytest.mark.parametrize('model', [[1], 'bert.Bert', None])
   def test_of_a_card_that_is_none_is_one_line(self, tmp_path, model):
     place = tmp_path / 'export'
-    checkpoint.export(place, {FILE: b''}, {'model': model})
+    checkpoint.write_export(place, {FILE: b''}, {'model': model})
     with pytest.raises(Stop, match='export: its card says of its model') as stop:
       formats.load(str(place))
     assert stop.value.status == Status.CHECKPOINT

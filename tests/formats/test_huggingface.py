@@ -13,7 +13,7 @@ import safetensors.numpy
 from distill import formats
 from distill.modalities import text, tokenizer
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'models' / 'golden.npz'
 NODE = dict(name='bert.Bert', vocabulary=30, length=12, width=8, depth=2, heads=2, inner=12,
@@ -43,7 +43,7 @@ def words(folder, **about):
 @functools.cache
 def model(node, classes):
   """What computes a model's outputs, and weights away from their start."""
-  net = Pure(lambda rngs: bert.Bert(**dict(node), classes=classes, rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**dict(node), classes=classes, rngs=rngs))
   noise = np.random.default_rng(0)
   params = {path: (('scale' in path) + 0.3 * noise.standard_normal(x.shape)).astype(np.float32)
             for path, x in sorted(net.shapes[0].items())}
@@ -93,11 +93,11 @@ def test_the_tensors_and_the_config_are_those_that_transformers_writes(kind, tmp
   (tmp_path / 'config.json').write_text(json.dumps(config))
   safetensors.numpy.save_file(theirs, tmp_path / 'model.safetensors')
   found = read(tmp_path)
-  arrays, told = huggingface.named({**found.node, 'classes': 3}, found.params, found.labels)
+  arrays, config = huggingface.named({**found.node, 'classes': 3}, found.params, found.labels)
   assert arrays.keys() == theirs.keys()
   for name, array in theirs.items():
     np.testing.assert_array_equal(arrays[name], array, err_msg=name)
-  assert {key: json.loads(json.dumps(told))[key] for key in config} == config
+  assert {key: json.loads(json.dumps(config))[key] for key in config} == config
 
 
 @pytest.mark.parametrize('node', [dict(NODE, types=0), dict(NODE, pooling='relu', types=2),
@@ -132,10 +132,10 @@ def theirs(got, folder, peers, texts=TEXTS):
 @pytest.mark.parametrize('kind', FAMILIES)
 def test_transformers_gives_the_same_logits(kind, peers, tmp_path, capfd):
   folder, _, outputs, made = written(tmp_path, FAMILIES[kind])
-  own = getattr(peers, f'{kind}ForSequenceClassification')
-  for cls in (own, peers.AutoModelForSequenceClassification):
+  ours = getattr(peers, f'{kind}ForSequenceClassification')
+  for cls in (ours, peers.AutoModelForSequenceClassification):
     got = loaded(cls, folder, capfd)
-    assert type(got) is own and got.config.id2label == dict(enumerate(LABELS))
+    assert type(got) is ours and got.config.id2label == dict(enumerate(LABELS))
   # RoBERTa's padding is 1, which is [UNK] here: it numbers positions by it.
   texts = ['a b', 'a bb, .', 'b c abc'] * 2 if kind == 'Roberta' else TEXTS
   logits, ids = theirs(got, folder, peers, texts)
@@ -175,15 +175,15 @@ def test_each_class_of_transformers_finds_its_part_of_a_model_with_masked_words(
   folder, _, outputs, made = written(tmp_path, dict(FAMILIES[kind], words=True))
   given = batch(made, ['a b', 'a bb, .', 'b c abc'] * 2)
   wanted = outputs(given)
-  for of, name in (('ForMaskedLM', 'words'), ('ForSequenceClassification', 'logits')):
-    got, about = getattr(peers, kind + of).from_pretrained(
+  for suffix, name in (('ForMaskedLM', 'words'), ('ForSequenceClassification', 'logits')):
+    got, about = getattr(peers, kind + suffix).from_pretrained(
         folder, output_loading_info=True, attn_implementation='eager')
     assert not about['missing_keys'] and about['unexpected_keys']       # the other class's
     ids, mask = (torch.tensor(np.asarray(given[key])).long() for key in ('tokens', 'mask'))
     with torch.no_grad():
       logits = got.eval()(input_ids=ids, attention_mask=mask).logits.numpy()
-    own = given['mask'][:, :, None] if name == 'words' else 1
-    np.testing.assert_allclose(logits * own, wanted[name] * own, atol=1e-5)
+    masks = given['mask'][:, :, None] if name == 'words' else 1
+    np.testing.assert_allclose(logits * masks, wanted[name] * masks, atol=1e-5)
 
 
 @live

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from distill import evaluate, export, formats, main, predict, report
 from distill.data import digits
 from distill.formats import stablehlo
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks.classification import Classification
 from distill.types import Status, Stop
 
@@ -118,17 +118,17 @@ def test_the_lines_of_the_readme_name_the_output_by_which_it_decides(place, monk
 @pytest.mark.parametrize(('at', 'name'), [(3, 'scores'), (-1, 'doubt')])
 def test_a_program_that_is_wrong_in_one_output_is_refused_by_its_name(
     place, tmp_path, monkeypatch, capsys, at, name):
-  whole = stablehlo.serialized
+  whole = stablehlo.serialize
 
   def serialized(shipped, outputs):
     params, rest = copy.deepcopy(shipped.weights)
     params['head/bias'] = params['head/bias'].at[at].add(0.01)
     return whole(shipped._replace(weights=(params, rest)), outputs)
-  monkeypatch.setattr(stablehlo, 'serialized', serialized)
+  monkeypatch.setattr(stablehlo, 'serialize', serialized)
   assert export.main([f'--model={place}/run/export/student', f'--to={tmp_path}/to']) == (
       Status.CHECKPOINT)
-  said = capsys.readouterr().err.splitlines()[-1]
-  assert f'its {name} are [' in said and 'nothing was written' in said
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert f'its {name} are [' in line and 'nothing was written' in line
   assert not list(tmp_path.iterdir())
 
 
@@ -136,8 +136,8 @@ def test_an_output_that_the_model_lacks_is_one_line(place, tmp_path, monkeypatch
   monkeypatch.setattr(Doubtful, 'outputs', ('scores', 'dout'))
   assert export.main([f'--model={place}/run/export/student', f'--to={tmp_path}/to']) == (
       Status.CONFIG)
-  said = capsys.readouterr().err.splitlines()[-1]
-  assert 'cannot be exported for any batch: it has no dout' in said
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert 'cannot be exported for any batch: it has no dout' in line
 
 
 class Counted(Net):
@@ -146,11 +146,11 @@ class Counted(Net):
     return {name: x * len(x) for name, x in super().__call__(batch).items()}
 
 
-def test_a_model_that_counts_its_batch_is_told_how_not_to(place):
+def test_a_model_that_counts_its_batch_is_refused_with_advice(place):
   model, weights, card = formats.load(str(place / 'run/export/student'))
-  shipped = formats.Shipped(Pure(lambda rngs: Counted(width=4, classes=10, channels=1, rngs=rngs)),
-                            weights, card, DATA.modality)
+  model = Functional(lambda rngs: Counted(width=4, classes=10, channels=1, rngs=rngs))
+  shipped = formats.Shipped(model, weights, card, DATA.modality)
   with pytest.raises(Stop, match=r'cannot be exported for any batch: .*take it from x\.shape') as (
       stop):
-    stablehlo.serialized(shipped, ['scores'])
+    stablehlo.serialize(shipped, ['scores'])
   assert '\n' not in str(stop.value)

@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from distill import checkpoint, formats
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 NODE = dict(vocabulary=9, length=16, width=8, depth=1, heads=2, inner=16)
@@ -18,7 +18,7 @@ WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'b', 'c', 'd']
 @functools.cache
 def params(classes=3, words=False):
   """Arrays that differ in every number."""
-  net = Pure(lambda rngs: bert.Bert(**NODE, classes=classes, words=words, rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**NODE, classes=classes, words=words, rngs=rngs))
   noise = np.random.default_rng(0)
   return {path: noise.standard_normal(x.shape).astype(np.float32)
           for path, x in net.shapes[0].items()}
@@ -68,8 +68,8 @@ def test_parts_that_are_missing_or_unwanted_start_anew_with_the_classes_of_the_d
     assert arrays['head/kernel'].shape == (8, 5)
     for path in arrays.keys() - anew:
       np.testing.assert_array_equal(arrays[path], kept[path])
-  one, same, other = (arrays['head/kernel'] for _, (arrays, _), _ in found)
-  assert (one == same).all() and (one != other).any()
+  first, same, other = (arrays['head/kernel'] for _, (arrays, _), _ in found)
+  assert (first == same).all() and (first != other).any()
 
 
 def test_a_head_that_is_taken_keeps_its_classes(pretrained):
@@ -119,7 +119,7 @@ def test_an_export_of_ours_is_verified_and_must_be_whole(tmp_path):
   more = {'model': {**card['model'], 'classes': 5}, 'classes': ['v', 'w', 'x', 'y', 'z']}
   for name, arrays, its in (('whole', whole, card), ('part', part, card), ('more', whole, more)):
     file = {'model.safetensors': safetensors.numpy.save(arrays)}
-    checkpoint.export(tmp_path / name, file, its)
+    checkpoint.write_export(tmp_path / name, file, its)
   assert formats.load(str(tmp_path / 'whole'))[2]['fresh'] == []
   refused(Status.CHECKPOINT, 'norm/scale is missing in the weights', str(tmp_path / 'part'))
   refused(Status.CHECKPOINT, 'head/bias is (3,) in the weights and (5,) in the model',

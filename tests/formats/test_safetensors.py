@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from distill import checkpoint
 from distill.formats import Shipped
-from distill.formats.safetensors import Safetensors, file_bytes, written
+from distill.formats.safetensors import Safetensors, file_bytes, write_tensors
 from distill.types import Status, Stop
 
 PARAMS = {'blocks/0/kernel': jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], jnp.bfloat16),
@@ -27,9 +27,9 @@ class Canary:
 
 def test_what_ships_is_what_was_given_in_float32_at_most(tmp_path):
   folder = tmp_path / 'export'
-  assert written(folder, PARAMS, SHIPPED, TEXTS) == {'tolerance': 0, 'largest_difference': 0}
+  assert write_tensors(folder, PARAMS, SHIPPED, TEXTS) == {'tolerance': 0, 'largest_difference': 0}
   params = safetensors.numpy.load_file(folder / 'model.safetensors')
-  assert checkpoint.opened(folder, 'model.safetensors')['card'] == CARD
+  assert checkpoint.open_export(folder, 'model.safetensors')['card'] == CARD
   assert {k: str(a.dtype) for k, a in params.items()} == {
       'blocks/0/kernel': 'bfloat16', 'bias': 'float32', 'scale': 'float32', 'levels': 'int8'}
   for name, array in PARAMS.items():
@@ -50,13 +50,13 @@ def test_a_library_that_changes_one_bit_is_noticed_and_nothing_is_written(
   monkeypatch.setattr(safetensors.numpy, 'save', lambda arrays, metadata: save(
       {**arrays, 'bias': np.ascontiguousarray(change(arrays['bias']))}, metadata))
   with pytest.raises(Stop, match='bias is read otherwise than it is') as stop:
-    written(tmp_path / 'export', PARAMS, SHIPPED, {})
+    write_tensors(tmp_path / 'export', PARAMS, SHIPPED, {})
   assert stop.value.status == Status.CHECKPOINT and not list(tmp_path.iterdir())
 
 
 def test_numbers_that_are_none_are_kept_to_the_bit(tmp_path):
   odd = np.array([0xFFC00001, 0x7F800000, 0x80000000], np.uint32).view(np.float32)
-  written(tmp_path / 'export', {'odd': odd}, SHIPPED, {})
+  write_tensors(tmp_path / 'export', {'odd': odd}, SHIPPED, {})
   found = safetensors.numpy.load_file(tmp_path / 'export' / 'model.safetensors')['odd']
   assert found.view(np.uint32).tolist() == odd.view(np.uint32).tolist()
 
@@ -79,7 +79,7 @@ def test_what_ships_is_as_large_as_all_files_of_tensors(tmp_path):
 ], ids=['pickle', 'a header longer than the file', 'nothing', 'zeros', 'a shape that lies'])
 def test_hostile_weights_are_refused_and_nothing_is_executed(tmp_path, monkeypatch, weights):
   monkeypatch.chdir(tmp_path)
-  checkpoint.export(tmp_path / 'export', {'model.safetensors': weights}, CARD)
+  checkpoint.write_export(tmp_path / 'export', {'model.safetensors': weights}, CARD)
   with pytest.raises(Stop, match='model.safetensors cannot be read') as stop:
     Safetensors().open(tmp_path / 'export', '--model')
   assert stop.value.status == Status.CHECKPOINT and '\n' not in str(stop.value)

@@ -18,7 +18,7 @@ from distill.formats import stablehlo
 from distill.formats.stablehlo import FILE, Program
 from distill.modalities import text, tokenizer
 from distill.models import bert, resnet
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks import classification
 from distill.types import Status, Stop
 
@@ -44,7 +44,7 @@ def encoder(folder, labels, widths=(8, 16)):
   words = folder.parent / 'words'
   words.mkdir(exist_ok=True)
   (words / 'vocab.txt').write_text('\n'.join(WORDS) + '\n')
-  model = Pure(lambda rngs: bert.Bert(**sizes, rngs=rngs))
+  model = Functional(lambda rngs: bert.Bert(**sizes, rngs=rngs))
   modality = text.Text(length=16, widths={'s': widths}, tokenizer=tokenizer.read(str(words)))
   card = {'model': {'name': 'bert.Bert', **sizes}, 'classes': list(labels), **modality.card()}
   formats.write(folder, formats.Shipped(model, noisy(model), card, modality))
@@ -58,7 +58,7 @@ def written(model, to, **more):
 
 def shipped(folder):
   """A folder's model with all that its export says."""
-  model, weights, card = formats.whole(str(folder))
+  model, weights, card = formats.load_trained(str(folder))
   return formats.Shipped(model, weights, card, modalities.from_card(card, str(folder)))
 
 
@@ -91,11 +91,11 @@ def quality(value):
 
 def reported(*names):
   """The report of a run on the digits."""
-  one = {'saw': {'images': 1078, 'labels': 100}, 'params_outside_embeddings': 900, 'params': 900,
-         'bytes': 3600, 'energy_j_per_example': None, 'faithfulness': {}, 'retention': None,
-         'gain': None, 'tier': None, 'latency_ms': None, 'throughput_per_s': None, 'flops': None,
-         'peak_memory_bytes': None}
-  models = [{**one, 'name': name, 'role': name, 'quality': quality(.5 + .1 * i)}
+  student = {'saw': {'images': 1078, 'labels': 100}, 'params_outside_embeddings': 900,
+             'params': 900, 'bytes': 3600, 'energy_j_per_example': None, 'faithfulness': {},
+             'retention': None, 'gain': None, 'tier': None, 'latency_ms': None,
+             'throughput_per_s': None, 'flops': None, 'peak_memory_bytes': None}
+  models = [{**student, 'name': name, 'role': name, 'quality': quality(.5 + .1 * i)}
             for i, name in enumerate(names)]
   return {'schema': 1, 'config_name': 'digits', 'config_sha256': 'c0ffee', 'seed': 0,
           'versions': {}, 'hardware': {'device': 'cpu', 'cpu': 'Xeon', 'cores': 2},
@@ -108,7 +108,7 @@ def reported(*names):
 def images_run(place, name='student'):
   """The workdir of a run on the digits that has left one model."""
   sizes = {'depth': 8, 'widths': [2, 2, 4, 8], **DIGITS.sizes}
-  model = Pure(lambda rngs: resnet.ResNet(**sizes, rngs=rngs))
+  model = Functional(lambda rngs: resnet.ResNet(**sizes, rngs=rngs))
   card = {'model': {'name': 'resnet.ResNet', **sizes}, 'classes': list(DIGITS.names),
           **modalities.card(DIGITS.modality), 'data': DIGITS.name,
           'fingerprint': DIGITS.fingerprint}
@@ -151,30 +151,30 @@ def test_over_many_devices_the_records_are_the_module_s(images):
   rows = batches.in_order(DIGITS.splits['test'], batch_size=64).map(DIGITS.modality.prepare)
   task, layout = classification.Classification(classes=10), sharding.layout()
   module, program = (
-      records.records(step.make_eval_step(model, task.measure), weights, rows, task, layout)
-      for model, weights, _ in map(formats.whole, map(str, images)))
+      records.collect(step.make_eval_step(model, task.measure), weights, rows, task, layout)
+      for model, weights, _ in map(formats.load_trained, map(str, images)))
   np.testing.assert_array_equal(program['prediction'], module['prediction'])
   np.testing.assert_allclose(program['probabilities'], module['probabilities'], atol=1e-5)
 
 
 @pytest.mark.parametrize(('size', 'width'), [(1, 16), (3, 5), (64, 1)])
 def test_any_batch_and_any_width_go_through_one_program(texts, size, width):
-  module, weights, _ = formats.whole(str(texts[0]))
-  program, none, _ = formats.whole(str(texts[1]))
+  module, weights, _ = formats.load_trained(str(texts[0]))
+  program, none, _ = formats.load_trained(str(texts[1]))
   noise = np.random.default_rng(size)
   batch = {'tokens': noise.integers(0, len(WORDS), (size, width)).astype(np.int32),
            'types': noise.integers(0, 2, (size, width)).astype(np.int32),
            'mask': (noise.random((size, width)) < 0.7).astype(np.float32)}
-  wanted, got = (step.make_eval_step(m, step.outputs_alone(('logits',)))(*w, batch)['logits']
+  wanted, got = (step.make_eval_step(m, step.select_outputs(('logits',)))(*w, batch)['logits']
                  for m, w in ((module, weights), (program, none)))
   assert got.shape == (size, 3)
   np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
-  told = [checkpoint.opened(folder, FILE)['card'] for _, folder in (texts, numbers, images)]
-  assert all(card['program']['platforms'] == ['cpu', 'cuda', 'tpu'] for card in told)
-  text, number, image = (card['program']['parity'] for card in told)
+  cards = [checkpoint.open_export(folder, FILE)['card'] for _, folder in (texts, numbers, images)]
+  assert all(card['program']['platforms'] == ['cpu', 'cuda', 'tpu'] for card in cards)
+  text, number, image = (card['program']['parity'] for card in cards)
   # twelve texts: of every six, four of up to 8 tokens, two above
   assert text['examples'] == 12 and text['batches'] == [1, 2, 4, 8]
   assert text['widths'] == [8, 16] and text['agreement'] == 1
@@ -182,24 +182,24 @@ def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
   n = len(DIGITS.splits['test'])
   assert image['examples'] == n and image['widths'] == []
   assert image['batches'] == [1, 2, 64]           # the last is filled with empty rows
-  assert all(of['largest_difference'] <= of['tolerance'] for of in (text, number, image))
+  assert all(p['largest_difference'] <= p['tolerance'] for p in (text, number, image))
 
 
 def test_the_folder_says_what_the_program_holds(texts, images):
   for module, folder in texts, images:
-    _, weights, _ = formats.whole(str(module))
-    program = checkpoint.opened(folder, FILE)['card']['program']
-    own, kept = (sum(x.size for x in part.values()) for part in weights)
-    assert program['params'] == own and program['quantised'] == 0
-    assert program['bytes'] == 4 * (own + kept) <= (folder / FILE).stat().st_size    # all float32
+    _, weights, _ = formats.load_trained(str(module))
+    program = checkpoint.open_export(folder, FILE)['card']['program']
+    sizes, kept = (sum(x.size for x in part.values()) for part in weights)
+    assert program['params'] == sizes and program['quantised'] == 0
+    assert program['bytes'] == 4 * (sizes + kept) <= (folder / FILE).stat().st_size    # all float32
   assert kept         # an image model's statistics
 
 
 def test_a_width_that_no_example_has_is_tried_too(texts, place, tmp_path):
   (tmp_path / 'short.txt').write_text('a b\n')
   assert written(texts[0], tmp_path / 'to', inputs=tmp_path / 'short.txt') == Status.DONE
-  told = checkpoint.opened(tmp_path / 'to', FILE)['card']['program']['parity']
-  assert told['widths'] == [8, 16] and told['batches'] == [1]
+  parity = checkpoint.open_export(tmp_path / 'to', FILE)['card']['program']['parity']
+  assert parity['widths'] == [8, 16] and parity['batches'] == [1]
 
 
 class TestReadme:
@@ -217,9 +217,9 @@ class TestReadme:
         names['found'] = names['answers'](np.load(*inputs)[..., None])
       rows, found = predict.answers(str(module), inputs), names['found']['logits']
       for row, logits in zip(rows, found, strict=True):
-        said = names['card']['classes'][logits.argmax()] if 'label' in row else float(logits[0])
+        answer = names['card']['classes'][logits.argmax()] if 'label' in row else float(logits[0])
         assert row.get('label', row.get('value')) == (
-            said if 'label' in row else pytest.approx(said, abs=1e-3))
+            answer if 'label' in row else pytest.approx(answer, abs=1e-3))
 
   @pytest.mark.slow
   def test_its_lines_need_nothing_of_this_package(self, texts):
@@ -250,14 +250,14 @@ class TestParity:
   @pytest.fixture
   def broken(self, monkeypatch):
     """Has the program made of other weights than the module has."""
-    whole = stablehlo.serialized
+    whole = stablehlo.serialize
 
     def breaks(path, value, part=0):
       def serialized(shipped, outputs):
         weights = copy.deepcopy(shipped.weights)
         weights[part][path] = np.full(weights[part][path].shape, value, np.float32)
         return whole(shipped._replace(weights=weights), outputs)
-      monkeypatch.setattr(stablehlo, 'serialized', serialized)
+      monkeypatch.setattr(stablehlo, 'serialize', serialized)
     return breaks
 
   @pytest.mark.parametrize('value', [0.0, np.nan])
@@ -344,7 +344,7 @@ class TestRefused:
       assert stop.value.status == Status.CHECKPOINT
 
   def test_another_platform_is_named(self, texts):
-    made = stablehlo.serialized(shipped(texts[0]), ['logits'], platforms=('tpu',))
+    made = stablehlo.serialize(shipped(texts[0]), ['logits'], platforms=('tpu',))
     with pytest.raises(Stop, match='PLACE runs on tpu, and this is cpu: set JAX_PLATFORMS=tpu'):
       Program(made, 'PLACE', '0.10.2')
 
@@ -364,4 +364,4 @@ class TestRefused:
   def test_a_missing_package_is_named_by_its_extra(self, texts, monkeypatch):
     monkeypatch.setitem(sys.modules, 'flatbuffers', None)
     with pytest.raises(Stop, match=r'distill\[export\]'):
-      stablehlo.serialized(shipped(texts[0]), ['logits'])
+      stablehlo.serialize(shipped(texts[0]), ['logits'])

@@ -65,12 +65,12 @@ def value_and_gradient(loss, student, *others, **hyper):
 
 def all_at_once(losses):
   """Values of many losses of student and teacher, and gradients of their sums: one compilation."""
-  def one(loss, student, teacher):
+  def value_of(loss, student, teacher):
     total = lambda s: (jnp.sum(values := loss(s, teacher)), values)
     gradient, values = jax.grad(total, has_aux=True)(student)
     return values, gradient
   return jax.jit(lambda student, teacher: {
-      name: one(loss, student, teacher) for name, loss in losses.items()})
+      name: value_of(loss, student, teacher) for name, loss in losses.items()})
 
 
 def assert_agrees(name, loss, *arrays, mask=1.0, **hyper):

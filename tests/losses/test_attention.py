@@ -51,9 +51,9 @@ class TestMSE:
     values, gradient = value_and_gradient(attention.mse, student, teacher, MASK)
     for i, n in [(0, 3), (3, 1)]:
       part = slice(i, i + 1), slice(None), slice(n), slice(n)
-      alone = value_and_gradient(attention.mse, student[part], teacher[part], np.ones((1, n)))
-      np.testing.assert_allclose(values[i:i + 1], alone[0], rtol=1e-6)
-      np.testing.assert_allclose(gradient[part], alone[1], rtol=1e-6)
+      subset = value_and_gradient(attention.mse, student[part], teacher[part], np.ones((1, n)))
+      np.testing.assert_allclose(values[i:i + 1], subset[0], rtol=1e-6)
+      np.testing.assert_allclose(gradient[part], subset[1], rtol=1e-6)
 
   def test_padding_never_enters(self):
     # Models put -inf, or a large negative number, where a padded key's score would be.
@@ -75,12 +75,12 @@ class TestMSE:
 
   def test_nothing_is_broadcast(self):
     full, mask = jnp.zeros((8, 2, 3, 3)), jnp.ones((8, 3))
-    for one in (full[:1], full[:, :, :1], full[..., :1], full[:, 0]):
-      assert_shapes_refused(attention.mse, full, one, mask)
-      assert_shapes_refused(attention.mse, one, one, mask)
+    for wrong in (full[:1], full[:, :, :1], full[..., :1], full[:, 0]):
+      assert_shapes_refused(attention.mse, full, wrong, mask)
+      assert_shapes_refused(attention.mse, wrong, wrong, mask)
     assert_shapes_refused(attention.mse, full, full[:, :1], mask)
-    for one in (mask[:1], mask[:, :1]):
-      assert_shapes_refused(attention.mse, full, full, one)
+    for wrong in (mask[:1], mask[:, :1]):
+      assert_shapes_refused(attention.mse, full, full, wrong)
 
 
 def softmax(scores, mask=MASK):
@@ -128,17 +128,18 @@ class TestKL:
 
   @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
   def test_finite_where_either_side_has_a_probability_of_zero(self, dtype):
-    one, other = [[1, 0], [0, 1]], [[0, 1], [1, 0]]
-    student = jnp.array([[one], [one], [one]], dtype)
-    teacher = jnp.array([[other], [one], [other]], dtype)
+    same, other = [[1, 0], [0, 1]], [[0, 1], [1, 0]]
+    student = jnp.array([[same], [same], [same]], dtype)
+    teacher = jnp.array([[other], [same], [other]], dtype)
     mask = jnp.array([[1., 1], [1, 1], [0, 0]])
     assert_finite(attention.kl, student, teacher, mask)
+    largest = -np.log(attention.MIN_PROBABILITY)
     np.testing.assert_allclose(attention.kl(student, teacher, mask),
-                               [[-np.log(attention.LEAST)] * 2, [0, 0], [0, 0]], rtol=1e-6)
+                               [[largest] * 2, [0, 0], [0, 0]], rtol=1e-6)
 
   def test_nothing_is_broadcast(self):
     full, mask = jnp.ones((8, 2, 3, 3)) / 3, jnp.ones((8, 3))
-    for one in (full[:1], full[:, :, :1], full[..., :1], full[:, 0], full[:, :1]):
-      assert_shapes_refused(attention.kl, full, one, mask)
-    for one in (mask[:1], mask[:, :1]):
-      assert_shapes_refused(attention.kl, full, full, one)
+    for wrong in (full[:1], full[:, :, :1], full[..., :1], full[:, 0], full[:, :1]):
+      assert_shapes_refused(attention.kl, full, wrong, mask)
+    for wrong in (mask[:1], mask[:, :1]):
+      assert_shapes_refused(attention.kl, full, full, wrong)

@@ -114,9 +114,9 @@ class TestCRD:
     kept = SOME > 0
     for z in (UNSET, np.array([1.5, 2.0])):
       clean = precisely(contrast, STUDENT, OTHERS, SOME, *MEMORY, z)
-      alone = precisely(contrast, STUDENT[kept], OTHERS[kept], np.ones(3), ID[kept], BANK, PLACES,
-                        DRAWS[kept], z)
-      for whole, part in zip(clean, alone, strict=True):
+      subset = precisely(contrast, STUDENT[kept], OTHERS[kept], np.ones(3), ID[kept], BANK, PLACES,
+                         DRAWS[kept], z)
+      for whole, part in zip(clean, subset, strict=True):
         np.testing.assert_allclose(whole[kept], part, rtol=1e-9)
         assert not whole[~kept].any()
       dirty = precisely(contrast, *(np.where(kept[:, None], x, JUNK) for x in (STUDENT, OTHERS)),
@@ -141,9 +141,9 @@ class TestCRD:
   def test_nothing_is_broadcast(self):
     full, bank, z = jnp.zeros((4, 6)), jnp.asarray(BANK, jnp.float32), jnp.zeros(2)
     good = [full, full, jnp.ones(4), *map(jnp.asarray, (ID, bank, PLACES, DRAWS)), z]
-    for i, one in [(0, full[:1]), (1, full[:1]), (1, full[:, :1]), (2, jnp.ones(1)),
-                   (3, good[3][:1]), (4, bank[..., :1]), (5, good[5][:1]), (6, good[6][:1])]:
-      assert_shapes_refused(crd, *good[:i], one, *good[i + 1:], temperature=0.1)
+    for i, wrong in [(0, full[:1]), (1, full[:1]), (1, full[:, :1]), (2, jnp.ones(1)),
+                     (3, good[3][:1]), (4, bank[..., :1]), (5, good[5][:1]), (6, good[6][:1])]:
+      assert_shapes_refused(crd, *good[:i], wrong, *good[i + 1:], temperature=0.1)
 
   def test_a_temperature_out_of_range(self):
     with pytest.raises(ValueError, match='temperature=0'):
@@ -179,11 +179,11 @@ class TestInfoNCE:
   def test_masked_is_the_subset_in_any_order_and_junk_never_enters(self):
     kept, order = SOME > 0, np.array([2, 0, 3, 1])
     clean = precisely(infonce, STUDENT, OTHERS, SOME)
-    alone = precisely(infonce, STUDENT[kept], OTHERS[kept], np.ones(3))
+    subset = precisely(infonce, STUDENT[kept], OTHERS[kept], np.ones(3))
     moved = precisely(infonce, STUDENT[order], OTHERS[order], SOME[order])
     dirty = precisely(infonce, *(np.where(kept[:, None], x, JUNK) for x in (STUDENT, OTHERS)), SOME)
     for i, whole in enumerate(clean):
-      np.testing.assert_allclose(whole[kept], alone[i], rtol=1e-9, atol=1e-12)
+      np.testing.assert_allclose(whole[kept], subset[i], rtol=1e-9, atol=1e-12)
       np.testing.assert_allclose(whole[order], moved[i], rtol=1e-9, atol=1e-12)
       np.testing.assert_array_equal(whole, dirty[i])
       assert not whole[~kept].any()

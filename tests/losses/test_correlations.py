@@ -144,7 +144,7 @@ class TestAll:
 
   def test_nothing_is_broadcast(self, loss):
     eight = jnp.zeros((8, 10))
-    for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-      assert_shapes_refused(loss, eight, one, jnp.ones(8))
-      assert_shapes_refused(loss, one, eight, jnp.ones(8))
+    for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+      assert_shapes_refused(loss, eight, wrong, jnp.ones(8))
+      assert_shapes_refused(loss, wrong, eight, jnp.ones(8))
     assert_shapes_refused(loss, eight, eight, jnp.ones(1))

@@ -20,9 +20,9 @@ DIMS = {'b': 16, 'n': 32, 'K': 3}           # and 4 of everything else
 
 def filled(name, annotation, random):
   """An array of the shape that the annotation says, and of a kind that fits its name."""
-  told = annotation.dim_str
+  axes = annotation.dim_str
   shape = [int(d) if d.isdigit() else DIMS.get(d, 4)
-           for d in told.replace('...', 'more').replace('*', '').split()]
+           for d in axes.replace('...', 'more').replace('*', '').split()]
   if name == 'where':
     return (random.random(shape) > 0.2).astype(np.float32)
   if name == 'label' and 'Int' in str(annotation):
@@ -37,7 +37,7 @@ def filled(name, annotation, random):
   values = random.normal(size=shape).astype(np.float32)
   if name in ('variance', 'z'):
     return np.abs(values) + 1
-  if re.fullmatch(r'b h s s', told):        # a distribution over the last axis, for one of two
+  if re.fullmatch(r'b h s s', axes):        # a distribution over the last axis, for one of two
     return np.exp(values) / np.exp(values).sum(-1, keepdims=True)
   return values
 
@@ -52,7 +52,7 @@ def test_one_device_is_eight(name):
   wrt = [k for k in given if 'student' in k or k == 'value']
 
   @jax.jit
-  def told(some, others):
+  def values(some, others):
     def total(some):
       values = call(**some, **others)
       return jnp.sum(values), values
@@ -63,8 +63,8 @@ def test_one_device_is_eight(name):
     mesh = sharding.layout(devices=jax.devices()[:devices]).mesh
     put = lambda x: jax.device_put(x, NamedSharding(
         mesh, PartitionSpec('data') if x.ndim and len(x) == 16 else PartitionSpec()))
-    return jax.device_get(told({k: put(given[k]) for k in wrt},
-                               {k: put(v) for k, v in given.items() if k not in wrt}))
+    return jax.device_get(values({k: put(given[k]) for k in wrt},
+                                 {k: put(v) for k, v in given.items() if k not in wrt}))
 
   # Sums of the same float32 numbers in another order.
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), on(8), on(1))

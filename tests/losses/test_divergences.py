@@ -45,7 +45,7 @@ PLAIN = {
     **{name: part(divergences.f_divergence, name=name) for name in divergences.GENERATORS},
     **{f'alpha_{a}': part(divergences.alpha_divergence, alpha=a) for a in (-3., -.5, .5, 1.5, 3.)},
 }
-# Of a part of these there is no gradient.
+# These have a part without a gradient.
 STOPPED = {'akl': part(divergences.akl, mu=0.9), 'taid': part(divergences.taid, t=0.4)}
 ALL = PLAIN | STOPPED
 each = pytest.mark.parametrize('name', ALL)
@@ -270,8 +270,8 @@ class TestFDivergence:
       ('kl', 'normalised_0', 1), ('reverse_kl', 'reverse_kl', 1), ('jsd', 'jsd', 1),
       ('tvd', 'tvd', 1), ('hellinger', 'alpha_0.5', 1 / 4)])
   def test_named_equals_the_special_one(self, name, same, factor):
-    own = double(divergences.f_divergence, STUDENT, TEACHER, name=name)
-    np.testing.assert_allclose(own, factor * at_double()[same][0], rtol=1e-10)
+    named = double(divergences.f_divergence, STUDENT, TEACHER, name=name)
+    np.testing.assert_allclose(named, factor * at_double()[same][0], rtol=1e-10)
 
   @pytest.mark.parametrize('name, alpha', [('pearson', 2.), ('neyman', -1.)])
   def test_the_chi_squares_are_alpha_divergences(self, name, alpha):
@@ -295,7 +295,7 @@ class TestFDivergence:
       ('pearson', 2.), ('neyman', -1.), ('alpha', 3.), ('alpha', -3.), ('alpha', 20.)])
   def test_up_to_the_bound_it_is_the_formula_and_beyond_its_tangent_in_single_precision(
       self, name, alpha):
-    # Of three classes two are even on both sides; the first's ratio is e^gap, but for 2/3.
+    # Two of three classes are equal on both sides; the first's ratio is e^gap, but for 2/3.
     bound, way = 80 / max(2, abs(alpha), abs(1 - alpha)), 1 if alpha > 0 else -1
     loss = part(divergences.f_divergence, name=name) if name != 'alpha' else part(
         divergences.alpha_divergence, alpha=alpha)
@@ -430,10 +430,10 @@ def ruled_out():
 
 @each
 def test_a_word_that_both_rule_out_does_not_count(name):
-  both, own = ruled_out()
+  both, either = ruled_out()
   np.testing.assert_allclose(both[name][0], at_double()[name][0], rtol=1e-9)
   np.testing.assert_allclose(both[name][1][:, :-1], at_double()[name][1], rtol=1e-9, atol=1e-12)
-  assert np.isfinite(own[name][0]).all() and np.isfinite(own[name][1]).all()
+  assert np.isfinite(either[name][0]).all() and np.isfinite(either[name][1]).all()
 
 
 @functools.cache
@@ -445,8 +445,8 @@ def among_others():
 
 @each
 def test_an_example_does_not_see_the_others(name):
-  for own, same in zip(at_double()[name], among_others()[name], strict=True):
-    np.testing.assert_allclose(own[1], same[1], rtol=1e-12)
+  for single, same in zip(at_double()[name], among_others()[name], strict=True):
+    np.testing.assert_allclose(single[1], same[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize('loss, hyper', [
@@ -455,9 +455,9 @@ def test_an_example_does_not_see_the_others(name):
     (divergences.akl, {}), (divergences.taid, {'t': .5}),
     (divergences.f_divergence, {'name': 'kl'}), (divergences.alpha_divergence, {'alpha': 2.})])
 def test_nothing_is_broadcast_and_hyper_parameters_have_a_range(loss, hyper):
-  for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-    assert_shapes_refused(loss, jnp.zeros((8, 10)), one, **hyper)
-    assert_shapes_refused(loss, one, jnp.zeros((8, 10)), **hyper)
+  for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+    assert_shapes_refused(loss, jnp.zeros((8, 10)), wrong, **hyper)
+    assert_shapes_refused(loss, wrong, jnp.zeros((8, 10)), **hyper)
   with pytest.raises(ValueError, match='temperature='):
     loss(*PAIR, **hyper, temperature=0.0)
 

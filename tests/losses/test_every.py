@@ -53,12 +53,12 @@ def needed(loss):
 
 @pytest.mark.parametrize('loss, hyper', CASES)
 def test_as_many_as_classes_are_refused(loss, hyper):
-  own = {k: v for k, v in needed(loss).items() if k != hyper}
+  others = {k: v for k, v in needed(loss).items() if k != hyper}
   many = {hyper: jax.ShapeDtypeStruct((B,), jnp.float32)}
   with pytest.raises(jaxtyping.TypeCheckError):
-    jax.eval_shape(functools.partial(loss, **own), *arrays(loss), **many)
+    jax.eval_shape(functools.partial(loss, **others), *arrays(loss), **many)
   with pytest.raises(ValueError, match=rf'{hyper} must be one number, not \[{B}\]'):
-    jax.eval_shape(functools.partial(inspect.unwrap(loss), **own), *arrays(loss), **many)
+    jax.eval_shape(functools.partial(inspect.unwrap(loss), **others), *arrays(loss), **many)
 
 
 def test_one_number_is_what_all_take():
@@ -73,12 +73,12 @@ def test_one_number_is_what_all_take():
     'maps.svd'])
 def test_products_whose_difference_is_taken_are_in_full_precision(name):
   loss = LOSSES[name]
-  told = str(jax.make_jaxpr(functools.partial(loss, **needed(loss)))(*arrays(loss)))
-  assert told.count(PRECISELY) == told.count('dot_general[') > 0
+  program = str(jax.make_jaxpr(functools.partial(loss, **needed(loss)))(*arrays(loss)))
+  assert program.count(PRECISELY) == program.count('dot_general[') > 0
 
 
 def test_relations_of_positions_are_in_full_precision():
   vectors = jax.ShapeDtypeStruct((B, 3, 4), jnp.float32)
   loss = functools.partial(LOSSES['relations.minilm'], heads=2)
-  told = str(jax.make_jaxpr(loss)(vectors, vectors, jax.ShapeDtypeStruct((B, 3), jnp.float32)))
-  assert told.count(PRECISELY) == told.count('dot_general[') > 0
+  program = str(jax.make_jaxpr(loss)(vectors, vectors, jax.ShapeDtypeStruct((B, 3), jnp.float32)))
+  assert program.count(PRECISELY) == program.count('dot_general[') > 0

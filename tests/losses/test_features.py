@@ -43,8 +43,8 @@ class TestBoth:
                                double(loss, student[1:2, :2], teacher[1:2, :2]), rtol=1e-12)
 
   def test_nothing_is_broadcast(self, loss):
-    for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-      assert_shapes_refused(loss, jnp.zeros((8, 10)), one)
+    for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+      assert_shapes_refused(loss, jnp.zeros((8, 10)), wrong)
 
 
 class TestMSE:
@@ -128,8 +128,8 @@ class TestPKD:
                   jnp.array([near, far, near, near, zero], dtype))
 
   def test_nothing_is_broadcast(self):
-    for one in (jnp.zeros((1, 3, 10)), jnp.zeros((8, 1, 10)), jnp.zeros((8, 3, 1))):
-      assert_shapes_refused(features.pkd, jnp.zeros((8, 3, 10)), one)
+    for wrong in (jnp.zeros((1, 3, 10)), jnp.zeros((8, 1, 10)), jnp.zeros((8, 3, 1))):
+      assert_shapes_refused(features.pkd, jnp.zeros((8, 3, 10)), wrong)
 
 
 class TestStandardised:
@@ -150,8 +150,8 @@ class TestStandardised:
 
   def test_nothing_is_broadcast(self):
     for loss in (features.standardised, features.moments):
-      for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-        assert_shapes_refused(loss, jnp.zeros((8, 10)), one)
+      for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+        assert_shapes_refused(loss, jnp.zeros((8, 10)), wrong)
 
 
 class TestMoments:

@@ -123,7 +123,7 @@ class TestKL:
     # Linear in q: a student that knows the teacher's first choice alone beats the perfect one.
     choice = np.eye(5)[np.argmax(p, axis=-1)]
     assert literal(choice) < literal(p) < 0
-    # What is built instead knows the perfect student, and no better one.
+    # Our divergence is smallest for the perfect student.
     built = [np.mean(double(logits.kl, student, TEACHER, temperature=temperature))
              for student in (TEACHER, 100 * choice, STUDENT)]
     np.testing.assert_allclose(built[0], 0, atol=1e-12)
@@ -136,12 +136,12 @@ class TestKL:
     np.testing.assert_allclose(scheduled, constant, rtol=1e-12)
 
   def test_a_temperature_for_each_example(self):
-    own = lambda s, t, temperature: logits.kl(s, t, temperature=temperature)
-    value = double(own, STUDENT, TEACHER, np.array([1., 2, 3, 4]))
+    heated = lambda s, t, temperature: logits.kl(s, t, temperature=temperature)
+    value = double(heated, STUDENT, TEACHER, np.array([1., 2, 3, 4]))
     for i in (0, 3):
       np.testing.assert_allclose(
           value[i], double(logits.kl, STUDENT, TEACHER, temperature=i + 1.0)[i], rtol=1e-12)
-    words = double(own, STUDENT_WORDS, TEACHER_WORDS, np.full((2, 3), 2.0))
+    words = double(heated, STUDENT_WORDS, TEACHER_WORDS, np.full((2, 3), 2.0))
     np.testing.assert_allclose(
         words, double(logits.kl, STUDENT_WORDS, TEACHER_WORDS, temperature=2.0), rtol=1e-12)
 
@@ -178,9 +178,9 @@ class TestKL:
                                double(logits.kl, STUDENT[1:2], TEACHER[1:2]), rtol=1e-12)
 
   def test_nothing_is_broadcast(self):
-    for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-      assert_shapes_refused(logits.kl, jnp.zeros((8, 10)), one)
-      assert_shapes_refused(logits.kl, one, jnp.zeros((8, 10)))
+    for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+      assert_shapes_refused(logits.kl, jnp.zeros((8, 10)), wrong)
+      assert_shapes_refused(logits.kl, wrong, jnp.zeros((8, 10)))
     for heat in (jnp.ones(1), jnp.ones(10), jnp.ones((8, 1))):
       assert_shapes_refused(logits.kl, jnp.zeros((8, 10)), jnp.zeros((8, 10)), temperature=heat)
 
@@ -247,8 +247,8 @@ class TestMSE:
     assert_finite(logits.mse, jnp.array([[1e4, -1e4]], dtype), jnp.array([[-1e4, 1e4]], dtype))
 
   def test_nothing_is_broadcast(self):
-    for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-      assert_shapes_refused(logits.mse, jnp.zeros((8, 10)), one)
+    for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+      assert_shapes_refused(logits.mse, jnp.zeros((8, 10)), wrong)
 
 
 class TestDKD:
@@ -384,9 +384,9 @@ class TestLwF:
     assert_finite(logits.lwf, jnp.float16(FAR), jnp.float16(FAR_TEACHER), units=(0, 1))
 
   def test_nothing_is_broadcast(self):
-    for one in (jnp.zeros((1, 10)), jnp.zeros(10)):
-      assert_shapes_refused(logits.lwf, jnp.zeros((8, 10)), one, units=(0, 1))
-      assert_shapes_refused(logits.lwf, one, jnp.zeros((8, 10)), units=(0, 1))
+    for wrong in (jnp.zeros((1, 10)), jnp.zeros(10)):
+      assert_shapes_refused(logits.lwf, jnp.zeros((8, 10)), wrong, units=(0, 1))
+      assert_shapes_refused(logits.lwf, wrong, jnp.zeros((8, 10)), units=(0, 1))
 
 
 class TestTeacherFree:
@@ -416,8 +416,8 @@ class TestTeacherFree:
       logits.teacher_free(jnp.zeros((1, 1)), jnp.zeros(1, int))
 
   def test_nothing_is_broadcast(self):
-    for one in (jnp.zeros(1, int), jnp.zeros((8, 1), int)):
-      assert_shapes_refused(logits.teacher_free, jnp.zeros((8, 10)), one)
+    for wrong in (jnp.zeros(1, int), jnp.zeros((8, 1), int)):
+      assert_shapes_refused(logits.teacher_free, jnp.zeros((8, 10)), wrong)
     assert_shapes_refused(logits.teacher_free, jnp.zeros((1, 10)), jnp.zeros(8, int))
 
 
@@ -463,8 +463,8 @@ class TestWithALabelAndATeacher:
     assert_finite(loss, jnp.float32(STUDENT[:3, :3]), jnp.float32(teacher), np.array([0, 0, 1]))
 
   def test_a_temperature_for_each_example(self, loss):
-    own = lambda s, t, label, temperature: loss(s, t, label, temperature=temperature)
-    value = double(own, STUDENT, TEACHER, LABEL, np.array([1., 2, 3, 4]))
+    heated = lambda s, t, label, temperature: loss(s, t, label, temperature=temperature)
+    value = double(heated, STUDENT, TEACHER, LABEL, np.array([1., 2, 3, 4]))
     np.testing.assert_allclose(
         value[2], double(loss, STUDENT, TEACHER, LABEL, temperature=3.0)[2], rtol=1e-12)
 
@@ -477,9 +477,9 @@ class TestWithALabelAndATeacher:
 
   def test_nothing_is_broadcast(self, loss):
     eight, label = jnp.zeros((8, 10)), jnp.zeros(8, int)
-    for one in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
-      assert_shapes_refused(loss, eight, one, label)
-      assert_shapes_refused(loss, one, eight, label)
+    for wrong in (jnp.zeros((1, 10)), jnp.zeros((8, 1)), jnp.zeros(10)):
+      assert_shapes_refused(loss, eight, wrong, label)
+      assert_shapes_refused(loss, wrong, eight, label)
     assert_shapes_refused(loss, eight[:1], eight[:1], label)
     assert_shapes_refused(loss, eight, eight, label[:1])
     assert_shapes_refused(loss, eight, eight, label, temperature=jnp.ones(1))

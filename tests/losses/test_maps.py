@@ -28,14 +28,14 @@ BIAS = np.array([0, -.3, .5, 0, -2, 1])
 VARIANCE = np.array([5, 1, .5, 2, 3, .1])
 
 
-def alone(loss):
+def of_pairs(loss):
   """A loss of two layers, of one: the last is a function of the first, as in the references."""
   return lambda s, t, **hyper: loss(s, 0.5 * s + 0.1, t, 0.5 * t + 0.1, **hyper)
 
 
 LOSSES = {
     'at': maps.at, 'at3': functools.partial(maps.at, p=3.0), 'ft': maps.ft, 'nst': maps.nst,
-    'fsp': alone(maps.fsp), 'ab': maps.ab, 'hcl': maps.hcl, 'svd': alone(maps.svd),
+    'fsp': of_pairs(maps.fsp), 'ab': maps.ab, 'hcl': maps.hcl, 'svd': of_pairs(maps.svd),
     'ofd': lambda s, t: maps.ofd(s, t, jnp.asarray(SCALE)[:s.shape[-1]],
                                  jnp.asarray(BIAS)[:s.shape[-1]]),
     'vid': lambda s, t: maps.vid(s, jnp.asarray(VARIANCE)[:s.shape[-1]], t),
@@ -83,18 +83,18 @@ class TestEvery:
 
   @pytest.mark.parametrize('loss', [maps.ab, maps.hcl])
   def test_nothing_is_broadcast(self, loss):
-    for one in (jnp.zeros((1, 4, 4, 3)), jnp.zeros((8, 1, 1, 3)), jnp.zeros((8, 4, 4, 1)),
-                jnp.zeros(3)):
-      assert_shapes_refused(loss, jnp.zeros((8, 4, 4, 3)), one)
-      assert_shapes_refused(loss, one, jnp.zeros((8, 4, 4, 3)))
+    for wrong in (jnp.zeros((1, 4, 4, 3)), jnp.zeros((8, 1, 1, 3)), jnp.zeros((8, 4, 4, 1)),
+                  jnp.zeros(3)):
+      assert_shapes_refused(loss, jnp.zeros((8, 4, 4, 3)), wrong)
+      assert_shapes_refused(loss, wrong, jnp.zeros((8, 4, 4, 3)))
 
   @pytest.mark.parametrize('loss', [maps.fsp, maps.svd])
   def test_nothing_is_broadcast_between_layers(self, loss):
     arrays = [jnp.zeros((8, 4, 4, 3)), jnp.zeros((8, 2, 2, 5))] * 2
     for n in range(4):
       wide = arrays[n].shape[-1]
-      for one in ((1, 4, 4, wide), (8, 4, 4, 1)):
-        assert_shapes_refused(loss, *arrays[:n], jnp.zeros(one), *arrays[n + 1:])
+      for wrong in ((1, 4, 4, wide), (8, 4, 4, 1)):
+        assert_shapes_refused(loss, *arrays[:n], jnp.zeros(wrong), *arrays[n + 1:])
 
 
 class TestAT:
@@ -181,8 +181,8 @@ class TestFSP:
   def test_by_hand(self):
     # Two positions. Student: first (1, 3), last ((1, 0), (2, 2)): mean products (7/2, 3).
     # Teacher: first (1, 1), last ((1, 1), (0, 1)): (1/2, 1). (3² + 2²) / 2.
-    one = lambda *x: np.array([[x]], float).reshape(1, 1, 2, -1)
-    value = double(maps.fsp, one(1, 3), one(1, 0, 2, 2), one(1, 1), one(1, 1, 0, 1))
+    row = lambda *x: np.array([[x]], float).reshape(1, 1, 2, -1)
+    value = double(maps.fsp, row(1, 3), row(1, 0, 2, 2), row(1, 1), row(1, 1, 0, 1))
     np.testing.assert_allclose(value, [6.5], rtol=1e-12)
 
   def test_the_larger_layer_is_averaged_down_on_either_side(self):
@@ -202,7 +202,7 @@ class TestAB:
   def test_zero_for_the_teacher_s_signs_by_a_margin(self):
     student = 0.3 * np.sign(TEACHER)
     np.testing.assert_array_equal(double(maps.ab, student, TEACHER, margin=0.3), np.zeros(4))
-    # Of 96 neurons each then lacks 0.2.
+    # Each of 96 neurons then lacks 0.2.
     np.testing.assert_allclose(double(maps.ab, student, TEACHER, margin=0.5),
                                np.full(4, 96 * .04), rtol=1e-9)
 
@@ -308,7 +308,7 @@ class TestVID:
 
 @pytest.mark.parametrize('loss', [
     *map(inspect.unwrap, (maps.at, maps.ft, maps.nst, maps.hcl, maps.ab)),
-    alone(inspect.unwrap(maps.fsp)), alone(inspect.unwrap(maps.svd)),
+    of_pairs(inspect.unwrap(maps.fsp)), of_pairs(inspect.unwrap(maps.svd)),
     lambda s, t: inspect.unwrap(maps.ofd)(s, t, s[0], s[0]),
     lambda s, t: inspect.unwrap(maps.vid)(s, s[0], t)])
 def test_what_is_no_map_is_refused(loss):
@@ -320,7 +320,7 @@ def test_what_is_no_map_is_refused(loss):
 class TestSVD:
 
   def test_by_hand(self):
-    # Of rank 1: two positions, the channels' vector is (3, 4)/5, then (1, 0); the teacher's are
+    # Rank 1: two positions, the channels' vector is (3, 4)/5, then (1, 0); the teacher's are
     # (0, 1) and (1, 0), and (-2) times them are the same.
     ranked = lambda *v: np.array([v, np.multiply(-2, v)], float).reshape(1, 1, 2, 2)
     value = double(maps.svd, ranked(3, 4), ranked(1, 0), ranked(0, 7), ranked(1, 0))
@@ -350,7 +350,7 @@ class TestSVD:
 
   def test_scale_and_the_order_of_positions_are_no_matter(self):
     student = 1e5 * OTHERS[0, :, ::-1, ::-1]
-    np.testing.assert_allclose(double(alone(maps.svd), OTHERS[0], OTHERS[1]),
+    np.testing.assert_allclose(double(of_pairs(maps.svd), OTHERS[0], OTHERS[1]),
                                double(maps.svd, student, .5 * OTHERS[0] + .1, OTHERS[1],
                                       .5 * OTHERS[1] + .1), rtol=1e-9)
 

@@ -101,9 +101,9 @@ class TestMiniLM:
     values, gradient = value_and_gradient(minilm, student, teacher, MASK, heads=3)
     for i, n in [(0, 3), (3, 1)]:
       part = slice(i, i + 1), slice(n)
-      alone = value_and_gradient(minilm, student[part], teacher[part], np.ones((1, n)), heads=3)
-      np.testing.assert_allclose(values[part], alone[0], atol=1e-6)
-      np.testing.assert_allclose(gradient[part], alone[1], atol=1e-6)
+      subset = value_and_gradient(minilm, student[part], teacher[part], np.ones((1, n)), heads=3)
+      np.testing.assert_allclose(values[part], subset[0], atol=1e-6)
+      np.testing.assert_allclose(gradient[part], subset[1], atol=1e-6)
     assert np.all(values[MASK == 0] == 0) and np.all(gradient[MASK == 0] == 0)
 
   def test_padding_never_enters(self):
@@ -134,11 +134,11 @@ class TestMiniLM:
 
   def test_nothing_is_broadcast(self):
     full, mask = jnp.zeros((8, 3, 4)), jnp.ones((8, 3))
-    for one in (full[:1], full[:, :1], full[0]):
-      assert_shapes_refused(minilm, full, one, mask, heads=2)
-      assert_shapes_refused(minilm, one, full, mask, heads=2)
-    for one in (mask[:1], mask[:, :1]):
-      assert_shapes_refused(minilm, full, full, one, heads=2)
+    for wrong in (full[:1], full[:, :1], full[0]):
+      assert_shapes_refused(minilm, full, wrong, mask, heads=2)
+      assert_shapes_refused(minilm, wrong, full, mask, heads=2)
+    for wrong in (mask[:1], mask[:, :1]):
+      assert_shapes_refused(minilm, full, full, wrong, heads=2)
 
   def test_heads_must_be_merged(self):
     apart = jnp.zeros((8, 2, 3, 2))       # [b h s d]: neither signature nor function takes it
@@ -173,11 +173,11 @@ class TestEveryLossBetweenExamples:
   def test_masked_is_the_subset(self, loss):
     kept = SOME > 0
     values, gradient = precisely(loss, self.student, self.teacher, SOME)
-    alone = precisely(loss, self.student[kept], self.teacher[kept], np.ones(3))
-    np.testing.assert_allclose(values[kept], alone[0], rtol=1e-12)
-    np.testing.assert_allclose(gradient[kept], alone[1], rtol=1e-9, atol=1e-15)
+    subset = precisely(loss, self.student[kept], self.teacher[kept], np.ones(3))
+    np.testing.assert_allclose(values[kept], subset[0], rtol=1e-12)
+    np.testing.assert_allclose(gradient[kept], subset[1], rtol=1e-9, atol=1e-15)
     assert np.all(values[~kept] == 0) and np.all(gradient[~kept] == 0)
-    assert np.abs(alone[1]).max() > 1e-4
+    assert np.abs(subset[1]).max() > 1e-4
 
   @every
   def test_what_does_not_count_never_enters(self, loss):

@@ -64,8 +64,8 @@ class TestCrossEntropy:
 
   def test_words_are_examples_with_one_more_axis(self):
     value = double(cross_entropy, STUDENT.reshape(2, 2, 5), np.array([[-1, 2], [4, -1]]))
-    alone = [double(cross_entropy, STUDENT[i], np.array(label)) for i, label in [(1, 2), (2, 4)]]
-    np.testing.assert_allclose(value, [[0, alone[0]], [alone[1], 0]], rtol=1e-12)
+    each = [double(cross_entropy, STUDENT[i], np.array(label)) for i, label in [(1, 2), (2, 4)]]
+    np.testing.assert_allclose(value, [[0, each[0]], [each[1], 0]], rtol=1e-12)
 
   @pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
   def test_finite_for_a_student_surely_wrong(self, dtype):
@@ -116,7 +116,7 @@ class TestMse:
     batch = {'label': jnp.float32(NUMBER) * seen, 'labelled': seen, 'valid': jnp.ones(4)}
 
     def total(head):
-      totals, sums, _ = objective.objective((term,), {'student': {'logits': head}, 'batch': batch},
+      totals, sums, _ = objective.compute((term,), {'student': {'logits': head}, 'batch': batch},
                                          objective.counts((term,), batch), jnp.zeros(()))
       return totals[''], sums['hard']
     head = jnp.float32(HEAD)

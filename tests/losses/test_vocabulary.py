@@ -163,8 +163,8 @@ def test_an_example_does_not_see_the_others():
     others = np.array([1, 0, 1, 1])[:, None]
     among = everything(np.where(others, 1 - STUDENT, STUDENT), np.where(others, 2., TEACHER))
   for name in ALL:
-    for own, same in zip(whole[name], among[name], strict=True):
-      np.testing.assert_allclose(own[1], same[1], rtol=1e-12)
+    for single, same in zip(whole[name], among[name], strict=True):
+      np.testing.assert_allclose(single[1], same[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize('k', [0, -1, 4])
@@ -187,8 +187,8 @@ def test_nothing_is_broadcast(loss, hyper):
   ones = [jnp.zeros((1, 10)), jnp.zeros(10)]
   if loss is not vocabulary.uld:                # whose vocabularies may differ
     ones.append(jnp.zeros((8, 1)))
-  for one in ones:
-    assert_shapes_refused(loss, jnp.zeros((8, 10)), one, **hyper)
-    assert_shapes_refused(loss, one, jnp.zeros((8, 10)), **hyper)
+  for wrong in ones:
+    assert_shapes_refused(loss, jnp.zeros((8, 10)), wrong, **hyper)
+    assert_shapes_refused(loss, wrong, jnp.zeros((8, 10)), **hyper)
   with pytest.raises(ValueError, match='temperature='):
     loss(jnp.asarray(Q), jnp.asarray(P), temperature=0.0, **hyper)

@@ -9,7 +9,7 @@ import pytest
 from distill import formats
 from distill.measure import alone, cost
 from distill.modalities import image
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.types import Status, Stop
 
@@ -19,7 +19,8 @@ CACHE = os.environ['JAX_COMPILATION_CACHE_DIR']
 
 def export(folder, *widths, depth=8):
   model = {'name': 'resnet.ResNet', 'depth': depth, 'widths': widths, 'channels': 1, 'classes': 3}
-  pure = Pure(lambda rngs: ResNet(depth=depth, widths=widths, channels=1, classes=3, rngs=rngs))
+  pure = Functional(
+      lambda rngs: ResNet(depth=depth, widths=widths, channels=1, classes=3, rngs=rngs))
   weights = tuple({path: np.asarray(x) for path, x in part.items()} for part in pure.init(0))
   card = {'model': model, 'classes': ['a', 'b', 'c'], 'pixels': PIXELS, 'data': 'd',
           'fingerprint': 'f'}

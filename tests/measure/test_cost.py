@@ -6,7 +6,7 @@ from distill import lookup
 from distill.measure import cost
 from distill.modalities import examples, image, text
 from distill.models import sizes
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 
 def texts(*widths):
@@ -34,7 +34,7 @@ def test_memory_is_at_least_arguments_and_results(product):
 
 
 def subject(name, modality, **how):
-  pure = Pure(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
+  pure = Functional(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
   return cost.Subject(pure, pure.init(0), modality, ['logits']), pure
 
 
@@ -75,11 +75,11 @@ def test_memory_of_a_network_by_hand():
 
 
 def test_the_inputs_are_those_of_the_longest_texts_and_of_whole_images():
-  full = examples.full(texts(16, 48), 2)
+  full = examples.placeholders(texts(16, 48), 2)
   assert {name: full[name].shape for name in ('tokens', 'types', 'mask')} == dict.fromkeys(
       ('tokens', 'types', 'mask'), (2, 48))
   assert full['mask'].all()
-  images = examples.full(pixels(8, 6, 1), 3)
+  images = examples.placeholders(pixels(8, 6, 1), 3)
   assert images['image'].shape == (3, 8, 6, 1) and images['valid'].tolist() == [1, 1, 1]
 
 

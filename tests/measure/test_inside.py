@@ -10,7 +10,7 @@ from distill import sharding
 from distill.measure import inside
 from distill.modalities import image, text
 from distill.models import bert, resnet
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks.classification import Classification
 
 WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *(f'w{i}' for i in range(5, 30))]
@@ -22,8 +22,8 @@ LOOK = dict(target={}, drawn=range(8))
 
 
 def encoder(seed=0, **more):
-  model = Pure(lambda rngs: bert.Bert(vocabulary=30, length=6, classes=3, width=8, depth=2, heads=2,
-                                      std=0.3, rngs=rngs, **more))
+  model = Functional(lambda rngs: bert.Bert(
+      vocabulary=30, length=6, classes=3, width=8, depth=2, heads=2, std=0.3, rngs=rngs, **more))
   return model, model.init(seed)
 
 
@@ -83,7 +83,7 @@ class TestIntegratedGradients:
     np.testing.assert_allclose(found, x**3 - start**3 - (x - start)**3 / 1024)
 
   def test_of_a_linear_model_are_the_weights_times_the_pixels(self):
-    model = Pure(lambda rngs: Linear(rngs))
+    model = Functional(lambda rngs: Linear(rngs))
     found = inside.explained(within_images(model, 4), [images()],
                           **LOOK | {'target': {i: i % 4 for i in range(8)}})
     w = np.asarray(model.init(0)[0]['w'])
@@ -182,8 +182,8 @@ class TestLooked:
     np.testing.assert_allclose(found['grams'][3], pooled @ pooled.T, rtol=1e-3, atol=1e-5)
 
   def test_a_residual_networks_layers_are_its_stages(self):
-    model = Pure(lambda rngs: resnet.ResNet(depth=8, widths=(2, 2, 2, 2), channels=3, classes=3,
-                                            rngs=rngs))
+    model = Functional(lambda rngs: resnet.ResNet(
+        depth=8, widths=(2, 2, 2, 2), channels=3, classes=3, rngs=rngs))
     batch = images() | {'image': np.ones((8, 4, 4, 3), np.float32)}
     found = inside.explained(within_images(model, 3), [batch], **LOOK)
     assert found['layers'].tolist() == ['stem', 'stage1/features', 'stage2/features',
@@ -193,7 +193,7 @@ class TestLooked:
   def test_an_image_model_of_patches_is_looked_into(self):
     # Two patches, each the mean of a column of pixels: of an image a layer [b s d] holds the mean
     # over its patches.
-    model = Pure(lambda rngs: Patches(rngs))
+    model = Functional(lambda rngs: Patches(rngs))
     found = inside.explained(within_images(model, 3), [images()], **LOOK)
     assert found['layers'].tolist() == ['block00/hidden'] and 'rollout' not in found
     mean = images()['image'].mean(axis=(1, 2))

@@ -43,7 +43,7 @@ class Error:
     return {'error': float(np.mean(np.abs(found['label'] - found['prediction'])))}
 
   def bootstrap(self, found, resamples):
-    return tasks.rescored(self.score, found, resamples)
+    return tasks.score_resamples(self.score, found, resamples)
 
 
 def intervals(task, found, **how):
@@ -286,7 +286,7 @@ def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
   score = lambda records: {'m': float(records['value'].mean())}
   task = types.SimpleNamespace(
       metrics={'m': {'unit': '', 'higher_is_better': higher}}, primary='m', constant=None,
-      score=score, bootstrap=functools.partial(tasks.rescored, score))
+      score=score, bootstrap=functools.partial(tasks.score_resamples, score))
   chance = {'m': 0.5 if higher else 3.0}
   ours, theirs = (quality.resampled(task, records[name], resamples=200)
                   for name in ('ours', 'theirs'))

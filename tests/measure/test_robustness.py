@@ -7,7 +7,7 @@ from flax import nnx
 from distill import sharding
 from distill.measure import inside, quality, robustness
 from distill.modalities import image
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
 
@@ -38,7 +38,7 @@ class TestFGSM:
     return images(np.random.default_rng(3).normal(size=(8, 2, 2, 3))) | {'label': label}
 
   def found(self, outputs, task, label):
-    model = Pure(lambda rngs: Linear(outputs, rngs))
+    model = Functional(lambda rngs: Linear(outputs, rngs))
     weights, batch = model.init(0), self.batch(label)
     clean = answers(task, model(*weights, batch)[0], batch)
     within = inside.Inside(model, weights, sharding.layout(), image.Probe(), task)
@@ -62,7 +62,7 @@ class TestFGSM:
 
   def test_an_example_that_has_no_record_is_no_other(self):
     task, batch = Classification(classes=2), self.batch(np.zeros(8, np.int32))
-    model = Pure(lambda rngs: Linear(2, rngs))
+    model = Functional(lambda rngs: Linear(2, rngs))
     weights = model.init(0)
     within = inside.Inside(model, weights, sharding.layout(), image.Probe(), task)
     clean = answers(task, {'logits': np.zeros((8, 2))}, batch)

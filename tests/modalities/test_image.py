@@ -39,7 +39,7 @@ class TestPrepare:
     assert isinstance(grey(dtype='uint8').prepare(batch)['image'], np.ndarray)
 
   def test_rows_that_only_fill_the_batch_are_0(self):
-    # Of pixels that are 0 the standardised value is another number.
+    # Pixels that are 0 have another standardised value.
     modality = image.Image(2, 2, 3, **ODD, dtype='uint8')
     batch = {'image': np.zeros((3, 2, 2, 3), np.uint8), 'valid': np.array([1, 0, 1], np.float32)}
     for found in modality.prepare(batch)['image'], jax.jit(modality.prepare)(batch)['image']:
@@ -75,7 +75,7 @@ class TestEncode:
     np.save(file, raw)
     [(_, example)] = modality.encode([file])
     batch = {'image': raw[None], 'valid': np.ones(1, np.float32)}
-    np.testing.assert_array_equal(examples.padded(example, modality)['image'],
+    np.testing.assert_array_equal(examples.pad_one(example, modality)['image'],
                                   modality.prepare(batch)['image'], strict=True)
 
   def test_a_picture_has_the_brightness_of_the_data(self, tmp_path):

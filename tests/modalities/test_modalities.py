@@ -8,7 +8,7 @@ from jax import export
 
 from distill import modalities
 from distill.modalities import examples
-from distill.modalities.examples import Misshapen, stacked
+from distill.modalities.examples import ShapeError, stack
 from distill.modalities.image import Image
 from distill.modalities.text import Text
 from distill.types import Field, Status, Stop
@@ -19,44 +19,44 @@ FIELD = Field(('s', 2), 'float32', -1)
 class TestStacked:
 
   def test_a_list_is_padded_row_by_row(self):
-    found = stacked([np.ones((1, 2)), np.full((3, 2), 2), np.zeros((0, 2))], FIELD, {'s': 4}, 4)
+    found = stack([np.ones((1, 2)), np.full((3, 2), 2), np.zeros((0, 2))], FIELD, {'s': 4}, 4)
     assert found.dtype == np.float32 and found[:, :, 0].tolist() == found[:, :, 1].tolist() == [
         [1, -1, -1, -1], [2, 2, 2, -1], [-1] * 4, [-1] * 4]
 
   def test_an_array_is_cut_or_padded_to_the_width(self):
     values = np.arange(12.).reshape(2, 3, 2)
     for width in 2, 3, 5:
-      found = stacked(values, FIELD, {'s': width}, 3)
-      own = min(width, 3)
-      assert found.shape == (3, width, 2) and (found[:, own:] == -1).all()
-      np.testing.assert_array_equal(found[:2, :own], values[:, :own])
+      found = stack(values, FIELD, {'s': width}, 3)
+      least = min(width, 3)
+      assert found.shape == (3, width, 2) and (found[:, least:] == -1).all()
+      np.testing.assert_array_equal(found[:2, :least], values[:, :least])
       assert (found[2] == -1).all()
 
   def test_a_list_and_an_array_of_objects_and_of_numbers_give_the_same(self):
     rows = [np.full((2, 2), i) for i in range(3)]
     objects = np.empty(3, object)
     objects[:] = rows
-    wanted = stacked(np.stack(rows), FIELD, {'s': 2}, 3)
+    wanted = stack(np.stack(rows), FIELD, {'s': 2}, 3)
     for values in rows, objects, [row.tolist() for row in rows]:
-      np.testing.assert_array_equal(stacked(values, FIELD, {'s': 2}, 3), wanted, strict=True)
+      np.testing.assert_array_equal(stack(values, FIELD, {'s': 2}, 3), wanted, strict=True)
 
   def test_two_axes_may_differ(self):
     field = Field(('h', 'w'), 'int32')
-    found = stacked([np.ones((1, 2)), np.ones((2, 1))], field, {'h': 2, 'w': 3}, 2)
+    found = stack([np.ones((1, 2)), np.ones((2, 1))], field, {'h': 2, 'w': 3}, 2)
     assert found.tolist() == [[[1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 0, 0]]]
 
   def test_a_list_that_is_longer_than_its_index_or_its_width_is_refused(self):
     rows = [np.ones((1, 2)), np.ones((3, 2))]
     for lengths, most in (({'s': np.array([1, 2])}, 2), (None, 2)):
-      with pytest.raises(Misshapen, match=f"has 3 entries along 's', and the index says {most}"
+      with pytest.raises(ShapeError, match=f"has 3 entries along 's', and the index says {most}"
                          ) as error:
-        stacked(rows, FIELD, {'s': 4 if lengths else 2}, 2, lengths)
+        stack(rows, FIELD, {'s': 4 if lengths else 2}, 2, lengths)
       assert error.value.row == 1
 
   @pytest.mark.parametrize('value', [np.ones(2), np.ones((1, 3)), np.ones((1, 2, 1))])
   def test_another_shape_is_refused(self, value):
-    with pytest.raises(Misshapen, match='an axis along which examples differ needs a name') as bad:
-      stacked([np.ones((1, 2)), value], FIELD, {'s': 4}, 2)
+    with pytest.raises(ShapeError, match='an axis along which examples differ needs a name') as bad:
+      stack([np.ones((1, 2)), value], FIELD, {'s': 4}, 2)
     assert bad.value.row == 1 and f'is {list(value.shape)}, not [\'s\', 2]' in str(bad.value)
 
 
@@ -75,26 +75,26 @@ class TestPadded:
 
   def test_a_batch_of_one_has_the_widths_of_its_buckets(self):
     example = {'series': np.arange(5), 'pairs': np.ones((2, 2), np.float32)}
-    batch = examples.padded(example, Twice())
+    batch = examples.pad_one(example, Twice())
     assert batch['series'].tolist() == [[0, 2, 4, 6, 8] + [0] * 11]
     assert batch['pairs'].shape == (1, 2, 2) and batch['valid'].tolist() == [1]
     assert batch['id'].tolist() == [0]
 
   def test_an_example_beyond_the_room_is_refused(self):
     with pytest.raises(Stop, match="17 entries along 's', and the model has room for 16") as stop:
-      examples.padded({'series': np.arange(17), 'pairs': np.ones((2, 2))}, Twice())
+      examples.pad_one({'series': np.arange(17), 'pairs': np.ones((2, 2))}, Twice())
     assert stop.value.status == Status.DATA
 
 
 def test_full_batches_have_the_largest_widths_and_count_every_position():
-  batch = examples.full(Twice(), 3)
+  batch = examples.placeholders(Twice(), 3)
   assert {name: x.shape for name, x in batch.items()} == {
       'series': (3, 16), 'pairs': (3, 4, 2), 'id': (3,), 'valid': (3,)}
   assert batch['pairs'].all() and batch['valid'].all() and not batch['series'].any()
 
 
 def test_symbolic_batches_take_any_number_of_examples_and_any_length():
-  shapes = examples.symbolic(Twice())
+  shapes = examples.symbolic_shapes(Twice())
   assert {name: str(x.shape) for name, x in shapes.items()} == {
       'series': '(b, s)', 'pairs': '(b, m, 2)'}
   program = export.export(jax.jit(lambda batch: batch['series'].sum(1) + batch['pairs'].sum((1, 2))
@@ -106,7 +106,7 @@ def test_symbolic_batches_take_any_number_of_examples_and_any_length():
 
 def test_symbolic_batches_are_prepared():
   grey = Image(4, 4, 1, (0.0,), (1.0,), dtype='uint8')
-  assert examples.symbolic(grey)['image'].dtype == np.float32
+  assert examples.symbolic_shapes(grey)['image'].dtype == np.float32
 
 
 class TestCard:

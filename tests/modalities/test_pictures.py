@@ -122,7 +122,7 @@ def test_what_is_no_file_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['a.npy', 'a.png'])
-def test_no_permission_is_said(tmp_path, name, monkeypatch):
+def test_a_file_without_permission_is_refused(tmp_path, name, monkeypatch):
   (tmp_path / name).write_bytes(b'')
 
   def denied(*args, **kwargs):

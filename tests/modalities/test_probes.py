@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models
 
 from distill.modalities import image, text
 from distill.models import bert, resnet
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'b', 'c']
 TEXT = text.Text(length=5, widths={'s': (5,)}, tokenizer=Tokenizer(models.WordPiece(
@@ -17,8 +17,8 @@ BATCH = {'tokens': np.array([[2, 5, 1, 3, 0], [2, 6, 6, 7, 3]], np.int32),
 
 
 def encoder(**more):
-  model = Pure(lambda rngs: bert.Bert(vocabulary=8, length=5, classes=3, width=4, depth=1, heads=2,
-                                      std=0.3, rngs=rngs, **more))
+  model = Functional(lambda rngs: bert.Bert(
+      vocabulary=8, length=5, classes=3, width=4, depth=1, heads=2, std=0.3, rngs=rngs, **more))
   return model, model.init(0)
 
 
@@ -57,9 +57,9 @@ class TestTexts:
     empty = {**BATCH, 'mask': np.zeros((2, 5), np.float32)}
     assert (TEXT.probe(*encoder()).pool(jnp.ones((2, 5, 2)), empty) == 0).all()
 
-  def test_a_model_without_a_table_cannot_be_looked_into(self):
-    model = Pure(lambda rngs: resnet.ResNet(depth=6, widths=(2, 2, 2), channels=1, classes=2,
-                                            rngs=rngs))
+  def test_a_model_without_a_table_has_no_probe(self):
+    model = Functional(lambda rngs: resnet.ResNet(depth=6, widths=(2, 2, 2), channels=1, classes=2,
+                                                  rngs=rngs))
     assert TEXT.probe(model, model.init(0)) is None
 
   def test_the_legend_spells_the_tokens_that_occur(self):

@@ -72,30 +72,30 @@ class TestTrained:
     # hug 10, pug 5, pun 12, bun 4, hugs 5. Pairs: ##u##g 20, ##u##n 16; then h##ug 15 (p##un 12).
     counts = {'hug': 10, 'pug': 5, 'pun': 12, 'bun': 4, 'hugs': 5}
     words = [w for w, n in counts.items() for _ in range(n)]
-    assert pieces(tokenizer.trained(words, 64))[:16] == [
+    assert pieces(tokenizer.train(words, 64))[:16] == [
         '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]',
         '##g', '##n', '##s', '##u', 'b', 'h', 'p', '##ug', '##un', 'hug', 'pun']
 
   def test_ties_are_broken_by_code_points(self):
     # Ten pairs, each seen once: the merges come in the order of their characters.
-    assert pieces(tokenizer.trained(['zj yi xh wg vf ue td sc rb qa'], 64))[25:] == [
+    assert pieces(tokenizer.train(['zj yi xh wg vf ue td sc rb qa'], 64))[25:] == [
         'qa', 'rb', 'sc', 'td', 'ue', 'vf', 'wg', 'xh', 'yi', 'zj']
 
   def test_rare_characters_of_a_large_alphabet_are_unknown(self):
     frequent, rare = 'abcdef', [chr(0x4E00 + i) for i in range(500)]
-    made = tokenizer.trained([frequent] * 9 + rare, 64)
+    made = tokenizer.train([frequent] * 9 + rare, 64)
     assert len(pieces(made)) <= 64
     found = tokenizer.encode(made, ['abcdef ' + rare[-1]], length=8)
     assert found['tokens'][0, 2] == tokenizer.SPECIAL.index('[UNK]') != found['tokens'][0, 1]
 
   def test_characters_beyond_the_basic_plane_are_pieces_too(self):
-    made = tokenizer.trained(['x\U0001F600\U0010FFFD' * 3], 64)
+    made = tokenizer.train(['x\U0001F600\U0010FFFD' * 3], 64)
     assert tokenizer.SPECIAL.index('[UNK]') not in tokenizer.encode(
         made, ['x\U0001F600\U0010FFFD'], length=8)['tokens'][0]
 
 
 class TestEncode:
-  made = tokenizer.trained(['ab cd'] * 3, 64)
+  made = tokenizer.train(['ab cd'] * 3, 64)
   ids = {piece: i for i, piece in enumerate(pieces(made))}
 
   def encoded(self, row, length=8):
@@ -147,7 +147,7 @@ def test_a_folder_a_file_and_both_forms_give_the_same_tokenizer(tmp_path):
 
 
 def test_what_is_trained_here_is_read_back_as_it_is(tmp_path):
-  made = tokenizer.trained(['the cat sat on the mat'] * 4, 64)
+  made = tokenizer.train(['the cat sat on the mat'] * 4, 64)
   assert tokenizer.read(saved(tmp_path / 'x', Tokenizer.from_str(made))) == made
 
 
@@ -193,7 +193,8 @@ def test_byte_pairs_are_taken_as_they_are(tmp_path):
   assert tokens(read, 'the cat')[0] == '<s>' and tokens(read, 'the cat')[-1] == '</s>'
   assert len(tokens(read, 'the cat sat')) != 9 and len(tokens(read, 'the cat sat the')) > 3
   assert tokenizer.read(saved(tmp_path / 'y', Tokenizer.from_str(read))) == read
-  assert tokenizer.special(read) == {'[PAD]': 1, '[UNK]': 3, '[CLS]': 0, '[SEP]': 2, '[MASK]': 4}
+  assert tokenizer.special_ids(read) == {
+      '[PAD]': 1, '[UNK]': 3, '[CLS]': 0, '[SEP]': 2, '[MASK]': 4}
 
 
 def test_words_that_were_added_stay(tmp_path):
@@ -201,7 +202,7 @@ def test_words_that_were_added_stay(tmp_path):
   made.add_tokens(['covid19'])
   read = tokenizer.read(saved(tmp_path / 'x', made))
   assert 'covid19' in tokens(read, 'the covid19 cat')
-  assert tokenizer.entries(read) == len(WORDS) + 1
+  assert tokenizer.vocabulary_size(read) == len(WORDS) + 1
 
 
 def test_a_tokenizer_that_does_something_else_is_not_taken_for_berts(tmp_path):
@@ -292,7 +293,7 @@ def test_what_cannot_be_read_without_an_unknown_token_is_refused_before_any_text
 
 def test_no_room_for_the_marks_around_a_pair_is_refused():
   with pytest.raises(Stop, match='3 tokens are no room for a text') as stop:
-    tokenizer.encode(tokenizer.trained(['ab'], 64), ['ab'], length=3)
+    tokenizer.encode(tokenizer.train(['ab'], 64), ['ab'], length=3)
   assert stop.value.status == Status.MISFIT
 
 
@@ -304,11 +305,11 @@ def test_a_tokenizer_of_no_encoder_is_refused(tmp_path):
 
 
 def test_special_tokens_have_one_name_in_both_families(tmp_path):
-  ours = tokenizer.trained(['the cat sat on the mat'] * 4, 64)
-  assert tokenizer.special(ours) == {
+  ours = tokenizer.train(['the cat sat on the mat'] * 4, 64)
+  assert tokenizer.special_ids(ours) == {
       '[PAD]': 0, '[UNK]': 1, '[CLS]': 2, '[SEP]': 3, '[MASK]': 4}
   moved = vocabulary(tmp_path / 'moved', WORDS[5:] + WORDS[:5])
-  assert tokenizer.special(tokenizer.read(str(moved))) == {
+  assert tokenizer.special_ids(tokenizer.read(str(moved))) == {
       name: len(WORDS) - 5 + i for i, name in enumerate(tokenizer.SPECIAL)}
-  assert tokenizer.special(byte_pairs().to_str()) == {
+  assert tokenizer.special_ids(byte_pairs().to_str()) == {
       '[PAD]': 1, '[UNK]': 3, '[CLS]': 0, '[SEP]': 2, '[MASK]': 4}

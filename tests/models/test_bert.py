@@ -6,17 +6,17 @@ from flax import nnx
 from scipy import special
 
 from distill.models import bert, layers
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 SIZES = dict(vocabulary=30, length=12, classes=3, width=8, depth=2, heads=2)
 
 
 def model(**changes):
-  return Pure(lambda rngs: bert.Bert(**{**SIZES, **changes}, rngs=rngs))
+  return Functional(lambda rngs: bert.Bert(**{**SIZES, **changes}, rngs=rngs))
 
 
-def batch(b=2, s=6, own=(6, 4)):
-  mask = (np.arange(s)[None] < np.array(own)[:, None]).astype(np.float32)
+def batch(b=2, s=6, lengths=(6, 4)):
+  mask = (np.arange(s)[None] < np.array(lengths)[:, None]).astype(np.float32)
   tokens = (np.arange(b * s).reshape(b, s) % 25 + 5) * mask.astype(int)
   return {'tokens': jnp.array(tokens, jnp.int32), 'mask': jnp.array(mask),
           'types': jnp.array((np.arange(s)[None] >= 3) * np.ones((b, 1)), jnp.int32)}
@@ -65,10 +65,10 @@ def test_the_encoder_is_the_published_one():
 def test_every_output_has_its_name_and_shape():
   net = model(words=True)
   outputs, _ = net(*net.init(0), batch())
-  d, inside, maps = (2, 6, 8), {'hidden', 'query', 'key', 'value'}, {'attention', 'scores'}
+  d, hidden_names, maps = (2, 6, 8), {'hidden', 'query', 'key', 'value'}, {'attention', 'scores'}
   assert {n: v.shape for n, v in outputs.items()} == {
       'embedding': d, 'pooled': (2, 8), 'logits': (2, 3), 'words': (2, 6, 30),
-      **{f'block0{i}/{name}': d for i in (0, 1) for name in inside},
+      **{f'block0{i}/{name}': d for i in (0, 1) for name in hidden_names},
       **{f'block0{i}/{name}': (2, 2, 6, 6) for i in (0, 1) for name in maps}}
   np.testing.assert_allclose(outputs['block00/attention'].sum(-1), 1, atol=1e-6)
   assert (outputs['block00/attention'][1, :, :, 4:] == 0).all()       # padded keys
@@ -82,10 +82,11 @@ def test_unread_outputs_cost_nothing():
     f = jax.jit(lambda p, b: [net(p, rest, b)[0][name] for name in read])
     return f.lower(params, batch()).compile().cost_analysis()['flops']
 
-  alone = jax.jit(lambda p, b: model()({k: v for k, v in p.items() if 'words' not in k}, {}, b)[
-      0]['logits']).lower(params, batch()).compile().cost_analysis()['flops']
-  assert flops(['logits']) == alone
-  assert flops(['logits', 'words']) > alone + 2 * 12 * 8 * 30       # the head alone: 2·b·s·d·v
+  without = lambda p: {k: v for k, v in p.items() if 'words' not in k}
+  without_words = jax.jit(lambda p, b: model()(without(p), {}, b)[0]['logits']).lower(
+      params, batch()).compile().cost_analysis()['flops']
+  assert flops(['logits']) == without_words
+  assert flops(['logits', 'words']) > without_words + 2 * 12 * 8 * 30     # the head: 2·b·s·d·v
   assert flops(['block00/hidden']) < 0.6 * flops(['block01/hidden'])     # one block isn't run
 
 
@@ -102,7 +103,7 @@ def test_the_words_head_reads_the_positions_that_the_batch_names():
 def test_padding_never_reaches_an_example():
   net = model()
   weights = net.init(0)
-  short, long = batch(s=4, own=(4, 4)), batch(s=10, own=(4, 4))
+  short, long = batch(s=4, lengths=(4, 4)), batch(s=10, lengths=(4, 4))
   long = {k: v.at[:, :4].set(short[k]) for k, v in long.items()}
   a, b = (net(*weights, x)[0] for x in (short, long))
   np.testing.assert_allclose(a['logits'], b['logits'], atol=1e-6)
@@ -111,7 +112,7 @@ def test_padding_never_reaches_an_example():
 def test_a_row_of_padding_alone_is_finite_forward_and_backward():
   net = model()
   params, rest = net.init(0)
-  grads = jax.grad(lambda p: net(p, rest, batch(own=(6, 0)))[0]['logits'].sum())(params)
+  grads = jax.grad(lambda p: net(p, rest, batch(lengths=(6, 0)))[0]['logits'].sum())(params)
   assert all(np.isfinite(g).all() for g in grads.values())
 
 
@@ -169,7 +170,7 @@ def test_sizes_that_make_no_model_are_refused(wrong):
 def test_more_positions_than_the_model_has_are_refused():
   net = model()
   with pytest.raises(ValueError, match='13 positions'):
-    net(*net.init(0), batch(s=13, own=(13, 4)))
+    net(*net.init(0), batch(s=13, lengths=(13, 4)))
 
 
 def test_masks_of_tokens_stay_within_the_dtype():
@@ -178,8 +179,8 @@ def test_masks_of_tokens_stay_within_the_dtype():
 
 def test_the_pooled_row_is_the_first_of_the_last_block_also_under_dropout():
   # It is an expression of its own: the same dropout must act on it.
-  model = Pure(lambda rngs: bert.Bert(vocabulary=50, length=8, classes=3, width=16, depth=2,
-                                      heads=4, dropout=0.3, std=0.2, rngs=rngs))
+  model = Functional(lambda rngs: bert.Bert(vocabulary=50, length=8, classes=3, width=16, depth=2,
+                                            heads=4, dropout=0.3, std=0.2, rngs=rngs))
   params, rest = model.init(0)
   data = {'tokens': jnp.arange(32).reshape(4, 8), 'types': jnp.zeros((4, 8), jnp.int32),
           'mask': (jnp.arange(8) < jnp.array([[8], [3], [5], [1]])).astype(jnp.float32)}
@@ -195,7 +196,7 @@ def test_what_only_the_last_block_s_other_rows_need_costs_nothing_where_it_is_no
           'mask': jnp.ones((4, 32))}
 
   def flops(*reads):
-    model = Pure(lambda rngs: bert.Bert(depth=1, rngs=rngs, **sizes))
+    model = Functional(lambda rngs: bert.Bert(depth=1, rngs=rngs, **sizes))
     run = lambda p, r: [model(p, r, data, train=False, key=None)[0][name] for name in reads]
     return jax.jit(run).lower(*model.shapes).compile().cost_analysis()['flops']
 

@@ -7,7 +7,7 @@ import pytest
 from distill import objective
 from distill.losses import logits, supervised
 from distill.models.cohort import Cohort
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 BERT = dict(name='bert.Bert', vocabulary=12, length=6, classes=3, width=8, depth=1, heads=2,
             dropout=0.5)
@@ -19,7 +19,7 @@ BATCH = {'tokens': jnp.arange(24).reshape(4, 6) % 12, 'types': jnp.zeros((4, 6),
 
 
 def cohort(**members):
-  return Pure(lambda rngs: Cohort(members=members, rngs=rngs))
+  return Functional(lambda rngs: Cohort(members=members, rngs=rngs))
 
 
 COHORT = cohort(**MIXED)
@@ -29,9 +29,9 @@ CALM, _ = call(None, False)
 
 
 def test_the_first_member_has_its_own_names_and_all_have_theirs():
-  own = {name.removeprefix('a/') for name in CALM if name.startswith('a/')}
-  assert {'logits', 'block00/hidden', 'pooled'} <= own <= set(CALM)
-  for name in own:
+  names = {name.removeprefix('a/') for name in CALM if name.startswith('a/')}
+  assert {'logits', 'block00/hidden', 'pooled'} <= names <= set(CALM)
+  for name in names:
     np.testing.assert_array_equal(CALM[name], CALM[f'a/{name}'])
   assert {'b/logits', 'b/stage1/features', 'c/logits'} < set(CALM)
 
@@ -42,20 +42,20 @@ def test_weights_are_still_called_weights():
 
 
 def test_members_start_differently_and_a_further_one_changes_none():
-  alone, _ = cohort(c=BERT, b=RESNET).init(3)
-  for path, value in alone.items():
+  reordered, _ = cohort(c=BERT, b=RESNET).init(3)
+  for path, value in reordered.items():
     np.testing.assert_array_equal(WEIGHTS[0][path], value)
   kernel = 'blocks/0/query/kernel'
   assert not np.array_equal(WEIGHTS[0][f'members/a/{kernel}'], WEIGHTS[0][f'members/c/{kernel}'])
 
 
 def test_each_has_a_key_of_its_own_and_its_statistics_are_kept():
-  one, rest = call(jax.random.key(0), True)
+  first, rest = call(jax.random.key(0), True)
   same, _ = call(jax.random.key(0), True)
   other, _ = call(jax.random.key(1), True)
-  np.testing.assert_array_equal(one['a/logits'], same['a/logits'])
-  assert not np.array_equal(one['a/logits'], other['a/logits'])
-  # Of equal weights, members a and c differ by what they drop alone.
+  np.testing.assert_array_equal(first['a/logits'], same['a/logits'])
+  assert not np.array_equal(first['a/logits'], other['a/logits'])
+  # Members a and c have equal weights, and differ only by dropout.
   equal = {path: WEIGHTS[0][path.replace('members/c/', 'members/a/')] for path in WEIGHTS[0]}
   run = jax.jit(lambda key: COHORT(equal, WEIGHTS[1], BATCH, train=True, key=key)[0])
   outputs = run(jax.random.key(0))
@@ -77,17 +77,17 @@ def test_mutual_learning_is_four_terms():
   # Zhang 2018, eq. 6 and 7, in one step; the peer's gradient is stopped.
   terms = objective.terms_from(MUTUAL)
 
-  def total(own):
-    views = {'student': own, 'self': jax.lax.stop_gradient(own), 'batch': BATCH}
-    return objective.objective(terms, views, objective.counts(terms, BATCH), 0)[0]['']
+  def total(views_of):
+    views = {'student': views_of, 'self': jax.lax.stop_gradient(views_of), 'batch': BATCH}
+    return objective.compute(terms, views, objective.counts(terms, BATCH), 0)[0]['']
 
-  def by_hand(own):
+  def by_hand(z):
     mean = lambda values: jnp.sum(values * BATCH['valid']) / 3
-    return sum(mean(supervised.cross_entropy(own[f'{x}/logits'], BATCH['label']) + logits.kl(
-        own[f'{x}/logits'], jax.lax.stop_gradient(own[f'{y}/logits']))) for x, y in ('ab', 'ba'))
-  own = {name: CALM[name] for name in ('a/logits', 'b/logits')}
-  for actual, expected in zip(jax.tree.leaves(jax.value_and_grad(total)(own)),
-                              jax.tree.leaves(jax.value_and_grad(by_hand)(own)), strict=True):
+    return sum(mean(supervised.cross_entropy(z[f'{x}/logits'], BATCH['label']) + logits.kl(
+        z[f'{x}/logits'], jax.lax.stop_gradient(z[f'{y}/logits']))) for x, y in ('ab', 'ba'))
+  both = {name: CALM[name] for name in ('a/logits', 'b/logits')}
+  for actual, expected in zip(jax.tree.leaves(jax.value_and_grad(total)(both)),
+                              jax.tree.leaves(jax.value_and_grad(by_hand)(both)), strict=True):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 

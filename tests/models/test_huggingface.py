@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from distill.modalities import tokenizer
 from distill.models import bert, huggingface
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.types import Status, Stop
 
 GOLDEN = pathlib.Path(__file__).with_name('golden.npz')
@@ -41,13 +41,14 @@ def peers():
   return pytest.importorskip('transformers', reason='transformers (extra peers) is not installed')
 
 
-def theirs(kind, of, **more):
+def theirs(kind, suffix, **more):
   """A tiny model of `transformers`, away from its start, where biases are 0 and scales 1."""
   import torch
   import transformers
   torch.manual_seed(0)
   config = getattr(transformers, f'{kind}Config')(**CONFIGS[kind], **{'num_labels': 3, **more})
-  model = getattr(transformers, kind + of)._from_config(config, attn_implementation='eager').eval()
+  model = getattr(transformers, kind + suffix)._from_config(
+      config, attn_implementation='eager').eval()
   with torch.no_grad():
     for parameter in model.parameters():
       parameter += 0.3 * torch.randn(parameter.shape)
@@ -75,7 +76,7 @@ def computed(model, batch=BATCH):
 @functools.cache
 def network(node):
   """The shapes of a model's parameters and the model, with all parts; compiled once."""
-  net = Pure(lambda rngs: bert.Bert(**dict(node), classes=3, words=True, rngs=rngs))
+  net = Functional(lambda rngs: bert.Bert(**dict(node), classes=3, words=True, rngs=rngs))
   return net.shapes[0], jax.jit(lambda params, batch: net(params, {}, batch)[0])
 
 
@@ -104,10 +105,10 @@ def close(found, wanted, atol, mask=MASK):
   """Equal at the tokens; what stands at padding is nobody's."""
   assert {'hidden0', 'hidden1', 'hidden2'} <= wanted.keys() <= found.keys()
   for name, value in wanted.items():
-    own = {'hidden': mask[:, :, None], 'attention': mask[:, None, :, None],
-           'words': mask[:, :, None]}.get(name.rstrip('0123456789'), 1)
+    masks = {'hidden': mask[:, :, None], 'attention': mask[:, None, :, None],
+             'words': mask[:, :, None]}.get(name.rstrip('0123456789'), 1)
     assert found[name].shape == value.shape, name
-    np.testing.assert_allclose(found[name] * own, value * own, atol=atol, err_msg=name)
+    np.testing.assert_allclose(found[name] * masks, value * masks, atol=atol, err_msg=name)
 
 
 def write(folder, config, arrays, name='model.safetensors'):
@@ -120,8 +121,8 @@ def write(folder, config, arrays, name='model.safetensors'):
 def golden(kind):
   """Config, tensors and outputs of a checkpoint; of the real one the outputs alone."""
   with np.load(GOLDEN) as file:
-    part = lambda of: {name.removeprefix(f'{kind}/{of}/'): file[name] for name in file
-                       if name.startswith(f'{kind}/{of}/')}
+    part = lambda suffix: {name.removeprefix(f'{kind}/{suffix}/'): file[name] for name in file
+                           if name.startswith(f'{kind}/{suffix}/')}
     return json.loads(str(file[f'{kind}/config'])), part('tensor'), part('output')
 
 
@@ -146,7 +147,7 @@ def sentences():
 
 
 def projected(outputs):
-  """Of every vector of 384 channels 12 sums with seeded signs, which all channels are in."""
+  """Returns 12 sums of every vector of 384 channels, all of them with seeded signs."""
   signs = np.random.default_rng(0).choice([-1.0, 1.0], (384, 12)) / 384**0.5
   return {name: (value @ signs).astype(np.float32) for name, value in outputs.items()
           if name.startswith(('hidden', 'pooled'))}
@@ -166,14 +167,15 @@ def test_a_real_checkpoint_gives_it_in_every_channel(peers):
 
 
 @live
-@pytest.mark.parametrize(('kind', 'of'), [
-    (kind, of) for kind in CONFIGS for of in ('Model', 'ForSequenceClassification', 'ForMaskedLM')
+@pytest.mark.parametrize(('kind', 'suffix'), [
+    (kind, suffix) for kind in CONFIGS
+    for suffix in ('Model', 'ForSequenceClassification', 'ForMaskedLM')
 ] + [('Bert', 'ForPreTraining')])
-def test_every_class_of_transformers_is_read(peers, kind, of, tmp_path):
-  model = theirs(kind, of)
+def test_every_class_of_transformers_is_read(peers, kind, suffix, tmp_path):
+  model = theirs(kind, suffix)
   model.save_pretrained(tmp_path)
   found = read(tmp_path)
-  assert (found.labels != ()) == (of == 'ForSequenceClassification')
+  assert (found.labels != ()) == (suffix == 'ForSequenceClassification')
   close(ours(tmp_path), computed(model), 1e-5)
 
 
@@ -259,26 +261,26 @@ def test_labels_stand_in_the_order_of_the_outputs(tiny, changes, labels):
 
 def test_several_labels_an_example_are_known_by_the_problem(tiny):
   arrays = golden('Bert')[1]
-  one = {name: array[:1] if name.startswith('classifier') else array
-         for name, array in arrays.items()}
+  single = {name: array[:1] if name.startswith('classifier') else array
+            for name, array in arrays.items()}
   kind = {'problem_type': 'multi_label_classification'}
   assert read(tiny(**kind)).multilabel and len(read(tiny(**kind)).labels) == 3
-  alone = read(tiny(one, **kind, id2label={'0': 'rude'}))
-  assert alone.multilabel and alone.labels == ('rude',)
+  sigmoid = read(tiny(single, **kind, id2label={'0': 'rude'}))
+  assert sigmoid.multilabel and sigmoid.labels == ('rude',)
   headless = {name: array for name, array in arrays.items() if not name.startswith('classifier')}
   assert read(tiny(headless, **kind)).labels == () and not read(tiny(headless, **kind)).multilabel
 
 
 def test_a_problem_that_its_head_cannot_have_does_not_fit(tiny):
   arrays = golden('Bert')[1]
-  one = {name: array[:1] if name.startswith('classifier') else array
-         for name, array in arrays.items()}
+  single = {name: array[:1] if name.startswith('classifier') else array
+            for name, array in arrays.items()}
   for folder in (tiny(problem_type='regression'),
-                 tiny(one, problem_type='single_label_classification')):
+                 tiny(single, problem_type='single_label_classification')):
     with pytest.raises(Stop, match="problem_type='.*' of a head of [13] output") as stop:
       read(folder)
     assert stop.value.status == Status.MISFIT
-  assert read(tiny(one, problem_type='regression')).labels == ()
+  assert read(tiny(single, problem_type='regression')).labels == ()
 
 
 def test_a_config_without_a_size_is_refused(tmp_path):
@@ -323,9 +325,9 @@ def test_a_masked_word_head_with_a_table_of_its_own_is_refused(tiny):
 
 def test_a_head_of_one_output_is_a_regression_and_has_no_labels(tiny):
   arrays = golden('Bert')[1]
-  one = {name: array[:1] if name.startswith('classifier') else array
-         for name, array in arrays.items()}
-  assert read(tiny(one, id2label={'0': 'LABEL_0'})).labels == ()
+  single = {name: array[:1] if name.startswith('classifier') else array
+            for name, array in arrays.items()}
+  assert read(tiny(single, id2label={'0': 'LABEL_0'})).labels == ()
 
 
 def make_golden():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from distill.models.functional import Functional
 from distill.models.norm import BatchNorm
-from distill.models.pure import Pure
 
-NORM = Pure(lambda rngs: BatchNorm(3))
+NORM = Functional(lambda rngs: BatchNorm(3))
 RNG = np.random.default_rng(0)
 PARAMS = {'scale': jnp.array([0.5, -1.0, 2.0]), 'bias': jnp.array([0.1, 0.0, -3.0])}
 REST = {'mean': jnp.array([1.0, 0.0, -1.0]), 'var': jnp.array([2.0, 1.0, 0.5])}
@@ -36,9 +36,9 @@ def finite(tree):
 def test_by_hand():
   # One channel, values 1, 3, 5, 7: mean 4, biased variance (9 + 1 + 1 + 9) / 4 = 5, unbiased 20/3.
   # Scale 2, bias 1: 1 + 2 (x - 4) / √5. Running: 0.9·0 + 0.1·4 and 0.9·1 + 0.1·20/3.
-  one = Pure(lambda rngs: BatchNorm(1, eps=1e-12))
-  y, rest = one({'scale': jnp.array([2.0]), 'bias': jnp.array([1.0])}, one.init(0)[1],
-                jnp.array([[1.0], [3.0], [5.0], [7.0]]), valid=jnp.ones(4), train=True)
+  single = Functional(lambda rngs: BatchNorm(1, eps=1e-12))
+  y, rest = single({'scale': jnp.array([2.0]), 'bias': jnp.array([1.0])}, single.init(0)[1],
+                   jnp.array([[1.0], [3.0], [5.0], [7.0]]), valid=jnp.ones(4), train=True)
   np.testing.assert_allclose(y[:, 0], 1 + np.array([-6, -2, 2, 6]) / 5**0.5, rtol=1e-6)
   np.testing.assert_allclose([rest['mean'][0], rest['var'][0]], [0.4, 0.9 + 2 / 3], rtol=1e-6)
 
@@ -51,7 +51,7 @@ def test_it_starts_as_the_identity_of_standard_values():
 
 
 def test_momentum_is_the_weight_of_the_new_batch():
-  norm = Pure(lambda rngs: BatchNorm(3, momentum=1.0))
+  norm = Functional(lambda rngs: BatchNorm(3, momentum=1.0))
   _, rest = norm(PARAMS, REST, jnp.array(IMAGES), valid=jnp.ones(6), train=True)
   np.testing.assert_allclose(rest['mean'], IMAGES.mean((0, 1, 2)), rtol=1e-5)
   np.testing.assert_allclose(rest['var'], IMAGES.var((0, 1, 2), ddof=1), rtol=1e-5)

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from distill.models import bert, precision, resnet
-from distill.models.pure import Pure, check_computing
+from distill.models.functional import Functional, check_computing
 from distill.teachers import Live
 from distill.types import Status, Stop
 
@@ -85,7 +85,7 @@ def slope(model, dtype):
 
 @pytest.mark.slow
 def test_an_encoder_multiplies_narrow_and_keeps_all_else_wide():
-  model = Pure(lambda rngs: bert.Bert(**SIZES, words=True, dropout=0.0, rngs=rngs))
+  model = Functional(lambda rngs: bert.Bert(**SIZES, words=True, dropout=0.0, rngs=rngs))
   params, _ = model.init(0)
   jaxpr = jax.make_jaxpr(slope(model, 'mixed'))(params)
   wide = ('float32',) * 3
@@ -118,7 +118,7 @@ class Anybodys(nnx.Module):
 
 
 def test_a_model_from_outside_needs_no_change():
-  model = Pure(lambda rngs: Anybodys(rngs=rngs))
+  model = Functional(lambda rngs: Anybodys(rngs=rngs))
   ask = lambda params, dtype: model(params, {}, {'x': jnp.ones((2, 4))}, dtype=dtype)[0]['logits']
   for dtype, narrow in ('mixed', {NARROW}), ('float32', set()):
     found = products(jax.make_jaxpr(lambda p, dtype=dtype: ask(p, dtype))(model.init(0)[0]).jaxpr)
@@ -136,7 +136,7 @@ class Sum(nnx.Module):
 
 
 def test_a_model_without_products_is_refused_before_it_runs():
-  model = Pure(lambda rngs: Sum(rngs=rngs))
+  model = Functional(lambda rngs: Sum(rngs=rngs))
   for attempt in (lambda: Live('big', model, 'mixed'),
                   lambda: check_computing(model, 'teachers.big', dtype='mixed')):
     with pytest.raises(Stop, match="^teachers.big.dtype='mixed': the model has no layer") as stop:
@@ -146,7 +146,7 @@ def test_a_model_without_products_is_refused_before_it_runs():
 
 
 def test_a_teacher_answers_in_mixed_precision():
-  model = Pure(lambda rngs: bert.Bert(**SIZES, rngs=rngs))
+  model = Functional(lambda rngs: bert.Bert(**SIZES, rngs=rngs))
   weights = model.init(0)
   wide, mixed = (Live('big', model, dtype)(weights, BATCH)['logits']
                  for dtype in ('float32', 'mixed'))
@@ -155,7 +155,7 @@ def test_a_teacher_answers_in_mixed_precision():
 
 
 def test_convolutions_stay_as_they_are():
-  model = Pure(lambda rngs: resnet.ResNet(depth=8, widths=(2, 2, 2, 2), classes=3, rngs=rngs))
+  model = Functional(lambda rngs: resnet.ResNet(depth=8, widths=(2, 2, 2, 2), classes=3, rngs=rngs))
   weights, data = model.init(0), {'image': draw(2, 8, 8, 3), 'valid': jnp.ones(2)}
   wide, mixed = (Live('big', model, dtype)(weights, data) for dtype in ('float32', 'mixed'))
   assert (wide['pooled'] == mixed['pooled']).all() and (wide['logits'] != mixed['logits']).any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distill.models import fusion, projectors
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.models.simkd import SimKD
 
@@ -15,7 +15,7 @@ VECTORS = np.float32(RNG.normal(size=(4, 3)))
 
 
 def made(module, **hyper):
-  pure = Pure(lambda rngs: module(rngs=rngs, **hyper))
+  pure = Functional(lambda rngs: module(rngs=rngs, **hyper))
   return pure, *pure.init(0)
 
 
@@ -50,11 +50,11 @@ def test_shapes_and_no_row_sees_one_that_is_not_valid(module, hyper, reads, shap
   pure, params, rest = made(module, **hyper)
   results = called(pure, params, rest, *reads)
   assert jax.tree.map(lambda x: x.shape, results) == shapes
-  # Of a size that would be seen in any statistics.
+  # Large enough to be seen in any statistics.
   others = called(pure, params, rest, *(np.concatenate([x[:3], 1e3 * x[3:]]) for x in reads))
-  for one, other in zip(*map(jax.tree.leaves, (results, others)), strict=True):
-    if one.shape[0] == 4:
-      np.testing.assert_allclose(one[:3], other[:3], atol=1e-5)
+  for value, other in zip(*map(jax.tree.leaves, (results, others)), strict=True):
+    if value.shape[0] == 4:
+      np.testing.assert_allclose(value[:3], other[:3], atol=1e-5)
 
 
 class TestStart:
@@ -178,8 +178,8 @@ class TestSimKD:
 
   def test_its_head_is_the_teacher_s_on_the_projected_features(self):
     pure, params, rest = made(SimKD, encoder=self.ENCODER, width=12, channels=1, classes=5)
-    teacher = Pure(lambda rngs: ResNet(depth=8, widths=(4, 6, 8, 12), channels=1, classes=5,
-                                       rngs=rngs)).shapes[0]
+    teacher = Functional(lambda rngs: ResNet(depth=8, widths=(4, 6, 8, 12), channels=1, classes=5,
+                                             rngs=rngs)).shapes[0]
     for name in ('head/kernel', 'head/bias'):       # what `student.init` takes, by path and shape
       assert params[name].shape == teacher[name].shape
     assert {path.split('/')[0] for path in params} == {'encoder', 'projector', 'head'}

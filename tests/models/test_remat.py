@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 
 from distill import objective, step
 from distill.models import bert, layers, resnet
-from distill.models.pure import Pure, check_computing
+from distill.models.functional import Functional, check_computing
 from distill.student import Student
 from distill.types import Status, Stop
 
@@ -17,8 +17,9 @@ AGAIN = [kind for kind in layers.REMAT if kind != layers.NOTHING]
 
 
 def encoder(depth=2, width=8, dropout=0.1, **more):
-  return Pure(lambda rngs: bert.Bert(vocabulary=30, length=32, classes=3, width=width, depth=depth,
-                                     heads=2, dropout=dropout, **more, rngs=rngs))
+  return Functional(lambda rngs: bert.Bert(
+      vocabulary=30, length=32, classes=3, width=width, depth=depth, heads=2, dropout=dropout,
+      **more, rngs=rngs))
 
 
 def texts(b=4, s=32):
@@ -31,7 +32,8 @@ def images(b=4):
 
 
 ENCODER = encoder(), texts(s=12), 'block01/hidden'
-NETWORK = (Pure(lambda rngs: resnet.ResNet(depth=8, widths=(4, 4, 4, 4), classes=3, rngs=rngs)),
+NETWORK = (Functional(
+    lambda rngs: resnet.ResNet(depth=8, widths=(4, 4, 4, 4), classes=3, rngs=rngs)),
            images(), 'stage2/features')
 
 
@@ -46,20 +48,20 @@ def slope(model, batch, output, remat, dtype='float32'):
 @pytest.mark.parametrize('remat', AGAIN)
 @pytest.mark.parametrize('dtype', [
     'float32', pytest.param('mixed', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('what', [
+@pytest.mark.parametrize('case', [
     pytest.param(ENCODER, marks=pytest.mark.slow, id='encoder'),
     pytest.param(NETWORK, id='network')])
-def test_no_value_changes(what, dtype, remat):
-  weights = what[0].init(0)
-  (loss, rest), grads = slope(*what, remat, dtype)(*weights)
-  (wanted, kept), exact = slope(*what, layers.NOTHING, dtype)(*weights)
+def test_no_value_changes(case, dtype, remat):
+  weights = case[0].init(0)
+  (loss, rest), grads = slope(*case, remat, dtype)(*weights)
+  (wanted, kept), exact = slope(*case, layers.NOTHING, dtype)(*weights)
   np.testing.assert_allclose(loss, wanted, rtol=1e-6)
   for mine, theirs in (grads, exact), (rest, kept):
     assert mine.keys() == theirs.keys()
     for path, value in theirs.items():
       np.testing.assert_allclose(mine[path], value, atol=1e-6, err_msg=path)
   changed = [path for path in rest if (rest[path] != weights[1][path]).any()]
-  assert bool(changed) == (what is NETWORK)             # batch statistics move
+  assert bool(changed) == (case is NETWORK)             # batch statistics move
 
 
 def count(jaxpr, kind):
@@ -69,10 +71,10 @@ def count(jaxpr, kind):
       count(sub, kind) for sub in inner)
 
 
-@pytest.mark.parametrize('what', [ENCODER, NETWORK], ids=['encoder', 'network'])
-def test_unless_asked_nothing_is_computed_again(what):
-  weights = what[0].init(0)
-  blocks = lambda remat: count(slope(*what, remat).trace(*weights).jaxpr.jaxpr, 'remat2')
+@pytest.mark.parametrize('case', [ENCODER, NETWORK], ids=['encoder', 'network'])
+def test_unless_asked_nothing_is_computed_again(case):
+  weights = case[0].init(0)
+  blocks = lambda remat: count(slope(*case, remat).trace(*weights).jaxpr.jaxpr, 'remat2')
   assert blocks(layers.NOTHING) == 0 and blocks('everything') >= 2
 
 
@@ -123,7 +125,7 @@ class Dense(nnx.Module):
 
 
 def test_a_model_without_blocks_is_refused_before_it_runs():
-  model = Pure(lambda rngs: Dense(rngs=rngs))
+  model = Functional(lambda rngs: Dense(rngs=rngs))
   line = "^config.train.remat='dots': the model has no blocks to compute again: "
   with pytest.raises(Stop, match=line) as stop:
     check_computing(model, 'config.train', dtype='float32', remat='dots')

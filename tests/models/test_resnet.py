@@ -11,7 +11,7 @@ from flax import nnx
 
 from distill import objective, optimizers, sharding, step
 from distill.models import precision
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.student import Student
 
@@ -24,7 +24,7 @@ VALID = np.array([1, 1, 1, 0, 1, 1, 0, 1], np.float32)
 
 
 def sized(**changes):
-  return Pure(lambda rngs: ResNet(**{**SIZES, **changes}, rngs=rngs))
+  return Functional(lambda rngs: ResNet(**{**SIZES, **changes}, rngs=rngs))
 
 
 NET, ONE_BLOCK = sized(), sized(depth=4, widths=(3, 4))
@@ -136,7 +136,8 @@ def trained(steps=3, first=0, state=None, devices=1):
   run, state_of, layout = machine(devices)
   state = state_of(state)
   for i in range(first, steps):
-    state, _ = run(state, {}, layout.fed(batch(i)) if layout else batch(i), jax.random.key(0))
+    rows = layout.to_devices(batch(i)) if layout else batch(i)
+    state, _ = run(state, {}, rows, jax.random.key(0))
   return jax.tree.map(np.asarray, state)
 
 
@@ -148,7 +149,7 @@ def machine(devices):
   def state_of(saved):
     params, rest = ({f'model/{path}': x for path, x in part.items()} for part in start())
     state = saved or step.init_state(student, params, rest, optimizer, {})
-    return (sharding.placed(state, step.shardings(state, layout)) if layout
+    return (sharding.device_put(state, step.state_shardings(state, layout)) if layout
             else jax.tree.map(jnp.array, state))
   return step.make_train_step(student, (), TERMS, optimizer, layout=layout), state_of, layout
 
@@ -217,9 +218,9 @@ def test_resumed_is_uninterrupted():
 def test_one_device_is_eight():
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices; tests/conftest.py simulates them')
-  one, eight = trained(), trained(devices=8)
-  assert_near(one.params, eight.params, 1e-5)
-  assert_near(one.rest, eight.rest, 1e-5)
+  single, eight = trained(), trained(devices=8)
+  assert_near(single.params, eight.params, 1e-5)
+  assert_near(single.rest, eight.rest, 1e-5)
 
 
 # ---- what it is and what it gives

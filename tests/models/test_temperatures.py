@@ -5,7 +5,7 @@ import pytest
 
 from distill import schedules
 from distill.losses import logits
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 from distill.models.temperatures import CWSM, FLSW, Learned
 from tests.losses.inputs import REFERENCE, STUDENT, TEACHER, assert_proven
 
@@ -15,14 +15,14 @@ ALL = np.ones(4, np.float32)
 
 def heat(theta, reversal):
   """From θ and λ to the learned temperature."""
-  return Pure(lambda rngs: Learned(inputs=1))(
+  return Functional(lambda rngs: Learned(inputs=1))(
       {'theta': theta}, {}, reversal, valid=ALL, train=True)[0]
 
 
 class TestLearned:
 
   def test_theta_is_trained_and_starts_at_one(self):
-    params, rest = Pure(lambda rngs: Learned(inputs=1)).init(0)
+    params, rest = Functional(lambda rngs: Learned(inputs=1)).init(0)
     assert params == {'theta': 1} and not rest
 
   def test_by_hand(self):
@@ -34,9 +34,9 @@ class TestLearned:
     # 20 σ(1) (1 - σ(1)) = 20 · 0.1966119
     slope = jax.jit(jax.grad(heat, argnums=(0, 1)))
     for reversal in (0.0, -0.5, -1.0, 1.0):
-      theta, own = slope(jnp.ones(()), jnp.float32(reversal))
+      theta, theta_slope = slope(jnp.ones(()), jnp.float32(reversal))
       np.testing.assert_allclose(theta, reversal * 3.932239, rtol=1e-6)
-      assert own == 0
+      assert theta_slope == 0
 
   def test_it_is_float32_though_theta_is_not(self):
     value, slope = jax.value_and_grad(heat)(jnp.ones((), jnp.bfloat16), jnp.float32(1))
@@ -71,7 +71,7 @@ def each(module, *arrays, valid=ALL):
 
 @jax.jit
 def both(student, teacher, valid):
-  """Of FLSW and of CWSM."""
+  """Returns the temperatures of FLSW and of CWSM."""
   flsw = FLSW(inputs=2 * student.shape[1:], gamma=0.5)
   return (flsw(student, teacher, valid=valid, train=True),
           CWSM()(student, valid=valid, train=True))
@@ -102,8 +102,8 @@ class TestForEachExample:
     valid = np.float32([1, 0, 1, 1])
     holes = [np.where(valid[:, None] > 0, z, np.nan) for z in (S, T)]
     kept = [z[valid > 0] for z in holes]
-    for holed, alone in zip(both(*holes, valid), both(*kept, ALL[:3]), strict=True):
-      np.testing.assert_allclose(holed[valid > 0], alone, rtol=1e-6)
+    for holed, subset in zip(both(*holes, valid), both(*kept, ALL[:3]), strict=True):
+      np.testing.assert_allclose(holed[valid > 0], subset, rtol=1e-6)
       assert np.all(np.isfinite(holed))
 
   def test_the_term_s_mask_says_whose_mean_it_is(self):

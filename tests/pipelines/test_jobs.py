@@ -123,7 +123,7 @@ def step(stage, weights):
   ready = train.prepared(stage, {name: jax.eval_shape(lambda w: w, w)
                                  for name, w in weights.items()})
   state, _ = ready.train_step(ready.init(*stage.start(weights), stage.seed), weights,
-                              stage.layout.fed(stage.data[0]), jax.random.key(0))
+                              stage.layout.to_devices(stage.data[0]), jax.random.key(0))
   return jax.device_get(state.replace(step=0))
 
 

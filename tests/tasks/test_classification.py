@@ -208,5 +208,5 @@ def test_bootstrap_scores_every_resample():
   found = task.bootstrap(whole, iter(resamples))
   assert found.keys() == task.metrics.keys()
   for i, rows in enumerate(resamples):
-    own = records(whole['label'][rows], whole['prediction'][rows])
-    assert {name: values[i] for name, values in found.items()} == task.score(own)
+    resample = records(whole['label'][rows], whole['prediction'][rows])
+    assert {name: values[i] for name, values in found.items()} == task.score(resample)

@@ -105,10 +105,10 @@ class TestScore:
     with pytest.raises(ValueError, match='no records'):
       TASK.score(records([], []))
 
-  @pytest.mark.parametrize('label, prediction, said', [
+  @pytest.mark.parametrize('label, prediction, line', [
       ([0, np.nan], [0, 0], 'example 1: label nan'), ([0, 0], [0, np.inf], '1: prediction inf')])
-  def test_what_is_no_number_is_refused_by_the_id_of_its_example(self, label, prediction, said):
-    with pytest.raises(ValueError, match=said):
+  def test_what_is_no_number_is_refused_by_the_id_of_its_example(self, label, prediction, line):
+    with pytest.raises(ValueError, match=line):
       TASK.score(records(label, prediction))
 
   def test_every_metric_says_its_unit_and_direction(self):
@@ -162,5 +162,5 @@ def test_bootstrap_scores_every_resample():
   found = TASK.bootstrap(whole, iter(resamples))
   assert found.keys() == TASK.metrics.keys()
   for i, rows in enumerate(resamples):
-    own = records(whole['label'][rows], whole['prediction'][rows])
-    assert {name: values[i] for name, values in found.items()} == TASK.score(own)
+    resample = records(whole['label'][rows], whole['prediction'][rows])
+    assert {name: values[i] for name, values in found.items()} == TASK.score(resample)

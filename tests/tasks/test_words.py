@@ -18,9 +18,10 @@ def batch(texts, width=20, start=0):
   for row, n in enumerate(texts):
     if n is not None:
       tokens[row, :n + 2] = [101, *range(200, 200 + n), 102]
-  there = np.array([n is not None for n in texts])
+  is_text = np.array([n is not None for n in texts])
   return {'tokens': tokens, 'mask': (np.arange(width) < length[:, None]).astype(np.float32),
-          'id': np.where(there, start + np.arange(len(texts)), -1), 'valid': there.astype(float)}
+          'id': np.where(is_text, start + np.arange(len(texts)), -1),
+          'valid': is_text.astype(float)}
 
 
 def task(**more):
@@ -40,7 +41,7 @@ def kept(outputs, prepared):
   return task().records(measured, prepared)
 
 
-def test_words_alone_are_hidden_and_the_targets_are_what_stood_there():
+def test_only_words_are_hidden_and_targets_are_the_original_tokens():
   before = batch([18, 10, 4, 0, None])
   after = task(share=0.2).prepare(before)
   assert after['positions'].shape == (5, 4)                             # ⌈0.2 · 20⌉
@@ -84,10 +85,10 @@ def test_equals_scikit_learn_on_random_and_equal_logits(texts):
   logits = 4 * np.random.default_rng(0).normal(size=(*prepared['target'].shape, 300))
   for words in logits.astype(np.float32), np.zeros(logits.shape, np.float32):
     found = task().score(kept({'words': words}, prepared))
-    own = words[prepared['chosen'] > 0].astype(np.float64)
-    assert found['accuracy'] == pytest.approx(metrics.accuracy_score(target, own.argmax(-1)))
+    logits = words[prepared['chosen'] > 0].astype(np.float64)
+    assert found['accuracy'] == pytest.approx(metrics.accuracy_score(target, logits.argmax(-1)))
     assert found['cross_entropy'] == pytest.approx(metrics.log_loss(
-        target, special.softmax(own, axis=-1), labels=range(300)), rel=1e-6)
+        target, special.softmax(logits, axis=-1), labels=range(300)), rel=1e-6)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -99,9 +100,9 @@ def test_sums_on_the_device_are_those_of_numpy_in_float64(dtype):
   found = jax.jit(lambda words, batch: task().measure(lambda asked: {'words': words}, batch))(
       words, prepared)
   exact, at = np.asarray(words, np.float64), prepared['target'][..., None]
-  own = np.take_along_axis(exact, at, -1)[..., 0]
+  likelihoods = np.take_along_axis(exact, at, -1)[..., 0]
   chosen = prepared['chosen'] > 0
-  wanted = ((special.logsumexp(exact, axis=-1) - own) * chosen).sum(1)
+  wanted = ((special.logsumexp(exact, axis=-1) - likelihoods) * chosen).sum(1)
   np.testing.assert_allclose(found['nll'], wanted, rtol=1e-5)
   np.testing.assert_array_equal(
       found['right'], ((exact.argmax(-1) == at[..., 0]) & chosen).sum(1))

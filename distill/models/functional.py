@@ -1,7 +1,7 @@
 """A module as pure functions over flat dicts, `{'blocks/0/query/kernel': array}`.
 
-Flat dicts make a step cheap to dispatch, and paths are what freezing, exporting, hashing and
-starting from a teacher's layers speak of.
+Flat dicts make a step cheap to dispatch. Freezing, exporting, hashing and starting from a
+teacher's layers name parameters by their paths.
 """
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,19 +16,20 @@ from distill.models.layers import NOTHING, Block
 from distill.types import Batch, Status, Stop
 
 Flat = dict[str, jax.Array]
-DEEPEST = 2**10         # blocks of a model: a number that a file declares is built one by one
+MAX_BLOCKS = 2**10         # blocks of a model: a number that a file declares is built one by one
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-  """What a class of models says of its parameters and arguments, as its attribute `traits`.
+  """Facts about the parameters and arguments of a class of models: its attribute `traits`.
 
-  heads: top-level modules that only some tasks need, each with the outputs that it serves. A
-    checkpoint may lack them, and an export leaves out those that nothing trained.
+  heads: top-level modules that only some tasks need, each with the outputs that depend on it. A
+    checkpoint may lack them, and an export leaves out untrained ones.
   tables: paths of parameters that have a row for every token, the table of embeddings first.
   indexes: fields of a batch that hold rows of a table, each with the path of that parameter.
   cut: paths of parameters of which a smaller model takes the first rows.
-  kin: arguments that change what equal shapes compute, each with the module for which they do.
+  kin: arguments that change a model's function but not its shapes, each with the module that uses
+    it.
   free: arguments that no parameter depends on, and that a loaded model may be given.
   splits: for tensor parallelism, by a pattern of the end of a parameter's path, the axis that is
     split over devices, or the first of these that divides (`sharding.Layout`).
@@ -42,28 +43,29 @@ class Traits:
   splits: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
-PLAIN = Traits()
+NO_TRAITS = Traits()
 
 
 def traits_of(kind: Any) -> Traits:
-  """The traits of a class of models, or of a model."""
-  return getattr(kind, 'traits', PLAIN)
+  """Returns the traits of a class of models, or of a model."""
+  return getattr(kind, 'traits', NO_TRAITS)
 
 
 def splits_of(models: Iterable[Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-  """The `splits` of all of these models, for the layout of their run."""
+  """Collects the `splits` of all models, for the layout of their run."""
   return tuple({pattern: axes for model in models
                 for pattern, axes in traits_of(model).splits.items()}.items())
 
 
 @dataclasses.dataclass(frozen=True)
-class Pure:
+class Functional:
   """A module without its arrays.
 
-  `make(rngs)` constructs the module; nothing is computed until `init`. `mixing`: in training an
-  output depends on the batch's other examples, for the module keeps batch statistics or says so.
-  `traits` are those of its class; `rows` are those of the tables that fields of a batch point into.
-  `multiplies` and `has_blocks` tell whether `dtype='mixed'` and `remat` find anything to change.
+  `make(rngs)` constructs the module; nothing is computed until `init`. `mixing` is true if in
+  training an output depends on the batch's other examples: the module keeps batch statistics, or
+  has an attribute `mixing`. `traits` are those of its class; `rows` are the sizes of the tables
+  that fields of a batch index. `multiplies` and `has_blocks` tell whether `dtype='mixed'` and
+  `remat` change anything.
   """
   make: Callable[[nnx.Rngs], nnx.Module]
 
@@ -98,26 +100,26 @@ class Pure:
 
   @property
   def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
-    """The parameters' and the rest's shapes, by path."""
+    """The shapes of parameters and rest, by path."""
     return tuple(_flat(state) for state in self._states)
 
   def init(self, seed: int, only: Collection[str] | None = None) -> tuple[Flat, Flat]:
-    """Parameters, and what else the module carries (batch statistics), as one program.
+    """Initialises parameters and rest (batch statistics), by one program.
 
-    `only` names the paths that are wanted: nothing else is computed.
+    `only` names the paths that are wanted: no others are computed.
     """
     return self._init(jax.random.key(seed), None if only is None else frozenset(only))
 
   def __call__(self, params: Flat, rest: Flat, *arguments, method: str = '__call__',
                dtype: str = 'float32', remat: str = NOTHING, **keywords) -> tuple[Any, Flat]:
-    """The result of a method of the module, and the rest as the call left it.
+    """Calls a method of the module; returns its result, and the rest after the call.
 
-    With `dtype='mixed'` every module that keeps its product as an attribute `dot_general`, as
-    Flax's dense layers do, has that of `precision` instead; the narrower dtypes are those of
-    `params`. `remat` is what every `layers.Block` computes again in the backward pass.
+    With `dtype='mixed'` every module that has its product as an attribute `dot_general`, as Flax's
+    dense layers do, uses that of `precision`; for a narrower dtype, pass narrower `params`. `remat`
+    names the part of every `layers.Block` that is computed again in the backward pass.
     """
     module = nnx.merge(self._graph, *(
-        _filled(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
+        _fill(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
     if dtype == precision.MIXED:
       module.set_attributes(dot_general=precision.dot_general, raise_if_not_found=False)
     if remat != NOTHING:
@@ -126,8 +128,8 @@ class Pure:
     return result, _flat(nnx.split(module, nnx.Param, ...)[2])
 
 
-def check_computing(model: Pure, where: str, *, dtype: str, remat: str = NOTHING) -> None:
-  """Stops where a model has nothing that `dtype` or `remat`, fields of `where`, would change."""
+def check_computing(model: Functional, where: str, *, dtype: str, remat: str = NOTHING) -> None:
+  """Stops if `dtype` or `remat`, fields of the node `where`, would change nothing in the model."""
   if dtype == precision.MIXED and not model.multiplies:
     raise Stop(Status.CONFIG, f'{where}.dtype={dtype!r}: the model has no layer with a dot_general '
                "to replace, such as flax.nnx.Linear: take dtype='float32'")
@@ -137,7 +139,7 @@ def check_computing(model: Pure, where: str, *, dtype: str, remat: str = NOTHING
 
 
 def check_ids(model: Callable, batch: Batch, title: str) -> None:
-  """Stops at an index beyond a table of the model, which JAX would take for the last row's.
+  """Stops at an index beyond a table of the model, which JAX would clip to the last row.
 
   `title` names the batch, which is NumPy's, for the error line.
   """
@@ -154,7 +156,7 @@ def _flat(state: nnx.State) -> Flat:
           for path, variable in nnx.to_flat_state(state)}
 
 
-def _filled(state: nnx.State, flat: Flat) -> nnx.State:
+def _fill(state: nnx.State, flat: Flat) -> nnx.State:
   return nnx.from_flat_state([
       (path, variable.replace(flat['/'.join(map(str, path))]))
       for path, variable in nnx.to_flat_state(state)])

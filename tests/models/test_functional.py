@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distill.models.pure import Pure
+from distill.models.functional import Functional
 
 
 class Counter(nnx.Module):
@@ -22,7 +22,7 @@ class Counter(nnx.Module):
 
 
 def test_a_method_is_called_by_its_name_and_changes_the_rest():
-  pure = Pure(lambda rngs: Counter(rngs=rngs))
+  pure = Functional(lambda rngs: Counter(rngs=rngs))
   params, rest = pure.init(0)
   x = jnp.ones((4, 2))
   y, same = pure(params, rest, x, train=True)
