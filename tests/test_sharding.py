@@ -193,7 +193,7 @@ def followed(layout):
       data=Numbers(), optimizer=dict(name='sgd', rate=0.1), train=dict(steps=3), layout=layout,
       teachers=(teachers.Moving('ema', model, carry='mean'),),
       carries={'mean': Average(decay=0.5)}), {'ema': ({}, {})})
-  homes, (params, rest) = step.shardings(ready.like, layout), student.init(0)
+  homes, (params, rest) = step.state_shardings(ready.like, layout), student.init(0)
   state = sharding.device_put(ready.init(sharding.device_put(params, homes.params), rest, 0), homes)
   for i in range(3):
     state, _ = ready.train_step(state, {'ema': ({}, {})}, layout.to_devices(Numbers()[i]),
@@ -216,7 +216,7 @@ def test_a_carry_that_is_no_average_is_whole_on_every_device():
   state = step.State(step=jnp.int32(0), params=params, rest={}, opt_state=(), first_bad=-1, carry={
       'mean': jnp.zeros(8), 'other': {'model/kernel': jnp.zeros((4, 8))},
       'more': {**params, 'bank': jnp.zeros(8)}, 'same': params})
-  found = step.shardings(state, on(8, fsdp=True)).carry
+  found = step.state_shardings(state, on(8, fsdp=True)).carry
   assert {name for name, part in found.items()
           if not all(s.spec == P() for s in jax.tree.leaves(part))} == {'same'}
 

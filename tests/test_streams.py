@@ -229,9 +229,9 @@ class TestDoors:
   @pytest.mark.parametrize('flag', ['--help', '-h'])
   def test_help_is_no_mistake(self, capsys, door, flag):
     assert called(door, flag) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith(f'usage: python -m {door} ') and not said.err
-    assert f'\npython -m {door}' in said.out             # an example
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f'usage: python -m {door} ') and not printed.err
+    assert f'\npython -m {door}' in printed.out             # an example
 
   @pytest.mark.parametrize('door', DOORS)
   @pytest.mark.parametrize('arguments', [['--nonsense'], ['--nonsense=1', 'a', 'b'], ['-n=1'] * 3])
@@ -239,8 +239,8 @@ class TestDoors:
     if door == 'distill.predict' and arguments[0] == '-n=1':
       pytest.skip('an input')
     assert called(door, *arguments) == Status.CONFIG
-    said = capsys.readouterr()
-    assert said.err.startswith(f'{door}: ') and said.err.count('\n') == 1 and not said.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f'{door}: ') and printed.err.count('\n') == 1 and not printed.out
 
   def test_an_abbreviation_is_no_option(self, capsys):
     assert called('distill.predict', '--mod=DIR', 'a') == Status.CONFIG
