@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from distill import formats, hub, modalities
-from distill.measure import alone, cost, energy
+from distill.measure import cost, energy, timing_worker
 from distill.pipelines.judging import Judging, Model
 from distill.runs import Run
 
@@ -26,14 +26,16 @@ def measured(models: Sequence[Model], told: Judging, run: Run) -> dict[str, dict
     return {name: {**of, **dict.fromkeys(UNMEASURED)} for name, of in sizes.items()}
   run.log.say(f'timing {", ".join(sizes)}' + ', in turns on one core' * evaluate.alone)
   platform = 'cpu' if evaluate.alone else jax.default_backend()
-  how = {'meter': energy.meter(platform), 'watts': evaluate.watts if platform == 'cpu' else 0.0}
+  how = {'meter': energy.find_meter(platform),
+         'watts': evaluate.watts if platform == 'cpu' else 0.0}
   if evaluate.alone:
     jobs = {m.name: {**m.place, 'inputs': modalities.card(m.modality)} for m in models}
-    with alone.children(jobs, outputs, jax.config.jax_compilation_cache_dir) as children:
-      found = cost.measured(children, **how)
+    cache = jax.config.jax_compilation_cache_dir
+    with timing_worker.start_workers(jobs, outputs, cache) as workers:
+      found = cost.measure_costs(workers, **how)
   else:
-    here = {m.name: cost.Subject(m.pure, m.weights, m.modality, outputs) for m in models}
-    found = cost.measured(here, seconds=0.01 if platform == 'cpu' else 0.2, **how)
+    here = {m.name: cost.LocalTimer(m.pure, m.weights, m.modality, outputs) for m in models}
+    found = cost.measure_costs(here, seconds=0.01 if platform == 'cpu' else 0.2, **how)
   for name, of in found.items():
     if of['peak_memory_bytes'] is not None:
       of['peak_memory_bytes'] += hidden[name]       # XLA's plan has arguments, not constants

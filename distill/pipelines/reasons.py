@@ -13,7 +13,7 @@ import numpy as np
 from distill import modalities
 from distill import records as records_of
 from distill.data import batches
-from distill.measure import faithfulness, inside, quality, robustness
+from distill.measure import attributions, faithfulness, quality, robustness
 from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.runs import Run
 from distill.tasks import Task
@@ -49,12 +49,12 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
       found |= {'classes': quality.per_class(judged, titles, resamples=resamples),
                 'calibration': faithfulness.calibration(judged, resamples=resamples)}
     if teacher:
-      found['faithfulness'] = faithfulness.answers(
+      found['faithfulness'] = faithfulness.compare_answers(
           told.task, own, records[teacher.name], resamples=resamples)
       if {model.name, teacher.name} <= explained.keys():
         pair = explained[model.name], explained[teacher.name]
-        found['faithfulness'] |= faithfulness.insights(*pair, resamples=resamples)
-        alike = faithfulness.layers(*pair)
+        found['faithfulness'] |= faithfulness.compare_explanations(*pair, resamples=resamples)
+        alike = faithfulness.layer_similarity(*pair)
         found['layers'] = alike and {'of': teacher.name, **alike}
     return found
   return {model.name: of(model) for model in models}
@@ -77,14 +77,14 @@ def _explained(models: Sequence[Model], asks: Mapping[str, Callable],
   explained, robust = {}, {}
   for model in models:
     probe = model.modality.probe(model.pure, model.weights) if model.pure.differentiable else None
-    within = inside.Inside(model.pure, model.weights, told.layout, probe, told.task
+    within = attributions.ProbedModel(model.pure, model.weights, told.layout, probe, told.task
                            ) if probe else None
     if len(shown) and within:
       run.log.say(f'{model.name}: looked into on {len(shown)} {model.modality.noun}')
       explained[model.name] = records_of.kept(
           run.workdir / 'records' / 'inside' / f'{model.name}.npz', functools.partial(
-              inside.explained, within, _batches(model, shown, told), target=target(model),
-              drawn=order[:DRAWN], modality=modalities.outside(model.modality)))
+              attributions.explain, within, _batches(model, shown, told), target=target(model),
+              sampled=order[:DRAWN], modality=modalities.outside(model.modality)))
     some = order[:CORRUPTED]
     run.log.say(f'{model.name}: answers {len(some)} corrupted {model.modality.noun}')
     robust[model.name] = _robustness(model, asks[model.name], within, _batches(model, some, told),
@@ -104,7 +104,7 @@ def _shown(task: Task, order: np.ndarray, models: Sequence[Model],
   teacher = student and teacher_of(student, models)
   if not teacher:
     return order[:DRAWN]
-  ours, theirs = map(task.categories, quality.aligned(
+  ours, theirs = map(task.categories, quality.align(
       records[student.name], records[teacher.name]))
   if ours is None or theirs is None:
     return order[:DRAWN]
@@ -113,7 +113,8 @@ def _shown(task: Task, order: np.ndarray, models: Sequence[Model],
   return np.concatenate([order[:DRAWN], others[np.isin(others, apart)][:DISAGREED]])
 
 
-def _robustness(model: Model, ask: Callable, within: inside.Inside | None, some: Sequence[Batch],
+def _robustness(model: Model, ask: Callable, within: attributions.ProbedModel | None,
+                some: Sequence[Batch],
                 records: Records, told: Judging) -> dict[str, Any] | None:
   """Measures the quality of a model on corrupted and, if it can be explained, attacked examples.
 
@@ -122,17 +123,17 @@ def _robustness(model: Model, ask: Callable, within: inside.Inside | None, some:
   task, about, found = told.task, {}, {}
   for kind, corruption in model.modality.corruptions.items():
     about[kind] = corruption.about
-    changed = [robustness.corrupted(batch, corruption, model.modality) for batch in some]
+    changed = [robustness.corrupt(batch, corruption, model.modality) for batch in some]
     found[kind] = records_of.records(ask, model.weights, changed, task, told.layout,
                                      title=f'{model.name}, {corruption.about}')
   if within:
     about['fgsm'] = robustness.FGSM
-    found['fgsm'] = robustness.attacked(within, some, records)
+    found['fgsm'] = robustness.attack(within, some, records)
   if not found:
     return None
   ids = next(iter(found.values()))['id']
   clean = {name: values[np.isin(records['id'], ids)] for name, values in records.items()}
-  return robustness.compared(task, clean, found, about, resamples=told.evaluate.resamples)
+  return robustness.compare(task, clean, found, about, resamples=told.evaluate.resamples)
 
 
 def _batches(model: Model, ids: np.ndarray, told: Judging) -> list[Batch]:

@@ -66,17 +66,17 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
 def judgements(models: Sequence[Model], records: Mapping[str, Records],
                told: Judging) -> dict[str, dict[str, Any]]:
   """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
-  aligned = quality.aligned(*records.values())
-  chance = quality.chance(told.task, aligned[0])
-  scores = {name: quality.resampled(told.task, own, resamples=told.evaluate.resamples)
+  aligned = quality.align(*records.values())
+  chance = quality.chance_level(told.task, aligned[0])
+  scores = {name: quality.score(told.task, own, resamples=told.evaluate.resamples)
             for name, own in zip(records, aligned, strict=True)}
   baselines = {m.baseline_of: m.name for m in models if m.baseline_of}
 
   def against(name: str, teacher: str) -> dict[str, Any]:
     own, theirs = scores[name], scores[teacher]
-    kept, led = quality.shares(own, theirs, chance)
-    over = {metric: {**share, 'interval': led[metric]} for metric, share in
-            quality.over_chance(own.metrics, theirs.metrics, chance).items()} if chance else {}
+    kept, led = quality.retention_intervals(own, theirs, chance)
+    led_by = quality.retention_over_chance(own.metrics, theirs.metrics, chance) if chance else {}
+    over = {metric: {**share, 'interval': led[metric]} for metric, share in led_by.items()}
     return {'retention': {'of': teacher, **quality.retention(own.metrics, theirs.metrics)},
             'retention_interval': {'of': teacher, **kept},
             'retention_over_chance': {'of': teacher, **over} if chance else None}

@@ -28,16 +28,16 @@ def examples(report: Report, records: Mapping[str, Records],
   pair = [(student.get('retention') or {}).get('of'), student.get('name')]
   classes = next((m['classes'] for m in report['models'] if m.get('classes')), ())
   if not all(name in records and name in inside and _single(records[name])
-             and (quality.classified(records[name]) or not classes)
+             and (quality.is_classification(records[name]) or not classes)
              and modalities.shows(inside[name]) for name in pair):
     return 0, []
-  theirs, ours = quality.aligned(*(records[name] for name in pair))
+  theirs, ours = quality.align(*(records[name] for name in pair))
   apart = np.abs(np.subtract(theirs['prediction'], ours['prediction'], dtype=np.float64))
   row = {int(example): i for i, example in enumerate(ours['id'])}
   both = set(inside[pair[0]]['id'].tolist()) & row.keys()
   seen = [example for example in inside[pair[1]]['id'].tolist()
           if example in both and apart[row[example]]]
-  if not quality.classified(ours):
+  if not quality.is_classification(ours):
     seen.sort(key=lambda example: -apart[row[example]])
   said = lambda answer: classes[int(answer)]['name'] if len(classes) else wording.number(answer, '')
 
@@ -58,7 +58,7 @@ def _single(records: Records) -> bool:
   """Tells whether stored records are by their shapes of one number an example, or of one class."""
   numbers = (np.asarray(records.get(name, '')) for name in ('label', 'prediction'))
   return all(of.ndim == 1 and of.dtype.kind in 'iuf' for of in numbers) and (
-      'probabilities' not in records or quality.classified(records))
+      'probabilities' not in records or quality.is_classification(records))
 
 
 def _drawn(seen: Records, at: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def drawn(report: Report, rows: charts.Rows, records: Mapping[str, Records],
   """The page as HTML.
 
   `rows` are those of metrics.jsonl, `picture` is the radar, or ''; of models of which `records` or
-  `inside` (`inside.explained`) hold nothing, the page lacks what would come from there.
+  `inside` (`attributions.explain`) hold nothing, the page lacks what would come from there.
   """
   import jinja2  # here, as matplotlib in charts: a run that starts doesn't wait for it
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
@@ -63,11 +63,11 @@ def _confusions(models: Sequence[Model], records: Mapping[str, Records],
                 look: Mapping[str, Any]) -> tuple[list[str], list[str]]:
   """A matrix of every model that isn't a baseline, and the commonest confusions of all."""
   there = [m for m in models if m.get('classes')
-           and quality.classified(records.get(m['name'], {}))]
+           and quality.is_classification(records.get(m['name'], {}))]
   if not there:
     return [], []
   names = [each['name'] for each in there[0]['classes']]
-  counts = {m['name']: quality.confusions(records[m['name']], len(names)) for m in there}
+  counts = {m['name']: quality.confusion_matrix(records[m['name']], len(names)) for m in there}
 
   def matrix(model: Model) -> str:
     table = counts[model['name']]

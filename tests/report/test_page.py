@@ -48,7 +48,7 @@ def model(name, role, records, names):
   task = Classification(classes=len(names), names=names)
   return {
       'name': name, 'role': role, 'saw': {'images': 9, 'labels': 9},
-      'quality': quality.resampled(task, records, resamples=9).metrics,
+      'quality': quality.score(task, records, resamples=9).metrics,
       'params': 100, 'params_outside_embeddings': 100, 'bytes': 400, 'flops': 9.,
       'latency_ms': {'p50': 2., 'p95': 3., 'batch': 1, 'threads': 1}, 'throughput_per_s': 9.,
       'peak_memory_bytes': 1000, 'energy_j_per_example': None, 'faithfulness': {},
@@ -185,7 +185,7 @@ class TestCounts:
 
   def test_confusions_by_hand(self):
     records = {'label': np.array([0, 0, 1, 2, 2]), 'prediction': np.array([0, 2, 1, 0, 0])}
-    assert quality.confusions(records, 4).tolist() == [
+    assert quality.confusion_matrix(records, 4).tolist() == [
         [1, 0, 1, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
 
   def test_the_commonest_confusions_are_of_all_models_and_never_the_right_answers(self):
@@ -507,7 +507,7 @@ class TestPage:
     found = reported(BOTH)[0]
     teacher, student = found['models']
     for each, seconds in (teacher, .1), (student, .2):
-      each['energy_j_per_example'] = energy.estimated(10., 1, seconds)
+      each['energy_j_per_example'] = energy.estimate(10., 1, seconds)
     assert tables.energies(found) == ['estimated for the CPU: 10 W a busy core × cores × seconds '
                                       '(1 core for the median time at batch 1)']
     assert '1 core for the median time' in written(tmp_path, found)

@@ -88,7 +88,7 @@ def tiered(found, **asked):
   """The same report with tiers, and what else a report of before lacks."""
   for each in found['models']:
     each |= {'shipped_bytes': each['bytes'] + 99, 'quantised': 0., 'process_bytes': 400_000_000,
-             'throughput_batch': 8, 'energy_j_per_example': energy.estimated(10., 1, .0012)}
+             'throughput_batch': 8, 'energy_j_per_example': energy.estimate(10., 1, .0012)}
     each['latency_ms']['threads'] = 1
   found['models'] = tiers.judged(found, tiers.limits({}, asked), asked)['models']
   return found
