@@ -98,7 +98,7 @@ class TestTheReport:
 
   def test_speaks_of_images(self, whole):
     page = (whole[0] / 'report.html').read_text()
-    assert '1,327 images, all labelled' in page and 'images it saw' in page
+    assert '1,327 images, all labelled' in page and 'training images' in page
     said = re.sub('<style>.*?</style>|<svg.*?</svg>', '', page, flags=re.DOTALL)
     assert not re.search(r'\b(texts?|tokens?)\b', said)
 

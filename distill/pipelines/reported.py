@@ -59,7 +59,7 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
       'models': [entry(m) for m in models],
       'training': {m.name: m.spent for m in models if m.spent}}
   sharding.once(lambda: report.write(
-      run.workdir, tiers.judged(found, limits, asked), run.log.rows()))
+      run.workdir, tiers.add_verdicts(found, limits, asked), run.log.rows()))
   return report.read(run.workdir)
 
 
