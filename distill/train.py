@@ -2,7 +2,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -153,80 +153,57 @@ def fit(stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
   `left` are parameters and rest that an earlier stage left: it starts from these where it has them.
   """
   with run.deferring():
-    return _fit([_Sitting(stage, ready, weights, run, left)], ready, run)[0]
+    return _fit(_Progress(stage, ready, weights, run, left), ready, run)
 
 
-def together(stages: Sequence[Stage], ready: Prepared, weights: Sequence[Mapping[str, Weights]],
-             runs: Sequence[Run], left: Sequence[tuple[Flat, Flat]]) -> list[Fitted]:
-  """Trains stages that differ only in their seeds by one program; `ready` is of any of them.
-
-  Each result is that of `fit`; the time is divided among the stages. A stage at another step than
-  most is trained alone afterwards. One with bad numbers stays as it was saved last, and is an error
-  at the end. Signals reach the first run.
-  """
-  if stages[0].layout.mesh.size > 1:
-    raise Stop(Status.CONFIG, 'seeds are trained together on one device alone')
-  if precision.MIXED in (ready.plan.dtype, *(getattr(t, 'dtype', '') for t in stages[0].teachers)):
-    raise Stop(Status.CONFIG, f"{stages[0].where}: dtype='mixed' is for seeds one by one")
-  if ready.plan.remat != layers.NOTHING:
-    raise Stop(Status.CONFIG, f'{stages[0].where}.train.remat={ready.plan.remat!r}: seeds that are '
-               f'trained together need their memory: take remat={layers.NOTHING!r}')
-  each = list(zip(stages, weights, runs, left, strict=True))
-  with runs[0].deferring():
-    sittings = [_Sitting(stage, ready, theirs, run, before) for stage, theirs, run, before in each]
-    at = [sitting.saved for sitting in sittings]
-    abreast = [sitting for sitting in sittings if sitting.saved == max(at, key=at.count)]
-    found = dict(zip(map(id, abreast), _fit(abreast, ready, runs[0]), strict=True))
-  return [found[id(sitting)] if id(sitting) in found else fit(stage, ready, theirs, run, before)
-          for sitting, (stage, theirs, run, before) in zip(sittings, each, strict=True)]
-
-
-class _Sitting:
-  """What a run keeps of a stage while it is trained: checkpoints, and sums until the next row."""
+class _Progress:
+  """How far a stage is: its state, its checkpoints, and sums until the next row."""
 
   def __init__(self, stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
                left: tuple[Flat, Flat]):
     self.stage, self.run, self.place = stage, run, folder(stage, run)
-    self.fault = None                   # what stops it
-    self.weights = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
-    self.teachers = {name: checkpoint.sha256(theirs) for name, theirs in self.weights.items()}
     homes, found = step.shardings(ready.like, stage.layout), checkpoint.restore(
         self.place, ready.like)
+    needed = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
+    teachers = {name: checkpoint.sha256(theirs) for name, theirs in needed.items()}
     self.fresh = found is None
     if self.fresh:
       params, rest = (own | {path: before[path] for path in own if path in before}
                       for own, before in zip(stage.start(weights), left, strict=True))
       state = ready.init(sharding.placed(params, homes.params), sharding.placed(rest, homes.rest),
                          stage.seed)
-      self.facts = {'seconds': 0.0, 'window': {}, 'teachers': self.teachers}
+      self.facts = {'seconds': 0.0, 'window': {}, 'teachers': teachers}
     else:
       state, self.facts = found[1], dict(found[2])
-      for name, digest in self.teachers.items():
+      for name, digest in teachers.items():
         if self.facts['teachers'].get(name) != digest:
           raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
                      'began with: take another --workdir, or restore the teacher')
     self.state = sharding.placed(state, homes)        # before the first step
+    self.weights = {name: sharding.placed(theirs, stage.layout.weights(theirs))
+                    for name, theirs in needed.items()}
     self.saved = int(state.step)
     run.log.rewind(stage.name, -1 if self.fresh else self.saved)
     self.window = {name: list(pair) for name, pair in self.facts['window'].items()}
     self.before = time.monotonic()
 
-  def add(self, sums: Mapping[str, Any]) -> None:
-    for name, (total, count) in sums.items():
-      kept = self.window.setdefault(name, [0.0, 0.0])
-      kept[0] += float(total)
-      kept[1] += float(count)
-
-  def check(self, bad: int) -> None:
-    """Takes note of the first step whose numbers are not finite, if there is one."""
+  def settle(self, pending: list[Any]) -> None:
+    """Waits for the steps under way, adds up their sums, and stops at bad numbers."""
+    for sums in jax.device_get(pending):
+      for name, (total, count) in sums.items():
+        kept = self.window.setdefault(name, [0.0, 0.0])
+        kept[0] += float(total)
+        kept[1] += float(count)
+    pending.clear()
+    bad = int(self.state.first_bad)
     if bad >= 0:
       batch = self.stage.layout.fed(self.stage.data[bad])
       ids = [int(i) for i in sharding.on_host(batch['id']) if i >= 0]
       intact = (f'checkpoint {self.saved} in {self.place} is intact' if self.saved
                 else 'nothing was saved yet')
-      self.fault = Stop(Status.NONFINITE, f'{self.stage.name}: loss or gradient is not finite at '
-                        f'step {bad}, batch ids {ids}; {intact}: lower optimizer.rate, or look at '
-                        'these examples')
+      raise Stop(Status.NONFINITE, f'{self.stage.name}: loss or gradient is not finite at step '
+                 f'{bad}, batch ids {ids}; {intact}: lower optimizer.rate, or look at these '
+                 'examples')
 
   def row(self, done: int, scores: Mapping[str, float]) -> dict[str, float]:
     """Logs the means since the last row, and the scores."""
@@ -235,116 +212,44 @@ class _Sitting:
     self.window.clear()
     return row
 
-  def save(self, done: int, state: State, among: int) -> None:
-    """A checkpoint; the time since the last one is that of `among` runs."""
-    now = time.monotonic()
-    self.facts['seconds'] += (now - self.before) / among
-    self.before, self.saved = now, done
-    checkpoint.save(self.place, done, state, {**self.facts, 'window': self.window})
-
-
-class _Group:
-  """One sitting, or several at the same step whose arrays are stacked and trained by one program.
-
-  One that has a fault is left where it was last saved.
-  """
-
-  def __init__(self, sittings: Sequence[_Sitting]):
-    self.sittings, self.layout = sittings, sittings[0].stage.layout
-    self.state = self.stacked([sitting.state for sitting in sittings])
-    self.seed = self.stacked([jax.random.key(sitting.stage.seed) for sitting in sittings])
-    for sitting in sittings:
-      sitting.state = None                # not a copy more
-    # A teacher that all have in common isn't copied.
-    self.axes = {name: None if all(s.teachers[name] == digest for s in sittings) else 0
-                 for name, digest in sittings[0].teachers.items()}
-    place = lambda whole: sharding.placed(whole, self.layout.weights(whole))
-    self.weights = {
-        name: place(sittings[0].weights[name]) if axis is None else self.stacked(
-            [place(sitting.weights[name]) for sitting in sittings])
-        for name, axis in self.axes.items()}
-
-  def stacked(self, trees: Sequence[Any]) -> Any:
-    """The trees of all sittings as one."""
-    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-  def apart(self, tree: Any) -> list[Any]:
-    """The tree of each sitting."""
-    if len(self.sittings) == 1:
-      return [tree]
-    tree = jax.device_get(tree)
-    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(self.sittings))]
-
-  def sound(self, tree: Any) -> Iterator[tuple[_Sitting, Any]]:
-    """The sittings without a fault, each with its own of a tree."""
-    return ((sitting, own) for sitting, own in zip(self.sittings, self.apart(tree), strict=True)
-            if not sitting.fault)
-
-  def mapped(self, call: Callable, **how: Any) -> Callable:
-    """`call(state, weights, batch, seed)` of all sittings at once."""
-    return call if len(self.sittings) == 1 else jax.jit(
-        jax.vmap(call, in_axes=(0, self.axes, 0, 0)), **how)
-
-  def fed(self, batches: Iterable[Mapping[str, Any]]) -> Any:
-    """The batch of every sitting, on the devices."""
-    return self.layout.fed(self.stacked(list(batches)))
-
-  def settle(self, pending: list[Any]) -> None:
-    """Waits for the steps under way, stops at bad numbers, and adds up their sums."""
-    for sums in jax.device_get(pending):
-      for sitting, own in zip(self.sittings, self.apart(sums), strict=True):
-        sitting.add(own)
-    pending.clear()
-    for sitting, bad in zip(self.sittings, self.apart(self.state.first_bad), strict=True):
-      sitting.check(int(bad))
-    if all(sitting.fault for sitting in self.sittings):
-      raise self.sittings[0].fault
-
   def save(self, done: int) -> None:
-    for sitting, own in self.sound(self.state):
-      sitting.save(done, own, len(self.sittings))
+    """Writes a checkpoint."""
+    now = time.monotonic()
+    self.facts['seconds'] += now - self.before
+    self.before, self.saved = now, done
+    checkpoint.save(self.place, done, self.state, {**self.facts, 'window': self.window})
 
 
-def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted]:
-  """Trains one stage by its program, or several at the same step by one mapped over them.
-
-  A fault of one is raised when the others are done.
-  """
-  group, stage, plan, done = _Group(sittings), sittings[0].stage, ready.plan, sittings[0].saved
-  train_step, pending = group.mapped(ready.train_step, donate_argnums=0), []
-  feeds = [batches.read_ahead(sitting.stage.data, done) for sitting in sittings]
+def _fit(progress: _Progress, ready: Prepared, run: Run) -> Fitted:
+  """Trains a stage from where it is to its last step."""
+  stage, plan, done, pending = progress.stage, ready.plan, progress.saved, []
+  feed, seed = batches.read_ahead(stage.data, done), jax.random.key(stage.seed)
   alone, stop = jax.process_count() == 1, sharding.agreed(run.preempted)
-  if ready.norms and sittings[0].fresh:
-    first = group.fed(sitting.stage.data[0] for sitting in sittings)
-    norms = group.mapped(ready.norms)(group.state, group.weights, first, group.seed)
-    for sitting, own in group.sound(jax.device_get(norms)):
-      sitting.run.tell_shares(stage.name, own)
+  if ready.norms and progress.fresh:
+    norms = ready.norms(progress.state, progress.weights, stage.layout.fed(stage.data[0]), seed)
+    run.tell_shares(stage.name, jax.device_get(norms))
   while done < plan.steps and not stop:
-    group.state, sums = train_step(group.state, group.weights, group.fed(map(next, feeds)),
-                                   group.seed)
+    progress.state, sums = ready.train_step(progress.state, progress.weights,
+                                            stage.layout.fed(next(feed)), seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more
       jax.block_until_ready(pending[-3])
     if plan.due(plan.log_every, done):
-      group.settle(pending)
+      progress.settle(pending)
       scored = stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done)
-      state = group.state
-      for sitting, own in group.sound((state.params, state.rest) if scored else ()):
-        row = sitting.row(done, stage.evaluate(*own) if scored else {})
+      state = progress.state
+      row = progress.row(done, stage.evaluate(state.params, state.rest) if scored else {})
       run.log.progress(stage.name, done, plan.steps, row)
     if plan.due(plan.save_every, done):
-      group.settle(pending)
-      group.save(done)
+      progress.settle(pending)
+      progress.save(done)
     if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
       stop = sharding.agreed(run.preempted)
-  if any(sitting.saved < done for sitting, _ in group.sound(())):
-    group.settle(pending)
-    group.save(done)
+  if progress.saved < done:
+    progress.settle(pending)
+    progress.save(done)
   run.stop_if_preempted()
-  for sitting in sittings:
-    if sitting.fault:
-      raise sitting.fault
-  cost = {'steps': plan.steps, 'examples': plan.steps * ready.batch['valid'].shape[0]}
-  return [(own.params, own.rest, {'seconds': sitting.facts['seconds'], **cost})
-          for sitting, own in group.sound(group.state)]
+  return progress.state.params, progress.state.rest, {
+      'seconds': progress.facts['seconds'], 'steps': plan.steps,
+      'examples': plan.steps * ready.batch['valid'].shape[0]}

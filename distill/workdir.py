@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill import launch, lookup, numbers
@@ -72,19 +72,6 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: l
     if line := tiers.describe_missed(result, tier):
       raise Stop(Status.TIER, line)
   return result
-
-
-def together(name: str, configs: Sequence[Mapping[str, Any]], workdirs: Sequence[pathlib.Path],
-             stopping: launch.Stopping, shared: pathlib.Path | None = None) -> None:
-  """Trains runs that differ in their seeds alone by one program; `run` then finds them trained."""
-  if (pipeline := _pipeline(configs[0])) != 'compare.run':
-    raise Stop(Status.CONFIG, f'pipeline={pipeline!r} takes a seed at a time')
-  with contextlib.ExitStack() as begun:
-    runs = [begun.enter_context(_begun(name, config, workdir, shared))
-            for config, workdir in zip(configs, workdirs, strict=True)]
-    stopping.run = runs[0]
-    from distill.pipelines import seeds
-    seeds.together(configs, runs)
 
 
 def _pipeline(config: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ python -m experiments.run configs/NAME.py[:VARIANT] --out=experiments/PAPER [--s
 
   --dry_run    what would run, what is there, and about how long the rest takes
   --jobs=N     N processes, each with its share of the cores
-  --together   all seeds of an arm trained by one program, arm by arm, on one device
 
 An arm is what the config's `sweep()` yields: the name of a variant, or overrides by dotted path,
 for which 'variant' is one more; {} is the config as it stands, and the only arm of a config
@@ -18,11 +17,6 @@ The same command goes on where it was stopped. A finished run isn't run again; o
 a row with its error, and is tried again by the next command. Runners share the work, the processes
 of `--jobs` as well as commands: one that finds a run taken goes on with the next seed, then comes
 back, and waits for what is still taken. Nothing is committed.
-
-With --together a run that another runner holds is left out, and the time is divided among an arm's
-seeds. What a run leaves is what it would alone, but for the last bits: either way of running goes
-on with what the other began. It is for accelerators, where small steps wait for their launches; on
-a CPU it gains nothing.
 """
 import contextlib
 import dataclasses
@@ -95,14 +89,12 @@ def _main(arguments: Sequence[str]) -> int:
     if values.dry_run:
       print('\n'.join(forecast.lines(planned, _there(values.out), values.jobs)))
       return int(Status.DONE)
-    if values.together and values.jobs > 1:
-      raise Stop(Status.CONFIG, f'--together is one process: leave out --jobs={values.jobs}')
     path = _writable(pathlib.Path(values.out))
     planned = _turned(planned, values.turn)
     if values.jobs > 1:
       return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
           f'--{name}={values[name].value}' for name in ('out', 'seeds', 'only'))], values.jobs)
-    return carried_out(planned, path, values.before, values.together)
+    return carried_out(planned, path, values.before)
   except KeyboardInterrupt:             # between runs; within one it is a Stop
     raise Stop(Status.PREEMPTED, 'stopped: the same command goes on') from None
 
@@ -116,7 +108,6 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
   flags.DEFINE_integer('before', None, "how many rows there were: by --jobs", flag_values=values)
   flags.DEFINE_float('turn', 0.0, 'at which share of the arms to begin: by --jobs',
                      flag_values=values)
-  flags.DEFINE_bool('together', False, 'seeds by one program', flag_values=values)
   flags.DEFINE_bool('dry_run', False, 'say what would be run', flag_values=values)
   try:
     left = values(['experiments.run', *arguments])[1:]
@@ -124,8 +115,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, flags.FlagValues]:
     raise Stop(Status.CONFIG, ' '.join(str(error).split())) from error
   if len(left) != 1 or not (values.out or values.dry_run):
     raise Stop(Status.CONFIG, 'say: python -m experiments.run configs/NAME.py[:VARIANT] '
-               '--out=experiments/PAPER [--seeds=3] [--only=ARM] [--jobs=1] [--together] '
-               '[--dry_run]')
+               '--out=experiments/PAPER [--seeds=3] [--only=ARM] [--jobs=1] [--dry_run]')
   return os.path.normpath(left[0]), values
 
 
@@ -247,12 +237,10 @@ def _writable(out: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | None,
-                together: bool = False) -> int:
+def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | None) -> int:
   """Runs what has no row yet; 0, or the status of the first run that failed.
 
   `before` is how many rows there were when the command began: those that failed are tried again.
-  `together`: arm by arm, the seeds of each first trained by one program.
   """
   status, again, (found, faults) = 0, False, rows.read(path)
   before = len(found) if before is None else before
@@ -260,20 +248,12 @@ def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | No
     _say(fault)
   done = {row['config_sha256'] for row in found if 'bench' not in row and 'error' not in row}
   planned = [each for each in planned if each.sha256 not in done]
-  if together and planned:
-    _check_device()
-    arms = [each.arm for each in planned]
-    planned = sorted(planned, key=lambda each: arms.index(each.arm))
   while planned:
-    taken, arm = [], None
+    taken = []
     for each in planned:
-      held = () if again else {other.seed for other in taken}
-      if each.seed in held:
+      if not again and any(other.seed == each.seed for other in taken):
         taken.append(each)              # its teacher is being trained by another runner
         continue
-      if together and each.arm != arm:
-        arm = each.arm
-        _train_together([p for p in planned if p.arm == arm and p.seed not in held])
       try:
         row = _added(each, path, before)
       except Stop as stop:
@@ -289,45 +269,6 @@ def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | No
       time.sleep(WAIT)
     planned, again = taken, True
   return status
-
-
-def _check_device() -> None:
-  import jax
-  if (n := jax.device_count()) > 1:
-    raise Stop(Status.CONFIG, f'--together is for one device, and there are {n}: leave it out, or '
-               'show JAX one')
-
-
-def _train_together(planned: Sequence[Planned]) -> None:
-  """Trains an arm's runs by one program; those that it cannot train are left to be run alone."""
-  with contextlib.ExitStack() as held:
-    free = []
-    for each in planned:
-      try:
-        held.enter_context(workdirs.locked(each.workdir))
-      except Stop as stop:
-        if stop.status != Status.LOCKED:
-          raise
-        continue
-      free.append(each)
-    free = [each for each in free if not (each.workdir / 'report.json').exists()]
-    if len(free) < 2:
-      return
-    said = f'{words(free[0].arm)}, seeds {", ".join(str(each.seed) for each in free)}'
-    _say(f'{said}, together')
-    for each in free:
-      held.enter_context(_counted(each.workdir, len(free)))
-    try:
-      with launch.stopped_by_signals() as stopping:
-        workdirs.together(free[0].name, [each.config for each in free],
-                          [each.workdir for each in free], stopping, SHARED)
-    except Stop as stop:
-      if stop.status == Status.PREEMPTED:
-        raise
-      _say(f'{said}: not together: {stop}')
-    except Exception as error:
-      traceback.print_exc()
-      _say(f'{said}: not together: {type(error).__name__}')
 
 
 def _added(planned: Planned, path: pathlib.Path, before: int) -> dict[str, Any] | None:
@@ -365,11 +306,8 @@ def finished(planned: Planned, experiment: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _counted(workdir: pathlib.Path, among: int = 1) -> Iterator[dict[str, Any]]:
-  """At which commits a run was worked on and for how long, over all times it was taken up.
-
-  Of what several runs take together, each has its part.
-  """
+def _counted(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """At which commits a run was worked on and for how long, over all times it was taken up."""
   path, started, here = workdir / 'spent.json', time.monotonic(), rows.commit()
   if path.exists():
     spent = json.loads(path.read_text())
@@ -386,7 +324,7 @@ def _counted(workdir: pathlib.Path, among: int = 1) -> Iterator[dict[str, Any]]:
   try:
     yield spent
   finally:
-    spent['seconds'] += (time.monotonic() - started) / among
+    spent['seconds'] += time.monotonic() - started
     keep()
 
 

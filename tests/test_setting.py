@@ -4,7 +4,7 @@ import pytest
 
 from distill import flags, runs, train
 from distill.models import precision
-from distill.pipelines import jobs, plan, seeds
+from distill.pipelines import jobs, plan
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.setting import setting
 from distill.types import Status, Stop
@@ -159,24 +159,6 @@ def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
     checkpoint.mkdir(parents=True)
     (checkpoint / 'MANIFEST.json').touch()
     assert jobs.left(teacher, run) == taken
-
-
-@pytest.mark.parametrize(('field', 'widths', 'line'), [
-    ('optimizer.rate=0.5', 1, 'differ in more than their seeds'),
-    ('seed=1', 1, 'teacher is one for all seeds, and must be trained first'),
-    ('seed=1', 2, 'give data.widths=')])
-def test_what_cannot_be_trained_together_is_refused_before_it_begins(
-    tmp_path, field, widths, line):
-  configs = [flags.parsed(['--config=configs/glue.py:test', *more]).config.to_dict()
-             for more in ([], [f'--config.{field}'])]
-  for config in configs:
-    last = config['data']['widths'][-1]
-    config['data']['widths'] = (last // 2, last)[-widths:]
-  for run in (together := started(tmp_path, 2)):
-    run.workdir.mkdir()
-  with pytest.raises(Stop, match=line) as stop:
-    seeds.together(configs, together)
-  assert stop.value.status == Status.CONFIG and not list(tmp_path.glob('*/checkpoints'))
 
 
 class Said:

@@ -1,12 +1,10 @@
 import json
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from flax import nnx
 
 from distill import microbatches, objective, runs, sharding, train
@@ -70,13 +68,13 @@ class Batches:
 class Interrupted(Batches):
   """Ends the run before step `at`, or has a batch of NaN there."""
 
-  def __init__(self, seed, at=None, by=KeyboardInterrupt):
-    self.seed, self.at, self.by = seed, at, by
+  def __init__(self, at=None, by=KeyboardInterrupt):
+    self.at, self.by = at, by
 
   def __getitem__(self, i):
     if i == self.at and self.by:
       raise self.by
-    batch = super().__getitem__(10 * self.seed + i)
+    batch = super().__getitem__(i)
     return {**batch, 'x': batch['x'] * np.float32(np.nan if i == self.at else 1)}
 
 
@@ -95,131 +93,50 @@ def noisy(batch, key, ask):
   return {**batch, 'x': batch['x'] + 0.1 * jax.random.normal(key, batch['x'].shape)}
 
 
-class TestTogether:
-  """Stages that differ in their seeds alone, by one program: what each would be alone."""
-  LAYOUT = sharding.layout(devices=jax.devices()[:1])
+class TestFit:
+  """A stage with a teacher, a carry, an augment, scores and shares."""
   TEACHER = Pure(lambda rngs: Dense(rngs=rngs))
-  SEEDS = 0, 1, 2
 
-  def stage(self, seed, layout=LAYOUT, **how):
+  def fitted(self, place, **how):
     student = Student(Pure(lambda rngs: Dense(rngs=rngs)))
     terms = {'hard': dict(loss='supervised.cross_entropy',
                           reads=dict(student='student/logits', label='batch/label')),
              'soft': dict(loss='logits.kl', reads=dict(
                  student='student/logits', teacher='teacher/logits'))}
-    return train.Stage(
-        name='student', student=student, start=lambda weights: student.init(seed), seed=seed,
-        data=Interrupted(seed, **how), terms=objective.terms_from(terms), layout=layout,
+    stage = train.Stage(
+        name='student', student=student, start=lambda weights: student.init(1), seed=1,
+        data=Interrupted(**how), terms=objective.terms_from(terms),
+        layout=sharding.layout(devices=jax.devices()[:1]),
         teachers=(Live('teacher', self.TEACHER),), carries={'drawn': Drawn()}, augment=(noisy,),
         evaluate=lambda params, rest: {'sum': float(params['model/dense/kernel'].sum())},
         optimizer=dict(name='adamw', rate=0.1), train=dict(
             steps=5, log_every=1, save_every=2, eval_every=5, shares=True))
-
-  def trained(self, place, stages, alone=False, common=False):
-    """By one program, or each by its own."""
-    logs = [Log(place / str(s.seed), quiet=True) for s in stages]
-    seeds = [runs.Run('run', place / str(s.seed), log, seed=s.seed)
-             for s, log in zip(stages, logs, strict=True)]
-    weights = [{'teacher': self.TEACHER.init(9 if common else 7 + s.seed)} for s in stages]
-    ready = train.prepared(stages[0], {'teacher': self.TEACHER.shapes})
+    log = Log(place, quiet=True)
     try:
-      if alone:
-        return [train.fit(s, ready, theirs, run)
-                for s, theirs, run in zip(stages, weights, seeds, strict=True)]
-      return train.together(stages, ready, weights, seeds, [({}, {}) for _ in stages])
+      return train.fit(stage, train.prepared(stage, {'teacher': self.TEACHER.shapes}),
+                       {'teacher': self.TEACHER.init(7)}, runs.Run('run', place, log, seed=1))
     finally:
-      for log in logs:
-        log.close()
+      log.close()
 
-  @pytest.fixture(scope='class')
-  @classmethod
-  def alone(cls, tmp_path_factory):
-    place = tmp_path_factory.mktemp('alone')
-    cls().trained(place, [cls().stage(seed) for seed in cls.SEEDS], alone=True)
-    return place
-
-  def assert_equal(self, place, other, seeds=SEEDS):
-    for seed in seeds:
-      ours, theirs = (TestShares.rows(p / str(seed)) for p in (place, other))
-      assert [row['step'] for row in ours] == [0, 1, 2, 3, 4, 5]
-      assert all(a.keys() == b.keys() for a, b in zip(ours, theirs, strict=True))
-      numbers = [[v for row in rows for v in row.values() if v != 'student']
-                 for rows in (ours, theirs)]
-      np.testing.assert_allclose(*numbers, rtol=1e-5)
-      states = [safetensors.numpy.load_file(p / f'{seed}/checkpoints/student/5/state.safetensors')
-                for p in (place, other)]
-      assert states[0].keys() == states[1].keys()
-      for path, array in states[0].items():
-        np.testing.assert_allclose(array, states[1][path], rtol=1e-5, atol=1e-6)
-
-  def test_each_leaves_and_gives_what_it_would_alone(self, alone, tmp_path):
-    stages = [self.stage(seed) for seed in self.SEEDS]
-    found = self.trained(tmp_path, stages)
-    self.assert_equal(tmp_path, alone)
-    assert len({float(params['model/dense/bias'][0]) for params, _, _ in found}) == 3
-    again = self.trained(tmp_path, stages, alone=True)          # nothing is left to train
-    for (params, _, cost), (same, _, before) in zip(again, found, strict=True):
-      assert all(np.array_equal(params[path], same[path]) for path in params)
-      assert cost == before and cost['examples'] == 40
-
-  def test_a_teacher_in_common_is_not_copied_and_gives_the_same(self, tmp_path):
-    stages = [self.stage(seed) for seed in self.SEEDS]
-    self.trained(tmp_path / 'together', stages, common=True)
-    self.trained(tmp_path / 'alone', stages, alone=True, common=True)
-    self.assert_equal(tmp_path / 'together', tmp_path / 'alone')
-
-  @pytest.mark.parametrize('first', [True, False])
-  @pytest.mark.parametrize('then', [True, False])
-  def test_interrupted_it_goes_on_without_hole_or_duplicate(self, alone, tmp_path, first, then):
-    """Begun and gone on with alone (True) or together."""
-    for seed in self.SEEDS if first else (2,):
-      stages = [self.stage(s, at=4 if s == seed else None) for s in self.SEEDS]
-      with pytest.raises(KeyboardInterrupt):
-        self.trained(tmp_path, stages[seed:seed + 1] if first else stages, alone=first)
-    assert {path.name for path in tmp_path.glob('*/checkpoints/student/*')} == {'2', '4'}
-    self.trained(tmp_path, [self.stage(seed) for seed in self.SEEDS], alone=then)
-    self.assert_equal(tmp_path, alone)
-
-  def test_those_at_another_step_are_trained_alone(self, alone, tmp_path):
-    self.trained(tmp_path, [self.stage(1)], alone=True)
+  def test_interrupted_it_goes_on_without_hole_or_duplicate(self, tmp_path):
+    params, _, cost = self.fitted(tmp_path / 'whole')
     with pytest.raises(KeyboardInterrupt):
-      self.trained(tmp_path, [self.stage(0, at=3)], alone=True)
-    shutil.copytree(alone / '2', tmp_path / '2')
-    shutil.rmtree(tmp_path / '2/checkpoints/student/5')         # begins at 4, by the one before
-    self.trained(tmp_path, [self.stage(seed) for seed in self.SEEDS])
-    self.assert_equal(tmp_path, alone)
+      self.fitted(tmp_path / 'cut', at=4)
+    steps = {path.name for path in tmp_path.glob('cut/checkpoints/student/*')}
+    assert steps == {'2', '4'} and cost['steps'] == 5 and cost['examples'] == 40
+    for _ in range(2):                  # then nothing is left to train
+      found, _, _ = self.fitted(tmp_path / 'cut')
+      assert all(np.array_equal(params[path], found[path]) for path in params)
+      rows = TestShares.rows(tmp_path / 'cut')
+      assert rows == TestShares.rows(tmp_path / 'whole')
+      assert [row['step'] for row in rows] == [0, 1, 2, 3, 4, 5] and 'sum' in rows[-1]
 
-  def test_bad_numbers_stop_one_and_the_others_go_on(self, alone, tmp_path):
-    stages = [self.stage(seed, **(dict(at=3, by=None) if seed == 1 else {})) for seed in self.SEEDS]
-    lines = []
-    for at_once in (False, True):
-      with pytest.raises(Stop, match='not finite at step 3, batch ids') as stop:
-        self.trained(tmp_path, stages[1:2] if at_once else stages, alone=at_once)
-      assert stop.value.status == Status.NONFINITE
-      lines.append(str(stop.value))
-      assert [row['step'] for row in TestShares.rows(tmp_path / '1')] == [0, 1, 2, 3]
-    assert lines[0] == lines[1] and 'checkpoint 2 in' in lines[0]
-    self.assert_equal(tmp_path, alone, seeds=(0, 2))
-
-  def test_it_takes_one_device(self, tmp_path):
-    stages = [self.stage(seed, layout=sharding.layout()) for seed in self.SEEDS]
-    with pytest.raises(Stop, match='one device') as stop:
-      self.trained(tmp_path, stages)
-    assert stop.value.status == Status.CONFIG
-
-  def test_what_is_computed_again_is_refused(self, tmp_path):
-    stages = [self.stage(seed) for seed in self.SEEDS]
-    ready = types.SimpleNamespace(plan=train.Plan(steps=5, remat='dots'))
-    line = "train.remat='dots': seeds that are trained together need their memory"
+  def test_bad_numbers_stop_it_and_what_was_saved_is_intact(self, tmp_path):
+    line = r'not finite at step 3, batch ids \[0, 1, 2, 3, 4, 5, 6, 7\]; checkpoint 2 in'
     with pytest.raises(Stop, match=line) as stop:
-      train.together(stages, ready, [], [], [])
-    assert stop.value.status == Status.CONFIG
-
-  def test_the_time_is_divided(self, tmp_path, monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(train.time, 'monotonic', lambda: next(clock))
-    found = self.trained(tmp_path, [self.stage(seed) for seed in self.SEEDS])
-    assert sum(cost['seconds'] for _, _, cost in found) <= next(clock)
+      self.fitted(tmp_path, at=3, by=None)
+    assert stop.value.status == Status.NONFINITE
+    assert [row['step'] for row in TestShares.rows(tmp_path)] == [0, 1, 2, 3]
 
 
 class TestShares:

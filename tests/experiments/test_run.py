@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 
-import jax
 import pytest
 
 from distill import report as reports
@@ -414,78 +413,6 @@ class TestJobs:
     assert run.main(command) == 0 and len(found_in('out')) == 8
 
 
-@pytest.fixture
-def by_one(toy, monkeypatch):
-  """What `--together` trained: rates and seeds, a program each; on one device."""
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)
-  trained = []
-
-  def together(name, configs, workdirs, stopping, shared):
-    assert all(config['data']['seed'] == config['seed'] for config in configs)
-    for workdir in workdirs:
-      with pytest.raises(Stop, match='is held'), run.workdirs.locked(workdir):
-        pass
-    trained.append((configs[0]['rate'], [config['seed'] for config in configs]))
-  monkeypatch.setattr(run.workdirs, 'together', together)
-  return trained
-
-
-class TestTogether:
-  COMMAND = 'toy.py', '--out=out', '--seeds=3', '--together'
-  ARMS = [(rate, seed) for rate in (0.1, 0.2) for seed in range(3)]
-
-  def test_the_seeds_of_an_arm_are_trained_and_then_run_arm_by_arm(self, toy, by_one):
-    assert run.main(self.COMMAND) == 0
-    assert by_one == [(0.1, [0, 1, 2]), (0.2, [0, 1, 2])] and toy == self.ARMS
-    assert [(r['arm'].get('rate', 0.1), r['seed']) for r in found()] == self.ARMS
-    assert run.main(self.COMMAND) == 0 and len(by_one) == 2
-
-  def test_what_is_finished_or_held_is_left_out(self, toy, by_one, monkeypatch):
-    assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=0.2']) == 0
-    planned = {(p.config['rate'], p.seed): p for p in run.plan('toy.py', 3)}
-    (planned[0.1, 0].workdir).mkdir()
-    (planned[0.1, 0].workdir / 'report.json').write_text('{}')        # it has no row yet
-    held = contextlib.ExitStack()
-    held.enter_context(run.workdirs.locked(planned[0.2, 1].workdir))
-    monkeypatch.setattr(run.time, 'sleep', lambda seconds: held.close())
-    assert run.main(self.COMMAND) == 0
-    assert by_one == [(0.1, [1, 2])]          # and of the other arm one seed is left
-    assert sorted(toy) == self.ARMS and len(found()) == 6
-
-  @pytest.mark.parametrize(('error', 'line'), [
-      (Stop(Status.CONFIG, 'give data.widths=(64,)'), 'give data.widths=(64,)'),
-      (ZeroDivisionError('x'), 'ZeroDivisionError')])
-  def test_what_cannot_be_is_run_a_seed_at_a_time(self, toy, by_one, monkeypatch, capsys, error,
-                                                 line):
-    def failed(*of):
-      raise error
-    monkeypatch.setattr(run.workdirs, 'together', failed)
-    assert run.main(self.COMMAND) == 0 and toy == self.ARMS
-    assert f'as it stands, seeds 0, 1, 2: not together: {line}\n' in capsys.readouterr().err
-
-  def test_a_signal_ends_the_runner_and_the_same_command_goes_on(self, toy, by_one, monkeypatch):
-    def stopped(*of):
-      raise Stop(Status.PREEMPTED, 'stopped')
-    with monkeypatch.context() as patch:
-      patch.setattr(run.workdirs, 'together', stopped)
-      assert run.main(self.COMMAND) == Status.PREEMPTED and not toy and not found()
-    assert run.main(self.COMMAND) == 0 and toy == self.ARMS and len(by_one) == 2
-
-  def test_the_time_is_divided(self, toy, by_one, monkeypatch):
-    clock = iter([0.0, 0.0, 0.0, 9.0, 9.0, 9.0, *(20.0 + n for n in range(6))])
-    monkeypatch.setattr(run.time, 'monotonic', lambda: next(clock))
-    assert run.main([*self.COMMAND, '--only=stands']) == 0
-    assert [row['seconds'] for row in found()] == [4.0] * 3           # 9 s for three, and 1 s each
-
-  @pytest.mark.parametrize(('more', 'line'), [
-      (['--jobs=2'], '--together is one process: leave out --jobs=2'),
-      ([], '--together is for one device, and there are 8')])
-  def test_several_processes_or_devices_are_refused(self, toy, capsys, more, line):
-    assert run.main([*self.COMMAND, *more]) == Status.CONFIG and not toy
-    err = capsys.readouterr().err
-    assert line in err and err.count('\n') == 1
-
-
 class TestTwoAtOnce:
 
   def test_a_row_waits_for_the_one_that_another_is_writing(self, tmp_path):
@@ -572,28 +499,3 @@ def test_a_real_run_of_every_arm_shares_its_teacher(tmp_path):
   assert [row['training']['student']['shared'] for row in kept] == [False, False]
   first, second = (row['models']['teacher']['quality'] for row in kept)
   assert first == second
-
-
-@pytest.mark.slow
-def test_a_real_sweep_together_gives_the_rows_of_each_alone(tmp_path, monkeypatch):
-  devices = jax.devices()[:1]
-  monkeypatch.setattr(jax, 'devices', lambda: devices)
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)
-  (tmp_path / 'digits.py').write_text(
-      (ROOT / 'configs/digits.py').read_text().partition('\ndef sweep(')[0])
-  for name, more in ('alone', []), ('together', ['--together']):
-    (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / name)
-    assert run.main(['../digits.py:test', '--out=out', '--seeds=2', *more]) == 0
-  told = [sorted(rows.read(tmp_path / name / 'out/results.jsonl')[0],
-                 key=lambda row: row['config_sha256']) for name in ('alone', 'together')]
-  assert len(told[0]) == len(told[1]) == 2
-  for ours, theirs in zip(*told, strict=True):
-    assert ours.keys() == theirs.keys() and ours['config_sha256'] == theirs['config_sha256']
-    for stage, cost in ours['training'].items():
-      assert [cost[key] for key in ('steps', 'shared')] == [
-          theirs['training'][stage][key] for key in ('steps', 'shared')]
-    for name, model in ours['models'].items():
-      assert model['params'] == theirs['models'][name]['params']
-      for metric, value in model['quality'].items():      # of 450 examples one may differ
-        assert value == pytest.approx(theirs['models'][name]['quality'][metric], abs=3e-3)
