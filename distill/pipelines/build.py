@@ -145,15 +145,15 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
            known: Collection[str], of: Common) -> tuple[Stage, dict[str, int]]:
   """One stage, and how many examples and labels it shows."""
   node, last = learner.stages[where], where == next(reversed(learner.stages))
-  inside, where = (learner.inside if last else where), where or 'config'
+  node_path, where = (learner.node_path if last else where), where or 'config'
   data, saw, epoch = of.data(learner, node.train, where)
   path = _prefixed(learner.where, 'schedules')
   schedules = {name: lookup.build('schedules', spec, f'{path}.{name}')
                for name, spec in in_steps(learner.schedules, epoch, path).items()}
-  path = _prefixed(inside, 'objective')
+  path = _prefixed(node_path, 'objective')
   terms = objective.terms_from(in_steps(node.objective, epoch, path), path)
   checks.check_labels(terms, saw, of.judge.dataset.splits['train'].fields)
-  augment, asked = sources.augments(node.augment, inside or 'config', of.judge.dataset.facts)
+  augment, asked = sources.augments(node.augment, node_path or 'config', of.judge.dataset.facts)
   paths = {path: term.where for term in terms for path in term.paths} | asked
   carries = of.carries(learner, paths) if last else {}
   paths |= {path: f'carry.{name}' for name, carry in carries.items()
@@ -163,7 +163,7 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
   paths |= {path: f'{learner.where}.projectors.{name}' for name, spec in specs.items()
             for path in objective.paths(spec.get('reads', ()))}
   teachers = find(_among_teachers(paths, known))
-  checks.check_inputs(node.augment, teachers, inside or 'config')
+  checks.check_inputs(node.augment, teachers, node_path or 'config')
   averages = sources.averages(teachers)
   if averages and not last:
     raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries are '
@@ -178,7 +178,7 @@ def _stage(learner: nodes.Learner, where: str, model: Pure, start: exported.Star
       name=learner.name if last else f'{learner.name}-{where.rpartition(".")[2]}',
       seed=learner.seed, student=student, terms=terms, data=data, train=node.train,
       start=functools.partial(start, student), teachers=teachers, optimizer=node.optimizer,
-      schedules=schedules, where=where, inside=inside or 'config', carries=carries,
+      schedules=schedules, where=where, node_path=node_path or 'config', carries=carries,
       prepare=of.modality.prepare, layout=of.judge.layout, augment=augment), saw
 
 

@@ -136,7 +136,7 @@ def _teacher(node: Mapping[str, Any], path: Path, facts: Any):
   yield from _model(_node(node, 'model'), (*path, 'model'), EVERY if node.get('init') else facts)
   yield from _read(node, path, node, path, facts)
   if plan := _node(node, 'train'):
-    yield (*path, 'train'), Configured((nodes.TeacherTrain, train.Plan))
+    yield (*path, 'train'), Configured((nodes.TeacherTrain, train.TrainConfig))
     yield from _stage(plan, (*path, 'train'), facts)
 
 
@@ -147,7 +147,7 @@ def _learner(node: Mapping[str, Any], path: Path, facts: Any):
     yield (*path, 'student'), Configured((nodes.StudentNode,))
     yield from _model(_node(student, 'model'), (*path, 'student', 'model'), facts)
   yield from _read(node, path, student, (*path, 'student'), facts)
-  yield (*path, 'train'), Configured((train.Plan,))
+  yield (*path, 'train'), Configured((train.TrainConfig,))
   yield from _stage(node, path, facts)
   for name, derived in _each(node, 'derive'):
     yield (*path, 'derive', name), Configured((nodes.DeriveNode,))
@@ -165,7 +165,7 @@ def _read(node: Mapping[str, Any], path: Path, own: Mapping[str, Any], where: Pa
     yield from _named('carry', carry, (*path, 'carry', name), filled=facts)
   for name, before in _each(node, 'before'):
     yield (*path, 'before', name), Configured((nodes.StageNode,))
-    yield (*path, 'before', name, 'train'), Configured((train.Plan,))
+    yield (*path, 'before', name, 'train'), Configured((train.TrainConfig,))
     yield from _stage(before, (*path, 'before', name), facts)
 
 

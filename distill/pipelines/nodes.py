@@ -110,7 +110,7 @@ class TeacherNode:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherTrain:
-  """What `teachers.T.train` has beside the fields of `train.Plan`.
+  """What `teachers.T.train` has beside the fields of `train.TrainConfig`.
 
   A teacher sees all labels unless `labelled` says otherwise; of an assistant, too, only the terms
   that read labels need any. In its terms the model that is trained is `student/…` and `self/…`,
@@ -143,13 +143,13 @@ class StudentNode:
 class Learner:
   """A model that is trained, whether teacher or student, as the nodes of a config say.
 
-  `where` is the path of its node, for error lines, and `inside` what the paths of the objective
-  and the augmentations of its last stage begin with. `stages` are by the paths of their nodes, in
+  `where` is the config path of its node, for error lines, and `node_path` that of the node with the
+  objective and the augments of its last stage. `stages` are by the paths of their nodes, in
   order. `how` is what orders its data otherwise than the config's node `data`.
   """
   name: str
   where: str
-  inside: str
+  node_path: str
   model: Mapping
   seed: int
   stages: Mapping[str, StageNode]
@@ -210,7 +210,8 @@ def teacher(name: str, node: TeacherNode, seed: int, reads: Mapping[str, str]) -
       where: StageNode(own.objective, own.optimizer, plan, own.augment)}
   how = ({'seed': node.seed} if node.shared else {}) | (
       {'batch_size': own.batch_size} if own.batch_size else {})
-  return Learner(name=name, where=where, inside=f'{where}.train', model=node.model, stages=stages,
+  return Learner(name=name, where=where, node_path=f'{where}.train', model=node.model,
+                 stages=stages,
                  frozen=node.frozen, seed=node.seed + (0 if node.shared else seed),
                  projectors=node.projectors, schedules=node.schedules, carry=node.carry,
                  labelled=own.labelled, drawn=own.drawn, how=how, reads=reads)
@@ -221,7 +222,7 @@ def student(name: str, config: Config) -> Learner:
   node = lookup.call(StudentNode, config.student, 'student')
   stages = _before(config.before, '') | {
       '': StageNode(config.objective, config.optimizer, config.train, config.augment)}
-  return Learner(name=name, where='student', inside='', model=node.model, seed=config.seed,
+  return Learner(name=name, where='student', node_path='', model=node.model, seed=config.seed,
                  stages=stages, frozen=node.frozen, projectors=node.projectors,
                  schedules=config.schedules, carry=config.carry,
                  labelled=config.data.get('labelled', 1.0), drawn=config.data.get('drawn', 0.0))

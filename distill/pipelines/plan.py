@@ -56,7 +56,7 @@ def announce(told: Setting, run: Run) -> Announced:
   for trained, stage in ((t, stage) for t in told.trained if t.stage.name not in taken
                          for stage in t.stages):
     ready = train.prepared(stage, {t.name: t.shapes for t in stage.teachers})
-    steps, done = ready.plan.steps, checkpoint.latest(train.folder(stage, run)) or 0
+    steps, done = ready.config.steps, checkpoint.latest(train.folder(stage, run)) or 0
     size = len(ready.batch['valid'])
     width = functools.partial(_width, told.modality)
     some = range(0, steps, max(steps // 50, 1)) if told.modality.widths else [0]
@@ -64,7 +64,7 @@ def announce(told: Setting, run: Run) -> Announced:
     a_step = ready.flops() * sum(widths) / len(widths) / width(ready.batch)     # nearly linear
     found[stage.name] = ready, a_step * steps
     states += sharding.nbytes(ready.like)
-    dtypes |= {ready.plan.dtype, *(getattr(teacher, 'dtype', '') for teacher in stage.teachers)}
+    dtypes |= {ready.config.dtype, *(getattr(teacher, 'dtype', '') for teacher in stage.teachers)}
     lines.append((f'{stage.name:<{wide}} {steps:>6,} steps of {size}',
                   f'{sizes.params(stage.student.model.shapes[0]) / 1e6:5.2f} M parameters',
                   f'{trained.saw["labels"]:,} labels', a_step * (steps - done),
@@ -97,7 +97,7 @@ def programs(announced: Announced, run: Run) -> list[Callable[[], Any]]:
   if jax.process_count() > 1:
     return []
   return [ready.traced.lower().compile for name, (ready, _) in announced.items()
-          if checkpoint.latest(run.workdir / 'checkpoints' / name) != ready.plan.steps]
+          if checkpoint.latest(run.workdir / 'checkpoints' / name) != ready.config.steps]
 
 
 def _width(modality: Modality, batch: Batch) -> int:
