@@ -22,7 +22,7 @@ from distill import checkpoint, formats, hub, lookup, modalities, report, stream
 from distill.data import batches
 from distill.logs import say
 from distill.modalities import examples
-from distill.pipelines import judging, nodes
+from distill.pipelines import judge, nodes
 from distill.types import Status, Stop
 
 USAGE = 'usage: python -m distill.export --model=DIR --to=DIR [--inputs=FILE] [--format=NAME]'
@@ -110,7 +110,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
   path = workdir / 'config.json'
   try:
     config = json.loads(path.read_text('utf-8'))
-    source = judging.source(config['data'])
+    source = judge.source(config['data'])
   except (ValueError, LookupError, AttributeError) as error:
     raise Stop(Status.CONFIG, f'{path} is no config of a run: give --inputs=FILE') from error
   dataset = lookup.build('data', source, 'data')

@@ -224,7 +224,7 @@ def test_every_config_field_is_read():
   for path, tree in TREES.items():
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
-          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StageNode', 'DeriveNode',
+          'EvalConfig', 'Config', 'TeacherNode', 'TeacherTrain', 'StageNode', 'DeriveNode',
           'StudentNode', 'Evaluate', 'TermNode', 'TrainConfig'):
         fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         unread = fields - read - {'pipeline', 'tier'}       # read before there is a Config

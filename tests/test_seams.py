@@ -14,7 +14,7 @@ from distill import checkpoint, evaluate, formats, report, runs, sharding, train
 from distill.data.sets import InMemory
 from distill.logs import Log
 from distill.pipelines import compare
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Field, Status, Stop
 from tests.test_defects import Pixels
 
@@ -88,9 +88,9 @@ ALL = [pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teache
 
 def stages(node, devices=1):
   """The stages by name."""
-  told = setting(node)
+  setup = build_setup(node)
   layout = sharding.layout(devices=jax.devices()[:devices])
-  return {t.stage.name: dataclasses.replace(t.stage, layout=layout) for t in told.trained}
+  return {t.stage.name: dataclasses.replace(t.stage, layout=layout) for t in setup.trained}
 
 
 def untrained(stage):
@@ -113,14 +113,14 @@ def fitted(stage, place):
 
 @pytest.mark.parametrize('case', ALL)
 def test_one_device_is_eight(case, tmp_path):
-  (one, ours), (eight, theirs) = (
+  (single, ours), (eight, theirs) = (
       fitted(stages(CASES[case], n)['student'], tmp_path / str(n)) for n in (1, 8))
   for part in 'params', 'carry':
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-                 getattr(eight, part), getattr(one, part))
+                 getattr(eight, part), getattr(single, part))
   np.testing.assert_allclose([row['loss'] for row in theirs], [row['loss'] for row in ours],
                              rtol=1e-4)
-  assert one.first_bad == -1
+  assert single.first_bad == -1
 
 
 @pytest.mark.parametrize('case', ALL)
@@ -171,15 +171,15 @@ class TestAdversarialViews:
 
   def test_accumulated_they_are_the_same(self, tmp_path):
     node = CASES['pgd']
-    (one, _), (four, _) = (fitted(stages({**node, 'train': {**node['train'], 'accumulate': n}})[
+    (single, _), (four, _) = (fitted(stages({**node, 'train': {**node['train'], 'accumulate': n}})[
         'student'], tmp_path / str(n)) for n in (1, 4))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-                 four.params, one.params)
+                 four.params, single.params)
 
   def test_a_baseline_keeps_an_attack_of_its_own_and_has_none_of_a_teacher(self):
     assert len(stages(CASES['pgd'])['baseline'].augment) == 1
-    own = stages(config(augment=({**PGD, 'of': 'student'},)))
-    assert len(own['baseline'].augment) == 1
+    attacked = stages(config(augment=({**PGD, 'of': 'student'},)))
+    assert len(attacked['baseline'].augment) == 1
     taught = stages(CASES['pgd of the teacher'])
     assert len(taught['student'].augment) == 1 and not taught['baseline'].augment
     ready(taught['baseline'])
@@ -190,14 +190,14 @@ class TestAdversarialViews:
 
   def test_an_attack_of_a_teacher_that_is_not_there_is_refused(self):
     with pytest.raises(Stop, match=r"config.augment\[0\]: 'big/logits' names no view") as stop:
-      setting(config(augment=({**PGD, 'of': 'big'},)))
+      build_setup(config(augment=({**PGD, 'of': 'big'},)))
     assert stop.value.status == Status.MISFIT
 
   def test_an_augment_of_two_arguments_is_refused(self):
     line = (r"augment\[0\]='tests.test_seams:old': an augment is called with \(batch, key, ask\), "
             r'and this one takes \(batch, key\)')
     with pytest.raises(Stop, match=line) as stop:
-      setting(config(augment=({'name': f'{__name__}:old'},)))
+      build_setup(config(augment=({'name': f'{__name__}:old'},)))
     assert stop.value.status == Status.CONFIG
 
 
@@ -247,9 +247,9 @@ class TestReads:
   def test_loaded_it_keeps_to_the_view_unless_the_config_says_otherwise(self, run):
     init = {'init': str(run / 'export/t'), 'train': {}, 'model': {}}
     for reads, wanted in ({}, READS), ({'image': 'image'}, {'image': 'image'}):
-      told = setting(config(teacher={**init, 'reads': reads}))
-      stage = next(t.stage for t in told.trained if t.role == 'student')
-      assert stage.teachers[0].reads == wanted and told.jobs[0].reads == wanted
+      setup = build_setup(config(teacher={**init, 'reads': reads}))
+      stage = next(t.stage for t in setup.trained if t.role == 'student')
+      assert stage.teachers[0].reads == wanted and setup.jobs[0].reads == wanted
 
   @pytest.mark.parametrize(('reads', 'line'), [
       ({'image': 'view4/image'}, "t.reads.image='view4/image': pixels has no such field in its "
@@ -258,7 +258,7 @@ class TestReads:
       ({'image': 'view3/image'}, r"t.reads.image='view3/image' is \[2, 2, 1\], and image \[4, 4")])
   def test_a_field_that_is_not_there_or_does_not_fit_is_refused(self, reads, line):
     with pytest.raises(Stop, match=f'teachers.{line}') as stop:
-      setting(config(teacher={'reads': reads}))
+      build_setup(config(teacher={'reads': reads}))
     assert stop.value.status == Status.MISFIT
 
   def test_an_assistant_s_teacher_must_not_need_the_field_that_it_replaces(self):
@@ -268,7 +268,7 @@ class TestReads:
     line = ('teachers.a.reads.image: it learns from t, which reads the image that it replaces: '
             'give teachers.t.reads.image')
     with pytest.raises(Stop, match=line):
-      setting({**node, 'teachers': {'t': t, 'a': a}})
+      build_setup({**node, 'teachers': {'t': t, 'a': a}})
     both = stages({**node, 'teachers': {'t': {**t, 'reads': READS}, 'a': a}})['a']
     assert (both.data[0]['image'] == both.data[0]['view2/image']).all()
     assert both.teachers[0].reads == READS
@@ -314,7 +314,7 @@ class TestAverage:
        "source='carrot:ema' must be 'live', 'fields' or 'carry:NAME'")])
   def test_what_is_no_average_is_refused(self, change, line):
     with pytest.raises(Stop, match=line) as stop:
-      setting(config(objective={'same': term('ema')}, **{**EMA, **change}))
+      build_setup(config(objective={'same': term('ema')}, **{**EMA, **change}))
     assert stop.value.status == Status.CONFIG
 
   def test_only_the_student_s_own_stage_reads_it(self):
@@ -322,7 +322,7 @@ class TestAverage:
     before = {'first': {'objective': {'same': term('ema')}, 'optimizer': node['optimizer'],
                         'train': node['train']}}
     with pytest.raises(Stop, match='before.first: it reads the teacher of carry/ema, and carries'):
-      setting({**node, 'before': before})
+      build_setup({**node, 'before': before})
     node['teachers']['t']['train']['objective']['same'] = term('ema')
     with pytest.raises(Stop, match="ema.source='carry:ema': only the stage of the student"):
-      setting(node)
+      build_setup(node)

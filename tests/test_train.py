@@ -170,7 +170,7 @@ class TestShares:
     assert all(row.pop('time') for row in rows)
     return rows
 
-  def test_they_are_said_and_logged_once_whatever_happens_to_the_run(self, tmp_path, capsys):
+  def test_they_are_printed_and_logged_once_whatever_happens_to_the_run(self, tmp_path, capsys):
     with pytest.raises(Stop, match='everything saved'):
       self.fitted(tmp_path, preempted=True)             # before anything is saved
     for _ in range(2):

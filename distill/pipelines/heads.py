@@ -1,4 +1,4 @@
-"""Heads of models: which ones a run reads."""
+"""Heads of models, and which ones a run reads."""
 from collections.abc import Collection, Sequence
 from typing import Any
 

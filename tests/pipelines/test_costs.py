@@ -65,7 +65,7 @@ def test_energy_is_of_the_device_that_is_timed(monkeypatch, tmp_path, backend, b
       task=types.SimpleNamespace(outputs=('logits',)),
       evaluate=types.SimpleNamespace(cost=True, alone=by_itself, watts=10.))
   run = types.SimpleNamespace(log=types.SimpleNamespace(say=lambda line: None))
-  found = costs.measured([model], judge, run)['model']
+  found = costs.measure([model], judge, run)['model']
   assert found['latency_ms']['p50'] == pytest.approx(1e3 * latency)
   about = found['energy_j_per_example']
   assert (about and about['value']) == (joules and pytest.approx(joules))
