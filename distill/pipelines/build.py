@@ -198,7 +198,8 @@ def _among_teachers(paths: Mapping[str, str], known: Collection[str]) -> list[st
   views = {path.partition('/')[0] for path in paths}
   names = {*objective.OWN_VIEWS, *known}
   for path, where in paths.items():
-    if (view := path.partition('/')[0]) not in names:
+    view = path.partition('/')[0]
+    if view not in names:
       raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, names))
   return [name for name in known if name in views]
 

@@ -115,7 +115,8 @@ def _check_outputs(model: Model, judge: Judge) -> None:
   batch = judge.batches(split, model.modality)[0]
   gives = jax.eval_shape(lambda *weights: model.pure(*weights, batch, train=False, key=None)[0],
                          *model.weights)
-  if lacks := sorted({*judge.task.outputs} - {*gives}):
+  lacks = sorted({*judge.task.outputs} - {*gives})
+  if lacks:
     raise Stop(Status.MISFIT, f'models.{model.name} gives no {lacks[0]}, by which the task judges: '
                'only models of one task stand side by side; --config=FILE chooses the data')
   judge.check(model.pure, model.weights, split, model.modality, f'models.{model.name}')
@@ -124,7 +125,8 @@ def _check_outputs(model: Model, judge: Judge) -> None:
 def _check_classes(name: str, card: Mapping[str, Any], judge: Judge) -> None:
   """Stops unless a model has the parts and the classes that the task needs."""
   data, where = judge.dataset, f'models.{name}'
-  if lacks := {path.split('/')[0] for path in card.get('fresh', ())} & {*judge.task.parts}:
+  lacks = {path.split('/')[0] for path in card.get('fresh', ())} & {*judge.task.parts}
+  if lacks:
     raise Stop(Status.MISFIT, f'{where} has no {min(lacks)}: it is a pretrained encoder, which '
                'must be trained before it can answer')
   if not judge.task.labelled:

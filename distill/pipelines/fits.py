@@ -143,14 +143,15 @@ def check_card(card: Mapping[str, Any], place: str, dataset: Dataset, where: str
   tasks.check_exclusive(card, f'{where}.init={place!r}', 'take a model of single labels, or give '
                         f"{where}.fresh=('head/*',) for a new head")
   modality = formats.modality(card, hub.folder(place, f'{where}.init'))
-  if why := modality.misfit(dataset.modality):
+  why = modality.misfit(dataset.modality)
+  if why:
     raise Stop(Status.MISFIT, f'{where}: {why}: take the data that it was trained on '
                f'({name} is other data), or data that is encoded for it')
   outputs = card['model'].get('classes', max(1, len(its)))
   if outputs != dataset.sizes.get('classes', outputs) or (
       its and its != classes and not are_unnamed(its)):
-    raise Stop(Status.MISFIT, f'{where}: its head has {outputs} outputs'
-               f'{" for " * bool(its)}{", ".join(its)}; {name} has '
+    labels = ' for ' + ', '.join(its) if its else ''
+    raise Stop(Status.MISFIT, f'{where}: its head has {outputs} outputs{labels}; {name} has '
                f'{", ".join(classes) or "numbers"}, in this order: give '
                f"{where}.fresh=('head/*',) for a new head")
   check_sizes(card['model'], dataset, f'{where}.model')

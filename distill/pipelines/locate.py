@@ -35,7 +35,8 @@ def find_models(places: Sequence[str]) -> dict[str, Located]:
     raise Stop(Status.CONFIG, '--models: a place is empty; give DIR,DIR')
   models = [found for place in places for found in _at(place)]
   paths = [found.path for found in models]
-  if twice := {path for path in paths if paths.count(path) > 1}:
+  twice = {path for path in paths if paths.count(path) > 1}
+  if twice:
     raise Stop(Status.CONFIG, f'--models: {"/".join(min(twice)[-2:])} is named twice')
   names = [_shortest_name(path, paths) for path in paths]
   known = {found.path: name for name, found in zip(names, models, strict=True)}
