@@ -36,8 +36,8 @@ def _command(arguments: Sequence[str]) -> int:
     from distill import report
     report.render(pathlib.Path(options.render))
     return int(Status.DONE)
-  from distill.pipelines import gathered  # JAX, after what can be refused without it
-  found = gathered.gathered(options.models.split(','))
+  from distill.pipelines import locate  # JAX, after what can be refused without it
+  found = locate.find_models(options.models.split(','))
   config = judged_by(options.config or '', fields, [f.run for f in found.values() if f.run])
   models = {name: dataclasses.asdict(model.node) for name, model in found.items()}
   config = {**config, 'pipeline': 'evaluate.run', 'models': models}
@@ -69,14 +69,14 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) -> dict[str, Any]:
   """The data, the task and how to evaluate, with their overrides: of a config, or the first run."""
-  from distill.pipelines import gathered, nodes
-  from distill.pipelines.judging import BATCHING
+  from distill.pipelines import locate, nodes
+  from distill.pipelines.judge import BATCHING
   from distill.report import tiers
   if not file and not runs:
     raise Stop(Status.CONFIG, 'no run is among the models, whose data they could be asked about: '
                'give --config=configs/NAME.py')
   config = (flags.parsed([f'--config={file}']).config.to_dict() if file else
-            _tuples(gathered.config(runs[0])))
+            _tuples(locate.read_config(runs[0])))
   if 'data' not in config or not isinstance(config['data'], Mapping):
     raise Stop(Status.CONFIG, f'--config={file}: it has no node data')
   known = {'tier': '', 'evaluate': {}} | config           # which may leave out what has a default

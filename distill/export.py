@@ -22,7 +22,7 @@ from distill import checkpoint, command_line, formats, hub, lookup, modalities, 
 from distill.data import batches
 from distill.logs import say
 from distill.modalities import examples
-from distill.pipelines import checks, judging, nodes
+from distill.pipelines import checks, judge, nodes
 from distill.types import Status, Stop
 
 DOOR = 'distill.export'
@@ -112,7 +112,7 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
   path = workdir / 'config.json'
   try:
     config = json.loads(path.read_text('utf-8'))
-    source = judging.source(config['data'])
+    source = judge.source(config['data'])
   except (ValueError, LookupError, AttributeError) as error:
     raise Stop(Status.CONFIG, f'{path} is no config of a run: give --inputs=FILE') from error
   dataset = lookup.build('data', source, 'data')

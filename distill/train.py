@@ -20,41 +20,41 @@ from distill.student import Student
 from distill.teachers import Teacher, Weights
 from distill.types import Schedule, Status, Stop
 
-NONE: Weights = ({}, {})        # of a teacher that is no module
-Fitted = tuple[Flat, Flat, dict[str, float]]    # parameters, the rest, and what training cost
+NO_WEIGHTS: Weights = ({}, {})        # of a teacher that is no module
+FitResult = tuple[Flat, Flat, dict[str, float]]    # parameters, the rest, and the training cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """What one call of `fit` trains, and on what."""
+  """The training of one call of `fit`: model, data, objective, optimizer."""
   name: str
   student: Student
-  # Parameters and rest before step 0, of the weights of the models that there are by then.
+  # Makes parameters and rest before step 0 from the weights of the models trained so far.
   start: Callable[[Mapping[str, Weights]], tuple[Flat, Flat]]
   terms: tuple[objective.Term, ...]
   data: Sequence[Mapping[str, Any]]               # data[i]: this process's rows of batch i
   optimizer: Mapping[str, Any]                    # config nodes
   train: Mapping[str, Any]
   seed: int = 0                                   # of dropout and whatever else is random
-  where: str = 'config'                           # of its node, for error lines …
-  inside: str = ''                                # … and of the node that has its optimizer
+  where: str = 'config'                           # config path of its node, for error lines
+  node_path: str = ''                             # config path of the node with its optimizer
   teachers: tuple[Teacher, ...] = ()
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
   carries: Mapping[str, Carry] = dataclasses.field(default_factory=dict)
-  prepare: Callable | None = None                 # stored fields as models read them
+  prepare: Callable | None = None                 # makes models' inputs of stored fields
   augment: tuple[Callable, ...] = ()
   evaluate: Callable[[Flat, Flat], Mapping[str, float]] | None = None
   layout: sharding.Layout = dataclasses.field(default_factory=sharding.layout)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainConfig:
   """The `train` node of a config.
 
-  `log_every`, `save_every` and `eval_every` are in steps; 0 means never, beside the last step.
-  `shares`: say and log each term's part of the sum of the terms' gradient norms before step 0.
-  `dtype` and `remat` say what the model computes in, and what of its blocks again in the backward
-  pass: `models.precision`, `models.layers.REMAT`.
+  `log_every`, `save_every` and `eval_every` are in steps; 0 means at the last step only. `shares`:
+  print and log each term's share of the sum of all terms' gradient norms before step 0. `dtype` is
+  the precision of the model's computation (`models.precision`), `remat` the part of its blocks that
+  the backward pass computes again (`models.layers.REMAT`).
   """
   steps: int
   accumulate: int = 1
@@ -74,29 +74,31 @@ class Plan:
       raise ValueError(f'eval_every={self.eval_every} must be a multiple of log_every='
                        f'{self.log_every}')
     for key, known in ('dtype', precision.DTYPES), ('remat', layers.REMAT):
-      if (value := getattr(self, key)) not in known:
+      value = getattr(self, key)
+      if value not in known:
         raise ValueError(f'{key}={value!r} is not one of {", ".join(known)}')
 
-  def due(self, every: int, done: int) -> bool:
+  def is_due(self, every: int, done: int) -> bool:
+    """Tells whether an action of every so many steps is due after `done` steps."""
     return done == self.steps or bool(every and done % every == 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """A stage as a program: traced, not compiled, nothing allocated."""
-  plan: Plan
+  """A stage as a program that is traced, but not compiled; no array is allocated."""
+  config: TrainConfig
   train_step: Callable
-  norms: Callable | None              # of every term's gradient, if the plan wants their shares
-  init: Callable[[Flat, Flat, int], State]        # of parameters, the rest and a seed
-  like: State                         # shapes, and where they live
+  norms: Callable | None              # every term's gradient norm, if the config wants shares
+  init: Callable[[Flat, Flat, int], State]        # from parameters, the rest and a seed
+  like: State                         # shapes and shardings
   batch: Mapping[str, Any]            # the shapes of the first batch, whole
   traced: Any
-  prepare: Callable | None = None     # what the step does first to a batch
+  prepare: Callable | None = None     # the step's first action on a batch
 
   def flops(self) -> float:
-    """Floating-point operations of one step at the first batch's shapes, by XLA's count.
+    """Counts the floating-point operations of one step at the first batch's shapes, by XLA.
 
-    Those of models, objective and optimizer: what makes inputs of stored fields isn't counted.
+    It counts models, objective and optimizer, but not the making of inputs from stored fields.
     """
     count = lambda lowered: float((lowered.cost_analysis() or {}).get('flops', 0.0))
     before = count(jax.jit(self.prepare).lower(self.batch)) if self.prepare else 0.0
@@ -105,23 +107,25 @@ class Prepared:
 
 
 def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
-  """Builds and traces a stage's step: what doesn't fit stops here, before any compilation.
+  """Builds and traces a stage's step, so that parts that don't fit stop before any compilation.
 
   `weights` are the shapes of the teachers' weights.
   """
-  plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
-  check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
+  config = lookup.call(TrainConfig, stage.train, f'{stage.where}.train')
+  check_computing(stage.student.model, f'{stage.where}.train', dtype=config.dtype,
+                  remat=config.remat)
   optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
-                           f'{stage.inside or stage.where}.optimizer', steps=plan.steps)
+                           f'{stage.node_path or stage.where}.optimizer', steps=config.steps)
   parts = stage.student, stage.teachers, stage.terms
-  how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
-             accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
-             where=stage.where)
-  train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **how)
-  norms = step.make_gradient_norms(*parts, **how) if plan.shares else None
-  # With the layouts of the run, so that the first step needn't be traced again.
-  batch, homes_of = stage.layout.batch_shapes(stage.data[0]), stage.layout.weight_shardings
-  weights = {name: sharding.shapes(w, homes_of(w)) for name, w in weights.items()}
+  options = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
+                 accumulate=config.accumulate, dtype=config.dtype, remat=config.remat,
+                 layout=stage.layout, where=stage.where)
+  train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **options)
+  norms = step.make_gradient_norms(*parts, **options) if config.shares else None
+  # With the run's shardings, so that the first step needn't be traced again.
+  batch = stage.layout.batch(stage.data[0])
+  weights = {name: sharding.shapes(w, stage.layout.weight_shardings(w))
+             for name, w in weights.items()}
   params, rest = stage.student.shapes()
 
   shapes = step.view_shapes(
@@ -137,76 +141,79 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   homes = step.state_shardings(like, stage.layout)
   init, like = jax.jit(init, static_argnums=2, out_shardings=homes), sharding.shapes(like, homes)
   traced = train_step.trace(like, weights, batch, jax.eval_shape(lambda: jax.random.key(0)))
-  return Prepared(plan, train_step, norms, init, like, batch, traced, stage.prepare)
+  return Prepared(config, train_step, norms, init, like, batch, traced, stage.prepare)
 
 
 def folder(stage: Stage, run: Run) -> pathlib.Path:
-  """Where a stage's checkpoints are."""
+  """Returns the folder of a stage's checkpoints."""
   return run.workdir / 'checkpoints' / stage.name
 
 
 def fit(stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
-        left: tuple[Flat, Flat] = ({}, {})) -> Fitted:
-  """Trains a stage, resuming whatever the workdir holds.
+        previous: tuple[Flat, Flat] = ({}, {})) -> FitResult:
+  """Trains a stage, resuming from the workdir's last checkpoint if there is one.
 
-  `weights` are those of the models that there are, by name: its teachers' and what it starts from.
-  `left` are parameters and rest that an earlier stage left: it starts from these where it has them.
+  Args:
+    weights: by name, the weights of its teachers and of the model that it starts from.
+    previous: parameters and rest at the end of an earlier stage; the stage starts from these where
+      it has the same paths.
   """
   with run.deferring():
-    return _fit(_Progress(stage, ready, weights, run, left), ready, run)
+    return _fit(TrainSession(stage, ready, weights, run, previous), ready, run)
 
 
-class _Progress:
-  """How far a stage is: its state, its checkpoints, and sums until the next row."""
+class TrainSession:
+  """The progress of a stage: its state, its checkpoints, and sums until the next logged row."""
 
   def __init__(self, stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
-               left: tuple[Flat, Flat]):
-    self.stage, self.run, self.place = stage, run, folder(stage, run)
-    homes, found = step.state_shardings(ready.like, stage.layout), checkpoint.restore(
-        self.place, ready.like)
-    needed = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
-    teachers = {name: checkpoint.sha256(theirs) for name, theirs in needed.items()}
-    self.fresh = found is None
-    if self.fresh:
-      params, rest = (own | {path: before[path] for path in own if path in before}
-                      for own, before in zip(stage.start(weights), left, strict=True))
+               previous: tuple[Flat, Flat]):
+    self.stage, self.run, self.folder = stage, run, folder(stage, run)
+    homes = step.state_shardings(ready.like, stage.layout)
+    found = checkpoint.restore(self.folder, ready.like)
+    teachers = {t.name: weights.get(t.name, NO_WEIGHTS) for t in stage.teachers}
+    hashes = {name: checkpoint.sha256(teacher) for name, teacher in teachers.items()}
+    self.is_new = found is None
+    if self.is_new:
+      params, rest = (
+          {path: old.get(path, value) for path, value in part.items()}
+          for part, old in zip(stage.start(weights), previous, strict=True))
       state = ready.init(sharding.device_put(params, homes.params),
                          sharding.device_put(rest, homes.rest), stage.seed)
-      self.facts = {'seconds': 0.0, 'window': {}, 'teachers': teachers}
+      self.facts = {'seconds': 0.0, 'window': {}, 'teachers': hashes}
     else:
       state, self.facts = found[1], dict(found[2])
-      for name, digest in teachers.items():
+      for name, digest in hashes.items():
         if self.facts['teachers'].get(name) != digest:
           raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
                      'began with: take another --workdir, or restore the teacher')
     self.state = sharding.device_put(state, homes)        # before the first step
-    self.weights = {name: sharding.device_put(theirs, stage.layout.weight_shardings(theirs))
-                    for name, theirs in needed.items()}
+    self.weights = {name: sharding.device_put(teacher, stage.layout.weight_shardings(teacher))
+                    for name, teacher in teachers.items()}
     self.saved = int(state.step)
-    run.log.rewind(stage.name, -1 if self.fresh else self.saved)
+    run.log.rewind(stage.name, -1 if self.is_new else self.saved)
     self.window = {name: list(pair) for name, pair in self.facts['window'].items()}
     self.before = time.monotonic()
 
   def settle(self, pending: list[Any]) -> None:
-    """Waits for the steps under way, adds up their sums, and stops at bad numbers."""
+    """Waits for the steps under way, adds up their sums, and stops at non-finite numbers."""
     for sums in jax.device_get(pending):
       for name, (total, count) in sums.items():
-        kept = self.window.setdefault(name, [0.0, 0.0])
-        kept[0] += float(total)
-        kept[1] += float(count)
+        pair = self.window.setdefault(name, [0.0, 0.0])
+        pair[0] += float(total)
+        pair[1] += float(count)
     pending.clear()
     bad = int(self.state.first_bad)
     if bad >= 0:
       batch = self.stage.layout.to_devices(self.stage.data[bad])
       ids = [int(i) for i in sharding.on_host(batch['id']) if i >= 0]
-      intact = (f'checkpoint {self.saved} in {self.place} is intact' if self.saved
+      intact = (f'checkpoint {self.saved} in {self.folder} is intact' if self.saved
                 else 'nothing was saved yet')
       raise Stop(Status.NONFINITE, f'{self.stage.name}: loss or gradient is not finite at step '
                  f'{bad}, batch ids {ids}; {intact}: lower optimizer.rate, or look at these '
                  'examples')
 
-  def row(self, done: int, scores: Mapping[str, float]) -> dict[str, float]:
-    """Logs the means since the last row, and the scores."""
+  def log_row(self, done: int, scores: Mapping[str, float]) -> dict[str, float]:
+    """Logs the means since the last row, and the scores; returns both."""
     row = {**means(self.window), **scores}
     self.run.log.row(self.stage.name, self.run.seed, done, row)
     self.window.clear()
@@ -217,40 +224,43 @@ class _Progress:
     now = time.monotonic()
     self.facts['seconds'] += now - self.before
     self.before, self.saved = now, done
-    checkpoint.save(self.place, done, self.state, {**self.facts, 'window': self.window})
+    checkpoint.save(self.folder, done, self.state, {**self.facts, 'window': self.window})
 
 
-def _fit(progress: _Progress, ready: Prepared, run: Run) -> Fitted:
-  """Trains a stage from where it is to its last step."""
-  stage, plan, done, pending = progress.stage, ready.plan, progress.saved, []
+def _fit(session: TrainSession, ready: Prepared, run: Run) -> FitResult:
+  """Trains a stage from its current step to its last one."""
+  stage, config, done, pending = session.stage, ready.config, session.saved, []
   feed, seed = batches.read_ahead(stage.data, done), jax.random.key(stage.seed)
-  alone, stop = jax.process_count() == 1, sharding.any_process(run.preempted)
-  if ready.norms and progress.fresh:
+  single_process, stop = jax.process_count() == 1, sharding.any_process(run.preempted)
+  if ready.norms and session.is_new:
     first = stage.layout.to_devices(stage.data[0])
-    norms = ready.norms(progress.state, progress.weights, first, seed)
+    norms = ready.norms(session.state, session.weights, first, seed)
     run.tell_shares(stage.name, jax.device_get(norms))
-  while done < plan.steps and not stop:
-    progress.state, sums = ready.train_step(progress.state, progress.weights,
-                                            stage.layout.to_devices(next(feed)), seed)
+  while done < config.steps and not stop:
+    session.state, sums = ready.train_step(session.state, session.weights,
+                                           stage.layout.to_devices(next(feed)), seed)
     done += 1
     pending.append(sums)
     if len(pending) > 2:                # two steps ahead of the device, never more
       jax.block_until_ready(pending[-3])
-    if plan.due(plan.log_every, done):
-      progress.settle(pending)
-      scored = stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done)
-      state = progress.state
-      row = progress.row(done, stage.evaluate(state.params, state.rest) if scored else {})
-      run.log.progress(stage.name, done, plan.steps, row)
-    if plan.due(plan.save_every, done):
-      progress.settle(pending)
-      progress.save(done)
-    if alone or plan.due(plan.log_every, done) or plan.due(plan.save_every, done):
+    is_logged, is_saved = (config.is_due(every, done)
+                           for every in (config.log_every, config.save_every))
+    if is_logged:
+      session.settle(pending)
+      scores = {}
+      if stage.evaluate and config.eval_every and config.is_due(config.eval_every, done):
+        scores = stage.evaluate(session.state.params, session.state.rest)
+      row = session.log_row(done, scores)
+      run.log.progress(stage.name, done, config.steps, row)
+    if is_saved:
+      session.settle(pending)
+      session.save(done)
+    if single_process or is_logged or is_saved:
       stop = sharding.any_process(run.preempted)
-  if progress.saved < done:
-    progress.settle(pending)
-    progress.save(done)
+  if session.saved < done:
+    session.settle(pending)
+    session.save(done)
   run.stop_if_preempted()
-  return progress.state.params, progress.state.rest, {
-      'seconds': progress.facts['seconds'], 'steps': plan.steps,
-      'examples': plan.steps * ready.batch['valid'].shape[0]}
+  return session.state.params, session.state.rest, {
+      'seconds': session.facts['seconds'], 'steps': config.steps,
+      'examples': config.steps * ready.batch['valid'].shape[0]}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.report import tiers
-from distill.report.wording import spelled
+from distill.report.text import metric_name
 from experiments import bench, pages, rows
 from experiments.rows import Row, words
 from experiments.statistics import Values, differences, t_interval
@@ -216,7 +216,7 @@ def number(value: float, percent: bool) -> str:
 
 def judged(arm: Arm) -> str:
   """By what, and on which examples, its numbers are."""
-  name = spelled(arm.metric['name'])
+  name = metric_name(arm.metric['name'])
   return f'{name[0].upper()}{name[1:]} on {arm.n:,} ' + (
       f'examples of `{arm.split}`' if arm.split else 'held-out examples')
 
@@ -257,8 +257,8 @@ def _tiers(arms: Mapping[str, Arm]) -> dict[str, Any]:
     for name, limit in tier['limits'].items():
       each = {seed: of['limits'][name] for seed, of in told.items()}
       values = {seed: v['value'] for seed, v in each.items() if v['value'] is not None}
-      lines.append([cell(arm.row), tier['name'], tiers.NAMES[name],
-                    f'{tiers.WORDS[limit["bound"]]} {number(limit["limit"], False)}',
+      lines.append([cell(arm.row), tier['name'], tiers.LIMITED[name],
+                    f'{tiers.BOUNDS[limit["bound"]]} {number(limit["limit"], False)}',
                     spread(values, False) if values else 'not measured', passed(each.values())])
     reached.append(f'{cell(arm.row)} reaches the tier {tier["name"]} at {passed(told.values())}')
   heads = [['arm', 'tier', 'limited', 'limit', 'value', 'seeds that pass'],

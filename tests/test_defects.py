@@ -19,7 +19,7 @@ from distill.data.sets import Dataset
 from distill.modalities.image import Image
 from distill.models import layers
 from distill.models.functional import Traits
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.tasks import Explain, Task, score_resamples
 from distill.tasks.classification import FRACTION
 from distill.types import Status
@@ -228,7 +228,7 @@ class TestACohort:
     node |= {'data': {'name': 'digits.Digits', 'batch_size': 8, 'seed': 0},
              'student': {'model': {'name': 'resnet.ResNet', 'depth': 8, 'widths': (2, 2, 2, 2)}},
              'teachers': {'teacher': {'init': str(mutual / 'export/student')}}}
-    assert list(setting(node).loaded) == ['teacher']
+    assert list(build_setup(node).loaded) == ['teacher']
 
 
 def test_logits_at_every_position_are_reported(tmp_path):

@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from distill import evaluate as door
 from distill import export, main, predict, report
-from distill.pipelines import gathered
+from distill.pipelines import locate
 from distill.types import Status
 from tests.test_pretrained import pretrained
 
@@ -68,8 +68,8 @@ def ask(place, tmp_path, capsys):
     models = ','.join(str(place / model) for model in models)
     code = door.command([f'--models={models}', f'--workdir={tmp_path / to}',
                          *(f'--config.{k.replace("__", ".")}={v}' for k, v in fields.items())])
-    there = (tmp_path / to / 'report.json').is_file()
-    return code, capsys.readouterr().err, report.read(tmp_path / to) if there else None
+    exists = (tmp_path / to / 'report.json').is_file()
+    return code, capsys.readouterr().err, report.read(tmp_path / to) if exists else None
   return command
 
 
@@ -79,8 +79,8 @@ def records(workdir, name):
 
 
 def test_a_run_a_program_and_a_foreign_folder_stand_side_by_side(place, tmp_path, ask):
-  code, said, found = ask('run', 'program', 'foreign')
-  assert code == Status.DONE, said
+  code, printed, found = ask('run', 'program', 'foreign')
+  assert code == Status.DONE, printed
   before = report.read(place / 'run')
   models = {m['name']: m for m in found['models']}
   assert [(m['name'], m['role']) for m in found['models']] == [
@@ -97,15 +97,15 @@ def test_a_run_a_program_and_a_foreign_folder_stand_side_by_side(place, tmp_path
   assert models['program']['shipped_bytes'] == (place / 'program/model.stablehlo').stat().st_size
   assert models['foreign']['gain'] is None and models['foreign']['retention']['of'] == 'teacher'
   rows = list(map(json.loads, (tmp_path / 'out/metrics.jsonl').read_text().splitlines()))
-  own = list(map(json.loads, (place / 'run/metrics.jsonl').read_text().splitlines()))
+  logged = list(map(json.loads, (place / 'run/metrics.jsonl').read_text().splitlines()))
   by_step = lambda rows: sorted(rows, key=lambda row: (row['stage'], row['step']))
-  assert rows and by_step(rows) == by_step(own)
+  assert rows and by_step(rows) == by_step(logged)
 
 
 def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, ask):
   """Held against `distill.predict`, which knows nothing of the data."""
-  code, said, _ = ask('run', 'foreign')
-  assert code == Status.DONE and 'foreign: reads the texts by its own encoding' in said
+  code, printed, _ = ask('run', 'foreign')
+  assert code == Status.DONE and 'foreign: reads the texts by its own encoding' in printed
   texts = list(map(json.loads, (place / 'my.jsonl').read_text().splitlines()))
   label = {text['text']: text['label'] for text in texts}
   from distill.data import files
@@ -121,14 +121,14 @@ def test_a_foreign_model_reads_the_texts_by_its_own_tokenizer(place, tmp_path, a
 
 
 def test_a_model_with_less_room_is_padded_to_four_widths_as_others_are(ask):
-  code, said, _ = ask('run', 'foreign', data__widths='(8, 9, 10, 11)')          # and 12, its own
-  assert code == Status.DONE, said
+  code, printed, _ = ask('run', 'foreign', data__widths='(8, 9, 10, 11)')          # and 12, its own
+  assert code == Status.DONE, printed
 
 
-def test_all_are_looked_into_and_timed_but_a_program_only_asked(ask):
-  code, said, found = ask('run', 'program', 'foreign', evaluate__cost=True,
+def test_all_are_explained_and_timed_but_a_program_only_answers(ask):
+  code, printed, found = ask('run', 'program', 'foreign', evaluate__cost=True,
                           evaluate__faithfulness=True)
-  assert code == Status.DONE, said
+  assert code == Status.DONE, printed
   models = {m['name']: m for m in found['models']}
   assert {'saliency', 'cka', 'agreement'} <= models['student']['faithfulness'].keys()
   assert models['program']['faithfulness'].keys() == {
@@ -145,8 +145,8 @@ def test_all_are_looked_into_and_timed_but_a_program_only_asked(ask):
 
 
 def test_fields_of_a_run_can_be_changed_those_that_it_left_out_too(ask):
-  code, said, found = ask('run', evaluate__also=('train',), evaluate__watts=5.0)
-  assert code == Status.DONE, said
+  code, printed, found = ask('run', evaluate__also=('train',), evaluate__watts=5.0)
+  assert code == Status.DONE, printed
   assert found['models'][1]['also'].keys() == {'train'}
   assert found['models'][1]['also']['train']['gain']['of'] == 'baseline'
 
@@ -155,33 +155,33 @@ def test_the_same_command_again_measures_nothing(place, tmp_path, ask):
   ask('run', 'foreign')
   page = tmp_path / 'out/report.json'
   first = page.stat().st_mtime_ns
-  code, said, _ = ask('run', 'foreign')
-  assert code == Status.DONE and 'finished before' in said and page.stat().st_mtime_ns == first
+  code, printed, _ = ask('run', 'foreign')
+  assert code == Status.DONE and 'finished before' in printed and page.stat().st_mtime_ns == first
   page.unlink()                         # as if it had been stopped before the report
   kept = {file: file.stat().st_mtime_ns for file in (tmp_path / 'out/records').glob('*.npz')}
-  code, said, _ = ask('run', 'foreign')
-  assert code == Status.DONE and page.is_file() and 'answers' not in said
+  code, printed, _ = ask('run', 'foreign')
+  assert code == Status.DONE and page.is_file() and 'answers' not in printed
   assert kept == {file: file.stat().st_mtime_ns for file in kept} and kept
 
 
 def test_a_workdir_of_other_models_is_left_as_it_is(place, tmp_path, ask):
   ask('run', 'foreign')
   before = (tmp_path / 'out/report.json').read_bytes()
-  code, said, _ = ask('run', 'program')
-  assert code == Status.CONFIG and 'holds a run of another config' in said
+  code, printed, _ = ask('run', 'program')
+  assert code == Status.CONFIG and 'holds a run of another config' in printed
   assert (tmp_path / 'out/report.json').read_bytes() == before
   changed = shutil.copytree(place / 'foreign', tmp_path / 'foreign')
   ask('run', changed, to='other')
   arrays = safetensors.numpy.load_file(changed / 'model.safetensors')
   safetensors.numpy.save_file({k: v + 1 for k, v in arrays.items()}, changed / 'model.safetensors')
-  code, said, _ = ask('run', changed, to='other')
-  assert code == Status.CONFIG and 'models.foreign.content' in said
+  code, printed, _ = ask('run', changed, to='other')
+  assert code == Status.CONFIG and 'models.foreign.content' in printed
 
 
-def test_models_of_one_name_are_told_apart_by_their_run(place, tmp_path, ask):
+def test_models_of_one_name_are_distinguished_by_their_run(place, tmp_path, ask):
   shutil.copytree(place / 'run', place / 'second', dirs_exist_ok=True)
-  code, said, found = ask('run', 'second/export/student')
-  assert code == Status.DONE, said
+  code, printed, found = ask('run', 'second/export/student')
+  assert code == Status.DONE, printed
   assert [m['name'] for m in found['models']] == [
       'teacher', 'run-student', 'baseline', 'second-student']
   assert found['models'][1]['teachers'] == ['teacher'] and found['models'][3]['teachers'] == []
@@ -189,14 +189,14 @@ def test_models_of_one_name_are_told_apart_by_their_run(place, tmp_path, ask):
 
 
 def roles(place, *models):
-  found = gathered.gathered([str(place / model) for model in models])
+  found = locate.find_models([str(place / model) for model in models])
   return {name: model.node.role for name, model in found.items()}
 
 
 def test_a_baseline_is_one_only_beside_the_student_that_it_belongs_to(place):
-  own = {'teacher': 'teacher', 'student': 'student', 'baseline': 'baseline'}
-  assert roles(place, 'run') == own
-  assert roles(place, *(f'run/export/{name}' for name in own)) == own
+  expected = {'teacher': 'teacher', 'student': 'student', 'baseline': 'baseline'}
+  assert roles(place, 'run') == expected
+  assert roles(place, *(f'run/export/{name}' for name in expected)) == expected
   assert roles(place, 'run/export/teacher', 'foreign', 'run/export/baseline') == {
       'teacher': 'teacher', 'foreign': 'student', 'baseline': 'student'}
 
@@ -210,11 +210,11 @@ def test_without_a_teacher_the_first_is_what_others_are_held_against(place, ask)
 
 
 def test_a_missed_tier_is_an_exit_status_and_the_report_is_there(ask):
-  code, said, found = ask('run', tier='ultralight')
-  assert code == Status.TIER and 'tier ultralight is missed by student' in said
+  code, printed, found = ask('run', tier='ultralight')
+  assert code == Status.TIER and 'tier ultralight is missed by student' in printed
   assert found['models'][1]['tier']['name'] == 'ultralight'
-  code, said, found = ask('run', tier='heavy', to='other')
-  assert code == Status.CONFIG and "there is no 'heavy'" in said and found is None
+  code, printed, found = ask('run', tier='heavy', to='other')
+  assert code == Status.CONFIG and "there is no 'heavy'" in printed and found is None
 
 
 @pytest.mark.parametrize('models, fields, status, line', [
@@ -238,8 +238,8 @@ def test_what_cannot_be_held_side_by_side_ends_in_a_line(
     if not (place / name).exists():
       foreign(place / name, labels)
   (place / 'unfinished/checkpoints').mkdir(parents=True, exist_ok=True)
-  code, said, found = ask(*models, **fields)
-  last = said.strip().splitlines()[-1]
+  code, printed, found = ask(*models, **fields)
+  last = printed.strip().splitlines()[-1]
   assert code == status and last.startswith('distill.evaluate: ') and line in last
   assert found is None and not list(tmp_path.glob('out/records/*'))
 
@@ -247,8 +247,8 @@ def test_what_cannot_be_held_side_by_side_ends_in_a_line(
 def test_names_without_meaning_are_taken_at_their_places(place, ask):
   if not (place / 'unnamed').exists():
     foreign(place / 'unnamed', ('LABEL_0', 'LABEL_1'))
-  code, said, found = ask('run', 'unnamed', 'foreign')
-  assert code == Status.DONE, said
+  code, printed, found = ask('run', 'unnamed', 'foreign')
+  assert code == Status.DONE, printed
   assert found['models'][3]['quality'] == found['models'][4]['quality']
 
 
@@ -258,7 +258,7 @@ def test_names_without_meaning_are_taken_at_their_places(place, ask):
     (['--render=DIR', '--models=DIR'], '--render=DIR draws what is there'),
     (['--models=a,,b'], 'a place is empty'),
     (['--models='], "'--models=' is not")])
-def test_a_wrong_argument_is_said_before_anything_is_loaded(arguments, line, capsys):
+def test_a_wrong_argument_is_an_error_before_anything_is_loaded(arguments, line, capsys):
   assert door.command(arguments) == Status.CONFIG
   assert line in capsys.readouterr().err
 
@@ -275,7 +275,7 @@ def test_help_is_the_file_itself(capsys):
 def test_places_give_names(tmp_path, places, names):
   for place in places:
     foreign(tmp_path / place)
-  found = gathered.gathered([str(tmp_path / place) for place in places])
+  found = locate.find_models([str(tmp_path / place) for place in places])
   assert list(found) == names and [f.node.place for f in found.values()] == [
       str((tmp_path / place).resolve()) for place in places]
 
@@ -283,18 +283,18 @@ def test_places_give_names(tmp_path, places, names):
 def test_a_trailing_slash_is_the_same_place(tmp_path, monkeypatch):
   foreign(tmp_path / 'model')
   monkeypatch.chdir(tmp_path)
-  assert gathered.gathered(['model']) == gathered.gathered(['./model/'])
+  assert locate.find_models(['model']) == locate.find_models(['./model/'])
 
 
 def test_an_evaluation_can_be_evaluated_from_elsewhere(tmp_path, ask, monkeypatch):
-  _, said, first = ask('run', 'program', 'foreign')
+  _, printed, first = ask('run', 'program', 'foreign')
   notes = {m['name']: m.get('note', '') for m in first['models']}
   assert notes.pop('foreign') == ('what it was trained on is not known: it may have seen examples '
                                   'of test')
-  assert not any(notes.values()) and 'foreign: what it was trained on is not known' in said
+  assert not any(notes.values()) and 'foreign: what it was trained on is not known' in printed
   monkeypatch.chdir('/')
-  code, said, found = ask(tmp_path / 'out', to='again', evaluate__tiers__cloud__kept=0.01)
-  assert code == Status.DONE, said
+  code, printed, found = ask(tmp_path / 'out', to='again', evaluate__tiers__cloud__kept=0.01)
+  assert code == Status.DONE, printed
   quality = lambda report: [(m['name'], m['role'], m['quality']) for m in report['models']]
   assert quality(found) == quality(first)
   [cloud] = [t for t in found['models'][1]['tiers'] if t['name'] == 'cloud']
@@ -309,15 +309,15 @@ def test_an_evaluation_can_be_evaluated_from_elsewhere(tmp_path, ask, monkeypatc
 def test_a_damaged_run_ends_in_a_line(place, tmp_path, ask, damage, status, line):
   run = shutil.copytree(place / 'run', tmp_path / 'run')
   damage(run)
-  code, said, found = ask(run)
-  assert code == status and line in said.splitlines()[-1] and found is None
+  code, printed, found = ask(run)
+  assert code == status and line in printed.splitlines()[-1] and found is None
 
 
 def test_the_workdir_of_a_run_is_no_place_for_an_evaluation(place, tmp_path, ask):
   shutil.copytree(place / 'run', tmp_path / 'out')
-  code, said, _ = ask('run')
-  assert code == Status.CONFIG and len(said.splitlines()[-1]) < 300
-  assert 'different: pipeline (compare.run there, evaluate.run here)' in said
+  code, printed, _ = ask('run')
+  assert code == Status.CONFIG and len(printed.splitlines()[-1]) < 300
+  assert 'different: pipeline (compare.run there, evaluate.run here)' in printed
 
 
 def test_a_model_without_masked_words_cannot_be_judged_by_them(place, capsys):

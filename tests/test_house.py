@@ -241,8 +241,8 @@ def test_every_config_field_is_read():
   for path, tree in TREES.items():
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name in (
-          'Judged', 'Config', 'TeacherNode', 'TeacherTrain', 'StageNode', 'DeriveNode',
-          'StudentNode', 'Evaluate', 'TermNode', 'Plan'):
+          'EvalConfig', 'Config', 'TeacherNode', 'TeacherTrain', 'StageNode', 'DeriveNode',
+          'StudentNode', 'Evaluate', 'TermNode', 'TrainConfig'):
         fields = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
         unread = fields - read - {'pipeline', 'tier'}       # read before there is a Config
         assert not unread, f'{path.relative_to(ROOT)}: nothing reads {node.name}.{unread}'

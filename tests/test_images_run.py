@@ -14,9 +14,9 @@ from distill import checkpoint, formats, modalities, predict, runs, sharding, tr
 from distill.data import digits
 from distill.logs import Log, NullLog
 from distill.modalities import text, tokenizer
-from distill.pipelines import compare, reasons
-from distill.pipelines.judging import Model
-from distill.pipelines.setting import setting
+from distill.pipelines import compare, explain
+from distill.pipelines.judge import Model
+from distill.pipelines.setup import build_setup
 from distill.types import Status, Stop
 
 DATA = digits.Digits()
@@ -98,9 +98,9 @@ class TestTheReport:
 
   def test_speaks_of_images(self, whole):
     page = (whole[0] / 'report.html').read_text()
-    assert '1,327 images, all labelled' in page and 'images it saw' in page
-    said = re.sub('<style>.*?</style>|<svg.*?</svg>', '', page, flags=re.DOTALL)
-    assert not re.search(r'\b(texts?|tokens?)\b', said)
+    assert '1,327 images, all labelled' in page and 'training images' in page
+    text = re.sub('<style>.*?</style>|<svg.*?</svg>', '', page, flags=re.DOTALL)
+    assert not re.search(r'\b(texts?|tokens?)\b', text)
 
   def test_says_whether_models_decide_for_the_same_reasons(self, whole):
     workdir, report = whole
@@ -127,13 +127,14 @@ class TestTheReport:
     models = [Model(name, name, pure, weights, card, {}, DATA.modality, DATA.splits)
               for name in records
               for pure, weights, card in [formats.load(str(workdir / 'export' / name))]]
-    this = runs.Run('digits', tmp_path, NullLog(), seed=0)
-    evaluate = lambda **how: setting({**config(), 'evaluate': dict(how, resamples=9)})
+    run = runs.Run('digits', tmp_path, NullLog(), seed=0)
+    evaluate = lambda **how: build_setup({**config(), 'evaluate': dict(how, resamples=9)})
     asks = {model.name: evaluate().ask(model) for model in models}
-    alone = reasons.reasons(models[1:], asks, records, evaluate(), this)['student']
-    assert alone['faithfulness'] == {} and alone['layers'] is None
-    assert alone['calibration'] and alone['robustness']['fgsm']
-    found = reasons.reasons(models, asks, records, evaluate(faithfulness=False), this)['student']
+    single = explain.explain_models(models[1:], asks, records, evaluate(), run)['student']
+    assert single['faithfulness'] == {} and single['layers'] is None
+    assert single['calibration'] and single['robustness']['fgsm']
+    shallow = evaluate(faithfulness=False)
+    found = explain.explain_models(models, asks, records, shallow, run)['student']
     assert list(found['faithfulness']) == ['agreement', 'agreement_on_errors', 'kl']
     assert found['layers'] is None and found['robustness'] is None
     assert not (tmp_path / 'records').exists()
@@ -188,10 +189,10 @@ class TestPredict:
       assert row['probabilities'][row['label']] == max(row['probabilities'].values())
 
   def test_takes_one_image_with_or_without_its_channel_and_a_picture(self, whole, tmp_path):
-    one = raw(1)[0]
-    np.save(tmp_path / 'hw.npy', one[..., 0])
-    np.save(tmp_path / 'hwc.npy', one)
-    Image.fromarray(np.rint(one[..., 0] * 255 / 16).astype(np.uint8)).save(tmp_path / 'one.png')
+    first = raw(1)[0]
+    np.save(tmp_path / 'hw.npy', first[..., 0])
+    np.save(tmp_path / 'hwc.npy', first)
+    Image.fromarray(np.rint(first[..., 0] * 255 / 16).astype(np.uint8)).save(tmp_path / 'one.png')
     plain, channel, picture = self.answers(
         whole, *(tmp_path / name for name in ('hw.npy', 'hwc.npy', 'one.png')))
     assert plain['image'] == f'{tmp_path}/hw.npy'
@@ -234,30 +235,30 @@ class TestStarting:
 
   def test_a_student_takes_the_statistics_of_what_it_starts_from(self, whole):
     folder = whole[0] / 'export/student'
-    told = setting(config(student={'init': str(folder)}))
-    params, rest = told.trained[1].stage.start({})
+    setup = build_setup(config(student={'init': str(folder)}))
+    params, rest = setup.trained[1].stage.start({})
     assert {path.removeprefix('model/') for path in rest} == {
         path for path in weights(folder) if path.endswith(('/mean', '/var'))}
     for path, array in weights(folder).items():
-      there = (params | rest)[f'model/{path}']
-      np.testing.assert_array_equal(there, array, err_msg=path)
+      exported = (params | rest)[f'model/{path}']
+      np.testing.assert_array_equal(exported, array, err_msg=path)
 
   def test_a_model_of_other_pixels_or_of_texts_is_refused(self, whole, tmp_path):
     folder = whole[0] / 'export/teacher'
     model, held, card = formats.load(str(folder))
     spell = tokenizer.train(['a text'], 40)
-    for other, said in (
+    for other, line in (
         (dataclasses.replace(DATA.modality, mean=[1.0]), 'images of 8 × 8 × 1 with mean 1 and'),
         (text.Text(length=8, widths={'s': (8,)}, tokenizer=spell), 'it takes texts')):
       formats.write(tmp_path / 'other', formats.Shipped(
           model, held, card | modalities.card(other), other))
       with pytest.raises(Stop) as stop:
-        setting(config(teachers={'teacher': {'init': f'{tmp_path}/other'}}))
-      assert stop.value.status == Status.MISFIT and said in str(stop.value)
+        build_setup(config(teachers={'teacher': {'init': f'{tmp_path}/other'}}))
+      assert stop.value.status == Status.MISFIT and line in str(stop.value)
 
   def test_widths_are_for_examples_that_differ_in_length(self):
     with pytest.raises(Stop, match=r'data: widths=\(8,\): the examples have one size') as stop:
-      setting(config(data={'widths': (8,)}))
+      build_setup(config(data={'widths': (8,)}))
     assert stop.value.status == Status.CONFIG
 
   def test_without_costs_no_call_is_timed_and_the_rest_is_the_same(self, whole, tmp_path):
@@ -290,11 +291,11 @@ class TestShared:
         ('first', config()), ('other', config(schedules={}, objective={
             **config()['objective'], 'soft': {**config()['objective']['soft'], 'weight': 2.0}}))))
     assert traced == ['teacher', 'student', 'baseline', 'student']
-    said = capsys.readouterr().err
+    text = capsys.readouterr().err
     for name in 'teacher', 'baseline':
       assert first['training'][name] == other['training'][name]
-      assert f'plan  {name:<10} is there: an equal stage of another run left it\n' in said
-      assert f'{name}: taken from {tmp_path}/shared/{name}-' in said
+      assert f'plan  {name:<10} is there: an equal stage of another run left it\n' in text
+      assert f'{name}: taken from {tmp_path}/shared/{name}-' in text
       assert not (tmp_path / 'other/checkpoints' / name).exists()
     assert first['training']['student']['flops'] > first['training']['baseline']['flops'] > 0
     for n, same in enumerate((True, False, True)):
@@ -322,11 +323,11 @@ def test_stopped_it_resumes_bitwise(whole, tmp_path, monkeypatch):
     calls.append(stage.name)
     if calls.count(stage.name) > 1:
       return fit(stage, ready, *how)
-    one = ready.train_step
+    first = ready.train_step
     def step(state, *arguments):
       if int(state.step) == 4:
         raise KeyboardInterrupt
-      return one(state, *arguments)
+      return first(state, *arguments)
     return fit(stage, ready.__class__(**(vars(ready) | {'train_step': step})), *how)
 
   monkeypatch.setattr(train, 'fit', stopped)
@@ -344,5 +345,5 @@ def test_one_device_is_eight(whole, tmp_path, monkeypatch):
   monkeypatch.setattr(sharding, 'layout', lambda **how: layout(
       **how | {'devices': jax.devices()[:1]}))
   run(tmp_path / 'run', config())
-  jax.tree.map(lambda one, eight: np.testing.assert_allclose(one, eight, atol=2e-4),
+  jax.tree.map(lambda single, eight: np.testing.assert_allclose(single, eight, atol=2e-4),
                result(tmp_path / 'run'), result(whole[0]))

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from distill import flags, lookup, main, predict
 from distill import workdir as workdirs
-from distill.pipelines import judging
+from distill.pipelines import judge
 from distill.types import Status, Stop
 from experiments import run
 from tests.report import described
@@ -204,7 +204,7 @@ def test_predict_answers_from_the_export(whole, capsys):
 def test_predict_is_what_the_records_say(whole):
   """The command and the evaluation agree on texts of the split."""
   config = json.loads((whole[0] / 'config.json').read_text())
-  data = {k: v for k, v in config['data'].items() if k not in judging.BATCHING}
+  data = {k: v for k, v in config['data'].items() if k not in judge.BATCHING}
   split = lookup.build('data', data, 'data').splits['test']
   with np.load(whole[0] / 'records/student.npz') as records:
     rows = {int(i): p for i, p in zip(records['id'], records['probabilities'], strict=True)}

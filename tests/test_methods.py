@@ -13,8 +13,9 @@ import pytest
 from distill import checkpoint, lookup, runs, sharding, train
 from distill.data import docstrings
 from distill.logs import Log
-from distill.pipelines import judging, setting
-from distill.pipelines.jobs import scoring
+from distill.pipelines import judge
+from distill.pipelines.jobs import make_scorer
+from distill.pipelines.setup import build_setup
 from distill.types import Stop
 from experiments import losses
 
@@ -63,7 +64,7 @@ def on(devices, stage):
 def taught(tmp_path_factory):
   """The weights of both teachers."""
   found = {}
-  for trained in setting.setting(config('confidence')).trained:
+  for trained in build_setup(config('confidence')).trained:
     if trained.role == 'teacher':
       name = trained.stage.name
       params, rest, _ = fitted(on(1, trained.stage), tmp_path_factory.mktemp(name))
@@ -74,49 +75,50 @@ def taught(tmp_path_factory):
 
 def student(node, devices=1):
   """The student's stage, and the setting."""
-  told = setting.setting(node)
-  stage = next(t.stage for t in told.trained if t.role == 'student')
-  return on(devices, stage), dataclasses.replace(told, layout=on(1, stage).layout)
+  setup = build_setup(node)
+  stage = next(t.stage for t in setup.trained if t.role == 'student')
+  return on(devices, stage), dataclasses.replace(setup, layout=on(1, stage).layout)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', METHODS)
 def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
-  stage, told = student(config(method))
+  stage, setup = student(config(method))
   params, rest, rows = fitted(stage, tmp_path, taught)
   for term in {*terms(method)} - RISING.keys():
     assert rows[-1][term] < rows[0][term], (term, [row[term] for row in rows])
   assert rows[-1]['loss'] < rows[0]['loss']
-  accuracy = scoring(stage.student.model, told, {})(params, rest)['test/accuracy']
+  accuracy = make_scorer(stage.student.model, setup, {})(params, rest)['test/accuracy']
   assert accuracy > 0.2             # of ten classes; 450 images, so chance has a deviation of 0.014
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_its_parts_are_those_that_its_terms_read(method):
-  assert_parts(setting.setting(config(method)), terms(method))
+  assert_parts(build_setup(config(method)), terms(method))
 
 
 @pytest.mark.slow
 def test_a_method_for_text_has_the_parts_that_its_terms_read(monkeypatch):
   scope = runpy.run_path(str(ROOT / 'configs' / 'docstrings.py'))
   small = scope['get_config']('test').to_dict()['data']
-  source = {key: value for key, value in small.items() if key not in judging.BATCHING}
+  source = {key: value for key, value in small.items() if key not in judge.BATCHING}
   found = lookup.build('data', source, 'data')              # once, for it takes seconds
   monkeypatch.setattr(docstrings, 'Docstrings',
                       functools.wraps(docstrings.Docstrings)(lambda **_: found))
   for method, weights in scope['METHODS'].items():
     node = scope['get_config'](method).to_dict()
     node['data'] = dict(node['data'], widths=small['widths'])
-    assert_parts(setting.setting(node), weights if isinstance(weights, dict) else {method: weights})
+    weights = weights if isinstance(weights, dict) else {method: weights}
+    assert_parts(build_setup(node), weights)
 
 
-def assert_parts(told, weights):
-  stage = next(t.stage for t in told.trained if t.role == 'student')
+def assert_parts(setup, weights):
+  stage = next(t.stage for t in setup.trained if t.role == 'student')
   assert {t.name: t.weight(0) for t in stage.terms if t.name != 'hard'} == pytest.approx(weights)
   read = {path.split('/')[1] for term in stage.terms for path in term.paths
           if path.startswith(('projected/', 'carry/'))}
   assert read == {*stage.student.projectors, *stage.carries}
-  for baseline in (t.stage for t in told.trained if t.role == 'baseline'):
+  for baseline in (t.stage for t in setup.trained if t.role == 'baseline'):
     assert [term.name for term in baseline.terms] == ['hard']
     assert not baseline.student.projectors and not baseline.carries and not baseline.teachers
 
@@ -149,10 +151,10 @@ def test_one_device_is_eight(method, taught, tmp_path):
   node = one_sum(5, '' if method == 'one sum' else method, log_every=1)
   (params, rest, rows), (others, left, eight) = (
       fitted(student(node, taught, n)[0], tmp_path / str(n)) for n in (1, 8))
-  told = {name for name in rows[0] if name.partition('/')[0] in (
+  logged = {name for name in rows[0] if name.partition('/')[0] in (
       'loss', 'grad_norm', *SCOPE['get_config']().objective)}
-  assert {*told} > {'loss', 'grad_norm'}
-  for name in told:
+  assert {*logged} > {'loss', 'grad_norm'}
+  for name in logged:
     np.testing.assert_allclose(eight[0][name], rows[0][name], rtol=1e-4, atol=1e-6, err_msg=name)
   for ours, theirs in ((params, others), (rest, left)):
     for path, value in ours.items():
@@ -196,12 +198,12 @@ def test_a_mistake_is_one_line_that_says_where_before_anything_is_compiled(
     place = place[key]
   place[last] = value
   with pytest.raises(Stop) as stop:
-    stage = next(t.stage for t in setting.setting(node).trained if t.role == 'student')
+    stage = next(t.stage for t in build_setup(node).trained if t.role == 'student')
     train.prepared(on(1, stage), taught_shapes)
   assert line in str(stop.value) and '\n' not in str(stop.value)
 
 
 @pytest.fixture(scope='module')
 def taught_shapes():
-  teacher = setting.setting(config('kd')).trained[0].stage.student.model
+  teacher = build_setup(config('kd')).trained[0].stage.student.model
   return {'teacher': teacher.shapes}

@@ -12,7 +12,7 @@ from distill import checkpoint, flags, formats, lookup, objective, predict, runs
 from distill.formats import safetensors
 from distill.logs import Log
 from distill.pipelines import identities as names
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Status, Stop
 
 LAB = '''
@@ -200,18 +200,18 @@ def test_an_export_that_names_another_function_does_not_call_it(whole, folder, t
 
 
 def test_a_student_starts_from_a_model_outside(lab):
-  """And `check_kin` compares the defaults of both."""
+  """And `check_same_architecture` compares the defaults of both."""
   student = {'model': {'name': 'mylab.parts:Net', 'width': 6}, 'init': 'teacher'}
   soft = {'loss': 'logits.kl', 'reads': {'student': 'student/logits', 'teacher': 'teacher/logits'}}
   node = {**NODE, 'student': student, 'carry': {}, 'objective': {'hard': HARD, 'soft': soft}}
-  assert [t.stage.name for t in setting(node).trained] == ['teacher', 'student', 'baseline']
+  assert [t.stage.name for t in build_setup(node).trained] == ['teacher', 'student', 'baseline']
   model = {'name': 'mylab.parts:Nett', 'width': 6}
   with pytest.raises(Stop, match="student.model.name='mylab.parts:Nett': mylab.parts has no"):
-    setting({**node, 'student': {**student, 'model': model}})
+    build_setup({**node, 'student': {**student, 'model': model}})
 
 
 def identities():
-  return {t.stage.name: t.identity for t in setting(NODE).trained}
+  return {t.stage.name: t.identity for t in build_setup(NODE).trained}
 
 
 def test_a_stage_is_another_when_the_code_outside_is_another(folder, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import safetensors.numpy
 from distill import checkpoint, flags, formats, predict, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Status, Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -72,8 +72,8 @@ def test_a_recipe_trains_with_every_term(recipe, name, stages, metric):
   found = {}
   for row in rows(workdir):
     found.setdefault(row['stage'], set()).update(row)
-  told = {'stage', 'seed', 'step', 'time', 'loss', 'grad_norm'}
-  assert {stage: {term for term in terms - told if '/' not in term}
+  setup = {'stage', 'seed', 'step', 'time', 'loss', 'grad_norm'}
+  assert {stage: {term for term in terms - setup if '/' not in term}
           for stage, terms in found.items()} == stages
   assert report['task']['primary'] == metric
   assert [m['name'] for m in report['models']] == [
@@ -103,7 +103,7 @@ def test_an_export_of_masked_words_has_no_head_and_starts_a_task(recipe, tmp_pat
 
   node = config('pkd.py:test', f'student.init={folder}')
   node['student']['model'] |= {'types': 0, 'pooling': 'relu'}
-  stage = setting(node).trained[1].stage
+  stage = build_setup(node).trained[1].stage
   start, _ = stage.start({})
   np.testing.assert_array_equal(start['model/token/embedding'],
                                 names['distilbert.embeddings.word_embeddings.weight'])
@@ -116,8 +116,8 @@ def test_a_stage_starts_from_what_the_one_before_it_left(tmp_path):
   node = config('tinybert.py:test', 'train.steps=1', 'train.log_every=1', 'train.eval_every=0',
                 'optimizer.rate=1e-30', 'objective.hard.weight=1.0')
   node['objective']['again'] = node['before']['layers']['objective']['hidden0']
-  told = setting(node)
-  student, baseline = told.trained[1:]
+  setup = build_setup(node)
+  student, baseline = setup.trained[1:]
   assert [s.name for s in student.stages] == ['student-layers', 'student']
   assert [s.name for s in baseline.stages] == ['baseline']       # the layers need the teacher
   assert set(student.stages[0].student.projectors) == {'embedding', 'hidden0', 'hidden1'}
@@ -125,9 +125,9 @@ def test_a_stage_starts_from_what_the_one_before_it_left(tmp_path):
 
   report = run(tmp_path / 'run', node)
   ready = train.prepared(student.stages[0], {
-      'teacher': told.trained[0].stage.student.model.shapes})
+      'teacher': setup.trained[0].stage.student.model.shapes})
   _, left, _ = checkpoint.restore(tmp_path / 'run/checkpoints/student-layers', ready.like)
-  ready = train.prepared(student.stage, {'teacher': told.trained[0].stage.student.model.shapes})
+  ready = train.prepared(student.stage, {'teacher': setup.trained[0].stage.student.model.shapes})
   _, last, _ = checkpoint.restore(tmp_path / 'run/checkpoints/student', ready.like)
   start, _ = student.stage.start({})
   for path in last.params:
@@ -165,14 +165,14 @@ def test_stages_follow_each_other_by_name_and_the_baseline_s_have_no_teacher():
   layers = node['before']['layers']
   node['before'] = {'b': {**layers, 'objective': {'hard': hard, **layers['objective']}},
                     'a': layers, 'c': {**layers, 'objective': {'hard': hard}}}
-  student, baseline = setting(node).trained[1:]
+  student, baseline = build_setup(node).trained[1:]
   assert [s.name for s in student.stages] == [
       'student-a', 'student-b', 'student-c', 'student']
   assert [s.name for s in baseline.stages] == ['baseline-b', 'baseline-c', 'baseline']
   assert all([t.name for t in s.terms] == ['hard'] and not s.teachers for s in baseline.stages)
   other = {**node, 'before': {**node['before'], 'a': {**layers, 'optimizer': {
       **layers['optimizer'], 'rate': 1e-3}}}}
-  changed = setting(other).trained[1:]
+  changed = build_setup(other).trained[1:]
   assert changed[0].identity != student.identity
   assert changed[1].identity == baseline.identity            # it doesn't go through that stage
 
@@ -192,9 +192,9 @@ def test_a_mistake_in_a_stage_names_the_stage(change, status, line):
   node = config('tinybert.py:test')
   node['before']['layers'] |= change
   with pytest.raises(Stop) as stopped:
-    told = setting(node)
-    train.prepared(told.trained[1].stages[0], {
-        'teacher': told.trained[0].stage.student.model.shapes})
+    setup = build_setup(node)
+    train.prepared(setup.trained[1].stages[0], {
+        'teacher': setup.trained[0].stage.student.model.shapes})
   assert stopped.value.status == status and line in str(stopped.value)
 
 
@@ -203,14 +203,14 @@ def test_a_stage_s_terms_on_labels_mind_the_labels_that_may_be_seen():
   node['data']['labelled'] = 0.5
   node['before']['layers']['objective'] = {'hard': {**node['objective']['hard'], 'weight': 1.0}}
   with pytest.raises(Stop, match=r'before\.layers\.objective\.hard reads batch/label'):
-    setting(node)
+    build_setup(node)
 
 
 def test_no_teacher_has_the_name_of_a_stage():
   node = config('tinybert.py:test')
   node['teachers'] = {'student-layers': node['teachers']['teacher']}
   with pytest.raises(Stop, match="'student-layers' is taken"):
-    setting(node)
+    build_setup(node)
 
 
 def plain(path, name='distilbert.py:test'):
@@ -224,32 +224,32 @@ def plain(path, name='distilbert.py:test'):
 
 def test_masked_words_need_no_labels_and_classes_do(tmp_path):
   node = plain(tmp_path / 'texts.txt')
-  told = setting(node)
-  assert not told.dataset.names and not told.trained[1].saw['labels']
-  batch = told.rows['test'][0]
-  mask = told.dataset.modality.special['[MASK]']
+  setup = build_setup(node)
+  assert not setup.dataset.names and not setup.trained[1].seen['labels']
+  batch = setup.rows['test'][0]
+  mask = setup.dataset.modality.special['[MASK]']
   assert ((batch['tokens'] == mask).sum(1) == batch['chosen'].sum(1)).all()
   with pytest.raises(Stop) as stopped:
-    setting({**node, 'task': {'name': 'regression.Regression'}})
+    build_setup({**node, 'task': {'name': 'regression.Regression'}})
   assert stopped.value.status == Status.DATA and 'no labels to judge by' in str(stopped.value)
 
 
 def test_a_model_without_the_head_that_the_task_reads_is_named(tmp_path):
   node = plain(tmp_path / 'texts.txt')
-  told = setting(node)
+  setup = build_setup(node)
   student, teacher = node['student'], node['teachers']['teacher']
   silent = {**node, 'student': {**student, 'model': {**student['model'], 'words': False}}}
   with pytest.raises(Stop, match="task='words.MaskedWords': 'student/words' names no output"):
-    setting(silent)
+    build_setup(silent)
 
   # A checkpoint that has none, as sentence encoders.
-  stage, card = told.trained[0].stage, told.trained[0].card
+  stage, card = setup.trained[0].stage, setup.trained[0].card
   params, rest = stage.student.model.init(0)
   params = {path: value for path, value in params.items() if not path.startswith('words')}
   folder = tmp_path / 'encoder'
   formats.write(folder, formats.Shipped(
-      stage.student.model, (params, rest), card, told.dataset.modality))
+      stage.student.model, (params, rest), card, setup.dataset.modality))
   loaded = {**node, 'teachers': {'teacher': {'init': str(folder), 'model': {'words': True}}}}
   with pytest.raises(Stop, match=r"teachers\.teacher: .* has no module 'words'"):
-    setting(loaded)
+    build_setup(loaded)
   assert teacher['train']

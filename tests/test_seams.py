@@ -13,9 +13,9 @@ from flax import nnx
 from distill import checkpoint, evaluate, export, formats, report, runs, sharding, train
 from distill.data.sets import InMemory
 from distill.logs import Log
-from distill.pipelines import compare, gathered
+from distill.pipelines import compare, locate
 from distill.pipelines import evaluate as evaluation
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Field, Status, Stop
 from tests.test_defects import Pixels
 
@@ -89,9 +89,9 @@ ALL = [pytest.param(case, marks=[pytest.mark.slow] * (case == 'pgd of the teache
 
 def stages(node, devices=1):
   """The stages by name."""
-  told = setting(node)
+  setup = build_setup(node)
   layout = sharding.layout(devices=jax.devices()[:devices])
-  return {t.stage.name: dataclasses.replace(t.stage, layout=layout) for t in told.trained}
+  return {t.stage.name: dataclasses.replace(t.stage, layout=layout) for t in setup.trained}
 
 
 def untrained(stage):
@@ -114,14 +114,14 @@ def fitted(stage, place):
 
 @pytest.mark.parametrize('case', ALL)
 def test_one_device_is_eight(case, tmp_path):
-  (one, ours), (eight, theirs) = (
+  (single, ours), (eight, theirs) = (
       fitted(stages(CASES[case], n)['student'], tmp_path / str(n)) for n in (1, 8))
   for part in 'params', 'carry':
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-                 getattr(eight, part), getattr(one, part))
+                 getattr(eight, part), getattr(single, part))
   np.testing.assert_allclose([row['loss'] for row in theirs], [row['loss'] for row in ours],
                              rtol=1e-4)
-  assert one.first_bad == -1
+  assert single.first_bad == -1
 
 
 @pytest.mark.parametrize('case', ALL)
@@ -172,15 +172,15 @@ class TestAdversarialViews:
 
   def test_accumulated_they_are_the_same(self, tmp_path):
     node = CASES['pgd']
-    (one, _), (four, _) = (fitted(stages({**node, 'train': {**node['train'], 'accumulate': n}})[
+    (single, _), (four, _) = (fitted(stages({**node, 'train': {**node['train'], 'accumulate': n}})[
         'student'], tmp_path / str(n)) for n in (1, 4))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
-                 four.params, one.params)
+                 four.params, single.params)
 
   def test_a_baseline_keeps_an_attack_of_its_own_and_has_none_of_a_teacher(self):
     assert len(stages(CASES['pgd'])['baseline'].augment) == 1
-    own = stages(config(augment=({**PGD, 'of': 'student'},)))
-    assert len(own['baseline'].augment) == 1
+    attacked = stages(config(augment=({**PGD, 'of': 'student'},)))
+    assert len(attacked['baseline'].augment) == 1
     taught = stages(CASES['pgd of the teacher'])
     assert len(taught['student'].augment) == 1 and not taught['baseline'].augment
     ready(taught['baseline'])
@@ -191,14 +191,14 @@ class TestAdversarialViews:
 
   def test_an_attack_of_a_teacher_that_is_not_there_is_refused(self):
     with pytest.raises(Stop, match=r"config.augment\[0\]: 'big/logits' names no view") as stop:
-      setting(config(augment=({**PGD, 'of': 'big'},)))
+      build_setup(config(augment=({**PGD, 'of': 'big'},)))
     assert stop.value.status == Status.MISFIT
 
   def test_an_augment_of_two_arguments_is_refused(self):
     line = (r"augment\[0\]='tests.test_seams:old': an augment is called with \(batch, key, ask\), "
             r'and this one takes \(batch, key\)')
     with pytest.raises(Stop, match=line) as stop:
-      setting(config(augment=({'name': f'{__name__}:old'},)))
+      build_setup(config(augment=({'name': f'{__name__}:old'},)))
     assert stop.value.status == Status.CONFIG
 
 
@@ -264,9 +264,9 @@ class TestReads:
   def test_loaded_it_keeps_to_the_view_unless_the_config_says_otherwise(self, run):
     init = {'init': str(run / 'export/t'), 'train': {}, 'model': {}}
     for reads, wanted in ({}, READS), ({'image': 'image'}, {'image': 'image'}):
-      told = setting(config(teacher={**init, 'reads': reads}))
-      stage = next(t.stage for t in told.trained if t.role == 'student')
-      assert stage.teachers[0].reads == wanted and told.jobs[0].reads == wanted
+      setup = build_setup(config(teacher={**init, 'reads': reads}))
+      stage = next(t.stage for t in setup.trained if t.role == 'student')
+      assert stage.teachers[0].reads == wanted and setup.jobs[0].reads == wanted
 
   def test_a_loaded_one_is_found_with_the_view_that_its_run_gave_it(self, run, tmp_path):
     there, other = tmp_path / 'run', tmp_path / 't'
@@ -274,11 +274,11 @@ class TestReads:
     shutil.move(there / 'export/t', other)
     loaded = {**CASES['reads'], 'teachers': {'t': {'init': str(other), 'reads': OTHER}}}
     (there / 'config.json').write_text(json.dumps(loaded))
-    node = gathered.gathered([str(there)])['t'].node
+    node = locate.find_models([str(there)])['t'].node
     assert node.reads == OTHER and node.place == str(other)
     again = {'models': {'t': dataclasses.asdict(node)}}       # as an evaluation's config has it
     (there / 'config.json').write_text(json.dumps(again))
-    assert gathered.gathered([str(there)])['t'].node.reads == OTHER
+    assert locate.find_models([str(there)])['t'].node.reads == OTHER
 
   def test_what_an_evaluation_says_that_it_reads_comes_before_its_card(self, run, tmp_path):
     told = {key: CASES['reads'][key] for key in ('seed', 'data', 'task', 'evaluate')}
@@ -310,7 +310,7 @@ class TestReads:
       ({'image': 'view3/image'}, r"t.reads.image='view3/image' is \[2, 2, 1\], and image \[4, 4")])
   def test_a_field_that_is_not_there_or_does_not_fit_is_refused(self, reads, line):
     with pytest.raises(Stop, match=f'teachers.{line}') as stop:
-      setting(config(teacher={'reads': reads}))
+      build_setup(config(teacher={'reads': reads}))
     assert stop.value.status == Status.MISFIT
 
   def test_an_assistant_s_teacher_must_not_need_the_field_that_it_replaces(self):
@@ -320,7 +320,7 @@ class TestReads:
     line = ('teachers.a.reads.image: it learns from t, which reads the image that it replaces: '
             'give teachers.t.reads.image')
     with pytest.raises(Stop, match=line):
-      setting({**node, 'teachers': {'t': t, 'a': a}})
+      build_setup({**node, 'teachers': {'t': t, 'a': a}})
     both = stages({**node, 'teachers': {'t': {**t, 'reads': READS}, 'a': a}})['a']
     assert (both.data[0]['image'] == both.data[0]['view2/image']).all()
     assert both.teachers[0].reads == READS
@@ -366,7 +366,7 @@ class TestAverage:
        "source='carrot:ema' must be 'live', 'fields' or 'carry:NAME'")])
   def test_what_is_no_average_is_refused(self, change, line):
     with pytest.raises(Stop, match=line) as stop:
-      setting(config(objective={'same': term('ema')}, **{**EMA, **change}))
+      build_setup(config(objective={'same': term('ema')}, **{**EMA, **change}))
     assert stop.value.status == Status.CONFIG
 
   def test_only_the_student_s_own_stage_reads_it(self):
@@ -374,7 +374,7 @@ class TestAverage:
     before = {'first': {'objective': {'same': term('ema')}, 'optimizer': node['optimizer'],
                         'train': node['train']}}
     with pytest.raises(Stop, match='before.first: it reads the teacher of carry/ema, and carries'):
-      setting({**node, 'before': before})
+      build_setup({**node, 'before': before})
     node['teachers']['t']['train']['objective']['same'] = term('ema')
     with pytest.raises(Stop, match="ema.source='carry:ema': only the stage of the student"):
-      setting(node)
+      build_setup(node)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from distill.models import bert, projectors
 from distill.models.functional import Functional
-from distill.pipelines import exported, nodes
+from distill.pipelines import fits, nodes
 from distill.student import Student, block_map, build_student, start_from
 from distill.types import Status, Stop
 
@@ -162,7 +162,7 @@ class TestStartingFromATeacher:
                              fresh=('blocks/0/*',))
     line = 'student.layers: blocks/0 matches no parameter that is to be started'
     with pytest.raises(Stop, match=line):
-      exported.start(node, model(), node.model, dataset=None, seed=0, idle=(),
+      fits.make_start(node, model(), node.model, dataset=None, seed=0, idle=(),
                      teachers={'big': (model(depth=4), node.model)})
 
 

@@ -18,16 +18,16 @@ from distill.types import Status, Stop
 class TestPlan:
 
   def test_what_is_due(self):
-    plan = train.Plan(steps=10, save_every=4)
-    assert [n for n in range(1, 11) if plan.due(plan.save_every, n)] == [4, 8, 10]
-    assert [n for n in range(1, 11) if plan.due(0, n)] == [10]
+    plan = train.TrainConfig(steps=10, save_every=4)
+    assert [n for n in range(1, 11) if plan.is_due(plan.save_every, n)] == [4, 8, 10]
+    assert [n for n in range(1, 11) if plan.is_due(0, n)] == [10]
 
   @pytest.mark.parametrize('wrong', [
       dict(steps=0), dict(accumulate=0), dict(log_every=-1), dict(dtype='float64'),
       dict(log_every=20, eval_every=30), dict(log_every=0, eval_every=5)])
   def test_what_cannot_be_is_refused(self, wrong):
     with pytest.raises(ValueError):
-      train.Plan(**{'steps': 5, **wrong})
+      train.TrainConfig(**{'steps': 5, **wrong})
 
 
 class TestRun:
@@ -170,7 +170,7 @@ class TestShares:
     assert all(row.pop('time') for row in rows)
     return rows
 
-  def test_they_are_said_and_logged_once_whatever_happens_to_the_run(self, tmp_path, capsys):
+  def test_they_are_printed_and_logged_once_whatever_happens_to_the_run(self, tmp_path, capsys):
     with pytest.raises(Stop, match='everything saved'):
       self.fitted(tmp_path, preempted=True)             # before anything is saved
     for _ in range(2):

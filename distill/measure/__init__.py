@@ -1,1 +1,1 @@
-"""What a model is worth: quality, cost, energy, faithfulness, robustness."""
+"""Measurements of a model: quality, cost, energy, faithfulness, robustness."""

@@ -1,9 +1,9 @@
-"""What an example costs in joules, and how that is known: measured, estimated, or not at all.
+"""Energy of an example in joules: measured by a counter, or estimated, or unknown.
 
-RAPL counts the joules of whole processors (and their memory, where it has a counter of its own),
-NVML those of a GPU: with what idles in them, and with whatever else they do meanwhile. Where
-a CPU's can't be read, a stated power of a busy core gives an estimate, which is called one. Every
-`method` says whose joules they are.
+RAPL counts the joules of whole processors (and of their memory, where a separate counter exists),
+NVML those of a GPU. Both count idle power and other work at the same time. Where the CPU has no
+readable counter, a stated power of a busy core gives an estimate. The field `method` says whether
+a value was measured or estimated, and for which device.
 """
 import os
 import pathlib
@@ -14,23 +14,27 @@ MICRO, MILLI = 1e-6, 1e-3
 
 
 class Meter(Protocol):
-  """A counter of joules; only differences mean anything."""
+  """A counter of joules; only differences between its values have a meaning."""
 
-  def joules(self) -> float: ...
+  def joules(self) -> float:
+    """Returns the joules counted so far."""
 
-  def told(self, joules: float, examples: int) -> dict[str, Any]:
-    """The report's `energy_j_per_example` of what was counted over some examples."""
+  def per_example(self, joules: float, examples: int) -> dict[str, Any]:
+    """Returns the report's `energy_j_per_example` for the joules that some examples took."""
 
 
 class Rapl:
-  """Intel's and AMD's counters as Linux shows them, processors and memory; OSError without them.
+  """Intel's and AMD's counters of processors and memory, as Linux shows them.
 
-  A counter starts again at 0 after its `max_energy_range_uj`, on a busy server within a minute or
-  a few: it must be read at least that often.
+  A counter starts again at 0 after its `max_energy_range_uj`. On a busy server that takes a few
+  minutes or less, and `joules` must be called at least that often.
+
+  Raises:
+    OSError: this machine has no such counter, or only the administrator may read it.
   """
 
   def __init__(self, root: pathlib.Path = POWERCAP):
-    # Not 'core' and 'uncore', which are parts of a package, nor 'psys', which holds it.
+    # Not 'core' and 'uncore', which are parts of a package, nor 'psys', which contains it.
     self._zones = {
         zone: (zone / 'name').read_text().strip() for zone in sorted(root.glob('intel-rapl:*'))
         if (zone / 'name').read_text().startswith(('package', 'dram'))}
@@ -47,16 +51,20 @@ class Rapl:
       self._last[zone] = now
     return self._total * MICRO
 
-  def told(self, joules: float, examples: int) -> dict[str, Any]:
-    return _measured(joules, examples,
-                     f'measured by RAPL on the CPU: {", ".join(self._zones.values())}')
+  def per_example(self, joules: float, examples: int) -> dict[str, Any]:
+    return _measurement(joules, examples,
+                        f'measured by RAPL on the CPU: {", ".join(self._zones.values())}')
 
 
 class Nvml:
-  """The counter of an NVIDIA GPU (Volta or later); OSError without one that can be read."""
+  """The counter of an NVIDIA GPU (Volta or later).
+
+  Raises:
+    OSError: this machine has no such GPU, or its counter can't be read.
+  """
 
   def __init__(self, visible: str | None = None):
-    """`visible` is CUDA_VISIBLE_DEVICES, whose first device it is."""
+    """Opens the first device of `visible`, the value of CUDA_VISIBLE_DEVICES."""
     first = (visible or '0').split(',')[0].strip()
     try:
       import pynvml  # of the package nvidia-ml-py
@@ -74,12 +82,12 @@ class Nvml:
   def joules(self) -> float:
     return self._count(self._device) * MILLI
 
-  def told(self, joules: float, examples: int) -> dict[str, Any]:
-    return _measured(joules, examples, 'measured by NVML on one GPU')
+  def per_example(self, joules: float, examples: int) -> dict[str, Any]:
+    return _measurement(joules, examples, 'measured by NVML on one GPU')
 
 
-def meter(platform: str) -> Meter | None:
-  """What counts the joules of a platform of JAX's here, if anything does."""
+def find_meter(platform: str) -> Meter | None:
+  """Returns this machine's meter for a JAX platform; None if it has no readable counter."""
   try:
     if platform == 'cpu':
       return Rapl()
@@ -88,15 +96,19 @@ def meter(platform: str) -> Meter | None:
     return None
 
 
-def estimated(watts: float, cores: int, seconds: float) -> dict[str, Any] | None:
-  """Joules of an example that keeps some of a CPU's cores busy; None if no power is told."""
+def estimate(watts: float, cores: int, seconds: float) -> dict[str, Any] | None:
+  """Estimates the joules of an example that keeps `cores` of a CPU busy for some seconds.
+
+  `watts` is the power of one busy core. Returns None if it is 0, which means unknown.
+  """
+  if not watts:
+    return None
   return {'value': watts * cores * seconds,
           'method': f'estimated for the CPU: {watts:g} W a busy core × cores × seconds',
-          'inputs': {'watts_per_core': watts, 'cores': cores, 'seconds': seconds}
-          } if watts else None
+          'inputs': {'watts_per_core': watts, 'cores': cores, 'seconds': seconds}}
 
 
-def _measured(joules: float, examples: int, method: str) -> dict[str, Any]:
+def _measurement(joules: float, examples: int, method: str) -> dict[str, Any]:
   return {'value': joules / examples, 'method': method,
           'inputs': {'joules': joules, 'examples': examples}}
 

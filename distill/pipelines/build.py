@@ -1,4 +1,4 @@
-"""Builds the learners of a run from their nodes, each checked to fit before anything is trained."""
+"""Training jobs built from the nodes of learners, each checked to fit before any training."""
 import dataclasses
 import functools
 import math
@@ -13,11 +13,11 @@ from distill.carry import Carry
 from distill.data import batches
 from distill.modalities import Modality
 from distill.models.functional import Functional
-from distill.pipelines import checks, exported, fields, heads, identities, nodes, sources
+from distill.pipelines import checks, fields, fits, heads, identities, nodes, sources
 from distill.pipelines.epochs import in_steps
 from distill.pipelines.identities import digest
 from distill.pipelines.jobs import Train
-from distill.pipelines.judging import BATCHING, Judging
+from distill.pipelines.judge import BATCHING, Judge
 from distill.student import build_student
 from distill.teachers import Teacher
 from distill.train import Stage
@@ -29,38 +29,41 @@ Find = Callable[[Iterable[str]], tuple[Teacher, ...]]       # teachers by their 
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-  """What the learners of a run have in common.
+  """Data, task and batching that the learners of a run have in common.
 
-  `batching` are the fields of the node `data` that order batches, whoever learns.
+  `batching` are the fields of the node `data` that order batches.
   """
-  config: nodes.Judged
-  judge: Judging
+  config: nodes.EvalConfig
+  judge: Judge
   modality: Modality
   batching: Mapping[str, Any]
 
-  def data(self, learner: nodes.Learner, plan: Mapping[str, Any],
+  def data(self, learner: nodes.Learner, train: Mapping[str, Any],
            where: str) -> tuple[Sequence[Batch], dict[str, int], Callable[[], int]]:
-    """A stage's batches, how many examples and labels they show, a call for an epoch's steps."""
-    split, steps = self.judge.dataset.splits['train'].reading(learner.reads), plan.get('steps')
+    """Returns a stage's batches, its numbers of examples and labels, and a call: steps an epoch.
+
+    `train` is the stage's node of that name.
+    """
+    split, steps = self.judge.dataset.splits['train'].reading(learner.reads), train.get('steps')
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps < 2**31:
       raise Stop(Status.CONFIG, f'{where}.train.steps={steps!r} must be an int of at least 1, and '
                  'below 2**31')
-    how = {**self.batching, **learner.how, 'labelled': learner.labelled, 'drawn': learner.drawn}
-    size = how.get('batch_size')          # its absence is for `call` to say
-    rows = lookup.call(batches.shuffled, how, 'data', split=split, steps=steps,
+    batching = {**self.batching, **learner.batching, 'labelled': learner.labelled,
+                'drawn': learner.drawn}
+    size = batching.get('batch_size')     # `call` stops if it is missing
+    rows = lookup.call(batches.shuffled, batching, 'data', split=split, steps=steps,
                        rows=self.judge.layout.local_rows(size) if isinstance(size, int) else None)
     labels = int(((split.index['hash01'] < learner.labelled) & split.known).sum())
-    saw = {self.modality.noun: labels if learner.drawn == 1 else len(split), 'labels': labels}
-    return rows, saw, functools.partial(batches.epoch_steps, split, **{
-        key: value for key, value in how.items() if key != 'seed'})
+    seen = {self.modality.noun: labels if learner.drawn == 1 else len(split), 'labels': labels}
+    return rows, seen, functools.partial(batches.epoch_steps, split, **{
+        key: value for key, value in batching.items() if key != 'seed'})
 
   def model(self, node: Mapping[str, Any], where: str) -> tuple[Functional, dict[str, Any]]:
-    """A model that fits the data, and its node with every size spelled out."""
-    dataset, function = self.judge.dataset, lookup.find('models', node.get('name', ''),
-                                                        f'{where}.name')
-    taken = lookup.parameters(function)
+    """Returns a model that fits the data, and its node with every size."""
+    dataset = self.judge.dataset
+    taken = lookup.parameters(lookup.find('models', node.get('name', ''), f'{where}.name'))
     node = {**{k: tasks.plain(v) for k, v in dataset.facts.items() if k in taken}, **node}
-    exported.check_sizes(node, dataset, where)
+    fits.check_sizes(node, dataset, where)
     if 'members' in node:
       node['members'] = {name: self.model(member, f'{where}.members.{name}')[1]
                          for name, member in node['members'].items()}
@@ -71,7 +74,7 @@ class Common:
     return model, node
 
   def carries(self, learner: nodes.Learner, read: Collection[str]) -> dict[str, Carry]:
-    """Builds the carries that are among the paths which a stage reads."""
+    """Builds the carries that are among the paths that a stage reads."""
     dataset = self.judge.dataset
     index, facts = dataset.splits['train'].index, dict(dataset.facts)
     if 'label' in index:
@@ -84,26 +87,26 @@ class Common:
     return found
 
   def card(self, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's export says about it."""
+    """Returns the card of a model's export."""
     data = self.judge.dataset
     return {'model': dict(node), 'classes': list(data.names), **modalities.card(self.modality),
             'task': dict(self.judge.task_node), 'data': data.name, 'fingerprint': data.fingerprint}
 
-  def identity(self, part: Mapping[str, Any], **of: Any) -> str:
-    """A name for all that determines weights; `part` is what of the config describes them."""
+  def identity(self, part: Mapping[str, Any], **more: Any) -> str:
+    """Returns a hash of everything that determines weights; `part` is the part of the config."""
     data = self.judge.dataset
     part = {'data': {'name': self.config.data['name']}, 'task': self.config.task, **part}
-    modules = {f'{__package__}.setting', Stage.__module__, type(self.modality).__module__,
+    modules = {f'{__package__}.setup', Stage.__module__, type(self.modality).__module__,
                *fields.modules(part)}
     return digest({
         'seed': self.config.seed, 'data': data.fingerprint, 'sizes': data.sizes,
         'inputs': self.modality.card(), 'task': dict(self.judge.task_node),
         'batching': self.batching, 'jax': jax.__version__, 'config': fields.essential(part),
-        'code': identities.sources(modules), **of})
+        'code': identities.sources(modules), **more})
 
 
-def common(config: nodes.Judged, judge: Judging) -> Common:
-  """Reads how batches are ordered, and what examples are padded to."""
+def common(config: nodes.EvalConfig, judge: Judge) -> Common:
+  """Reads how batches are ordered, and the widths that examples are padded to."""
   split = judge.dataset.splits['train']
   batching = {key: config.data[key] for key in BATCHING
               if key in config.data and key not in ('labelled', 'drawn')}
@@ -112,25 +115,32 @@ def common(config: nodes.Judged, judge: Judging) -> Common:
   return Common(config, judge, modalities.with_widths(judge.dataset.modality, widths), batching)
 
 
-def train(learner: nodes.Learner, model: Functional, node: Mapping[str, Any], start: exported.Start,
-          find: Find, known: Collection[str], of: Common) -> Train:
-  """Builds the stages of a learner; `known` are the names that teachers may have.
+def train(learner: nodes.Learner, model: Functional, node: Mapping[str, Any], start: fits.Start,
+          find: Find, known: Collection[str], common: Common) -> Train:
+  """Builds the stages of a learner.
 
-  `node` is that of its model, and `start` gives what a stage's student begins with. The identity
-  is left to the caller, and so is the role of all but teachers.
+  Args:
+    node: the node of its model.
+    start: makes the parameters with which a stage's student begins.
+    find: returns teachers by name.
+    known: the names that teachers may have.
+
+  The caller sets the identity, and the role of any but a teacher.
   """
-  stages = tuple(
-      _stage(learner, where, model, start, find, known, of) for where in learner.stages)
-  stages, saws = zip(*stages, strict=True)
+  stages = [_stage(learner, where, model, start, find, known, common) for where in learner.stages]
+  stages, seen = zip(*stages, strict=True)
   teachers = any(stage.teachers for stage in stages)
-  card = of.card(node) | ({'reads': dict(learner.reads)} if learner.reads else {})
-  return Train(stages, 'assistant' if teachers else 'teacher', card, saws[-1],
-               heads.idle(of.judge.task, model, {path for stage in stages for path in read(stage)}),
-               identity='', reads=learner.reads)
+  card = common.card(node)
+  if learner.reads:
+    card['reads'] = dict(learner.reads)
+  idle = heads.idle(common.judge.task, model,
+                    {path for stage in stages for path in views_read(stage)})
+  return Train(stages, 'assistant' if teachers else 'teacher', card, seen[-1], idle, identity='',
+               reads=learner.reads)
 
 
-def read(stage: Stage) -> dict[str, str]:
-  """Returns the paths of the views that a stage reads, each with where that is written."""
+def views_read(stage: Stage) -> dict[str, str]:
+  """Returns the paths of the views that a stage reads, each with the config path that says so."""
   found = {path: term.where for term in stage.terms for path in term.paths}
   for name, carry in stage.carries.items():
     found |= {path: f'carry.{name}' for path in objective.path_tuple(carry.reads)}
@@ -142,21 +152,22 @@ def read(stage: Stage) -> dict[str, str]:
   return found
 
 
-def _stage(learner: nodes.Learner, where: str, model: Functional, start: exported.Start, find: Find,
-           known: Collection[str], of: Common) -> tuple[Stage, dict[str, int]]:
-  """One stage, and how many examples and labels it shows."""
+def _stage(learner: nodes.Learner, where: str, model: Functional, start: fits.Start, find: Find,
+           known: Collection[str], common: Common) -> tuple[Stage, dict[str, int]]:
+  """Builds one stage; also returns its numbers of examples and labels."""
   node, last = learner.stages[where], where == next(reversed(learner.stages))
-  inside, where = (learner.inside if last else where), where or 'config'
-  data, saw, epoch = of.data(learner, node.train, where)
+  node_path, where = (learner.node_path if last else where), where or 'config'
+  data, seen, epoch = common.data(learner, node.train, where)
   path = _prefixed(learner.where, 'schedules')
   schedules = {name: lookup.build('schedules', spec, f'{path}.{name}')
                for name, spec in in_steps(learner.schedules, epoch, path).items()}
-  path = _prefixed(inside, 'objective')
+  path = _prefixed(node_path, 'objective')
   terms = objective.terms_from(in_steps(node.objective, epoch, path), path)
-  checks.check_labels(terms, saw, of.judge.dataset.splits['train'].fields)
-  augment, asked = sources.augments(node.augment, inside or 'config', of.judge.dataset.facts)
+  checks.check_labels(terms, seen, common.judge.dataset.splits['train'].fields)
+  augment, asked = sources.build_augments(node.augment, node_path or 'config',
+                                          common.judge.dataset.facts)
   paths = {path: term.where for term in terms for path in term.paths} | asked
-  carries = of.carries(learner, paths) if last else {}
+  carries = common.carries(learner, paths) if last else {}
   paths |= {path: f'carry.{name}' for name, carry in carries.items()
             for path in objective.path_tuple(carry.reads)}
   specs = {name: spec for name, spec in learner.projectors.items()
@@ -165,35 +176,36 @@ def _stage(learner: nodes.Learner, where: str, model: Functional, start: exporte
             for path in objective.path_tuple(spec.get('reads', ()))}
   teachers = find(_among_teachers(paths, known))
   checks.check_inputs(augment, [change['name'] for change in node.augment], teachers,
-                      inside or 'config')
-  averages = sources.averages(teachers)
+                      node_path or 'config')
+  averages = sources.average_paths(teachers)
   if averages and not last:
     raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries are '
                'for the last stage alone')
-  carries |= of.carries(learner, averages)
-  views = sources.views(model, teachers, data, of.modality, schedules) if specs else {}
+  carries |= common.carries(learner, averages)
+  views = sources.view_shapes(model, teachers, data, common.modality, schedules) if specs else {}
   student = build_student(model, specs, learner.frozen if node.frozen is None else node.frozen,
-                          views, learner.where)
-  if augment:                         # they may perturb what it reads
-    student = dataclasses.replace(student, probe=of.modality.probe(model, model.shapes))
+                            views, learner.where)
+  if augment:                         # which may perturb the student's inputs
+    student = dataclasses.replace(student, probe=common.modality.probe(model, model.shapes))
   return Stage(
       name=learner.name if last else f'{learner.name}-{where.rpartition(".")[2]}',
       seed=learner.seed, student=student, terms=terms, data=data, train=node.train,
       start=functools.partial(start, student), teachers=teachers, optimizer=node.optimizer,
-      schedules=schedules, where=where, inside=inside or 'config', carries=carries,
-      prepare=of.modality.prepare, layout=of.judge.layout, augment=augment), saw
+      schedules=schedules, where=where, node_path=node_path or 'config', carries=carries,
+      prepare=common.modality.prepare, layout=common.judge.layout, augment=augment), seen
 
 
 def _among_teachers(paths: Mapping[str, str], known: Collection[str]) -> list[str]:
-  """The teachers whose views are among these paths, each given with where it is read."""
+  """Returns the teachers whose views are among these paths; values say where a path is written."""
   views = {path.partition('/')[0] for path in paths}
   names = {*objective.BUILT_IN_VIEWS, *known}
   for path, where in paths.items():
-    if (view := path.partition('/')[0]) not in names:
+    view = path.partition('/')[0]
+    if view not in names:
       raise Stop(Status.MISFIT, f'{where}: {path!r} names no view' + lookup.nearest(view, names))
   return [name for name in known if name in views]
 
 
 def _prefixed(where: str, name: str) -> str:
-  """The path of a node of a learner: a student's are those of the config itself."""
+  """Returns the path of a learner's node; a student's nodes are at the top of the config."""
   return f'{where}.{name}' if where not in ('', 'student') else name

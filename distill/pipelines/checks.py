@@ -13,9 +13,8 @@ def check_labels(terms: Sequence[objective.Term], counts: Mapping[str, int],
                  fields: Mapping[str, Field]) -> None:
   """Stops unless terms that read targets leave out the examples whose targets may not be seen.
 
-  `counts` are the numbers of examples, by what they are called, and of `labels`. A mask that is a
-  target, 0 where it isn't known, leaves these examples out too; neither the label nor what the
-  loss reads is such a mask.
+  `counts` are the numbers of examples, by their noun, and of `labels`. A target that is 0 where
+  it isn't known may be the mask too, but not the label, nor a field that the loss reads.
   """
   targets = {f'batch/{name}': field for name, field in fields.items() if field.target}
   masks = {path for path, field in targets.items() if not field.pad and path != 'batch/label'}
@@ -30,7 +29,7 @@ def check_labels(terms: Sequence[objective.Term], counts: Mapping[str, int],
 
 def check_inputs(augment: Sequence[Callable], names: Sequence[str], teachers: Sequence[Teacher],
                  where: str) -> None:
-  """Stops if a stage changes the inputs to which a teacher's stored outputs belong.
+  """Stops if a stage with a teacher's stored outputs changes the inputs that these belong to.
 
   `names` are those of the augments, which change inputs unless they say `adds_only`.
   """
@@ -44,7 +43,7 @@ def check_inputs(augment: Sequence[Callable], names: Sequence[str], teachers: Se
 
 
 def check_augment(change: Callable, where: str) -> None:
-  """Stops unless an augment takes what it is called with."""
+  """Stops unless an augment accepts the arguments that it is called with."""
   try:
     inspect.signature(change).bind(None, None, None)
   except TypeError:
@@ -53,7 +52,7 @@ def check_augment(change: Callable, where: str) -> None:
 
 
 def check_carry(carry: Any, where: str) -> None:
-  """Stops unless a carry takes what its `init` and `update` are called with."""
+  """Stops unless a carry's `init` and `update` accept the arguments that they are called with."""
   for call, contract in ((carry.init, ('key', 'shapes', 'params')),
                          (carry.update, ('value', 'views', 'step', 'params'))):
     try:
@@ -64,7 +63,7 @@ def check_carry(carry: Any, where: str) -> None:
 
 
 def check_average(name: str, carries: Mapping[str, Any], where: str) -> None:
-  """Stops unless a carry is there and holds an average of the student's parameters."""
+  """Stops unless a carry exists and holds an average of the student's parameters."""
   field = f"{where}.source='carry:{name}'"
   if name not in carries:
     raise Stop(Status.CONFIG, f'{field}: there is no carry.{name}' + lookup.nearest(name, carries))
@@ -77,29 +76,30 @@ def check_average(name: str, carries: Mapping[str, Any], where: str) -> None:
 
 
 def check_reads(reads: Any, dataset: Dataset, splits: Sequence[str], where: str) -> None:
-  """Stops unless a model can read other fields of the data set instead of its own."""
-  own = dataset.modality.fields
+  """Stops unless the fields of the data set that replace a model's fields exist and fit."""
+  expected = dataset.modality.fields
   if not isinstance(reads, Mapping):
     raise Stop(Status.CONFIG, f'{where}.reads={reads!r} must be a node: a field of the model and '
                'the field that it takes')
   for field, path in reads.items():
-    if field not in own:
+    if field not in expected:
       raise Stop(Status.MISFIT, f'{where}.reads.{field}: a model of {dataset.modality.noun} reads '
-                 f'{", ".join(own)}')
+                 f'{", ".join(expected)}')
     for split in splits:
-      there = dataset.splits[split].fields
-      if path not in there:
+      fields = dataset.splits[split].fields
+      if path not in fields:
         raise Stop(Status.MISFIT, f'{where}.reads.{field}={path!r}: {dataset.name} has no such '
-                   f'field in its split {split!r}, which has {", ".join(there)}')
-      if there[path].axes != own[field].axes:
-        raise Stop(Status.MISFIT, f'{where}.reads.{field}={path!r} is {list(there[path].axes)}, '
-                   f'and {field} {list(own[field].axes)}: a teacher may read another field of the '
-                   'same shape')
+                   f'field in its split {split!r}, which has {", ".join(fields)}')
+      if fields[path].axes != expected[field].axes:
+        raise Stop(Status.MISFIT, f'{where}.reads.{field}={path!r} is {list(fields[path].axes)}, '
+                   f'and {field} {list(expected[field].axes)}: a teacher may read another field of '
+                   'the same shape')
 
 
-def check_beside(name: str, others: Sequence[str], reads: Mapping[str, Mapping[str, str]],
-                 fields: Mapping[str, Field]) -> None:
-  """Stops if a teacher that reads other fields learns from one that needs those in their place."""
+def check_replaced_fields(name: str, others: Sequence[str],
+                          reads: Mapping[str, Mapping[str, str]],
+                          fields: Mapping[str, Field]) -> None:
+  """Stops if a teacher replaces a field that another teacher, which it learns from, reads."""
   for other in others:
     for field in fields:
       taken = reads.get(other, {}).get(field, field)

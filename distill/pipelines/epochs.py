@@ -1,4 +1,4 @@
-"""Schedules by epochs: a config's `epochs` are `steps` before anything is built."""
+"""Epochs in a config: `epochs` become `steps` before anything is built."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -6,7 +6,7 @@ from distill.types import Status, Stop
 
 
 def in_steps(node: Any, epoch: Callable[[], int], where: str) -> Any:
-  """A node of a config in which every `epochs`, at any depth, is `steps`: `epoch()` for each."""
+  """Returns a config node in which every `epochs`, at any depth, is `steps`: `epoch()` for each."""
   if not isinstance(node, Mapping):
     return node
   node = {key: in_steps(value, epoch, f'{where}.{key}') for key, value in node.items()}

@@ -1,8 +1,8 @@
-"""What the nodes of a config configure, and which part of a config makes a difference.
+"""Fields of a config: the functions that take them, and those that make a difference.
 
-A node is splatted into what it names, or into a dataclass of `nodes`; so this page knows which
-functions take its fields. Three things are made of that: the part of a config that identifies a
-run (`essential`), the modules that it names (`modules`), and what `--config.a.b=` may set.
+A node's fields are the keywords of the function that it names, or of a dataclass of `nodes`; this
+module finds these functions. From them follow the part of a config that identifies a run
+(`essential`), the modules that it names (`modules`), and the fields that `--config.a.b=` may set.
 """
 import functools
 import inspect
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from distill import lookup, objective, sharding, train
 from distill.data import batches
 from distill.pipelines import nodes
-from distill.pipelines.judging import BATCHING
+from distill.pipelines.judge import BATCHING
 from distill.pipelines.unread import child, children, without_unread
 from distill.types import Status, Stop
 
-BESIDE = 'mesh', 'tier'       # where a run lives and what it is to reach: no result depends on them
+NOT_IDENTITY = 'mesh', 'tier'       # no result depends on these nodes
 # What our data sets know: it fills the keywords that models, tasks, augments and carries leave out.
 FACTS = frozenset(('classes', 'names', 'channels', 'length', 'vocabulary', 'special', 'labels'))
 PIPELINES = {'compare.run': nodes.Config, 'matrix.run': nodes.Config,
@@ -37,10 +37,10 @@ EVERY = _Every()
 
 
 class Configured(NamedTuple):
-  """What a node configures: its fields are keywords of `functions`.
+  """The functions that a node configures: its fields are their keywords.
 
-  `apart` are keywords that a config may not set. `filled` are those that something else fills
-  where the node leaves them out, so that their default means nothing.
+  `apart` are keywords that a config may not set. `filled` are keywords that the code fills if the
+  node lacks them, so that their default means nothing.
   """
   functions: tuple[Callable, ...]
   module: str = ''                      # in which a name of the node was found
@@ -49,13 +49,13 @@ class Configured(NamedTuple):
 
   @property
   def keywords(self) -> dict[str, inspect.Parameter]:
-    """The keywords that the node may have."""
+    """Keywords that the node may have."""
     return {name: parameter for function in self.functions
             for name, parameter in _parameters(function).items() if name not in self.apart}
 
   @property
   def defaults(self) -> dict[str, Any]:
-    """What the keywords are that the node leaves out, as far as they have a default."""
+    """Defaults of the keywords that the node may leave out."""
     return {name: value for function in self.functions
             for name, value in _defaults(function).items()
             if name not in self.apart and name not in self.filled}
@@ -74,11 +74,11 @@ def configured(config: Mapping[str, Any]) -> dict[Path, Configured]:
 def essential(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what of a config makes a difference, as JSON has it.
 
-  Left out are the nodes `BESIDE`; terms of weight 0, which a step leaves out whatever their
+  Left out are the nodes `NOT_IDENTITY`; terms of weight 0, which a step leaves out whatever their
   schedule, with what nothing else reads (`pipelines/unread.py`); and fields that have the keyword
   default of what they configure.
   """
-  config = without_unread({key: value for key, value in config.items() if key not in BESIDE})
+  config = without_unread({key: value for key, value in config.items() if key not in NOT_IDENTITY})
   return _without_defaults(config, (), configured(config))
 
 
@@ -137,7 +137,7 @@ def _teacher(node: Mapping[str, Any], path: Path, facts: Any):
   yield from _model(child(node, 'model'), (*path, 'model'), EVERY if node.get('init') else facts)
   yield from _read(node, path, node, path, facts)
   if plan := child(node, 'train'):
-    yield (*path, 'train'), Configured((nodes.TeacherTrain, train.Plan))
+    yield (*path, 'train'), Configured((nodes.TeacherTrain, train.TrainConfig))
     yield from _stage(plan, (*path, 'train'), facts)
 
 
@@ -148,16 +148,19 @@ def _learner(node: Mapping[str, Any], path: Path, facts: Any):
     yield (*path, 'student'), Configured((nodes.StudentNode,))
     yield from _model(child(student, 'model'), (*path, 'student', 'model'), facts)
   yield from _read(node, path, student, (*path, 'student'), facts)
-  yield (*path, 'train'), Configured((train.Plan,))
+  yield (*path, 'train'), Configured((train.TrainConfig,))
   yield from _stage(node, path, facts)
   for name, derived in children(node, 'derive'):
     yield (*path, 'derive', name), Configured((nodes.DeriveNode,))
     yield from _named('compress', child(derived, 'change'), (*path, 'derive', name, 'change'))
 
 
-def _read(node: Mapping[str, Any], path: Path, own: Mapping[str, Any], where: Path, facts: Any):
-  """What stages of a learner read, and those before its last; `own` is the node of its model."""
-  for name, projector in children(own, 'projectors'):
+def _read(node: Mapping[str, Any], path: Path, model: Mapping[str, Any], where: Path, facts: Any):
+  """Yields the nodes that a learner's stages read, and its stages before the last.
+
+  `model` is the node with its projectors, `where` that node's path.
+  """
+  for name, projector in children(model, 'projectors'):
     yield from _model(child(projector, 'module'), (*where, 'projectors', name, 'module'),
                       ('inputs',), apart=('inputs',))
   for name, schedule in children(node, 'schedules'):
@@ -166,7 +169,7 @@ def _read(node: Mapping[str, Any], path: Path, own: Mapping[str, Any], where: Pa
     yield from _named('carry', carry, (*path, 'carry', name), filled=facts)
   for name, before in children(node, 'before'):
     yield (*path, 'before', name), Configured((nodes.StageNode,))
-    yield (*path, 'before', name, 'train'), Configured((train.Plan,))
+    yield (*path, 'before', name, 'train'), Configured((train.TrainConfig,))
     yield from _stage(before, (*path, 'before', name), facts)
 
 
@@ -191,13 +194,13 @@ def _stage(node: Mapping[str, Any], path: Path, facts: Any):
 def _model(node: Mapping[str, Any], path: Path, filled: Any, apart: Collection[str] = ()):
   """Yields a model, and those inside it: a model gives its parts what they leave out."""
   yield from _named('models', node, path, filled=filled, apart=('rngs', *apart))
-  inside = EVERY if ':' in str(node.get('name')) else filled
+  filled_parts = EVERY if ':' in str(node.get('name')) else filled
   for key, value in node.items():
     if isinstance(value, Mapping):
       parts = {(key,): value} if 'name' in value else {(key, name): part
                                                        for name, part in children(node, key)}
       for more, part in parts.items():
-        yield from _model(part, (*path, *more), inside)
+        yield from _model(part, (*path, *more), filled_parts)
 
 
 def _named(room: str, node: Mapping[str, Any], path: Path, **how: Any):
@@ -211,7 +214,7 @@ def _named(room: str, node: Mapping[str, Any], path: Path, **how: Any):
     if stop.status != Status.CONFIG:              # a signal's
       raise
     return
-  inside = name.rpartition('.')[0]
+  submodule = name.rpartition('.')[0]
   module = name.partition(':')[0] if ':' in name else '.'.join(
-      filter(None, ('distill', room, inside)))
+      filter(None, ('distill', room, submodule)))
   yield path, Configured((function,), module, **how)

@@ -1,4 +1,4 @@
-"""Heads of models: which ones a run reads."""
+"""Heads of models, and which ones a run reads."""
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,7 +22,8 @@ def idle(task: Task, model: Functional, paths: Collection[str] = (),
 def check_heads(name: str, spec: nodes.TeacherNode, fresh: Collection[str],
                 idle: Collection[str], dataset: Any) -> None:
   """Stops if a loaded teacher lacks a head that isn't idle; `fresh` are parameters it lacks."""
-  if lacks := {path.split('/')[0] for path in fresh} - ({*idle} - {*spec.model}):
+  lacks = {path.split('/')[0] for path in fresh} - ({*idle} - {*spec.model})
+  if lacks:
     raise Stop(Status.MISFIT, f'teachers.{name}: {spec.init} has no module {min(lacks)!r} for '
                f'{dataset.name}: give teachers.{name}.train, to fine-tune it, or a checkpoint that '
                'has one')

@@ -1,14 +1,14 @@
-"""Names for all that determines a result: hashes of JSON values, of configs and of code that runs.
+"""Identities: hashes of JSON values, of configs, and of the code that determines a result.
 
-Code counts as far as it is imported: a stage depends on the modules that its config names, on
-those that train it, and on what these import, inside of functions too. Deliberately outside are
+The code of a stage are the modules that its config names, those that train it, and all modules
+that these import, also within functions. Deliberately left out are
 
-  formats, hub     how a model is read: what was read counts, by the sha256 of its arrays
-  measure, report  they look at what was trained
-  pipelines        other than the code that builds stages: they run one stage after the other
-  doors            and what they start with: flags, workdir, launch, logs, streams
+  formats, hub     they read models, whose arrays are hashed themselves
+  measure, report  they measure finished models
+  pipelines        except the code that builds stages: they run one stage after the other
+  doors            and the modules they start with: flags, workdir, launch, logs, streams
 
-and packages other than distill and those that a config names with a colon.
+and all packages but distill and those that a config names with a colon.
 """
 import ast
 import functools
@@ -35,7 +35,7 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
-  """Returns the name of a resolved config: of all in it that makes a difference."""
+  """Returns the hash of a resolved config, without the fields that make no difference."""
   return digest(fields.essential(config), 64)
 
 
@@ -43,8 +43,8 @@ def sources(modules: Iterable[str], places: Mapping[str, list[pathlib.Path]] | N
             ) -> list[tuple[str, str]]:
   """Returns the modules that these import, transitively, each with the sha256 of its file.
 
-  `places` are the folders or files of top-level packages. Those of distill and of each package
-  that `modules` begin with are followed; nothing is imported to find out.
+  `places` are the folders or files of top-level packages. Only imports of distill and of the
+  packages of `modules` are followed; the search reads files and imports none.
   """
   modules = sorted(modules)
   if places is None:
@@ -65,19 +65,20 @@ def sources(modules: Iterable[str], places: Mapping[str, list[pathlib.Path]] | N
 
 
 def _is_outside(module: str) -> bool:
-  package, _, inside = module.partition('.')
-  return package == ROOT and inside.split('.')[0] in OUTSIDE
+  """Tells whether a module is one of those left out."""
+  package, _, path = module.partition('.')
+  return package == ROOT and path.split('.')[0] in OUTSIDE
 
 
 def _places(package: str) -> list[pathlib.Path]:
   """Returns the folders or the file of a package that was imported."""
-  there = sys.modules.get(package)
-  found = getattr(there, '__path__', None) or [getattr(there, '__file__', None)]
+  imported = sys.modules.get(package)
+  found = getattr(imported, '__path__', None) or [getattr(imported, '__file__', None)]
   return [pathlib.Path(place) for place in found if place]
 
 
 def _file(module: str, places: Mapping[str, list[pathlib.Path]]) -> pathlib.Path | None:
-  """Returns the file of a module, None where it is no module of these packages."""
+  """Returns the file of a module; None if it isn't a module of these packages."""
   package, *parts = module.split('.')
   for place in places.get(package, ()):
     if place.suffix == '.py':
@@ -91,9 +92,9 @@ def _file(module: str, places: Mapping[str, list[pathlib.Path]]) -> pathlib.Path
 
 @functools.cache
 def _read(file: pathlib.Path, module: str) -> tuple[str, tuple[str, ...]]:
-  """Returns a file's sha256, and all that may be a module among what it imports.
+  """Returns a file's sha256, and every imported name that may be a module.
 
-  It is read once: files may change while the code runs.
+  A file is read once, because files may change while the code runs.
   """
   content = file.read_bytes()
   package = module.split('.') if file.name == '__init__.py' else module.split('.')[:-1]

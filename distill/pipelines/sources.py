@@ -1,4 +1,4 @@
-"""What stages read beside their data: teachers without a model of their own, augments, views."""
+"""Sources of views that a stage reads: teachers without a model, augments, projectors' inputs."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +9,12 @@ from distill import lookup, objective
 from distill.modalities import Modality
 from distill.models.functional import Functional
 from distill.pipelines import checks, nodes
-from distill.pipelines.judging import Judging
+from distill.pipelines.judge import Judge
 from distill.teachers import Cached, Moving, Teacher
 from distill.types import Batch, Schedule, Status, Stop
 
 
-def moving(specs: Mapping[str, nodes.TeacherNode]) -> set[str]:
+def moving_averages(specs: Mapping[str, nodes.TeacherNode]) -> set[str]:
   """Returns the names of the teachers that are averages of the student."""
   found = {name for name, spec in specs.items() if spec.source.startswith('carry:')}
   for name in found:
@@ -23,9 +23,9 @@ def moving(specs: Mapping[str, nodes.TeacherNode]) -> set[str]:
   return found
 
 
-def follower(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Functional,
-             judge: Judging, prepare: Callable[[Batch], Batch]) -> Moving:
-  """Returns a teacher that is an average of the student, whose model this is."""
+def moving_teacher(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Functional,
+             judge: Judge, prepare: Callable[[Batch], Batch]) -> Moving:
+  """Returns a teacher that is an average of the student; `model` is the student's model."""
   where, carry = f'teachers.{name}', spec.source.removeprefix('carry:')
   checks.check_average(carry, config.carry, where)
   checks.check_reads(spec.reads, judge.dataset, ('train',), where)
@@ -33,8 +33,8 @@ def follower(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Fu
                      model=model, reads=spec.reads, prepare=prepare, carry=carry)
 
 
-def cached(name: str, spec: nodes.TeacherNode) -> Cached:
-  """Returns a teacher whose outputs the data has."""
+def cached_teacher(name: str, spec: nodes.TeacherNode) -> Cached:
+  """Returns a teacher whose outputs are fields of the data."""
   where = f"teachers.{name}.source='fields': its outputs are the data's"
   check_modelless(spec, where)
   if spec.reads:
@@ -43,7 +43,7 @@ def cached(name: str, spec: nodes.TeacherNode) -> Cached:
 
 
 def check_modelless(spec: nodes.TeacherNode, where: str) -> None:
-  """Stops if a teacher without a model of its own is given one, or what trains one."""
+  """Stops if a teacher that needs no model is given a model, weights or training."""
   if spec.init or spec.train or spec.model:
     raise Stop(Status.CONFIG, f'{where}, so it takes neither model nor init nor train')
   check_untrained(spec, where)
@@ -56,9 +56,9 @@ def check_untrained(spec: nodes.TeacherNode, where: str) -> None:
       raise Stop(Status.CONFIG, f'{where}, and {key} is for one that is trained here')
 
 
-def augments(specs: Sequence, where: str,
+def build_augments(specs: Sequence, where: str,
              facts: Mapping[str, Any]) -> tuple[tuple[Callable, ...], dict[str, str]]:
-  """Builds a stage's augments; also what they read of teachers: paths, each with its node."""
+  """Builds a stage's augments; also returns the paths that they read, each with its node's path."""
   found, paths = [], {}
   for i, node in enumerate(specs):
     place = f'{where}.augment[{i}]'
@@ -68,22 +68,22 @@ def augments(specs: Sequence, where: str,
   return tuple(found), paths
 
 
-def averages(teachers: Sequence[Teacher]) -> set[str]:
-  """Returns the paths of the carries that hold teachers which are averages of the student."""
+def average_paths(teachers: Sequence[Teacher]) -> set[str]:
+  """Returns the paths of the carries that hold moving-average teachers."""
   return {f'carry/{teacher.carry}' for teacher in teachers if isinstance(teacher, Moving)}
 
 
-def views(model: Functional, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
+def view_shapes(model: Functional, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
           modality: Modality, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
   """Returns the shapes of the views that a learner's projectors may read."""
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
   batch = dict(jax.eval_shape(modality.prepare, batch))
-  own = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
-                       batch)
+  student = jax.eval_shape(lambda p, r, b: model(p, r, b, train=False, key=None)[0], *model.shapes,
+                           batch)
   schedule = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in schedules}
   params, rest = ({f'model/{path}': x for path, x in part.items()} for part in model.shapes)
-  state = {path.removeprefix('carry/'): params for path in averages(teachers)}, rest
+  state = {path.removeprefix('carry/'): params for path in average_paths(teachers)}, rest
   answer = lambda teacher: jax.eval_shape(
       lambda w, s, b: teacher(teacher.weights(w, *s), b), teacher.shapes, state, batch)
-  return {'student': own, 'self': own, 'batch': batch, 'schedule': schedule,
+  return {'student': student, 'self': student, 'batch': batch, 'schedule': schedule,
           **{teacher.name: answer(teacher) for teacher in teachers}}

@@ -1,4 +1,4 @@
-"""The report of a run: report.json for scripts, report.html for people, a table and a verdict."""
+"""Report of a run: report.json for scripts, report.html for people, a table and a verdict."""
 import contextlib
 import json
 import pathlib
@@ -14,14 +14,17 @@ from distill.report import charts, page, radar, tables, verdict
 from distill.report.contract import Report, broken
 from distill.types import Records, Status, Stop
 
-LABEL = 26              # letters of a row's name in a line of the terminal
+LABEL = 31              # width of a row's label in the terminal
 
 
 def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
-  """Leaves radar.svg where it can be drawn, report.html, and then report.json, each whole.
+  """Writes radar.svg if there is enough to draw, report.html, and last report.json, each whole.
 
-  `rows` are those of metrics.jsonl. A report that breaks the contract is a ValueError; one with a
-  number that is not finite ends the run.
+  `rows` are those of metrics.jsonl.
+
+  Raises:
+    ValueError: the report breaks the contract.
+    Stop: it has a number that is not finite, or the disk refuses a file.
   """
   text = numbers.dumps(report, str(workdir / 'report.json'), indent=2, ensure_ascii=False)
   if wrong := broken(json.loads(text)):
@@ -32,7 +35,7 @@ def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
 
 
 def render(workdir: pathlib.Path) -> None:
-  """Draws the page of a workdir again, from what is stored there alone."""
+  """Draws a workdir's page again, only from the files that are stored in the workdir."""
   if not (workdir / 'report.json').is_file():
     raise Stop(Status.DATA, f'{workdir} has no report.json, from which a page could be drawn')
   logged = workdir / 'metrics.jsonl'
@@ -42,7 +45,7 @@ def render(workdir: pathlib.Path) -> None:
 
 
 def read(workdir: pathlib.Path) -> Report:
-  """The report that `write` left in a workdir."""
+  """Returns the report that `write` left in a workdir."""
   path = workdir / 'report.json'
   try:
     report = json.loads(path.read_text('utf-8'))
@@ -54,14 +57,15 @@ def read(workdir: pathlib.Path) -> Report:
 
 
 def summary(report: Report) -> str:
-  """What distillation brought: a sentence for every student, claiming only what was shown."""
-  return ' '.join(said for student in verdict.sentences(report) for said in student)
+  """Returns the verdict: for every student what distillation brought, as far as it was shown."""
+  return ' '.join(line for student in verdict.sentences(report) for line in student)
 
 
 def table(report: Report) -> str:
-  """The models side by side as plain text; three of them take about 100 columns.
+  """Returns the models side by side as plain text; three of them take about 100 columns.
 
-  Of more than five, a student that would be the fourth or later begins a table of its own.
+  With more than five models, a student that would be the fourth or later of its table begins a new
+  table.
   """
   names, lines, blocks = [model['name'] for model in report['models']], [], [[0]]
   for i, model in enumerate(report['models']):
@@ -83,11 +87,11 @@ def table(report: Report) -> str:
 
 
 def _draw(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
-  """Leaves the radar and the page."""
+  """Writes the radar and the page."""
   names = [model['name'] for model in report['models']]
-  records, inside = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
-  picture = radar.drawn(report)
-  html = page.drawn(report, rows, records, inside, picture)
+  records, explanations = (_stored(workdir / 'records' / part, names) for part in ('', 'inside'))
+  picture = radar.draw(report)
+  html = page.draw(report, rows, records, explanations, picture)
   if picture:
     replace(workdir / 'radar.svg', picture)
   else:
@@ -96,14 +100,14 @@ def _draw(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
 
 
 def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
-  """What is kept of models in `records/`, of those of which something is."""
+  """Returns the stored arrays of every model that has a file in the folder."""
   found = {}
   for name in names:
     if (path := folder / f'{name}.npz').is_file():
       try:
         with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
           found[name] = dict(archive)
-      except Exception as error:        # of a damaged archive there are seven kinds at least
+      except Exception as error:        # a damaged archive raises at least seven kinds
         why = ' '.join(str(error).split())
         raise Stop(Status.DATA, f'{path} cannot be read ({why}): remove it, and the page is drawn '
                    'without what would come from it') from None
@@ -111,6 +115,7 @@ def _stored(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Records]:
 
 
 def _row(line: bytes, where: str) -> Mapping[str, Any]:
+  """Parses a line of metrics.jsonl; stops at one that is no row."""
   with contextlib.suppress(ValueError, AttributeError):
     if {'stage', 'step'} <= (row := json.loads(line)).keys():
       return row

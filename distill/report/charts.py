@@ -1,4 +1,4 @@
-"""Drawings for the report: which colour is whose, round axes, and training curves as SVG."""
+"""Charts of the report as SVG: training curves, reliability diagrams, matrices; models' colours."""
 import io
 import re
 import zlib
@@ -12,16 +12,16 @@ from distill.measure import quality
 Rows = Sequence[Mapping[str, Any]]              # of metrics.jsonl
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]          # name -> steps, values
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, dark enough to be read as text.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, dark enough for text.
 COLOURS = ('#0072B2', '#BF5300', '#4D4D4D', '#007A5A', '#A34A80', '#8A6500')
 DOTS = (0, (1.2, 1.2))
 DASHES = ((0, (5, 1.5)), '-', DOTS, '-.', (0, (8, 2)), (0, (6, 1, 1, 1, 1, 1)))
 ROUND = (1, 2, 5, 10)
 DARKEST = '#005A8E'     # of a matrix; numbers can be read on all that is lighter
-POINTS = 200            # more of a line no screen shows
+POINTS = 200            # of a line at most; no screen shows more
 WIDTH, HEIGHT = 300, 190        # in points; the page never draws them narrower than 300 pixels
-NAMED = 20              # rows or columns of a matrix that have room for names
-UNDRAWN = ('stage', 'seed', 'step', 'time', 'grad_norm')        # in a row, and no curve
+NAMED = 20              # a matrix with more rows or columns has no room for names
+UNDRAWN = ('stage', 'seed', 'step', 'time', 'grad_norm')        # fields of a row without a curve
 
 STYLE = {
     'svg.hashsalt': 'distill', 'svg.fonttype': 'none', 'font.family': 'DejaVu Sans',
@@ -34,30 +34,31 @@ STYLE = {
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-  """The colour and the dashes of every model, the same in all drawings.
+  """Returns the colour and the line style of every model, the same in all drawings.
 
-  NAME-baseline has the colour of NAME, and dots, which nobody else then has.
+  NAME-baseline has the colour of NAME and a dotted line, which no other model then has.
   """
-  of = {name: name.removesuffix('-baseline') for name in names
-        if name.endswith('-baseline') and name.removesuffix('-baseline') in names}
-  others = [name for name in names if name not in of]
-  dashes = [dash for dash in DASHES if dash != DOTS or not of]
-  look = {name: {'color': COLOURS[i % len(COLOURS)],
-                 'linestyle': dashes[(i + i // len(COLOURS)) % len(dashes)]}
-          for i, name in enumerate(others)}
-  return {name: look[name] if name in look else {'color': look[of[name]]['color'],
-                                                 'linestyle': DOTS} for name in names}
+  student_of = {name: name.removesuffix('-baseline') for name in names
+                if name.endswith('-baseline') and name.removesuffix('-baseline') in names}
+  others = [name for name in names if name not in student_of]
+  dashes = [dash for dash in DASHES if dash != DOTS or not student_of]
+  found = {name: {'color': COLOURS[i % len(COLOURS)],
+                  'linestyle': dashes[(i + i // len(COLOURS)) % len(dashes)]}
+           for i, name in enumerate(others)}
+  for name, student in student_of.items():
+    found[name] = {'color': found[student]['color'], 'linestyle': DOTS}
+  return {name: found[name] for name in names}
 
 
 def forest(qualities: Sequence[Mapping[str, Any]], scale: float) -> dict[str, list]:
-  """A metric of several models on one axis with round ticks, what is better to the right.
+  """Places a metric of several models on one axis with round ticks; better is to the right.
 
-  Places are percents of the axis' width; `left` and `right` are the interval's ends.
+  Places are percentages of the axis' width; `left` and `right` are the ends of the interval.
   """
   from matplotlib import ticker
   ends = [scale * metric[name] for metric in qualities for name in ('low', 'value', 'high')]
-  alone = min(ends) == max(ends)        # as True, room of 1 on both sides of a single place
-  ticks = ticker.MaxNLocator(5, steps=ROUND).tick_values(min(ends) - alone, max(ends) + alone)
+  margin = 1 if min(ends) == max(ends) else 0         # room on both sides of a single place
+  ticks = ticker.MaxNLocator(5, steps=ROUND).tick_values(min(ends) - margin, max(ends) + margin)
   start, stop = ticks[[0, -1] if qualities[0]['higher_is_better'] else [-1, 0]]
   place = lambda value: round(float(100 * (value - start) / (stop - start)), 2)
   points = []
@@ -69,7 +70,7 @@ def forest(qualities: Sequence[Mapping[str, Any]], scale: float) -> dict[str, li
 
 
 def lines(rows: Rows) -> dict[str, dict[str, tuple[list, list]]]:
-  """What was logged: for every name a line a stage, (steps, values), without gaps."""
+  """Returns for every logged name a line per stage, (steps, values), without gaps."""
   found: dict[str, dict[str, tuple[list, list]]] = {}
   for row in rows:
     for name, value in row.items():
@@ -81,7 +82,7 @@ def lines(rows: Rows) -> dict[str, dict[str, tuple[list, list]]]:
 
 
 def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> str:
-  """Values over steps as SVG, names where their lines end."""
+  """Draws values over steps as SVG, with every name where its line ends."""
   import matplotlib
   from matplotlib import figure, ticker
   with matplotlib.rc_context(STYLE):
@@ -98,7 +99,7 @@ def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> s
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=ROUND))
     bottom, top = axes.get_ylim()
     ends = {name: (values[-1] - bottom) / (top - bottom) for name, (_, values) in lines.items()}
-    for name, height in _apart(ends, gap=0.11).items():
+    for name, height in _spread(ends, gap=0.11).items():
       axes.annotate(cut(name, 19), (1.03, height), xycoords='axes fraction', va='center',
                     weight='bold', color=look[name]['color'], parse_math=False)
     return svg(drawing, f'curves {title}')
@@ -106,28 +107,32 @@ def curves(title: str, lines: Lines, look: Mapping[str, Mapping[str, Any]]) -> s
 
 def reliability(title: str, about: str, bins: Sequence[Mapping[str, Any]],
                 look: Mapping[str, Any]) -> str:
-  """How often answers are right (with 95 % intervals) by how sure they were; below, how many."""
+  """Draws a reliability diagram: accuracy by confidence, with 95 % intervals; counts below it."""
   import matplotlib
   from matplotlib import figure
-  bins = [one for one in bins if one['n']]
-  sure, right = ([100 * one[name] for one in bins] for name in ('confidence', 'accuracy'))
-  ends = [[100 * end for end in quality.wilson(round(one['accuracy'] * one['n']), one['n'])]
-          for one in bins]
-  around = [[max(0, value - low) for value, (low, _) in zip(right, ends, strict=True)],
-            [max(0, high - value) for value, (_, high) in zip(right, ends, strict=True)]]
+  bins = [part for part in bins if part['n']]
+  confidence, accuracy = ([100 * part[name] for part in bins]
+                          for name in ('confidence', 'accuracy'))
+  lower, upper = [], []                 # lengths of the intervals' arms
+  for value, part in zip(accuracy, bins, strict=True):
+    low, high = quality.wilson(round(part['accuracy'] * part['n']), part['n'])
+    lower.append(max(0, value - 100 * low))
+    upper.append(max(0, 100 * high - value))
   with matplotlib.rc_context(STYLE):
     drawing = figure.Figure(figsize=(WIDTH / 72, 280 / 72))
     axes, below = drawing.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.plot((0, 100), (0, 100), color='#9aa3ad', linewidth=1)
-    axes.plot(sure, right, color=look['color'], linewidth=1, alpha=0.45)
-    axes.errorbar(sure, right, around, fmt='o', markersize=4, color=look['color'], elinewidth=1.2)
+    axes.plot(confidence, accuracy, color=look['color'], linewidth=1, alpha=0.45)
+    axes.errorbar(confidence, accuracy, (lower, upper), fmt='o', markersize=4, color=look['color'],
+                  elinewidth=1.2)
     axes.set(xlim=(0, 100), ylim=(-3, 103), xticks=range(0, 101, 25), yticks=range(0, 101, 25),
-             ylabel='right, %')
-    _titled(axes, title, about, look['color'])
-    counts = [one['n'] for one in bins]
-    below.bar([100 * one['low'] for one in bins], counts, align='edge', color=look['color'],
-              width=[100 * (one['high'] - one['low']) - 0.6 for one in bins])
-    below.set(xlabel='sure, %', ylabel='n', yticks=(0, max(counts)), ylim=(0, 1.08 * max(counts)))
+             ylabel='accuracy, %')
+    _set_title(axes, title, about, look['color'])
+    counts = [part['n'] for part in bins]
+    below.bar([100 * part['low'] for part in bins], counts, align='edge', color=look['color'],
+              width=[100 * (part['high'] - part['low']) - 0.6 for part in bins])
+    below.set(xlabel='confidence, %', ylabel='n', yticks=(0, max(counts)),
+              ylim=(0, 1.08 * max(counts)))
     below.yaxis.set_major_formatter(lambda n, _: f'{n:,.0f}')
     below.grid(False)
     return svg(drawing, f'reliability {title}')
@@ -135,9 +140,9 @@ def reliability(title: str, about: str, bins: Sequence[Mapping[str, Any]],
 
 def matrix(title: str, about: str, shades: np.ndarray, cells: Sequence[Sequence[str]],
            names: tuple[Sequence[str], Sequence[str]], labels: tuple[str, str], colour: str) -> str:
-  """Rows and columns, of numbers in [0, 1] as shades of blue; what cells say, where it fits.
+  """Draws a matrix of numbers in [0, 1] as shades of blue, with the cells' texts if they fit.
 
-  `names` are those of rows and columns, left out where there are too many, and `labels` what
+  `names` are the names of rows and of columns, left out if they are too many; `labels` say what
   rows and columns are.
   """
   import matplotlib
@@ -163,42 +168,42 @@ def matrix(title: str, about: str, shades: np.ndarray, cells: Sequence[Sequence[
                     rotation=90 if upright else 0)
     axes.set_yticks(range(rows * named), names[0][:rows * named], parse_math=False)
     for i, line in enumerate(cells if fits else ()):
-      for j, said in enumerate(line):
-        axes.text(j, i, said, ha='center', va='center',
+      for j, cell in enumerate(line):
+        axes.text(j, i, cell, ha='center', va='center',
                   color='#ffffff' if shades[i, j] > 0.795 else '#000000')
-    _titled(axes, title, about, colour)
+    _set_title(axes, title, about, colour)
     return svg(drawing, f'matrix {title} {about}')
 
 
-def svg(drawing: Any, key: str, **how: Any) -> str:
-  """A figure to be put into a page; the `key` makes its ids others than those of its neighbours."""
+def svg(drawing: Any, key: str, **options: Any) -> str:
+  """Returns a figure as SVG for a page; the `key` makes its ids unique on that page."""
   buffer = io.StringIO()
-  drawing.savefig(buffer, format='svg', **({'transparent': True} | how))
+  drawing.savefig(buffer, format='svg', **({'transparent': True} | options))
   found, prefix = buffer.getvalue(), f'i{zlib.crc32(key.encode()):08x}-'
   found = re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{prefix}', found[found.index('<svg'):])
   return re.sub(r'<metadata>.*?</metadata>', '', found, flags=re.DOTALL)
 
 
 def cut(name: str, most: int) -> str:
-  """A name that a drawing has room for."""
+  """Shortens a name to the room that a drawing has."""
   return name if len(name) <= most else f'{name[:most - 1]}…'
 
 
-def _titled(axes: Any, title: str, about: str, colour: str) -> None:
-  """The name of a model, and what is to be said of it on a second line."""
+def _set_title(axes: Any, title: str, about: str, colour: str) -> None:
+  """Writes a model's name, and a note about it on a second line."""
   axes.set_title(cut(title, 24) + '\n' * bool(about), color=colour, parse_math=False)
   axes.annotate(about, (0, 1), (0, 7), xycoords='axes fraction', textcoords='offset points',
                 parse_math=False)
 
 
 def _thin(values: Sequence[float]) -> np.ndarray:
-  """At most POINTS means of neighbours."""
+  """Averages neighbours until at most POINTS values are left."""
   values = np.asarray(values, float)
   return np.array([part.mean() for part in np.array_split(values, min(POINTS, len(values)))])
 
 
-def _apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-  """Heights from top to bottom, moved as little as keeps them `gap` apart and inside [0, 1]."""
+def _spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+  """Moves heights, as little as possible, until they are `gap` apart and within [0, 1]."""
   placed, ceiling = {}, 1.0
   for name in sorted(heights, key=heights.get, reverse=True):
     placed[name] = min(heights[name], ceiling)

@@ -1,4 +1,4 @@
-"""The page of a report: one self-contained file for a telephone, a screen and paper."""
+"""HTML page of a report: one self-contained file for a phone, a screen and paper."""
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,113 +6,120 @@ from typing import Any
 import numpy as np
 
 from distill.measure import quality
-from distill.report import charts, gallery, radar, tables, verdict, wording
+from distill.report import charts, gallery, radar, tables, text, verdict
 from distill.report.contract import Model, Report
 from distill.types import Records
 
-COMMONEST = 5           # confusions that are told in words
+LISTED = 5              # most frequent confusions listed in words
 
 
-def drawn(report: Report, rows: charts.Rows, records: Mapping[str, Records],
-          inside: Mapping[str, Records], picture: str) -> str:
-  """The page as HTML.
+def draw(report: Report, rows: charts.Rows, records: Mapping[str, Records],
+         explanations: Mapping[str, Records], picture: str) -> str:
+  """Returns the page as HTML.
 
-  `rows` are those of metrics.jsonl, `picture` is the radar, or ''; of models of which `records` or
-  `inside` (`inside.explained`) hold nothing, the page lacks what would come from there.
+  Args:
+    rows: the rows of metrics.jsonl.
+    records: predictions by a model's name; the page lacks the charts of models without them.
+    explanations: results of `attributions.explain` by a model's name, likewise.
+    picture: the radar chart as SVG, or ''.
   """
   import jinja2  # here, as matplotlib in charts: a run that starts doesn't wait for it
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
-  environment.filters |= {'short': wording.short, 'percent': wording.percent,
-                          'saw': _saw, 'tied': wording.tied, 'counted': wording.counted}
+  environment.filters |= {'short': text.short, 'percent': text.percent,
+                          'nonbreaking': text.nonbreaking, 'with_noun': text.with_noun,
+                          'training': _training}
   models, primary = report['models'], report['task']['primary']
-  found, names = [m['quality'][primary] for m in models], [m['name'] for m in models]
-  what = wording.spelled(primary)
+  qualities, names = [m['quality'][primary] for m in models], [m['name'] for m in models]
+  metric = text.metric_name(primary)
   look = charts.styles([*names, *sorted({row['stage'] for row in rows} - set(names))])
-  whole, confused = _confusions(models, records, look)
+  matrices, confused = _confusion_matrices(models, records, look)
   axes, lacking = radar.axes(report)
   first = verdict.headline(report)
-  differ, examples = gallery.examples(report, records, inside)
+  differ, examples = gallery.examples(report, records, explanations)
   template = pathlib.Path(__file__).with_suffix('.html').read_text('utf-8')
   return environment.from_string(template).render(
-      report=report, what=what, title=what[0].upper() + what[1:], metric=found[0], look=look,
-      first=first, further=[' '.join(said for said in student if said != first)
-                            for student in verdict.sentences(report)],
-      values=[wording.amount(q['value'], q['unit']) for q in found],
-      forest=charts.forest(found, 100 if found[0]['unit'] == 'fraction' else 1),
-      radar=picture, axes=axes, lacking=lacking, tiers=tables.promises(report),
+      report=report, name=metric, title=metric[0].upper() + metric[1:], metric=qualities[0],
+      look=look, first=first, further=[' '.join(line for line in student if line != first)
+                                       for student in verdict.sentences(report)],
+      values=[text.with_unit(q['value'], q['unit']) for q in qualities],
+      forest=charts.forest(qualities, 100 if qualities[0]['unit'] == 'fraction' else 1),
+      radar=picture, axes=axes, lacking=lacking, pareto=radar.pareto_optimal(axes),
+      tiers=tables.tier_table(report),
       tables=tables.tables(report), robustness=tables.robustness(report),
-      kinds=tables.kinds(report), missed=tables.missed(report),
-      energies=tables.energies(report),
+      corruptions=tables.corruptions(report),
+      memory_is_underestimated=tables.memory_is_underestimated(report),
+      energies=tables.energy_methods(report),
       panels=[charts.curves(name, lines, look) for name, lines in charts.lines(rows).items()],
-      calibration=_calibrations(models, look), confusions=whole, confused=confused,
+      reliability=_reliability_diagrams(models, look), matrices=matrices, confused=confused,
       classes=tables.classes(report), differ=differ, examples=examples,
-      colours=(gallery.FOR, gallery.AGAINST), layers=_layers(models, look))
+      colours=(gallery.FOR, gallery.AGAINST), layers=_layer_matrices(models, look))
 
 
-def commonest(tables: Mapping[str, np.ndarray], names: Sequence[str]) -> list[str]:
-  """The commonest confusions of all models together, in words."""
-  taken = sum(tables.values()) * (1 - np.eye(len(names), dtype=int))
-  order = np.argsort(-taken, axis=None, kind='stable')[:COMMONEST]
-  return [f'{names[truth]} taken for {names[answer]}, {taken[truth, answer]:,}×'
+def most_frequent(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> list[str]:
+  """Returns the most frequent confusions of all models together, in words."""
+  wrong = sum(matrices.values()) * (1 - np.eye(len(names), dtype=int))
+  order = np.argsort(-wrong, axis=None, kind='stable')[:LISTED]
+  return [f'{names[truth]} predicted as {names[answer]}, {wrong[truth, answer]:,}×'
           for truth, answer in (divmod(int(i), len(names)) for i in order)
-          if taken[truth, answer]]
+          if wrong[truth, answer]]
 
 
-def _confusions(models: Sequence[Model], records: Mapping[str, Records],
-                look: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-  """A matrix of every model that isn't a baseline, and the commonest confusions of all."""
-  there = [m for m in models if m.get('classes')
-           and quality.classified(records.get(m['name'], {}))]
-  if not there:
+def _confusion_matrices(models: Sequence[Model], records: Mapping[str, Records],
+                        look: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+  """Draws a matrix of every model but baselines, and lists the most frequent confusions of all."""
+  classifiers = [m for m in models if m.get('classes')
+                 and quality.is_classification(records.get(m['name'], {}))]
+  if not classifiers:
     return [], []
-  names = [each['name'] for each in there[0]['classes']]
-  counts = {m['name']: quality.confusions(records[m['name']], len(names)) for m in there}
+  names = [each['name'] for each in classifiers[0]['classes']]
+  counts = {m['name']: quality.confusion_matrix(records[m['name']], len(names))
+            for m in classifiers}
 
   def matrix(model: Model) -> str:
     table = counts[model['name']]
     cells = [[f'{n}' if n else '' for n in line] for line in table]
     right = np.trace(table)
     return charts.matrix(
-        model['name'], f'{right:,} of {table.sum():,} right',
+        model['name'], f'{right:,} of {table.sum():,} correct',
         table / np.maximum(table.sum(axis=1, keepdims=True), 1), cells, (names, names),
-        ('truth', 'answer'), look[model['name']]['color'])
-  return ([matrix(m) for m in there if m['role'] != 'baseline'], commonest(counts, names))
+        ('true class', 'predicted class'), look[model['name']]['color'])
+  return ([matrix(m) for m in classifiers if m['role'] != 'baseline'],
+          most_frequent(counts, names))
 
 
-def _calibrations(models: Sequence[Model], look: Mapping[str, Any]) -> list[str]:
+def _reliability_diagrams(models: Sequence[Model], look: Mapping[str, Any]) -> list[str]:
+  """Draws the reliability diagram of every model that has a calibration."""
   found = []
   for model in models:
     if calibration := model.get('calibration'):
       ece = calibration['ece']
-      about = f'ECE {wording.amount(ece["value"], ece["unit"])} ({wording.interval(ece)})'
+      about = f'ECE {text.with_unit(ece["value"], ece["unit"])} ({text.interval(ece)})'
       found.append(charts.reliability(model['name'], about, calibration['bins'],
                                       look[model['name']]))
   return found
 
 
-def _layers(models: Sequence[Model], look: Mapping[str, Any]) -> list[str]:
-  """How alike the layers of models are to those of their teacher, but for the baselines'."""
+def _layer_matrices(models: Sequence[Model], look: Mapping[str, Any]) -> list[str]:
+  """Draws the CKA similarity of every model's layers, except baselines', with its teacher's."""
   found = []
   for model in models:
     if model['role'] != 'baseline' and (layers := model.get('layers')):
       cka = np.array(layers['cka'])
+      rows, columns = ([path.partition('/')[0] for path in layers[side]]
+                       for side in ('rows', 'columns'))
       found.append(charts.matrix(
           model['name'], '', cka, [[f'{v:.2f}'.replace('-', '−') for v in line] for line in cka],
-          ([_layer(name) for name in layers['rows']], [_layer(name) for name in layers['columns']]),
-          (model['name'], layers['of']), look[model['name']]['color']))
+          (rows, columns), (model['name'], layers['of']), look[model['name']]['color']))
   return found
 
 
-def _layer(path: str) -> str:
-  return path.partition('/')[0]
-
-
-def _saw(model: Model) -> str:
-  said = 'loaded, not trained here'
+def _training(model: Model) -> str:
+  """Returns what a model was trained on: examples, labels, teachers, and the model's note."""
+  line = 'loaded, not trained here'
   if model['saw'] is not None:
     labels = model['saw']['labels']
-    what, n = next((what, n) for what, n in model['saw'].items() if what != 'labels')
+    noun, n = next((noun, n) for noun, n in model['saw'].items() if noun != 'labels')
     labelled = 'all labelled' if labels == n else f'{labels:,} labelled'
-    said = ', and the '.join((f'{n:,} {what}, {labelled}', *model.get('teachers', ())))
-  return '; '.join(filter(None, (said, model.get('note'))))
+    line = ', and the '.join((f'{n:,} {noun}, {labelled}', *model.get('teachers', ())))
+  return '; '.join(filter(None, (line, model.get('note'))))

@@ -1,15 +1,16 @@
-"""Deployment tiers: what a student must keep, and what it may cost. A tier is a line of `TIERS`.
+"""Deployment tiers: limits on a student's quality, size and speed. A tier is a line of `TIERS`.
 
-  kept          of the teacher's primary metric, at least; where less is better, of its lead over
-                chance: an untrained model's error may be near an untrained teacher's
-  params        as a share of the teacher's, all of them, at most
-  p95_ms        of a call at batch 1 on one thread, at most
-  bytes         of the weights as shipped, less than
-  quantised     the share of the parameters that 8 bits or fewer hold, at least
+  kept          at least: the share of the teacher's primary metric; where less is better, of the
+                teacher's lead over chance, because an untrained model's error may be near an
+                untrained teacher's
+  params        at most: the share of the teacher's parameters, all of them
+  p95_ms        at most: the 95th percentile of a call at batch 1 on one thread
+  bytes         less than: the weights as shipped
+  quantised     at least: the share of the parameters that 8 bits or fewer hold
 
-All is judged from the report, with the teacher that `retention` is of. What it doesn't know isn't
-measured, and so not passed: without a teacher nothing is a share of it, without a chance nothing
-leads it, and calls that all cores made say nothing of one thread.
+Verdicts are made from the report, with the teacher that `retention` names. A value that the report
+lacks is not measured, and so not passed: a share of the teacher without a teacher, a lead over
+chance without a chance level, a time on one thread where calls used all cores.
 """
 import math
 import operator
@@ -28,36 +29,36 @@ TIERS: Limits = {
     'ultralight': {'bytes': 5e6, 'quantised': 0.9},
 }
 PASSES = {'>=': operator.ge, '<=': operator.le, '<': operator.lt}
-WORDS = {'>=': 'at least', '<=': 'at most', '<': 'less than'}
-NAMES = {'kept': 'share of the metric kept', 'params': "share of the teacher's parameters",
-         'p95_ms': '95th percentile in ms on one thread', 'bytes': 'bytes as shipped',
-         'quantised': 'share of the parameters in 8 bits'}
+BOUNDS = {'>=': 'at least', '<=': 'at most', '<': 'less than'}
+LIMITED = {'kept': 'share of the metric kept', 'params': "share of the teacher's parameters",
+           'p95_ms': '95th percentile in ms on one thread', 'bytes': 'bytes as shipped',
+           'quantised': 'share of the parameters in 8 bits'}
 
 
 def limits(changes: Mapping[str, Mapping[str, float]], asked: Mapping[str, str]) -> Limits:
-  """The tiers with a config's `evaluate.tiers`, checked.
+  """Returns the limits of all tiers, with a config's `evaluate.tiers`, after checking both.
 
-  `asked` are the tiers that students, by name, are to reach; '' for none.
+  `asked` are the tiers that students are to reach, by a student's name; '' for none.
   """
-  found = {name: dict(of) for name, of in TIERS.items()}
-  for tier, of in changes.items():
-    where = f'evaluate.tiers.{tier}'
-    _known(tier, TIERS, where)
-    if not isinstance(of, Mapping):
-      raise Stop(Status.CONFIG, f'{where}={of!r} must be a table of limits')
-    for name, limit in of.items():
-      _known(name, TIERS[tier], f'{where}.{name}')
-      if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not (
-          0 < limit < math.inf):
-        raise Stop(Status.CONFIG, f'{where}.{name}={limit!r} must be a number above 0')
+  found = {name: dict(tier) for name, tier in TIERS.items()}
+  for tier, changed in changes.items():
+    path = f'evaluate.tiers.{tier}'
+    _check_known(tier, TIERS, path)
+    if not isinstance(changed, Mapping):
+      raise Stop(Status.CONFIG, f'{path}={changed!r} must be a table of limits')
+    for name, limit in changed.items():
+      _check_known(name, TIERS[tier], f'{path}.{name}')
+      is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+      if not is_number or not 0 < limit < math.inf:
+        raise Stop(Status.CONFIG, f'{path}.{name}={limit!r} must be a number above 0')
       found[tier][name] = float(limit)
   for tier in filter(None, asked.values()):
-    _known(tier, TIERS, f'tier={tier!r}')
+    _check_known(tier, TIERS, f'tier={tier!r}')
   return found
 
 
-def judged(report: Report, tiers: Limits, asked: Mapping[str, str]) -> dict[str, Any]:
-  """The report with, at every student, the verdict of every tier and of the one that was asked.
+def add_verdicts(report: Report, tiers: Limits, asked: Mapping[str, str]) -> dict[str, Any]:
+  """Returns the report with every student's verdict on every tier and on the one it was asked for.
 
   The value of a limit that wasn't measured is None.
   """
@@ -67,23 +68,26 @@ def judged(report: Report, tiers: Limits, asked: Mapping[str, str]) -> dict[str,
 
   def verdict(model: Model, name: str, limit: float) -> dict[str, Any]:
     bound, measure = MEASURES[name]
-    kept = model['retention']
-    value = measure(model, models[kept['of']] if kept else first, metric)
+    retention = model['retention']
+    value = measure(model, models[retention['of']] if retention else first, metric)
     passed = value is not None and PASSES[bound](value, limit)
     return {'name': name, 'bound': bound, 'limit': limit, 'value': value, 'passed': passed}
 
-  def on(model: Model) -> dict[str, Any]:
-    found = {tier: [verdict(model, *limit) for limit in of.items()] for tier, of in tiers.items()}
-    whole = {tier: {'name': tier, 'passed': all(v['passed'] for v in verdicts), 'limits': verdicts}
-             for tier, verdicts in found.items()}
-    return {**model, 'tiers': [*whole.values()], 'tier': whole.get(asked.get(model['name']))}
-  return {**report, 'models': [on(m) if m['role'] == 'student' else m for m in report['models']]}
+  def with_tiers(model: Model) -> dict[str, Any]:
+    found = {}
+    for name, tier in tiers.items():
+      verdicts = [verdict(model, *limit) for limit in tier.items()]
+      found[name] = {'name': name, 'passed': all(v['passed'] for v in verdicts),
+                     'limits': verdicts}
+    return {**model, 'tiers': [*found.values()], 'tier': found.get(asked.get(model['name']))}
+  return {**report, 'models': [with_tiers(m) if m['role'] == 'student' else m
+                               for m in report['models']]}
 
 
-def missed(report: Report, tier: str) -> str:
-  """A line about the students that were to reach a tier and don't, or ''.
+def describe_missed(report: Report, tier: str) -> str:
+  """Returns a line about the students that were to reach a tier and don't; '' if all do.
 
-  In a report where students have tiers of their own, those whose tier it is; otherwise all.
+  If students have tiers of their own, it is about those whose tier it is; otherwise about all.
   """
   students = [m for m in report['models'] if m['role'] == 'student']
   meant = [m for m in students if m['tier'] and m['tier']['name'] == tier] or students
@@ -91,20 +95,20 @@ def missed(report: Report, tier: str) -> str:
               for m in meant}
   if None in verdicts.values():
     return f'the report is from before tiers: remove its report.json to measure tier {tier}'
-  lines = [f'{name}: {said(v)}' for name, v in verdicts.items() if not v['passed']]
+  lines = [f'{name}: {describe(v)}' for name, v in verdicts.items() if not v['passed']]
   return f'tier {tier} is missed by {" | ".join(lines)}' if lines else ''
 
 
-def said(verdict: Mapping[str, Any]) -> str:
-  """In words, the limits that a student misses, or else all of them."""
-  about = [limit for limit in verdict['limits'] if limit['passed'] == verdict['passed']]
-  return '; '.join(map(_said, about))
+def describe(verdict: Mapping[str, Any]) -> str:
+  """Returns the limits that a student misses in words, or all limits if it misses none."""
+  limits = [limit for limit in verdict['limits'] if limit['passed'] == verdict['passed']]
+  return '; '.join(map(_describe_limit, limits))
 
 
-def _said(limit: Mapping[str, Any]) -> str:
+def _describe_limit(limit: Mapping[str, Any]) -> str:
   number = lambda x: f'{x:,.0f}' if x >= 1e4 else f'{x:.4g}'
   value = 'not measured' if limit['value'] is None else number(limit['value'])
-  return f'{NAMES[limit["name"]]} {value}, {WORDS[limit["bound"]]} {number(limit["limit"])}'
+  return f'{LIMITED[limit["name"]]} {value}, {BOUNDS[limit["bound"]]} {number(limit["limit"])}'
 
 
 def _kept(model: Model, teacher: Model | None, metric: str) -> float | None:
@@ -131,6 +135,7 @@ MEASURES: Mapping[str, tuple[str, Callable[[Model, Model | None, str], float | N
     'quantised': ('>=', lambda model, teacher, metric: model['quantised'])}
 
 
-def _known(name: str, known: Mapping[str, Any], where: str) -> None:
+def _check_known(name: str, known: Mapping[str, Any], path: str) -> None:
+  """Stops at a name that isn't known."""
   if name not in known:
-    raise Stop(Status.CONFIG, f'{where}: there is no {name!r} there' + lookup.nearest(name, known))
+    raise Stop(Status.CONFIG, f'{path}: there is no {name!r} there' + lookup.nearest(name, known))

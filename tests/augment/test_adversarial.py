@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill.augment import Ask, adversarial, augmented
+from distill.augment import Ask, adversarial, apply_augments
 from distill.modalities import image, probes
 from distill.models.functional import Functional
 from distill.types import Status, Stop
@@ -168,12 +168,12 @@ def test_one_that_says_that_it_only_adds_fields_is_held_to_it():
   flip = lambda batch, key, ask: {**batch, 'image': batch['image'][:, :, ::-1]}
   given = batch()
   for change in adversarial.fgsm(), flip:
-    found = augmented((change,), given, jax.random.key(0), ask(), 'config')
+    found = apply_augments((change,), given, jax.random.key(0), ask(), 'config')
     assert found['label'] is given['label']
   flip.adds_only = True
   line = r'config: augment\[0\] changes image, and its attribute adds_only says that'
   with pytest.raises(Stop, match=line):
-    augmented((flip,), given, jax.random.key(0), ask(), 'config')
+    apply_augments((flip,), given, jax.random.key(0), ask(), 'config')
 
 
 @pytest.mark.parametrize(('make', 'wrong'), [

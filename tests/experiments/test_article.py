@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill import flags, objective
-from distill.pipelines import setting
+from distill.pipelines import setup
 from distill.types import Status, Stop
 from experiments import article, claims, pages, rows, sweeps
 from experiments.claims import BASELINE, PARTS, PLAIN, T, at, batch
@@ -116,7 +116,7 @@ class TestConfig:
 
   def test_arms_share_teacher_and_baseline_and_other_batches_the_teacher(self):
     def names(*arm):
-      return {t.stage.name: t.identity for t in setting.setting(self.config(*arm)).trained}
+      return {t.stage.name: t.identity for t in setup.build_setup(self.config(*arm)).trained}
     plain, other = names('fixed-0.5'), names('kl+hint', f'{T}=1.0')
     wider = names('fixed-0.7', 'data.batch_size=96')
     assert [plain[n] == other[n] for n in ('teacher', 'student', 'baseline')] == [True, False, True]

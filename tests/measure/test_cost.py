@@ -35,7 +35,7 @@ def test_memory_is_at_least_arguments_and_results(product):
 
 def subject(name, modality, **how):
   pure = Functional(lambda rngs: lookup.build('models', {'name': name, **how}, 'model', rngs=rngs))
-  return cost.Subject(pure, pure.init(0), modality, ['logits']), pure
+  return cost.LocalTimer(pure, pure.init(0), modality, ['logits']), pure
 
 
 def test_flops_of_an_encoder_by_hand():
@@ -49,7 +49,7 @@ def test_flops_of_an_encoder_by_hand():
   block, square = 12 * d * d + 2 * s * d, d * d
   last = s * 2 * square + (block - 2 * square)
   by_hand = 2 * 3 * ((depth - 1) * s * block + last + square + 5 * d)
-  assert encoder.plan(3)['flops'] == pytest.approx(by_hand, rel=0.02)
+  assert encoder.compile_stats(3)['flops'] == pytest.approx(by_hand, rel=0.02)
 
 
 def test_flops_of_a_network_by_hand():
@@ -61,7 +61,7 @@ def test_flops_of_a_network_by_hand():
   second = 11**2 * 64 * 128 + 10**2 * 128 * 128 + 4**2 * 64 * 128
   for batch in 1, 4:
     by_hand = 2 * batch * (stem + first + second + 128 * 5)
-    assert network.plan(batch)['flops'] == pytest.approx(by_hand, rel=0.02)
+    assert network.compile_stats(batch)['flops'] == pytest.approx(by_hand, rel=0.02)
 
 
 def test_memory_of_a_network_by_hand():
@@ -71,7 +71,7 @@ def test_memory_of_a_network_by_hand():
   # float32: the parameters, three inputs a token, and where the most lives at once, in a block's
   # second half: what came into it, four times as much inside, and what comes out
   by_hand = 4 * (params + 3 * tokens + tokens * (256 + 4 * 256 + 256))
-  assert network.plan(8)['peak_memory_bytes'] == pytest.approx(by_hand, rel=0.1)
+  assert network.compile_stats(8)['peak_memory_bytes'] == pytest.approx(by_hand, rel=0.1)
 
 
 def test_the_inputs_are_those_of_the_longest_texts_and_of_whole_images():
@@ -84,17 +84,17 @@ def test_the_inputs_are_those_of_the_longest_texts_and_of_whole_images():
 
 
 class Fake:
-  """A model that takes what it is told to: seconds by batch."""
+  """A model that takes the seconds that a test gives, by batch size."""
 
   def __init__(self, name, calls, took):
     self.name, self.calls, self.took = name, calls, took
 
-  def plan(self, batch):
-    self.calls.append(('plan', self.name, batch))
+  def compile_stats(self, batch):
+    self.calls.append(('compile', self.name, batch))
     return {'flops': batch, 'peak_memory_bytes': batch, 'process_bytes': 7 * batch, 'threads': 1}
 
-  def turn(self, batch, seconds):
-    self.calls.append(('turn', self.name, batch))
+  def time_calls(self, batch, seconds):
+    self.calls.append(('time', self.name, batch))
     return self.took[batch]
 
 
@@ -106,7 +106,7 @@ class Counter:
     self.count += 2
     return self.count
 
-  def told(self, joules, examples):
+  def per_example(self, joules, examples):
     return {'value': joules / examples, 'method': 'counted'}
 
 
@@ -114,7 +114,7 @@ def measured(**how):
   calls = []
   slow = Fake('slow', calls, {1: [.004] * 9 + [.1], 8: [.016], 32: [.08]})
   fast = Fake('fast', calls, {1: [.001], 8: [.010], 32: [.040]})
-  return cost.measured({'slow': slow, 'fast': fast}, **how), calls
+  return cost.measure_costs({'slow': slow, 'fast': fast}, **how), calls
 
 
 def test_a_measurement_is_of_batch_1_and_of_the_fastest_batch():
@@ -133,8 +133,9 @@ def test_the_most_that_a_process_held_is_known_when_every_batch_was_called():
 
 def test_models_take_turns_in_five_rounds_and_are_compiled_before():
   _, calls = measured()
-  plans, turns = calls[:6], [(name, batch) for what, name, batch in calls[6:]]
-  assert set(plans) == {('plan', name, batch) for name in ('slow', 'fast') for batch in (1, 8, 32)}
+  plans, turns = calls[:6], [(name, batch) for _, name, batch in calls[6:]]
+  assert set(plans) == {('compile', name, batch)
+                        for name in ('slow', 'fast') for batch in (1, 8, 32)}
   assert turns == 5 * [(name, batch) for batch in (1, 8, 32) for name in ('slow', 'fast')]
 
 
@@ -155,7 +156,7 @@ def test_a_turn_leaves_its_first_call_out_and_ends(monkeypatch):
                        depth=4, widths=(1, 1), channels=1, classes=2)
   waited = []
   monkeypatch.setattr(jax, 'block_until_ready', waited.append)
-  assert len(network.turn(1, 0)) == 1 and len(waited) == 2
-  assert 1 <= len(network.turn(1, 1e-9)) and all(t > 0 for t in network.turn(1, .001))
+  assert len(network.time_calls(1, 0)) == 1 and len(waited) == 2
+  assert 1 <= len(network.time_calls(1, 1e-9)) and all(t > 0 for t in network.time_calls(1, .001))
   waited.clear()
-  assert len(network.turn(1, 1e9)) == cost.CALLS == len(waited) - 1
+  assert len(network.time_calls(1, 1e9)) == cost.CALLS == len(waited) - 1

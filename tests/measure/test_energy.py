@@ -34,8 +34,8 @@ def test_rapl_adds_processors_and_memory_but_no_part_twice(tree):
     file.write_text('999999\n')
   # 999 µJ, 999,994 µJ and 999,989 µJ; not core, psys, nor the same package by another door
   assert counter.joules() == pytest.approx((999 + 999_994 + 999_989) * 1e-6)
-  told = counter.told(8., 4)
-  assert told == {'value': 2, 'method': 'measured by RAPL on the CPU: package-0, dram, package-1',
+  joules = counter.per_example(8., 4)
+  assert joules == {'value': 2, 'method': 'measured by RAPL on the CPU: package-0, dram, package-1',
                   'inputs': {'joules': 8, 'examples': 4}}
 
 
@@ -55,13 +55,13 @@ def test_a_counter_that_started_again_went_on(tree):
 def test_where_nothing_can_be_read_there_is_no_meter(tmp_path, monkeypatch, break_it):
   break_it(tmp_path)
   monkeypatch.setattr(energy.Rapl.__init__, '__defaults__', (tmp_path,))
-  assert energy.meter('cpu') is None
+  assert energy.find_meter('cpu') is None
 
 
 def test_a_meter_of_this_machine_is_of_its_platform(tree, monkeypatch):
   monkeypatch.setattr(energy.Rapl.__init__, '__defaults__', (tree[0],))
-  assert isinstance(energy.meter('cpu'), energy.Rapl)
-  assert energy.meter('tpu') is None
+  assert isinstance(energy.find_meter('cpu'), energy.Rapl)
+  assert energy.find_meter('tpu') is None
 
 
 @pytest.fixture
@@ -83,24 +83,24 @@ def nvml(monkeypatch):
 
 def test_nvml_counts_millijoules_of_the_first_visible_gpu(nvml, monkeypatch):
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-  meter = energy.meter('gpu')
+  meter = energy.find_meter('gpu')
   before = meter.joules()
   nvml[0] += 250
   assert meter.joules() - before == pytest.approx(.25)
-  assert meter.told(1., 2)['method'] == 'measured by NVML on one GPU'
+  assert meter.per_example(1., 2)['method'] == 'measured by NVML on one GPU'
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'GPU-abc,GPU-def')
-  assert energy.meter('gpu').joules() == 7
+  assert energy.find_meter('gpu').joules() == 7
 
 
 def test_a_gpu_that_cannot_count_and_a_package_that_is_not_there_are_no_meter(nvml, monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
-  assert energy.meter('gpu') is None
+  assert energy.find_meter('gpu') is None
   monkeypatch.setitem(sys.modules, 'pynvml', None)
-  assert energy.meter('gpu') is None
+  assert energy.find_meter('gpu') is None
 
 
 def test_an_estimate_is_called_one_and_without_a_power_there_is_none():
-  assert energy.estimated(0., 4, 1.) is None
-  assert energy.estimated(10., 2, .5) == {
+  assert energy.estimate(0., 4, 1.) is None
+  assert energy.estimate(10., 2, .5) == {
       'value': 10, 'method': 'estimated for the CPU: 10 W a busy core × cores × seconds',
       'inputs': {'watts_per_core': 10, 'cores': 2, 'seconds': .5}}

@@ -47,13 +47,13 @@ class Error:
 
 
 def intervals(task, found, **how):
-  return quality.resampled(task, found, **how).metrics
+  return quality.score(task, found, **how).metrics
 
 
 def gain(task, ours, theirs, **how):
   """As a report makes it, of records in any order."""
-  return quality.gain(*(quality.resampled(task, each, **how)
-                        for each in quality.aligned(ours, theirs)))
+  return quality.gain(*(quality.score(task, each, **how)
+                        for each in quality.align(ours, theirs)))
 
 
 def drawn_by_scipy(data, statistic, resamples, seed):
@@ -153,7 +153,7 @@ class TestGain:
     label, ours, theirs = random.normal(size=(3, 50))
     found = gain(Regression(), numbers(label, ours), numbers(label, theirs),
                  resamples=300, seed=5)['mse']
-    gap = lambda of, a, b: np.mean((of - b)**2) - np.mean((of - a)**2)        # less is better
+    gap = lambda y, a, b: np.mean((y - b)**2) - np.mean((y - a)**2)        # less is better
     assert found['value'] == pytest.approx(gap(label, ours, theirs))
     assert (found['low'], found['high']) == pytest.approx(
         tuple(drawn_by_scipy((label, ours, theirs), gap, 300, 5)))
@@ -166,18 +166,18 @@ class TestGain:
   @pytest.mark.parametrize('ids', [[0, 1, 3], [0, 1]])
   def test_refuses_other_examples(self, ids):
     with pytest.raises(ValueError, match='different examples'):
-      quality.aligned(records([1, 0, 1]), records([1] * len(ids), ids=ids))
+      quality.align(records([1, 0, 1]), records([1] * len(ids), ids=ids))
 
   def test_refuses_an_example_that_is_there_twice(self):
     twice = records([1, 0, 1], ids=[0, 1, 1])
     with pytest.raises(ValueError, match='twice'):
-      quality.aligned(twice, twice)
+      quality.align(twice, twice)
 
   def test_refuses_other_labels(self):
     other = records([1, 0])
     other['label'] = np.array([1, 0], np.int32)
     with pytest.raises(ValueError, match='labels'):
-      quality.aligned(records([1, 0]), other)
+      quality.align(records([1, 0]), other)
 
 
 def test_retention_is_the_share_that_is_left_in_either_direction():
@@ -195,42 +195,43 @@ class TestOverChance:
     # Three of four are class 1: always saying so is right in 3/4. A teacher with 19/20 leads by
     # 1/5, a student with 17/20 by 1/10: half of it is left.
     metric = lambda value: {'accuracy': {'value': value, 'higher_is_better': True}}
-    chance = quality.chance(BINARY, classes([1, 1, 0, 1], [0, 0, 0, 0], 2))
+    chance = quality.chance_level(BINARY, classes([1, 1, 0, 1], [0, 0, 0, 0], 2))
     assert chance['accuracy'] == 0.75 and chance['mcc'] == 0
-    found = quality.over_chance(metric(.85), metric(.95), chance)
+    found = quality.retention_over_chance(metric(.85), metric(.95), chance)
     assert found['accuracy'] == {'value': pytest.approx(0.5), 'chance': 0.75}
-    assert quality.over_chance(metric(.65), metric(.95), chance)['accuracy']['value'] == (
+    assert quality.retention_over_chance(metric(.65), metric(.95), chance)['accuracy']['value'] == (
         pytest.approx(-0.5))
-    assert quality.over_chance(metric(.85), metric(.75), chance)['accuracy']['value'] is None
+    found = quality.retention_over_chance(metric(.85), metric(.75), chance)
+    assert found['accuracy']['value'] is None
 
   def test_of_errors_less_is_more(self):
     # Labels 0 and 2: their mean, 1, has an error of 1. The teacher's is 0.2, the student's 0.6.
     task = Regression()
-    chance = quality.chance(task, {
+    chance = quality.chance_level(task, {
         'id': np.arange(2), 'label': np.array([0, 2.], np.float32),
         'prediction': np.zeros(2, np.float32)})
     assert chance == {'pearson': 0, 'spearman': 0, 'mse': 1}
     metric = lambda value: {'mse': {'value': value, 'higher_is_better': False}}
-    assert quality.over_chance(metric(.6), metric(.2), chance)['mse']['value'] == (
+    assert quality.retention_over_chance(metric(.6), metric(.2), chance)['mse']['value'] == (
         pytest.approx(0.5))
-    assert quality.over_chance(metric(.6), metric(1.5), chance)['mse']['value'] is None
+    assert quality.retention_over_chance(metric(.6), metric(1.5), chance)['mse']['value'] is None
 
   def test_chance_is_scikit_learns_dummy(self):
     random = np.random.default_rng(0)
     x, task = np.zeros((60, 1)), Classification(classes=4)
     for label in random.integers(4, size=60), np.full(60, 2), np.arange(60) % 4:
       dummy = DummyClassifier(strategy='most_frequent').fit(x, label).predict(x)
-      assert quality.chance(task, classes(label, random.integers(4, size=60), 4)) == (
+      assert quality.chance_level(task, classes(label, random.integers(4, size=60), 4)) == (
           task.score(classes(label, dummy, 4)))
     label = random.normal(size=60)
     dummy = DummyRegressor().fit(x, label).predict(x)
-    assert quality.chance(Regression(), numbers(label, label))['mse'] == pytest.approx(
+    assert quality.chance_level(Regression(), numbers(label, label))['mse'] == pytest.approx(
         metrics.mean_squared_error(label, dummy))
 
   def test_words_have_no_answer_that_is_always_the_same(self):
     class Words:
       constant = None
-    assert quality.chance(Words(), {}) is None
+    assert quality.chance_level(Words(), {}) is None
 
 
 class TestPerClass:
@@ -239,7 +240,7 @@ class TestPerClass:
     # Of three 0s two are taken for 0 and one for 1; the 1 is taken for 0; there is no 2 anywhere.
     found = quality.per_class(classes([0, 0, 0, 1], [0, 0, 1, 0]), ('a', 'b', 'c'))
     two_thirds = pytest.approx(2 / 3)
-    assert [{**of, 'f1': of['f1']['value']} for of in found] == [
+    assert [{**row, 'f1': row['f1']['value']} for row in found] == [
         {'name': 'a', 'precision': two_thirds, 'recall': two_thirds, 'f1': two_thirds,
          'support': 3},
         {'name': 'b', 'precision': 0, 'recall': 0, 'f1': 0, 'support': 1},
@@ -253,10 +254,10 @@ class TestPerClass:
     found = quality.per_class(classes(label, prediction, 5), tuple('abcde'), resamples=3)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         label, prediction, labels=range(5), zero_division=0)
-    np.testing.assert_allclose([of['precision'] for of in found], precision)
-    np.testing.assert_allclose([of['recall'] for of in found], recall)
-    np.testing.assert_allclose([of['f1']['value'] for of in found], f1)
-    assert [of['support'] for of in found] == support.tolist()
+    np.testing.assert_allclose([row['precision'] for row in found], precision)
+    np.testing.assert_allclose([row['recall'] for row in found], recall)
+    np.testing.assert_allclose([row['f1']['value'] for row in found], f1)
+    assert [row['support'] for row in found] == support.tolist()
 
   def test_an_interval_is_that_of_the_same_draws_as_all_others(self):
     # Of two classes F1 of class 1 is a metric of the task, too.
@@ -288,9 +289,9 @@ def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
       metrics={'m': {'unit': '', 'higher_is_better': higher}}, primary='m', constant=None,
       score=score, bootstrap=functools.partial(tasks.score_resamples, score))
   chance = {'m': 0.5 if higher else 3.0}
-  ours, theirs = (quality.resampled(task, records[name], resamples=200)
+  ours, theirs = (quality.score(task, records[name], resamples=200)
                   for name in ('ours', 'theirs'))
-  kept, led = quality.shares(ours, theirs, chance)
+  kept, led = quality.retention_intervals(ours, theirs, chance)
   draws = np.random.default_rng(0)
   means = np.array([[values[name][rows].mean() for name in ('ours', 'theirs')]
                     for rows in (draws.integers(30, size=30) for _ in range(200))])
@@ -299,8 +300,8 @@ def test_the_intervals_of_what_is_kept_are_those_of_paired_resamples(higher):
   for found, expected in ((kept, ratio), (led, over)):
     np.testing.assert_allclose([found['m']['low'], found['m']['high']],
                                np.percentile(expected, [2.5, 97.5]))
-  kept, led = quality.shares(ours, ours, chance)
+  kept, led = quality.retention_intervals(ours, ours, chance)
   assert kept['m'] == led['m'] == {'low': 1, 'high': 1}
   around_0 = {**records['theirs'], 'value': values['theirs'] - 1.5}
-  kept, led = quality.shares(ours, quality.resampled(task, around_0, resamples=200), None)
+  kept, led = quality.retention_intervals(ours, quality.score(task, around_0, resamples=200), None)
   assert kept == {'m': None} and led == {}

@@ -1,11 +1,11 @@
-"""An attack by hand, and what is left of the quality under what happens to inputs."""
+"""FGSM by hand, and quality under corruptions."""
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from distill import sharding
-from distill.measure import inside, quality, robustness
+from distill.measure import attributions, quality, robustness
 from distill.modalities import image
 from distill.models.functional import Functional
 from distill.tasks.classification import Classification
@@ -41,8 +41,8 @@ class TestFGSM:
     model = Functional(lambda rngs: Linear(outputs, rngs))
     weights, batch = model.init(0), self.batch(label)
     clean = answers(task, model(*weights, batch)[0], batch)
-    within = inside.Inside(model, weights, sharding.layout(), image.Probe(), task)
-    return np.asarray(weights[0]['w']), clean, robustness.attacked(within, [batch], clean)
+    probed = attributions.ProbedModel(model, weights, sharding.layout(), image.Probe(), task)
+    return np.asarray(weights[0]['w']), clean, robustness.attack(probed, [batch], clean)
 
   def test_takes_a_tenth_of_the_weights_from_a_linear_models_margin(self):
     # Of two classes the loss grows fastest against w = w1 - w0: the margin w · x of class 1
@@ -64,16 +64,16 @@ class TestFGSM:
     task, batch = Classification(classes=2), self.batch(np.zeros(8, np.int32))
     model = Functional(lambda rngs: Linear(2, rngs))
     weights = model.init(0)
-    within = inside.Inside(model, weights, sharding.layout(), image.Probe(), task)
+    probed = attributions.ProbedModel(model, weights, sharding.layout(), image.Probe(), task)
     clean = answers(task, {'logits': np.zeros((8, 2))}, batch)
     some = {name: values[:7] for name, values in clean.items()}
     with pytest.raises(KeyError, match='7'):
-      robustness.attacked(within, [batch], some)
+      robustness.attack(probed, [batch], some)
     batch['valid'][7] = 0
-    assert robustness.attacked(within, [batch], some)['id'].tolist() == [*range(7)]
+    assert robustness.attack(probed, [batch], some)['id'].tolist() == [*range(7)]
 
 
-class TestStood:
+class TestCompare:
 
   def test_accuracy_by_hand(self):
     # Three of four right; then one of these and one other.
@@ -82,11 +82,11 @@ class TestStood:
                           'probabilities': np.full((4, 2), .5)}
     clean, worse = made([1, 1, 1, 0]), made([1, 0, 0, 1])
     task = Classification(classes=2)
-    found = robustness.compared(task, clean, {'noise': worse}, {'noise': 'some'}, resamples=50)
+    found = robustness.compare(task, clean, {'noise': worse}, {'noise': 'some'}, resamples=50)
     assert found['clean']['value'] == 0.75 and found['noise']['value'] == 0.5
     assert found['noise']['kept'] == pytest.approx(2 / 3) and found['noise']['about'] == 'some'
     assert found['noise']['change'] == quality.gain(*(
-        quality.resampled(task, records, resamples=50) for records in (worse, clean)))['accuracy']
+        quality.score(task, records, resamples=50) for records in (worse, clean)))['accuracy']
     assert found['noise']['change']['value'] == -0.25
 
   def test_examples_are_paired_by_id_whatever_their_order(self):
@@ -96,14 +96,14 @@ class TestStood:
                     for prediction in random.integers(2, size=(2, 30)))
     order = random.permutation(30)
     shuffled = {name: values[order] for name, values in worse.items()}
-    found, other = (robustness.compared(task, clean, {'noise': of}, {'noise': ''}, resamples=20)
-                    for of in (worse, shuffled))
+    found, other = (robustness.compare(task, clean, {'noise': records}, {'noise': ''}, resamples=20)
+                    for records in (worse, shuffled))
     assert found == other
 
   def test_more_error_is_a_loss(self):
     made = lambda x: {'id': np.arange(4), 'label': np.zeros(4, np.float32),
                       'prediction': np.full(4, x, np.float32)}
-    found = robustness.compared(Regression(primary='mse'), made(1), {'blur': made(2)},
+    found = robustness.compare(Regression(primary='mse'), made(1), {'blur': made(2)},
                              {'blur': ''}, resamples=9)['blur']
     assert found['change'] == {'value': -3, 'low': -3, 'high': -3} and found['kept'] == 0.25
 
@@ -111,6 +111,6 @@ class TestStood:
     made = lambda ids: {'id': np.array(ids, int), 'label': np.zeros(len(ids), np.float32),
                         'prediction': np.zeros(len(ids), np.float32)}
     with pytest.raises(ValueError, match='different examples'):
-      robustness.compared(Regression(), made([0, 1]), {'blur': made([0, 2])}, {'blur': ''})
+      robustness.compare(Regression(), made([0, 1]), {'blur': made([0, 2])}, {'blur': ''})
     with pytest.raises(ValueError, match='no records'):
-      robustness.compared(Regression(), made([]), {}, {})
+      robustness.compare(Regression(), made([]), {}, {})

@@ -42,7 +42,7 @@ def images(values):
 
 def corrupted(batch, kind, seed=0):
   modality = pixels(batch) if 'image' in batch else TEXT
-  return robustness.corrupted(batch, modality.corruptions[kind], modality, seed)
+  return robustness.corrupt(batch, modality.corruptions[kind], modality, seed)
 
 
 class TestTexts:

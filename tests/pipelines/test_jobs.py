@@ -11,7 +11,7 @@ from distill import flags, predict, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
 from distill.pipelines.identities import config_sha256
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Status, Stop
 
 
@@ -43,7 +43,7 @@ def config(**changes):
 
 
 def jobs(node):
-  return {job.name: job for job in setting(node).jobs}
+  return {job.name: job for job in build_setup(node).jobs}
 
 
 def run(place, node):
@@ -61,18 +61,18 @@ class TestATeacherHasWhatAStudentHas:
         'student': 'projected/up', 'teacher': 'big/stage1/features'}}
     taid = {'loss': 'divergences.taid', 'reads': {
         'student': 'student/logits', 'teacher': 'big/logits', 't': 'carry/pace/t'}}
-    own = {'projectors': {'up': {'module': {'name': 'projectors.Connector', 'outputs': 4},
+    parts = {'projectors': {'up': {'module': {'name': 'projectors.Connector', 'outputs': 4},
                                  'reads': 'student/stage1/features'}},
            'frozen': ('stem/*',)}
     stages = {'hints': {'objective': {'hint': hint}, 'optimizer': node['optimizer'],
                         'train': node['train'], 'augment': ()}}
-    node['student'] |= own
+    node['student'] |= parts
     node['carry'] = {'pace': pace}
     node['before'] = stages
     node['objective'] |= {'hint': hint, 'taid': taid}
     labels = {name: node['data'][name] for name in ('labelled', 'drawn')}
     node['teachers']['aide'] = {
-        'model': node['student']['model'], 'carry': {'pace': pace}, 'before': stages, **own,
+        'model': node['student']['model'], 'carry': {'pace': pace}, 'before': stages, **parts,
         'train': {**node['train'], **labels, 'objective': node['objective'],
                   'optimizer': node['optimizer']}}
     return node
@@ -114,7 +114,7 @@ class TestATeacherHasWhatAStudentHas:
     node = self.node()
     node['teachers']['aide'] |= change
     with pytest.raises(Stop) as stop:
-      setting(node)
+      build_setup(node)
     assert line in str(stop.value) and '\n' not in str(stop.value)
 
 
@@ -174,7 +174,7 @@ class TestDerive:
     with np.load(whole[0] / 'records/student-bf16.npz') as records:
       order = np.argsort(records['id'])
       measured = {name: records[name][order] for name in records}
-    split = setting(whole[1]).dataset.splits['test']
+    split = build_setup(whole[1]).dataset.splits['test']
     ids = np.arange(len(split))
     np.save(tmp_path / 'one.npy', split.fetch(ids[:1])['image'][0])
     found, = predict.answers(str(whole[0] / 'export/student-bf16'), [str(tmp_path / 'one.npy')])
@@ -210,7 +210,7 @@ class TestDerive:
       ('big', {}, "derive.big: 'big' is taken")])
   def test_of_what_is_not_there_is_one_line(self, name, node, line):
     with pytest.raises(Stop) as stop:
-      setting(config(derive={name: {'of': 'student', 'change': self.HALF, **node}}))
+      build_setup(config(derive={name: {'of': 'student', 'change': self.HALF, **node}}))
     assert line in str(stop.value) and stop.value.status == Status.CONFIG
 
   @pytest.mark.slow
@@ -226,7 +226,7 @@ class TestDerive:
     node['evaluate'] |= {'also': ('validation',)}
     node['data'] |= {'validation': 0.1}
     with pytest.raises(Stop, match='is no name for a folder, or is that of a model'):
-      setting(node)
+      build_setup(node)
 
 
 def test_no_two_stages_have_one_name():
@@ -236,7 +236,7 @@ def test_no_two_stages_have_one_name():
       'optimizer': node['optimizer'], 'train': node['train'],
       'objective': big['train']['objective']}}}}
   with pytest.raises(Stop, match="two stages would be called 'big-x'"):
-    setting(node)
+    build_setup(node)
 
 
 @pytest.mark.parametrize('change, line', [
@@ -254,7 +254,7 @@ def test_a_moving_average_that_cannot_be_is_one_line(change, line):
   else:
     node['teachers']['mean'] |= change
   with pytest.raises(Stop) as stop:
-    setting(node)
+    build_setup(node)
   assert line in str(stop.value) and '\n' not in str(stop.value)
 
 
@@ -273,7 +273,7 @@ def test_a_carry_of_the_old_contract_is_one_line():
   node = config(carry={'old': {'name': f'{__name__}:Old'}})
   node['objective']['kd'] |= {'scale': 'carry/old'}
   with pytest.raises(Stop, match=r'carry\.old: init is called with \(key, shapes, params\)'):
-    setting(node)
+    build_setup(node)
 
 
 def test_the_decay_of_an_average_that_a_teacher_is_made_of_is_a_difference():

@@ -66,7 +66,7 @@ def parts(colour):
 
 
 def contrast(*colours):
-  """Of two colours by WCAG 2, which asks 4.5 of text."""
+  """Returns the contrast of two colours by WCAG 2, which asks for 4.5 of text."""
   def luminance(colour):
     linear = [c / 12.92 if c <= .04045 else ((c + .055) / 1.055)**2.4
               for c in (part / 255 for part in colour)]
@@ -83,9 +83,9 @@ def test_every_colour_can_be_read_as_text_on_white(colour):
 def test_every_number_in_a_matrix_can_be_read():
   shades, names = np.linspace(0, 1, 225).reshape(15, 15), ['x'] * 15
   svg = charts.matrix('m', '', shades, [['7'] * 15] * 15, (names, names), ('a', 'b'), '#000000')
-  said = [re.search(r'fill: (#\w{6})|$', style)[1] or '#000000'          # SVG's own is black
+  colours = [re.search(r'fill: (#\w{6})|$', style)[1] or '#000000'          # SVG's own is black
           for style in re.findall(r'<text style="([^"]*)"[^>]*>7</text>', svg)]
   image = base64.b64decode(re.search(r'href="data:image/png;base64,([^"]*)"', svg)[1])
   drawn = np.asarray(PIL.Image.open(io.BytesIO(image)).convert('RGB')).reshape(-1, 3).tolist()
-  assert len(said) == len(drawn) == 225 and drawn[0] == parts('#ffffff')
-  assert min(contrast(parts(text), cell) for text, cell in zip(said, drawn, strict=True)) >= 4.5
+  assert len(colours) == len(drawn) == 225 and drawn[0] == parts('#ffffff')
+  assert min(contrast(parts(text), cell) for text, cell in zip(colours, drawn, strict=True)) >= 4.5

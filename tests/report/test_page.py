@@ -35,8 +35,8 @@ def answers(seed, classes, n=40):
           'prediction': p.argmax(1).astype(np.int32)}
 
 
-def seen(n=20, size=4, **more):
-  """What was seen inside on the examples n - 1, …, 0, of images unless `more` has tokens."""
+def explained(n=20, size=4, **more):
+  """Explanations of the examples n - 1, …, 0, of images unless `more` has tokens."""
   shape = (n, size, size)
   attribution = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   return {'id': np.arange(n, dtype=np.int32)[::-1], 'target': np.zeros(n, np.int32),
@@ -48,7 +48,7 @@ def model(name, role, records, names):
   task = Classification(classes=len(names), names=names)
   return {
       'name': name, 'role': role, 'saw': {'images': 9, 'labels': 9},
-      'quality': quality.resampled(task, records, resamples=9).metrics,
+      'quality': quality.score(task, records, resamples=9).metrics,
       'params': 100, 'params_outside_embeddings': 100, 'bytes': 400, 'flops': 9.,
       'latency_ms': {'p50': 2., 'p95': 3., 'batch': 1, 'threads': 1}, 'throughput_per_s': 9.,
       'peak_memory_bytes': 1000, 'energy_j_per_example': None, 'faithfulness': {},
@@ -73,9 +73,9 @@ def reported(roles, names=('no', 'yes')):
 
 
 def kept(workdir, records, folder='records'):
-  for name, of in records.items():
+  for name, values in records.items():
     (workdir / folder).mkdir(parents=True, exist_ok=True)
-    np.savez(workdir / folder / f'{name}.npz', **of)
+    np.savez(workdir / folder / f'{name}.npz', **values)
 
 
 def saved(array, how):
@@ -117,17 +117,17 @@ class TestRadar:
     shares = [[axis['shares'][name] for name in BOTH] for axis in axes]
     assert np.allclose(shares, [[1, .75], [.25, 1], [.2, 1], [.25, 1], [1, .9]]) and not lacking
 
-  @pytest.mark.parametrize('inputs, said', [
+  @pytest.mark.parametrize('inputs, line', [
       ({}, '; it is time × a power here, an estimate that tells nothing beyond speed'),
       ({'inputs': {'watts_per_core': 10., 'cores': 2, 'seconds': .1}},
        '; it is time × 20 W here, an estimate that tells nothing beyond speed')])
-  def test_energies_that_are_all_estimates_are_said_to_tell_nothing_new(self, inputs, said):
+  def test_a_note_says_that_estimated_energies_add_nothing_to_speed(self, inputs, line):
     found, _ = reported(BOTH)
     for each in found['models']:
       each['energy_j_per_example'] = {'value': .1, 'method': 'estimated: some', **inputs}
-    assert radar.axes(found)[0][3]['about'] == 'of an example' + said
+    assert radar.axes(found)[0][3]['about'] == 'per example' + line
     found['models'][0]['energy_j_per_example'] = {'value': .1, 'method': 'measured by RAPL'}
-    assert radar.axes(found)[0][3]['about'] == 'of an example'
+    assert radar.axes(found)[0][3]['about'] == 'per example'
 
   def test_of_a_metric_where_less_is_better_the_least_is_whole(self):
     found, _ = reported(BOTH)
@@ -144,11 +144,11 @@ class TestRadar:
     axes, _ = radar.axes(found)
     assert [axes[i]['shares']['student'] for i in (0, -1)] == [0, 0]
 
-  def test_what_nobody_has_is_left_out_and_named(self):
+  def test_axes_without_values_are_left_out_and_named(self):
     found, _ = reported(BOTH)
     assert [[axis['name'] for axis in radar.axes(found)[0]], radar.axes(found)[1]] == [
         ['accuracy', 'speed', 'memory'], ['energy', 'faithfulness']]
-    assert radar.drawn(found).count('100 % =') == 3
+    assert radar.draw(found).count('100 % =') == 3
 
   def test_two_axes_or_one_model_make_none(self, tmp_path):
     found, _ = reported(BOTH)
@@ -156,18 +156,31 @@ class TestRadar:
     assert (tmp_path / 'radar.svg').exists()
     for each in found['models']:
       each['peak_memory_bytes'] = None
-    assert headings(written(tmp_path, found))[:2] == ['Accuracy', 'Side by side']
+    assert headings(written(tmp_path, found))[:2] == ['Accuracy', 'Quality, retention and cost']
     assert not (tmp_path / 'radar.svg').exists()
-    assert not radar.drawn(reported({'alone': 'student'})[0])
+    assert not radar.draw(reported({'single': 'student'})[0])
+
+  def test_pareto_optimal_models_by_hand(self):
+    axis = lambda *shares: {'shares': dict(zip('abc', shares, strict=True))}
+    # b is worse than a on the first axis and equal on the second; a and c are a trade-off.
+    assert radar.pareto_optimal([axis(1, .5, .8), axis(.7, .7, 1)]) == ['a', 'c']
+    assert radar.pareto_optimal([axis(1, 1, .8), axis(1, 1, .8)]) == ['a', 'b']
+    # An axis without every model doesn't count, and one axis is no trade-off.
+    assert radar.pareto_optimal([axis(1, .5, .8), axis(.7, None, 1)]) == []
+
+  def test_the_page_names_the_pareto_optimal_models(self, tmp_path):
+    found, _ = reported(BOTH)
+    text = re.sub(r'\s+', ' ', written(tmp_path, found))
+    assert 'better on one): ' + ', '.join(radar.pareto_optimal(radar.axes(found)[0])) + '.' in text
 
   def test_the_legend_has_the_order_of_the_models(self):
-    drawn = radar.drawn(reported(SEVEN)[0])
+    drawn = radar.draw(reported(SEVEN)[0])
     assert re.findall(r'>([\w-]+)</text>', drawn)[-7:] == list(SEVEN)
 
   def test_a_model_without_a_number_is_drawn_where_it_has_them(self):
     found, _ = reported(BOTH)
     found['models'][1]['peak_memory_bytes'] = None
-    drawn = radar.drawn(found)
+    drawn = radar.draw(found)
     assert 'nan' not in drawn.lower() and radar.axes(found)[0][2]['shares']['student'] is None
 
 
@@ -185,14 +198,14 @@ class TestCounts:
 
   def test_confusions_by_hand(self):
     records = {'label': np.array([0, 0, 1, 2, 2]), 'prediction': np.array([0, 2, 1, 0, 0])}
-    assert quality.confusions(records, 4).tolist() == [
+    assert quality.confusion_matrix(records, 4).tolist() == [
         [1, 0, 1, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
 
   def test_the_commonest_confusions_are_of_all_models_and_never_the_right_answers(self):
     tables = {'a': np.array([[99, 1, 0], [0, 9, 2], [0, 0, 9]]),
               'b': np.array([[99, 1, 0], [3, 9, 2], [0, 0, 9]])}
-    assert page.commonest(tables, ['x', 'y', 'z']) == [
-        'y taken for z, 4×', 'y taken for x, 3×', 'x taken for y, 2×']
+    assert page.most_frequent(tables, ['x', 'y', 'z']) == [
+        'y predicted as z, 4×', 'y predicted as x, 3×', 'x predicted as y, 2×']
 
 
 class Drawn(Modality):
@@ -221,10 +234,10 @@ class TestGallery:
   def test_shows_the_first_six_of_the_fixed_order_on_which_both_differ(self):
     found, records = reported(BOTH)
     records['student']['prediction'] = records['teacher']['prediction'].copy()
-    apart = [3, 5, 6, 11, 12, 13, 14, 30]               # 30 wasn't looked into
+    apart = [3, 5, 6, 11, 12, 13, 14, 30]               # 30 wasn't explained
     records['student']['prediction'][apart] = 1 - records['teacher']['prediction'][apart]
-    inside = {name: seen() for name in BOTH}              # 19, 18, … 0
-    n, shown = gallery.examples(found, records, inside)
+    explanations = {name: explained() for name in BOTH}              # 19, 18, … 0
+    n, shown = gallery.examples(found, records, explanations)
     labels = [found['models'][0]['classes'][records['teacher']['label'][i]]['name']
               for i in (14, 13, 12, 11, 6, 5)]
     assert n == 8 and [example['truth'] for example in shown] == labels
@@ -233,12 +246,13 @@ class TestGallery:
       assert (teacher['name'], student['name']) == ('teacher', 'student')
       assert teacher['right'] == (records['teacher']['prediction'][i] == i % 2)
       assert teacher['right'] != student['right'] and teacher['answer'] != student['answer']
-      assert teacher['sure'] == pytest.approx(float(records['teacher']['probabilities'][i].max()))
+      most = records['teacher']['probabilities'][i].max()
+      assert teacher['confidence'] == pytest.approx(float(most))
 
   def test_a_modality_outside_draws_its_own(self):
     found, records = self.apart_at_0()
-    inside = seen(modality=np.array(f'{__name__}:Drawn'))           # its `image` is no image
-    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
+    explanations = explained(modality=np.array(f'{__name__}:Drawn'))   # its `image` is no image
+    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, explanations))
     assert [view['spans'] for view in shown['views']] == [[('19', 'none')]] * 2
     assert not shown['picture']
 
@@ -250,9 +264,9 @@ class TestGallery:
       found, records = reported(BOTH)
       for each in found['models']:
         each['classes'] = each['classes'] if classes else None
-      records = {name: of | change for name, of in records.items()}
+      records = {name: values | change for name, values in records.items()}
       records['student']['prediction'] = np.roll(records['student']['prediction'], 1, axis=0)
-      assert gallery.examples(found, records, {name: seen() for name in BOTH}) == (0, [])
+      assert gallery.examples(found, records, {name: explained() for name in BOTH}) == (0, [])
 
   def test_of_numbers_those_that_differ_most(self):
     found, records = reported(BOTH)
@@ -262,7 +276,7 @@ class TestGallery:
     records = {name: {'id': np.arange(40), 'label': label, 'prediction': label.copy()}
                for name in BOTH}
     records['student']['prediction'][[4, 9, 2]] += (1, -3, 2)
-    _, shown = gallery.examples(found, records, {name: seen() for name in BOTH})
+    _, shown = gallery.examples(found, records, {name: explained() for name in BOTH})
     assert [example['truth'] for example in shown] == ['9', '2', '4']
     assert [view['answer'] for view in shown[0]['views']] == ['9', '6']
     assert shown[0]['views'][0]['right'] is None
@@ -272,8 +286,8 @@ class TestGallery:
   def test_of_an_image_what_speaks_for_the_answer_is_blue_and_against_it_orange(self):
     found, records = self.apart_at_0()
     attribution = np.tile(np.array([[2, 1], [0, -2.]]), (20, 1, 1))
-    inside = seen(size=2, attribution=attribution)
-    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
+    explanations = explained(size=2, attribution=attribution)
+    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, explanations))
     for view in shown['views']:
       drawn = PIL.Image.open(io.BytesIO(base64.b64decode(view['map'].partition(',')[2])))
       # Half way from white to #0072B2 is (127.5, 184.5, 216.5); a map has 256 colours.
@@ -283,10 +297,10 @@ class TestGallery:
   def test_of_words_what_speaks_for_the_answer_is_blue_and_against_it_orange(self):
     found, records = self.apart_at_0()
     tokens = np.tile(np.arange(3), (20, 1))
-    inside = seen(tokens=tokens, places=tokens >= 0, piece_ids=np.arange(3),
+    explanations = explained(tokens=tokens, places=tokens >= 0, piece_ids=np.arange(3),
                   attribution=np.tile([4, 0, -2.], (20, 1)), pieces=np.array(['a', 'b', 'c']))
-    del inside['image']
-    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, inside))
+    del explanations['image']
+    _, (shown,) = gallery.examples(found, records, dict.fromkeys(BOTH, explanations))
     for view in shown['views']:
       assert view['spans'] == [
           ('a', 'rgba(0, 114, 178, 0.6)'), ('b', 'none'), ('c', 'rgba(213, 94, 0, 0.3)')]
@@ -300,16 +314,16 @@ class TestGallery:
   @pytest.mark.parametrize('without', ['teacher', 'student', 'pieces', 'prediction', 'role'])
   def test_is_empty_without_what_it_needs(self, without):
     found, records = reported(BOTH)
-    inside = {name: seen() for name in BOTH}
+    explanations = {name: explained() for name in BOTH}
     if without in BOTH:
-      del inside[without]
+      del explanations[without]
     elif without == 'pieces':
-      del inside['student']['image']
+      del explanations['student']['image']
     elif without == 'prediction':
       del records['teacher']['prediction']
     else:
       found['models'][1]['retention'] = None              # no teacher
-    assert gallery.examples(found, records, inside) == (0, [])
+    assert gallery.examples(found, records, explanations) == (0, [])
 
 
 class TestHeadline:
@@ -327,8 +341,8 @@ class TestHeadline:
         "The students cloud, edge and ultralight keep 100.0 %, 97.0 % and 50.0 % of the teacher's "
         'accuracy with 50.0 %, 50.0 % and 50.0 % of its parameters; cloud and edge reach their '
         'tiers, ultralight misses its tier.')
-    said = verdict.sentences(found)
-    assert [len(each) for each in said] == [2, 2, 2] and 'ultralight' in said[2][0]
+    line = verdict.sentences(found)
+    assert [len(each) for each in line] == [2, 2, 2] and 'ultralight' in line[2][0]
 
   def test_of_errors_it_tells_the_teachers_too(self):
     found, _ = reported(SEVEN)
@@ -339,6 +353,10 @@ class TestHeadline:
     assert verdict.headline(found).startswith(
         'The students cloud, edge and ultralight reach accuracy 0.4, 0.4 and 0.4, where the '
         'teacher has 0.4, with 100.0 %')
+
+  def test_a_student_called_student_is_not_named_twice(self):
+    found, _ = reported(BOTH | {'tiny': 'student'})
+    assert verdict.headline(found).startswith('The models student and tiny keep 90.0 % and 90.0 %')
 
   def test_of_many_students_it_names_the_ends(self):
     found, _ = reported({'teacher': 'teacher', **{f's{i}': 'student' for i in range(5)}})
@@ -360,7 +378,7 @@ class TestHeadline:
 def full(names=('no', 'yes'), roles=SEVEN):
   """A report that has everything, its records, and what was seen inside."""
   found, records = reported(roles, names)
-  inside = {name: seen() for name in roles}
+  explanations = {name: explained() for name in roles}
   limits = [{'name': 'kept', 'bound': '>=', 'limit': .9, 'value': .97, 'passed': True},
             {'name': 'p95_ms', 'bound': '<=', 'limit': 50., 'value': None, 'passed': False}]
   for each in found['models']:
@@ -375,12 +393,12 @@ def full(names=('no', 'yes'), roles=SEVEN):
     if each['role'] == 'student':
       each |= {'tiers': [{'name': 'edge', 'passed': False, 'limits': limits}],
                'tier': {'name': 'edge', 'passed': False, 'limits': limits}}
-  return found, records, inside
+  return found, records, explanations
 
 
-def on_disk(workdir, found, records, inside):
+def on_disk(workdir, found, records, explanations):
   kept(workdir, records)
-  kept(workdir, inside, 'records/inside')
+  kept(workdir, explanations, 'records/inside')
   return written(workdir, found)
 
 
@@ -396,9 +414,10 @@ class TestPage:
   def test_has_its_parts_in_order(self, workdir):
     html = (workdir / 'report.html').read_text('utf-8')
     assert headings(html) == [
-        'Accuracy', 'What each is worth', 'Tiers', 'Side by side', 'When inputs are a little wrong',
-        'Are they as sure as they are right?', 'What is taken for what', 'Class by class',
-        'Where student and teacher differ', 'Layers alike', 'What it took']
+        'Accuracy', 'Trade-offs', 'Deployment tiers', 'Quality, retention and cost',
+        'Robustness to corruptions', 'Reliability diagram', 'Confusion matrix', 'F1 per class',
+        'Saliency where student and teacher disagree', 'CKA similarity of layers',
+        'Training cost']
     # Radar; calibration of all, confusions of all but the baselines, layers of the students.
     assert html.count('<svg') == 1 + 7 + 4 + 3
     assert html.count('<h1>') == 1 and len(html.encode()) < 2_000_000
@@ -410,7 +429,7 @@ class TestPage:
   def test_the_legend_of_the_gallery_has_the_colours_that_it_names(self, workdir):
     html = (workdir / 'report.html').read_text('utf-8')
     assert re.findall(r'background: (#\w+)99"></i> ([^<]*?),?</span>', html) == [
-        (gallery.FOR, 'speaks for the teacher&#39;s answer'), (gallery.AGAINST, 'against it')]
+        (gallery.FOR, 'supports the teacher&#39;s answer'), (gallery.AGAINST, 'opposes it')]
 
   def test_drawn_again_from_what_is_stored_it_is_the_same_bytes(self, workdir):
     drawn = {name: (workdir / name).read_bytes() for name in ('report.html', 'radar.svg')}
@@ -421,8 +440,8 @@ class TestPage:
 
   def test_without_any_record_what_comes_from_them_is_left_out(self, tmp_path):
     parts = headings(written(tmp_path, full(roles=BOTH)[0]))
-    assert 'Are they as sure as they are right?' in parts and 'Class by class' in parts
-    assert not {'What is taken for what', 'Where student and teacher differ'} & {*parts}
+    assert 'Reliability diagram' in parts and 'F1 per class' in parts
+    assert not {'Confusion matrix', 'Saliency where student and teacher disagree'} & {*parts}
 
   def test_no_text_is_smaller_than_11_pixels_and_nothing_is_from_elsewhere(self, workdir):
     html = (workdir / 'report.html').read_text('utf-8')
@@ -439,20 +458,20 @@ class TestPage:
 
   def test_hostile_and_long_names_are_only_text(self, tmp_path):
     names = ('<script>$x_$</script>', '&amp;" onload="' + 'y' * 200, '')
-    found, records, inside = full(names, BOTH)
-    html = on_disk(tmp_path, found, records, inside)
+    found, records, explanations = full(names, BOTH)
+    html = on_disk(tmp_path, found, records, explanations)
     assert '<script' not in html and 'onload="' not in html
     assert '&lt;script&gt;$x_$&lt;/script&gt;' in html
 
   def test_words_are_only_text(self, tmp_path):
     found, records, _ = full(roles=BOTH)
     tokens = np.tile(np.arange(4), (20, 1))
-    inside = {name: seen(tokens=tokens, places=tokens > 0, attribution=np.ones((20, 4)),
+    explanations = {name: explained(tokens=tokens, places=tokens > 0, attribution=np.ones((20, 4)),
                          piece_ids=np.arange(4), pieces=np.array(['[CLS]', '<b>', '##<i>', 'z']))
               for name in BOTH}
-    for of in inside.values():
-      del of['image']
-    html = on_disk(tmp_path, found, records, inside)
+    for values in explanations.values():
+      del values['image']
+    html = on_disk(tmp_path, found, records, explanations)
     assert '<i>z' not in html and '>&lt;b&gt;&lt;i&gt;</span>' in html
 
   def test_a_hundred_classes(self, tmp_path):
@@ -464,23 +483,24 @@ class TestPage:
 
   def test_of_many_classes_those_are_shown_on_which_the_student_is_worst(self):
     found, _ = reported(BOTH, tuple(f'c{i}' for i in range(22)))
-    for i, of in enumerate(found['models'][1]['classes']):
-      of['f1'] = {'value': i % 11 / 20, 'low': 0., 'high': 1.}
+    for i, values in enumerate(found['models'][1]['classes']):
+      values['f1'] = {'value': i % 11 / 20, 'low': 0., 'high': 1.}
     n, rows = tables.classes(found)
     assert n == 22 and [label for label, _ in rows] == [
         f'c{i} (2)' if i < 18 else f'c{i} (1)' for j in range(10) for i in (j, j + 11)]
     assert rows[-1][1][1] == ('45.0 %', '0.0–100.0')
 
-  @pytest.mark.parametrize('roles', [{'alone': 'student'}, {'alone': 'teacher'},
+  @pytest.mark.parametrize('roles', [{'single': 'student'}, {'single': 'teacher'},
                                      {'a': 'student', 'b': 'baseline'}])
   def test_one_model_and_no_teacher(self, tmp_path, roles):
-    found, records, inside = full(roles=roles)
+    found, records, explanations = full(roles=roles)
     for each in found['models']:
       each |= {'layers': None, 'faithfulness': {}}
-    parts = headings(on_disk(tmp_path, found, records, inside))
-    assert 'Where student and teacher differ' not in parts and 'What is taken for what' in parts
+    parts = headings(on_disk(tmp_path, found, records, explanations))
+    assert 'Saliency where student and teacher disagree' not in parts
+    assert 'Confusion matrix' in parts
 
-  @pytest.mark.parametrize('name, damage, said', [
+  @pytest.mark.parametrize('name, damage, line', [
       ('records/edge.npz', lambda whole: whole[:-50], 'records/edge.npz cannot be read .*remove'),
       ('records/edge.npz', lambda whole: whole[:500] + bytes(99) + whole[599:],
        'records/edge.npz cannot be read .*remove'),
@@ -494,11 +514,11 @@ class TestPage:
       ('metrics.jsonl', lambda _: b'\xff', 'line 1, is no row'),
       ('metrics.jsonl', lambda _: b'{"stage": "edge", "loss": 1}', 'line 1, is no row')])
   def test_a_damaged_file_is_named_and_the_page_stays(
-      self, workdir, tmp_path, name, damage, said):
+      self, workdir, tmp_path, name, damage, line):
     copy = shutil.copytree(workdir, tmp_path / 'copy')
     (copy / name).write_bytes(damage((copy / name).read_bytes() if (copy / name).exists() else b''))
     drawn = {name: (copy / name).stat().st_mtime_ns for name in ('report.html', 'radar.svg')}
-    with pytest.raises(report.Stop, match=said) as stopped:
+    with pytest.raises(report.Stop, match=line) as stopped:
       report.render(copy)
     assert stopped.value.status == Status.DATA and '\n' not in str(stopped.value)
     assert drawn == {name: (copy / name).stat().st_mtime_ns for name in drawn}
@@ -507,43 +527,44 @@ class TestPage:
     found = reported(BOTH)[0]
     teacher, student = found['models']
     for each, seconds in (teacher, .1), (student, .2):
-      each['energy_j_per_example'] = energy.estimated(10., 1, seconds)
-    assert tables.energies(found) == ['estimated for the CPU: 10 W a busy core × cores × seconds '
-                                      '(1 core for the median time at batch 1)']
+      each['energy_j_per_example'] = energy.estimate(10., 1, seconds)
+    assert tables.energy_methods(found) == [
+        'estimated for the CPU: 10 W a busy core × cores × seconds (1 core for the median time at '
+        'batch 1)']
     assert '1 core for the median time' in written(tmp_path, found)
     teacher['energy_j_per_example'] = {'value': .01, 'method': 'measured by RAPL: package-0',
                                        'inputs': {'joules': 20., 'examples': 2000}}
     student['energy_j_per_example'] = {'value': .2, 'method': 'measured by NVML: one GPU'}
-    assert tables.energies(found) == [
+    assert tables.energy_methods(found) == [
         'measured by RAPL: package-0 (teacher 20 J over 2,000 examples)',
         'measured by NVML: one GPU']
     teacher['energy_j_per_example'] = student['energy_j_per_example'] = None
-    assert tables.energies(found) == [] and '<dt>Energy' not in written(tmp_path, found)
+    assert tables.energy_methods(found) == [] and '<dt>Energy' not in written(tmp_path, found)
 
   def test_the_memory_of_convolutions_on_a_cpu_is_called_a_plan(self, tmp_path):
     found = reported(BOTH)[0]
-    said = lambda: re.findall(r'Memory of a call is XLA.*?(see the process)?\.</p>',
+    line = lambda: re.findall(r'Memory per call is XLA.*?(see the process)?\.</p>',
                               written(tmp_path, found), flags=re.S)
     about = lambda: radar.axes(found)[0][2]['about']
-    assert said() == [''] and 'which misses most of convolutions' in about()
+    assert line() == [''] and 'which misses most of convolutions' in about()
     found['models'][0]['process_bytes'] = 400_000_000
-    assert said() == ['see the process']
+    assert line() == ['see the process']
     found['hardware']['device'] = 'NVIDIA H100'
-    assert said() == ['see the process']          # timed alone, on that machine's CPU
+    assert line() == ['see the process']          # timed alone, on that machine's CPU
     found['models'][0]['process_bytes'] = None
-    assert said() == [] and about() == 'of a call'
+    assert line() == [] and about() == 'per call'
     found['hardware']['device'] = 'cpu'
     for each in found['models']:
       each['saw'] = {'texts': 9, 'labels': 9}
-    assert said() == []
+    assert line() == []
     for each in found['models']:
       each |= {'saw': {'images': 9, 'labels': 9}, 'peak_memory_bytes': None}
-    assert said() == []
+    assert line() == []
 
-  def test_a_baseline_is_said_to_have_its_students_learning_rate(self, tmp_path):
-    said = "A baseline has its student's learning rate; at its own best it may be better."
-    assert said not in written(tmp_path, reported(BOTH)[0])
-    assert said in written(tmp_path, reported(BOTH | {'baseline': 'baseline'})[0])
+  def test_a_note_says_that_a_baseline_has_its_students_learning_rate(self, tmp_path):
+    line = "A baseline has its student's learning rate; at its own best it may be better."
+    assert line not in written(tmp_path, reported(BOTH)[0])
+    assert line in written(tmp_path, reported(BOTH | {'baseline': 'baseline'})[0])
 
   def test_what_else_is_to_be_known_of_a_model_stands_beside_it(self, tmp_path):
     found = reported(BOTH)[0]
@@ -554,14 +575,14 @@ class TestPage:
     with pytest.raises(ValueError, match=r'note is 1, not of type str'):
       written(tmp_path, found)
 
-  @pytest.mark.parametrize('n, said', [(1, '1 core; a call may use 1 thread<'),
+  @pytest.mark.parametrize('n, line', [(1, '1 core; a call may use 1 thread<'),
                                        (2, '2 cores; a call may use 2 threads<')])
-  def test_one_thread_is_no_threads(self, tmp_path, n, said):
+  def test_one_thread_is_no_threads(self, tmp_path, n, line):
     found = reported(BOTH)[0]
     found['hardware']['cores'] = found['models'][0]['latency_ms']['threads'] = n
-    assert said in re.sub(r'\s+', ' ', written(tmp_path, found))
+    assert line in re.sub(r'\s+', ' ', written(tmp_path, found))
 
-  def test_a_workdir_without_a_report_is_told_so(self, tmp_path):
+  def test_a_workdir_without_a_report_is_refused(self, tmp_path):
     with pytest.raises(report.Stop, match='has no report.json'):
       report.render(tmp_path)
 
@@ -573,15 +594,15 @@ class TestStyles:
     for name in 'cloud', 'edge', 'ultralight':
       assert look[f'{name}-baseline'] == look[name] | {'linestyle': charts.DOTS}
       assert look[name]['linestyle'] != charts.DOTS
-    assert len({(of['color'], str(of['linestyle'])) for of in look.values()}) == 7
+    assert len({(values['color'], str(values['linestyle'])) for values in look.values()}) == 7
 
-  def test_twenty_models_are_told_apart(self):
+  def test_twenty_models_have_distinct_styles(self):
     look = charts.styles([f'm{i}' for i in range(20)])
-    assert len({(of['color'], str(of['linestyle'])) for of in look.values()}) == 20
+    assert len({(values['color'], str(values['linestyle'])) for values in look.values()}) == 20
 
   def test_a_baseline_of_nobody_is_a_model_like_others(self):
     look = charts.styles(['teacher', 'student', 'baseline', 'x-baseline'])
-    assert len({of['color'] for of in look.values()}) == 4
+    assert len({values['color'] for values in look.values()}) == 4
 
 
 class TestMatrix:

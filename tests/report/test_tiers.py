@@ -25,7 +25,7 @@ def report():
 
 def verdicts(report, changes=None, **asked):
   limits = tiers.limits(changes or {}, asked)
-  student = tiers.judged(report, limits, asked)['models'][1]
+  student = tiers.add_verdicts(report, limits, asked)['models'][1]
   return {v['name']: v for v in student['tiers']}, student['tier']
 
 
@@ -60,7 +60,7 @@ def test_rounding_fails_nobody(report):
     ({'latency_ms': {'p50': 1., 'p95': 2., 'batch': 1, 'threads': 2}}, 'edge', 'p95_ms', None),
     ({'latency_ms': {'p50': 1., 'p95': 2., 'batch': 8, 'threads': 1}}, 'edge', 'p95_ms', None),
     ({'shipped_bytes': None}, 'ultralight', 'bytes', None)])
-def test_one_limit_that_is_missed_misses_its_tier_alone(report, change, tier, limit, value):
+def test_a_missed_limit_misses_no_other_tier(report, change, tier, limit, value):
   report['models'][1] |= change
   found, _ = verdicts(report)
   assert [name for name, v in found.items() if not v['passed']] == [tier]
@@ -95,7 +95,7 @@ def test_without_a_teacher_there_is_no_share_of_one(report):
   report['models'][1]['retention'] = None
   found, _ = verdicts(report)
   assert not found['cloud']['passed'] and not found['edge']['passed']
-  assert 'parameters not measured' in tiers.said(found['edge'])
+  assert 'parameters not measured' in tiers.describe(found['edge'])
 
 
 def test_limits_are_those_of_the_config(report):
@@ -106,7 +106,7 @@ def test_limits_are_those_of_the_config(report):
   assert tiers.TIERS['edge']['params'] == .1
 
 
-@pytest.mark.parametrize('changes, asked, said', [
+@pytest.mark.parametrize('changes, asked, line', [
     ({'egde': {}}, {}, "evaluate.tiers.egde: there is no 'egde' there; did you mean 'edge'"),
     ({'edge': {'p95': 3.}}, {}, "evaluate.tiers.edge.p95: there is no 'p95' there; did you mean"),
     ({'edge': {'p95_ms': 0}}, {}, 'evaluate.tiers.edge.p95_ms=0 must be a number above 0'),
@@ -115,23 +115,23 @@ def test_limits_are_those_of_the_config(report):
     ({'edge': {'p95_ms': float('inf')}}, {}, 'p95_ms=inf must be a number'),
     ({'edge': 3}, {}, 'evaluate.tiers.edge=3 must be a table'),
     ({}, {'student': 'clod'}, "tier='clod': there is no 'clod' there; did you mean 'cloud'")])
-def test_a_tier_or_limit_that_is_none_is_one_line(changes, asked, said):
+def test_a_tier_or_limit_that_is_none_is_one_line(changes, asked, line):
   with pytest.raises(Stop) as stopped:
     tiers.limits(changes, asked)
-  assert stopped.value.status == Status.CONFIG and said in str(stopped.value)
+  assert stopped.value.status == Status.CONFIG and line in str(stopped.value)
 
 
 def test_a_missed_tier_is_a_line_with_limits_and_values(report):
   limits = tiers.limits({}, {})
-  assert tiers.missed(tiers.judged(report, limits, {}), 'edge') == ''
+  assert tiers.describe_missed(tiers.add_verdicts(report, limits, {}), 'edge') == ''
   report['models'][1] |= {'params': 393, 'latency_ms': None}
-  assert tiers.missed(tiers.judged(report, limits, {}), 'edge') == (
+  assert tiers.describe_missed(tiers.add_verdicts(report, limits, {}), 'edge') == (
       "tier edge is missed by student: share of the teacher's parameters 0.393, at most 0.1; 95th "
       'percentile in ms on one thread not measured, at most 50')
 
 
-def test_bytes_are_said_in_full(report):
-  assert tiers.said(verdicts(report)[0]['ultralight']) == (
+def test_bytes_are_written_in_full(report):
+  assert tiers.describe(verdicts(report)[0]['ultralight']) == (
       'bytes as shipped 4,999,999, less than 5,000,000; share of the parameters in 8 bits 0.9, at '
       'least 0.9')
 
@@ -140,11 +140,11 @@ def test_a_tier_is_asked_of_the_students_that_are_to_reach_it_if_any_are(report)
   other = copy.deepcopy(report['models'][1]) | {'name': 'other', 'params': 500}
   report['models'].append(other)
   limits = tiers.limits({}, {})
-  said = lambda **asked: tiers.missed(tiers.judged(report, limits, asked), 'edge')
-  assert said(student='edge', other='cloud') == ''
-  assert said(student='cloud', other='edge').startswith('tier edge is missed by other: ')
-  assert said().startswith('tier edge is missed by other: ')
+  line = lambda **asked: tiers.describe_missed(tiers.add_verdicts(report, limits, asked), 'edge')
+  assert line(student='edge', other='cloud') == ''
+  assert line(student='cloud', other='edge').startswith('tier edge is missed by other: ')
+  assert line().startswith('tier edge is missed by other: ')
 
 
 def test_a_report_from_before_says_what_to_do(report):
-  assert 'remove its report.json' in tiers.missed(report, 'edge')
+  assert 'remove its report.json' in tiers.describe_missed(report, 'edge')

@@ -122,13 +122,13 @@ class TestQuality:
 
   def test_intervals_of_few_examples_are_numbers(self):
     # Some resamples of three examples are one example thrice: nothing is defined there.
-    found = quality.resampled(TASK, records([1, 2, 3], [1, 2, 4]), resamples=200).metrics
+    found = quality.score(TASK, records([1, 2, 3], [1, 2, 4]), resamples=200).metrics
     assert all(np.isfinite([q['low'], q['value'], q['high']]).all() for q in found.values())
     assert found['spearman']['low'] == 0
 
   def test_less_error_is_a_gain(self):
     label = np.arange(50.) % 7
-    found = quality.gain(*(quality.resampled(TASK, records(label, label + error))
+    found = quality.gain(*(quality.score(TASK, records(label, label + error))
                            for error in (0.1, 1)))
     assert found['mse']['value'] == pytest.approx(0.99, abs=1e-5) and found['mse']['low'] > 0
 

@@ -8,7 +8,7 @@ from distill import flags, lookup
 from distill.pipelines import fields
 from distill.pipelines.identities import config_sha256
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIGS = ['bert.py', 'digits.py:kd', 'digits.py:dwa', 'digits.py:mutual', 'digits.py:simkd',
            'glue.py:test', 'matrix.py:test', 'chains.py', 'pkd.py:test']
 
@@ -37,13 +37,13 @@ def apart(node):
 def filled(node):
   """The config with every default spelled; what is nowhere spelled gets no node."""
   node = apart(node)
-  for path, what in fields.configured(node).items():
+  for path, configured in fields.configured(node).items():
     try:
-      there = at(node, path)
+      found = at(node, path)
     except KeyError:
       continue
-    for name, value in what.defaults.items():
-      there.setdefault(name, copy.deepcopy(value))
+    for name, value in configured.defaults.items():
+      found.setdefault(name, copy.deepcopy(value))
   return node
 
 

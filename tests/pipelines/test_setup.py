@@ -4,9 +4,9 @@ import pytest
 
 from distill import flags, runs, train
 from distill.models import precision
-from distill.pipelines import jobs, plan
+from distill.pipelines import forecast, jobs
 from distill.pipelines.identities import config_sha256
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Status, Stop
 
 
@@ -15,13 +15,13 @@ def at_the_root(monkeypatch, request):
   monkeypatch.chdir(request.config.rootpath)
 
 
-def told(*overrides):
+def build(*overrides):
   fields = [f'--config.{override}' for override in overrides]
-  return setting(flags.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
+  return build_setup(flags.parsed(['--config=configs/glue.py:test', *fields]).config.to_dict())
 
 
 def stages(*overrides):
-  return {t.stage.name: t for t in told(*overrides).trained}
+  return {t.stage.name: t for t in build(*overrides).trained}
 
 
 SEED_1 = ('seed=1', 'data.seed=1')
@@ -41,8 +41,8 @@ def test_a_shared_teacher_is_one_stage_for_all_seeds():
 
 
 def test_a_teacher_of_its_own_differs_from_seed_to_seed():
-  alone = 'teachers.teacher.shared=False'
-  first, other = stages(alone), stages(alone, *SEED_1)
+  option = 'teachers.teacher.shared=False'
+  first, other = stages(option), stages(option, *SEED_1)
   assert first['teacher'].identity != other['teacher'].identity
   assert first['teacher'].stage.seed != other['teacher'].stage.seed
 
@@ -52,21 +52,21 @@ def sized(size, **train):
   node = flags.parsed(['--config=configs/digits.py:kd', f'--config.data.batch_size={size}'])
   node = node.config.to_dict()
   node['teachers']['teacher']['train'] |= train
-  return {t.stage.name: t for t in setting(node).trained}
+  return {t.stage.name: t for t in build_setup(node).trained}
 
 
 def test_a_teacher_may_have_batches_of_its_own_size():
-  own = [sized(size, batch_size=8) for size in (16, 24)]
+  found = [sized(size, batch_size=8) for size in (16, 24)]
   assert sized(16)['teacher'].identity != sized(24)['teacher'].identity
-  assert own[0]['teacher'].identity == own[1]['teacher'].identity
-  seen = [{name: len(t.stage.data[0]['id']) for name, t in stages.items()} for stages in own]
+  assert found[0]['teacher'].identity == found[1]['teacher'].identity
+  seen = [{name: len(t.stage.data[0]['id']) for name, t in stages.items()} for stages in found]
   assert seen == [{'teacher': 8, 'student': size, 'baseline': size} for size in (16, 24)]
 
 
 def test_where_a_run_lives_is_no_part_of_what_it_is():
-  here, there = stages(), stages('mesh.fsdp=True')
+  here, elsewhere = stages(), stages('mesh.fsdp=True')
   assert {name: t.identity for name, t in here.items()} == {
-      name: t.identity for name, t in there.items()}
+      name: t.identity for name, t in elsewhere.items()}
   config = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
   assert config_sha256(config) == config_sha256({**config, 'mesh': {'model': 2, 'fsdp': True}})
   assert config_sha256(config) != config_sha256({**config, 'seed': 1})
@@ -76,7 +76,7 @@ def digits(method='kd', change=lambda node: None):
   """The identities of a run on digits, by stage."""
   node = flags.parsed([f'--config=configs/digits.py:{method}']).config.to_dict()
   change(node)
-  return {t.stage.name: t.identity for t in setting(node).trained}
+  return {t.stage.name: t.identity for t in build_setup(node).trained}
 
 
 def test_what_makes_no_difference_is_no_other_stage():
@@ -108,7 +108,7 @@ def test_methods_share_their_teacher_and_their_baseline():
 
 
 def test_every_judged_split_has_its_batches():
-  rows = told().rows
+  rows = build().rows
   assert list(rows) == ['test', 'train']
   ids = np.concatenate([rows['train'][i]['id'] for i in range(len(rows['train']))])
   assert sorted(ids[ids >= 0].tolist()) == list(range(int(ids.max()) + 1))
@@ -119,7 +119,7 @@ def scheduled(**schedule):
   node = flags.parsed(['--config=configs/digits.py:ctkd']).config.to_dict()
   node['objective']['ctkd']['schedule'] = node['schedules']['reversal'] = schedule
   node['teachers']['teacher']['train']['objective']['hard']['schedule'] = schedule
-  return {t.stage.name: t.stage for t in setting(node).trained}
+  return {t.stage.name: t.stage for t in build_setup(node).trained}
 
 
 def test_epochs_of_a_schedule_are_those_of_its_stage():
@@ -151,18 +151,18 @@ def started(place, n, shared=None):
 
 def test_an_equal_stage_is_taken_unless_the_run_has_trained_its_own(tmp_path):
   teacher, run = sized(16)['teacher'], *started(tmp_path, 1, tmp_path / 'shared')
-  assert not jobs.left(teacher, run)
-  jobs.shared(teacher, run).mkdir(parents=True)
-  assert jobs.left(teacher, run)
+  assert not jobs.is_in_stage_cache(teacher, run)
+  jobs.stage_cache(teacher, run).mkdir(parents=True)
+  assert jobs.is_in_stage_cache(teacher, run)
   for step, taken in (300, True), (600, False):       # begun, and done
     checkpoint = tmp_path / f'0/checkpoints/teacher/{step}'
     checkpoint.mkdir(parents=True)
     (checkpoint / 'MANIFEST.json').touch()
-    assert jobs.left(teacher, run) == taken
+    assert jobs.is_in_stage_cache(teacher, run) == taken
 
 
-class Said:
-  """A log of lines alone."""
+class Lines:
+  """A log that keeps its lines."""
 
   def __init__(self):
     self.lines = []
@@ -180,8 +180,8 @@ def test_the_plan_says_where_mixed_precision_is_slower(tmp_path, monkeypatch, mi
   node = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
   place = {'train': node['train'], 'teachers.teacher': node['teachers']['teacher'], '': {}}[mixed]
   place['dtype'] = 'mixed'
-  run = runs.Run('run', tmp_path, Said())
-  plan.announce(setting(node), run)
+  run = runs.Run('run', tmp_path, Lines())
+  forecast.prepare_stages(build_setup(node), run)
   slower = [line for line in run.log.lines if "dtype='mixed' will be slower" in line]
   assert len(slower) == (1 if mixed and lacks else 0)
 
@@ -190,7 +190,7 @@ def starting(**student):
   """The stages of a run on masked words whose student starts so."""
   node = flags.parsed(['--config=configs/distilbert.py:test']).config.to_dict()
   node['student'] |= student
-  return {t.stage.name: t.stage for t in setting(node).trained}
+  return {t.stage.name: t.stage for t in build_setup(node).trained}
 
 
 def test_layers_are_a_short_form_of_a_path_map():

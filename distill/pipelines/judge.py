@@ -1,4 +1,4 @@
-"""What models are judged by, and a model that is."""
+"""Judge: data, task and splits by which models are evaluated; and a model of the report."""
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,12 +16,13 @@ from distill.tasks import Task
 from distill.teachers import Weights
 from distill.types import Batch, Status, Stop
 
-BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')    # of `data`, beside its source's
+# Fields of the node `data` that order batches; its other fields say what the examples are.
+BATCHING = ('batch_size', 'seed', 'labelled', 'drawn', 'widths')
 
 
 @dataclasses.dataclass(frozen=True)
-class Judging:
-  """A task over splits of a data set, the main one first."""
+class Judge:
+  """A task over splits of a data set, the main split first."""
   dataset: Dataset
   task: Task
   task_node: Mapping[str, Any]      # the task's node with the facts that it takes, for cards
@@ -30,37 +31,37 @@ class Judging:
 
   @property
   def splits(self) -> tuple[str, ...]:
-    """The names of those to judge by."""
+    """Names of the splits on which models are evaluated."""
     return tuple(dict.fromkeys((self.evaluate.split, *self.evaluate.also)))
 
   def ask(self, model: 'Model') -> Callable:
-    """The compiled call by which a model answers a batch."""
+    """Returns the compiled call by which a model answers a batch."""
     return step.make_eval_step(model.pure, self.task.measure, self.layout)
 
   def batches(self, split: Split, modality: Modality) -> Sequence[Batch]:
-    """A split's prepared batches as the task wants them, padded to the modality's widths."""
+    """Returns a split's batches, prepared for model and task, padded to the modality's widths."""
     rows = lookup.call(batches.in_order, {'widths': dict(modality.widths)}, 'data', split=split,
                        batch_size=self.evaluate.batch_size)
     return rows.map(modality.prepare).map(self.task.prepare)
 
   def check(self, model: Callable, weights: Any, split: Split, modality: Modality,
             where: str) -> None:
-    """Stops unless the task can judge what a model answers; `weights` may be shapes.
+    """Stops unless the task can evaluate a model's outputs; `weights` may be shapes.
 
-    The task is tried on answers of zeros, so that what it lacks is known before training.
+    The task is tried on outputs of zeros, so an output that it lacks is known before training.
     """
     batch, task = self.batches(split, modality)[0], f'task={self.task_node["name"]!r}'
 
-    def measured(weights, batch):
-      def ask(asked):
-        outputs = model(*weights, asked, train=False, key=None)[0]
+    def measure(weights, batch):
+      def ask(given):
+        outputs = model(*weights, given, train=False, key=None)[0]
         for name in self.task.outputs:
           objective.find_array({where: outputs}, f'{where}/{name}', task)
         return outputs
       return self.task.measure(ask, batch)
     check_ids(model, batch, where)
     try:
-      found = jax.eval_shape(measured, weights, batch)
+      found = jax.eval_shape(measure, weights, batch)
       with np.errstate(all='ignore'):
         self.task.records(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), found), batch)
     except KeyError as error:
@@ -72,12 +73,13 @@ class Judging:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A model that the report speaks of.
+  """A model of the report.
 
-  `place` is what `formats.open_model` takes; `splits` are the examples as the model reads them, by
-  its `modality`, which knows the widths that they are padded to. `spent` is None for a model whose
-  training isn't known, `note` is what readers must know. `baseline_of` is the student whose
-  baseline the model is.
+  `place` is what `formats.open_model` takes. `splits` are the examples as the model reads them, by
+  its `modality`, which has the widths that they are padded to. `seen` are the numbers of examples
+  and labels that it was trained on, `training_cost` its seconds, steps, examples and FLOPs; both
+  are None if its training isn't known. `note` is for the report's readers. `baseline_of` is the
+  student whose baseline the model is.
   """
   name: str
   role: str
@@ -88,8 +90,8 @@ class Model:
   modality: Modality
   splits: Mapping[str, Split]
   teachers: Sequence[str] = ()
-  saw: Mapping[str, int] | None = None
-  spent: Mapping[str, float] | None = None
+  seen: Mapping[str, int] | None = None
+  training_cost: Mapping[str, float] | None = None
   note: str = ''
   baseline_of: str = ''
 
@@ -105,36 +107,36 @@ def teacher_of(model: Model, models: Sequence[Model]) -> Model | None:
   if model.baseline_of:
     model = next(m for m in models if m.name == model.baseline_of)
   teachers = {m.name: m for m in models if m.role == 'teacher'}
-  own = (teachers[name] for name in model.teachers if name in teachers)
-  return next(own, next(iter(teachers.values()), None))
+  learnt_from = (teachers[name] for name in model.teachers if name in teachers)
+  return next(learnt_from, next(iter(teachers.values()), None))
 
 
 def source(data: Mapping[str, Any]) -> dict[str, Any]:
-  """The part of a node `data` that says what the examples are."""
+  """Returns the part of a node `data` that says what the examples are."""
   return {key: value for key, value in data.items() if key not in BATCHING}
 
 
-def judging(config: nodes.Judged, dataset: Dataset | None = None) -> Judging:
-  """Reads the data, unless it is there, and checks that it can be judged by."""
+def make_judge(config: nodes.EvalConfig, dataset: Dataset | None = None) -> Judge:
+  """Reads the data, unless it is given, and checks that models can be evaluated on it."""
   layout = lookup.call(sharding.layout, config.mesh, 'mesh', devices=None)
   dataset = dataset or lookup.build('data', source(config.data), 'data')
   evaluate = lookup.call(nodes.Evaluate, config.evaluate, 'evaluate')
-  judged = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
-  for name, where in judged.items():
+  splits = {evaluate.split: 'evaluate.split', **dict.fromkeys(evaluate.also, 'evaluate.also')}
+  for name, where in splits.items():
     if name not in dataset.splits or not len(dataset.splits[name]):
       raise Stop(Status.DATA, f'{where}: {dataset.name} has no examples in a split {name!r}'
                  + lookup.nearest(name, dataset.splits))
   task = _task(config.task, dataset)
-  for name, where in judged.items():
+  for name, where in splits.items():
     if task.labelled and not dataset.splits[name].known.all():
       raise Stop(Status.DATA, f'{where}={name!r} of {dataset.name} has no labels to judge by: '
                  f'choose one of {", ".join(dataset.splits)} that has')
   layout.local_rows(evaluate.batch_size, 'evaluate.batch_size')
-  return Judging(dataset, task, tasks.card_node(config.task, dataset.facts), evaluate, layout)
+  return Judge(dataset, task, tasks.card_node(config.task, dataset.facts), evaluate, layout)
 
 
 def _task(node: Mapping[str, Any], dataset: Dataset) -> Task:
-  """The task of a config, once it is sure that the data has what it needs."""
+  """Builds the task of a config after checking that the data has the facts that it needs."""
   if 'name' in node:
     for name, parameter in lookup.parameters(
         lookup.find('tasks', node['name'], 'task.name')).items():

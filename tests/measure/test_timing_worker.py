@@ -1,4 +1,4 @@
-"""Processes of their own: what they answer, that they have one core, and that they end."""
+"""Worker processes: their answers, their single core, and their end."""
 import os
 import pathlib
 import time
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill import formats
-from distill.measure import alone, cost
+from distill.measure import cost, timing_worker
 from distill.modalities import image
 from distill.models.functional import Functional
 from distill.models.resnet import ResNet
@@ -30,16 +30,16 @@ def export(folder, *widths, depth=8):
 
 def test_a_process_has_one_core_answers_and_ends(tmp_path):
   place = export(tmp_path / 'model', 2, 2, 4, depth=6)
-  with alone.children({'model': place}, ['logits'], CACHE) as children:
-    process = children['model'].process
-    plan = children['model'].plan(1)
+  with timing_worker.start_workers({'model': place}, ['logits'], CACHE) as workers:
+    process = workers['model'].process
+    plan = workers['model'].compile_stats(1)
     assert plan['threads'] == 1 and plan['flops'] > 0 and plan['peak_memory_bytes'] > 0
     assert plan['process_bytes'] is None or plan['process_bytes'] > plan['peak_memory_bytes']
     start = time.perf_counter()
-    times = children['model'].turn(1, .01)
+    times = workers['model'].time_calls(1, .01)
     # Seconds of calls that lie within the turn, and of which the last began before it was to end.
     assert min(times) > 0 and sum(times) < time.perf_counter() - start and sum(times[:-1]) < .01
-    assert len(children['model'].turn(1, 0)) == 1
+    assert len(workers['model'].time_calls(1, 0)) == 1
     # Every thread of it, JAX's too, may use one core and no other.
     threads = pathlib.Path(f'/proc/{process.pid}/task')
     if threads.exists():
@@ -47,30 +47,30 @@ def test_a_process_has_one_core_answers_and_ends(tmp_path):
       assert cores == {frozenset([max(os.sched_getaffinity(0))])}
     process.kill()
     process.wait()
-    with pytest.raises(Stop, match='timed model ended with status -9, likely for want of') as told:
-      children['model'].turn(1, .01)
-    assert told.value.status == Status.CONFIG and '\n' not in str(told.value)
+    with pytest.raises(Stop, match='timed model ended with status -9, likely for want of') as error:
+      workers['model'].time_calls(1, .01)
+    assert error.value.status == Status.CONFIG and '\n' not in str(error.value)
   assert process.poll() is not None
 
 
-def test_a_process_that_cannot_begin_says_why_before_its_end_is_told(tmp_path, capfd):
+def test_a_process_that_cannot_begin_says_why_before_its_end_is_reported(tmp_path, capfd):
   place = {'place': str(tmp_path / 'gone'), 'inputs': {'pixels': PIXELS}}
-  with alone.children({'model': place}, ['logits'], CACHE) as children:
+  with timing_worker.start_workers({'model': place}, ['logits'], CACHE) as workers:
     with pytest.raises(Stop, match='timed model ended with status 1, for what it says above'):
-      children['model'].plan(1)
+      workers['model'].compile_stats(1)
   assert 'gone' in capfd.readouterr().err
 
 
 @pytest.mark.slow
 def test_two_measurements_agree(tmp_path):
-  """Medians and their ratio within 10 %: on a machine that does nothing else."""
+  """Medians and their ratio probed 10 %: on a machine that does nothing else."""
   places = {'small': export(tmp_path / 'small', 16, 16, 32, 64),
             'large': export(tmp_path / 'large', 32, 32, 64, 128)}
 
   def medians():
-    with alone.children(places, ['logits'], CACHE) as children:
-      found = cost.measured(children)
+    with timing_worker.start_workers(places, ['logits'], CACHE) as workers:
+      found = cost.measure_costs(workers)
     return np.array([found[name]['latency_ms']['p50'] for name in places])
-  one, two = medians(), medians()
-  np.testing.assert_allclose(one, two, rtol=.1)
-  np.testing.assert_allclose(one[0] / one[1], two[0] / two[1], rtol=.1)
+  first, second = medians(), medians()
+  np.testing.assert_allclose(first, second, rtol=.1)
+  np.testing.assert_allclose(first[0] / first[1], second[0] / second[1], rtol=.1)

@@ -12,7 +12,7 @@ import safetensors.numpy
 from distill import flags, runs, train
 from distill.logs import Log
 from distill.pipelines import compare
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 from distill.types import Status, Stop
 
 
@@ -46,7 +46,7 @@ def chain(student='a', **teachers):
 
 
 def stages(node):
-  return {trained.stage.name: trained for trained in setting(node).trained}
+  return {trained.stage.name: trained for trained in build_setup(node).trained}
 
 
 class TestTheOrder:
@@ -69,7 +69,7 @@ class TestTheOrder:
       (dict(a=('b',), b=('c', 'd'), c=(), d=('e',), e=('b',)), 'b reads d reads e reads b:')])
   def test_of_a_circle_is_refused_with_its_names(self, teachers, circle):
     with pytest.raises(Stop, match=f'teachers.{circle[0]}: {circle}') as stop:
-      setting(chain(**teachers))
+      build_setup(chain(**teachers))
     assert stop.value.status == Status.CONFIG and '\n' not in str(stop.value)
 
 
@@ -108,14 +108,14 @@ class TestWhomAStageReads:
   def test_need_not_be_whom_a_student_starts_from(self):
     node = chain('a', a=('b',), b=())
     node['student']['init'] = 'b'
-    told = setting(node)
-    *_, student, baseline = told.trained
+    setup = build_setup(node)
+    *_, student, baseline = setup.trained
     assert student.teachers == ('a',)
     model = student.stage.student.model
     theirs = model.init(7)
     for stage in student.stage, baseline.stage:
-      for part, there in zip(stage.start({'b': theirs}), theirs, strict=True):
-        for path, value in there.items():
+      for part, theirs_part in zip(stage.start({'b': theirs}), theirs, strict=True):
+        for path, value in theirs_part.items():
           np.testing.assert_array_equal(part[f'model/{path}'], value)
 
 
@@ -181,8 +181,8 @@ def test_an_assistant_s_step_is_the_student_s_with_the_same_terms():
   assistant['train'] |= {**labels, 'objective': node['objective']}
   for optimizer in node['optimizer'], assistant['train']['optimizer']:
     optimizer['warmup'] = 0.0                     # or the first step's rate were 0
-  told = setting(node)
-  found = {trained.stage.name: trained for trained in told.trained}
+  setup = build_setup(node)
+  found = {trained.stage.name: trained for trained in setup.trained}
   weights = {'b': found['b'].stage.student.model.init(3)}
   ours, theirs = (first_step(found[name], weights) for name in ('a', 'student'))
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
@@ -218,13 +218,13 @@ def test_a_mistake_in_an_assistant_is_one_line(tmp_path, change, status, line):
 def test_a_student_s_wrong_teacher_is_named_even_where_it_reads_no_other():
   with pytest.raises(Stop, match=r"objective\.kd: 'assistent/logits' names no view; did you mean "
                                  "'assistant'"):
-    setting(chain('assistent', assistant=('teacher',), teacher=()))
+    build_setup(chain('assistent', assistant=('teacher',), teacher=()))
 
 
 def test_an_assistant_s_terms_on_teachers_alone_need_no_labels():
   node = chain('a', a=(), b=())
   node['teachers']['a']['train'] |= {'labelled': 0.0, 'objective': {'kd': soft('b')}}
-  assert stages(node)['a'].saw['labels'] == 0
+  assert stages(node)['a'].seen['labels'] == 0
 
 
 def test_a_field_of_the_config_is_one_node_s_alone():
@@ -295,11 +295,11 @@ def test_stopped_in_the_assistant_it_resumes_bitwise(whole, tmp_path, monkeypatc
   def stopped(stage, ready, *how):
     """Ends the first call for the assistant after its checkpoint of step 3."""
     fits.append(stage.name)
-    one = ready.train_step
+    first_call = ready.train_step
     def step(state, *arguments):
       if fits == ['b', 'a'] and int(state.step) == 4:
         raise KeyboardInterrupt
-      return one(state, *arguments)
+      return first_call(state, *arguments)
     return fit(stage, ready.__class__(**(vars(ready) | {'train_step': step})), *how)
 
   monkeypatch.setattr(train, 'fit', stopped)

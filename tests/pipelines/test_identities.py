@@ -6,9 +6,9 @@ import pytest
 
 from distill import flags
 from distill.pipelines import identities
-from distill.pipelines.setting import setting
+from distill.pipelines.setup import build_setup
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 LAB = {
     '__init__': '', 'nets': 'import math\nfrom lab.parts import layers\n',
     'parts/__init__': '', 'parts/layers': 'from . import norms\nfrom ..deep import far\n',
@@ -60,7 +60,7 @@ def test_a_package_of_one_file_and_one_that_is_nowhere(tmp_path):
 
 
 def test_formats_pages_and_doors_are_outside():
-  found = [name for name, _ in identities.sources(['distill.train', setting.__module__])]
+  found = [name for name, _ in identities.sources(['distill.train', build_setup.__module__])]
   assert {'distill.step', 'distill.student', 'distill.pipelines.fields'} <= {*found}
   rooms = {name.split('.')[1] for name in found if '.' in name}
   assert not rooms & {'formats', 'evaluate', 'main', 'predict', 'export', 'launch', 'flags'}
@@ -77,7 +77,7 @@ def test_formats_pages_and_doors_are_outside():
 def test_a_comment_retrains_what_imports_its_file(tmp_path, monkeypatch, file, changes):
   monkeypatch.chdir(ROOT)
   node = flags.parsed(['--config=configs/digits.py:kd']).config.to_dict()
-  names = lambda: {t.stage.name: t.identity for t in setting(node).trained}
+  names = lambda: {t.stage.name: t.identity for t in build_setup(node).trained}
   before = names()
   shutil.copytree(identities.CODE, tmp_path / 'distill',
                   ignore=shutil.ignore_patterns('__pycache__', '*.md', '*.html'))

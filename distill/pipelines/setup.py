@@ -1,4 +1,4 @@
-"""From a config to what it describes: data, task, and the jobs of the run, checked to fit."""
+"""Setup of a run from its config: data, task and jobs, all checked to fit."""
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -6,92 +6,94 @@ from typing import Any
 
 from distill import checkpoint, lookup, objective
 from distill.models.functional import Functional, splits_of
-from distill.pipelines import build, checks, exported, heads, nodes, sources
-from distill.pipelines.baseline import without
+from distill.pipelines import build, checks, fits, heads, nodes, sources
+from distill.pipelines.baseline import without_teachers
 from distill.pipelines.build import Common
 from distill.pipelines.heads import check_heads
 from distill.pipelines.identities import digest
-from distill.pipelines.jobs import Derive, Job, Load, Setting, Train
-from distill.pipelines.judging import judging, source
+from distill.pipelines.jobs import Derive, Job, Load, Setup, Train
+from distill.pipelines.judge import make_judge, source
 from distill.teachers import Live, Teacher
 from distill.types import SEEDS, Status, Stop
 
-TAKEN = ('student', 'baseline', *objective.BUILT_IN_VIEWS)               # no names for teachers
+TAKEN = ('student', 'baseline', *objective.BUILT_IN_VIEWS)       # reserved: no teacher's name
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-  """A teacher: what stages ask, a name for all that determines its answers, and what makes it.
+  """A teacher: the source of its outputs, a hash of all that determines them, and its job.
 
-  `node` is that of its model, every size spelled out, `reads` are fields of the model, each with
-  the field of the data that it takes instead. The outputs of a teacher without a job are fields of
-  the data, or made of what the student's state holds.
+  `content` is the sha256 of loaded weights, `node` the node of its model with every size. `reads`
+  are fields of the model, each with the field of the data that replaces it. A teacher without a
+  job has its outputs from fields of the data, or from an average of the student.
   """
   spec: nodes.TeacherNode
   source: Teacher
   identity: str
-  content: str = ''                 # the sha256 of what was loaded
+  content: str = ''
   node: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
   job: Load | Train | None = None
 
 
-def setting(node: Mapping[str, Any]) -> Setting:
+def build_setup(node: Mapping[str, Any]) -> Setup:
   """Reads a resolved config, loads its data and builds its jobs; nothing is compiled."""
-  return arranged({'student': lookup.call(nodes.Config, node, 'config')}, 'baseline')
+  return setup_of({'student': lookup.call(nodes.Config, node, 'config')}, 'baseline')
 
 
-def arranged(configs: Mapping[str, nodes.Config], baseline: str) -> Setting:
+def setup_of(configs: Mapping[str, nodes.Config], baseline: str) -> Setup:
   """Builds the jobs of a run with one student or several.
 
-  `configs` are the students' by name; data, task and teachers are the same in all of them.
-  `baseline` is the name of a student's baseline, with '{}' for the student's name.
+  Args:
+    configs: a config for each student, by name; data, task and teachers are the same in all.
+    baseline: the name of a student's baseline, with '{}' for the student's name.
   """
   config = next(iter(configs.values()))
-  judge = judging(config)
+  judge = make_judge(config)
   dataset = judge.dataset
   if not len(dataset.splits.get('train', ())):
     raise Stop(Status.DATA, f"data: {dataset.name} has no examples in a split 'train'"
                + lookup.nearest('train', dataset.splits))
   common = build.common(config, judge)
   built, students = _teachers(config, common), []
-  for name, own in configs.items():
+  for name, student_config in configs.items():
     try:
-      students += _student(name, baseline.format(name), own, built, common)
+      students += _student(name, baseline.format(name), student_config, built, common)
     except Stop as stop:
       if len(configs) == 1:
         raise
       raise Stop(stop.status, f'students.{name}: {stop}') from stop
-  jobs = (*_settled(built, students, configs, common), *students)
+  jobs = (*_with_idle_heads(built, students, configs, common), *students)
   _check_names(jobs)
   rows = {name: judge.batches(dataset.splits[name], common.modality) for name in judge.splits}
   layout = dataclasses.replace(judge.layout, splits=splits_of(
       job.stage.student.model if isinstance(job, Train) else job.model for job in jobs))
-  jobs = [job.laid_out(layout) if isinstance(job, Train) else job for job in jobs]
-  return Setting(**{**vars(judge), 'layout': layout}, modality=common.modality, rows=rows,
-                 jobs=(*jobs, *_derived(config, jobs)))
+  jobs = [job.on_layout(layout) if isinstance(job, Train) else job for job in jobs]
+  return Setup(**{**vars(judge), 'layout': layout}, modality=common.modality, rows=rows,
+               jobs=(*jobs, *_derived(config, jobs)))
 
 
 def _teachers(config: nodes.Config, common: Common) -> dict[str, Built]:
-  """All teachers, each after those that it reads."""
+  """Builds all teachers, each after those that it reads."""
   specs, built = {}, {}
   for name, spec in config.teachers.items():
     if name in TAKEN or name.startswith(('student-', 'baseline-')):
       raise Stop(Status.CONFIG, f'teachers.{name}: {name!r} is taken; call the teacher something '
                  'else')
     specs[name] = lookup.call(nodes.TeacherNode, spec, f'teachers.{name}')
-  averages = sources.moving(specs)
+  averages = sources.moving_averages(specs)
   for name in specs:
-    if name not in averages:            # which are made of the student
+    if name not in averages:            # which come from the student
       _teacher(name, (), specs, built, common)
   return built
 
 
 def _teacher(name: str, readers: tuple[str, ...], specs: Mapping[str, nodes.TeacherNode],
              built: dict[str, Built], common: Common) -> Teacher:
-  """Adds a teacher to those `built`, after those that it reads; each of `readers` reads the next.
+  """Adds a teacher to `built`, after those that it reads; returns its source of outputs.
 
-  No closure: one that calls itself would hold the weights until Python looks for circles.
+  Each of `readers` reads the next one. This is no closure, because a closure that calls itself
+  would hold the weights until Python collects cycles.
   """
   field = f'teachers.{name}.source={specs[name].source!r}'
   if name in readers:
@@ -108,21 +110,21 @@ def _teacher(name: str, readers: tuple[str, ...], specs: Mapping[str, nodes.Teac
     find = lambda names: tuple(
         _teacher(other, (*readers, name), specs, built, common) for other in names)
     made = make(name, specs[name], find, built, common)
-    built[name] = made                  # after those that it read
+    built[name] = made                  # after those that it reads
   return built[name].source
 
 
 def _fields(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[str, Built],
             common: Common) -> Built:
-  """A teacher whose outputs the data has: it has no weights, and is no part of the report."""
+  """Builds a teacher whose outputs are fields of the data; it isn't in the report."""
   del find, built
-  return Built(spec, sources.cached(name, spec),
+  return Built(spec, sources.cached_teacher(name, spec),
                digest(['fields', name, source(common.config.data)]))
 
 
 def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[str, Built],
           common: Common) -> Built:
-  """A teacher that is a module: loaded, trained here, or both."""
+  """Builds a teacher that is a model: loaded, trained here, or both."""
   where, config, dataset = f'teachers.{name}', common.config, common.judge.dataset
   seed = spec.seed + (0 if spec.shared else config.seed)
   if not 0 <= seed < SEEDS:
@@ -130,9 +132,9 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
                f'{seed}, which must be from 0 to {SEEDS - 1}')
   content, reads = '', dict(spec.reads)
   if spec.init:
-    model, weights, card = exported.teacher(spec, dataset, seed, where)
+    model, weights, card = fits.load_teacher(spec, dataset, seed, where)
     content, reads = checkpoint.sha256(weights), reads or dict(card.get('reads', {}))
-    node, start = card['model'], lambda student, _: exported.begun(student, seed, weights)
+    node, start = card['model'], lambda student, _: fits.initial_weights(student, seed, weights)
   elif spec.train:
     model, node = common.model(spec.model, f'{where}.model')
     start = lambda student, _: student.init(seed)
@@ -142,21 +144,22 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
   if spec.train:
     learner = nodes.teacher(name, spec, config.seed, reads)
     job = build.train(learner, model, node, start, find, config.teachers, common)
-    if spec.shared and (alone := [other for other in job.teachers if not built[other].spec.shared
-                                  and isinstance(built[other].job, Train)]):
-      raise Stop(Status.CONFIG, f'{where}.shared: it reads {alone[0]}, of which every seed has its '
-                 f'own: give teachers.{alone[0]} shared=True too')
-    checks.check_beside(name, job.teachers, {other: built[other].reads for other in job.teachers}
-                        | {name: reads}, common.modality.fields)
+    per_seed = [other for other in job.teachers if not built[other].spec.shared
+                and isinstance(built[other].job, Train)]
+    if spec.shared and per_seed:
+      raise Stop(Status.CONFIG, f'{where}.shared: it reads {per_seed[0]}, of which every seed has '
+                 f'its own: give teachers.{per_seed[0]} shared=True too')
+    replaced = {name: reads, **{other: built[other].reads for other in job.teachers}}
+    checks.check_replaced_fields(name, job.teachers, replaced, common.modality.fields)
     identity = common.identity(
         {'teachers': {name: dataclasses.asdict(spec)}}, init=content,
-        batching={**common.batching, **learner.how},
+        batching={**common.batching, **learner.batching},
         teachers={other: built[other].identity for other in job.teachers},
         **({'seed': 0} if spec.shared else {}))
     job = dataclasses.replace(job, identity=identity)
   else:
     sources.check_untrained(spec, f'{where} is loaded')
-    place = {'place': spec.init, 'model': exported.free(spec, where)}
+    place = {'place': spec.init, 'model': fits.free_arguments(spec, where)}
     job = Load(name, model, weights, {**card, **({'reads': reads} if reads else {})}, place, reads)
     check_heads(name, spec, card['fresh'], heads.idle(common.judge.task, model), dataset)
     identity = digest([spec.dtype, content, *filter(None, [reads])])
@@ -168,17 +171,17 @@ def _live(name: str, spec: nodes.TeacherNode, find: build.Find, built: Mapping[s
 
 def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str, Built],
              common: Common) -> list[Train]:
-  """What trains a student and, where any of its terms reads no teacher, its baseline."""
+  """Builds the job of a student and, if any of its terms reads no teacher, of its baseline."""
   node = lookup.call(nodes.StudentNode, config.student, 'student')
   model, spelled = common.model(node.model, 'student.model')
   live = {name: (teacher.source.model, teacher.node) for name, teacher in built.items()
           if teacher.job}
-  start, content = exported.start(
+  start, content = fits.make_start(
       node, model, spelled, dataset=common.judge.dataset, seed=config.seed, teachers=live,
       idle=heads.idle(common.judge.task, model))
 
   def find(names):
-    return tuple(built[other].source if other in built else sources.follower(
+    return tuple(built[other].source if other in built else sources.moving_teacher(
         other, lookup.call(nodes.TeacherNode, config.teachers[other], f'teachers.{other}'), config,
         model, common.judge, common.modality.prepare) for other in names)
   learner = nodes.student(name, config)
@@ -194,19 +197,22 @@ def _student(name: str, baseline: str, config: nodes.Config, built: Mapping[str,
 
 def _baseline(student: Train, name: str, config: nodes.Config, inits: Sequence[str],
               common: Common) -> list[Train]:
-  """The student's baseline, if any of its own terms reads no teacher.
+  """Builds the job of a student's baseline, if any term of its last stage reads no teacher.
 
-  It goes through the same stages, as far as they have terms that read no teacher.
+  The baseline has the same stages, except those whose terms all read a teacher.
   """
   learner = nodes.student(student.name, config)
-  called = lambda stage: name + stage.name.removeprefix(student.name)
-  stages = [without(stage, {*config.teachers}, called(stage)) for stage in student.stages]
+  baseline_name = lambda stage: name + stage.name.removeprefix(student.name)
+  stages = [without_teachers(stage, {*config.teachers}, baseline_name(stage))
+            for stage in student.stages]
   if not stages[-1]:
     return []
-  kept = [{**dataclasses.asdict(step), 'objective': {
-      term.name: {k: v for k, v in step.objective[term.name].items()
-                  if k not in ('weight', 'schedule')} for term in stage.terms}}
-          for stage, step in zip(stages, learner.stages.values(), strict=True) if stage]
+  kept = []
+  for stage, node in zip(stages, learner.stages.values(), strict=True):
+    if stage:
+      terms = {term.name: {k: v for k, v in node.objective[term.name].items()
+                           if k not in ('weight', 'schedule')} for term in stage.terms}
+      kept.append({**dataclasses.asdict(node), 'objective': terms})
   *before, last = kept
   identity = common.identity(
       {**last, 'before': dict(enumerate(before)), 'data': config.data, 'student': config.student,
@@ -216,22 +222,23 @@ def _baseline(student: Train, name: str, config: nodes.Config, inits: Sequence[s
                               identity=identity, baseline_of=student.name)]
 
 
-def _settled(built: Mapping[str, Built], students: Sequence[Train],
-             configs: Mapping[str, nodes.Config], common: Common) -> list[Load | Train]:
-  """The teachers' jobs, once it is known which of their heads any stage reads.
+def _with_idle_heads(built: Mapping[str, Built], students: Sequence[Train],
+                     configs: Mapping[str, nodes.Config], common: Common) -> list[Load | Train]:
+  """Returns the teachers' jobs with their idle heads: those that no stage of the run reads.
 
-  A teacher keeps those too that a student which starts from it trains.
+  A head that a student trains is not idle in the teacher that this student starts from.
   """
   task, jobs = common.judge.task, [teacher.job for teacher in built.values() if teacher.job]
   paths = {path for job in (*jobs, *students) if isinstance(job, Train)
-           for stage in job.stages for path in build.read(stage)}
+           for stage in job.stages for path in build.views_read(stage)}
   found = []
   for name, teacher in built.items():
-    if isinstance(job := teacher.job, Train):
+    job = teacher.job
+    if isinstance(job, Train):
       unread = {*job.idle} & {*heads.idle(task, job.stage.student.model, paths, (name,))}
       for student in students:
-        own = configs.get(student.name)
-        if own and own.student.get('init') == name:
+        config = configs.get(student.name)
+        if config and config.student.get('init') == name:
           unread &= {*student.idle}
       found.append(dataclasses.replace(job, idle=tuple(sorted(unread))))
     elif job:
@@ -242,7 +249,7 @@ def _settled(built: Mapping[str, Built], students: Sequence[Train],
 
 
 def _derived(config: nodes.Config, jobs: Sequence[Job]) -> list[Derive]:
-  """What is made of other models without training."""
+  """Builds the jobs that make models from other models without training."""
   found, names = [], [job.name for job in jobs]
   for name, spec in config.derive.items():
     where = f'derive.{name}'
@@ -264,12 +271,13 @@ def _check_names(jobs: Sequence[Job]) -> None:
   """Stops if two stages, or a stage and a model, would have one name."""
   names = [stage.name for job in jobs if isinstance(job, Train) for stage in job.stages]
   names += [job.name for job in jobs if not isinstance(job, Train)]
-  if twice := sorted(name for name in {*names} if names.count(name) > 1):
+  twice = sorted(name for name in {*names} if names.count(name) > 1)
+  if twice:
     raise Stop(Status.CONFIG, f'two stages would be called {twice[0]!r}, for one of `before` is '
                'called MODEL-STAGE and a baseline MODEL-baseline: rename a model or a stage')
 
 
 def _check_judged(name: str, model: Functional, reads: Mapping[str, str], common: Common) -> None:
-  """Stops unless the task can judge a model of these shapes."""
+  """Stops unless the task can evaluate a model of these shapes."""
   split = common.judge.dataset.splits[common.judge.evaluate.split]
   common.judge.check(model, model.shapes, split.reading(reads), common.modality, name)

@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from distill.pipelines import judging, reported
+from distill.pipelines import judge, results
 from distill.report import tiers
 from distill.tasks.classification import Classification
 from distill.tasks.regression import Regression
@@ -14,15 +14,15 @@ LABEL = np.arange(40) % 5
 
 
 def judged(task, teachers=(), **records):
-  """The judgements of models called after their roles, in the order given; student2 is one, too.
+  """Returns quality and gain of models that are named after their roles, in the order given.
 
-  Students have learnt from `teachers`.
+  student2 is a student too. Students have learnt from `teachers`.
   """
   models = [types.SimpleNamespace(name=name, role=name.rstrip('2'), teachers=teachers if (
       name.startswith('student')) else (), baseline_of='student' * (
           name == 'baseline' and 'student' in records)) for name in records]
-  told = types.SimpleNamespace(task=task, evaluate=types.SimpleNamespace(resamples=50))
-  return reported.judgements(models, records, told)
+  judge = types.SimpleNamespace(task=task, evaluate=types.SimpleNamespace(resamples=50))
+  return results.quality_and_gain(models, records, judge)
 
 
 def wrong_by(error):
@@ -39,22 +39,22 @@ def cloud(task, found):
   """The verdict of the tier that asks for 90 % of the teacher's metric."""
   about = {'params': 1, 'latency_ms': None, 'shipped_bytes': None, 'quantised': 0.}
   report = {'task': {'primary': task.primary}, 'models': [
-      {'name': name, 'role': name, **about, **of} for name, of in found.items()]}
-  student = tiers.judged(report, tiers.limits({}, {}), {})['models'][1]
+      {'name': name, 'role': name, **about, **fields} for name, fields in found.items()]}
+  student = tiers.add_verdicts(report, tiers.limits({}, {}), {})['models'][1]
   return next(v for v in student['tiers'] if v['name'] == 'cloud')
 
 
-@pytest.mark.parametrize(('teachers', 'of'), [
+@pytest.mark.parametrize(('teachers', 'reference'), [
     ((), 'teacher'), (('teacher2',), 'teacher2'), (('teacher2', 'teacher'), 'teacher2'),
-    # who isn't a teacher, or not in the report, is none to be held against
+    # who isn't a teacher, or not in the report, is no reference
     (('assistant', 'teacher2'), 'teacher2'), (('assistant',), 'teacher'), (('gone',), 'teacher')])
-def test_a_student_is_held_against_its_own_teacher(teachers, of):
+def test_a_student_is_compared_with_its_teacher(teachers, reference):
   found = judged(Classification(classes=5), teachers, teacher=right(40), teacher2=right(20),
                  assistant=right(25), student=right(10), baseline=right(8))
-  kept = {'teacher': 1 / 4, 'teacher2': 1 / 2}[of]
+  kept = {'teacher': 1 / 4, 'teacher2': 1 / 2}[reference]
   student = found['student']
   assert {student[field]['of'] for field in (
-      'retention', 'retention_interval', 'retention_over_chance')} == {of}
+      'retention', 'retention_interval', 'retention_over_chance')} == {reference}
   assert student['retention']['accuracy'] == kept
   low, high = (student['retention_interval']['accuracy'][end] for end in ('low', 'high'))
   assert low < kept < high
@@ -141,7 +141,7 @@ def test_every_model_is_held_against_its_own_teacher_and_a_baseline_against_its_
   models = [model('one', 'teacher'), model('two', 'teacher'), model('middle', 'assistant', 'two'),
             model('a', 'student', 'middle', 'two'), model('a-baseline', 'baseline'),
             model('b', 'student', 'middle'), model('c', 'student')]
-  whose = {m.name: getattr(judging.teacher_of(m, models), 'name', None) for m in models}
+  whose = {m.name: getattr(judge.teacher_of(m, models), 'name', None) for m in models}
   assert whose == {'one': None, 'two': None, 'middle': 'two', 'a': 'two', 'a-baseline': 'two',
                    'b': 'one', 'c': 'one'}
-  assert judging.teacher_of(models[3], models[2:]) is None
+  assert judge.teacher_of(models[3], models[2:]) is None

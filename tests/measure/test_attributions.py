@@ -1,4 +1,4 @@
-"""Gradients, attributions, rollout and layers, of models whose insides are known."""
+"""Gradients, attributions, rollout and layers of models whose answers are known by hand."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ from flax import nnx
 from tokenizers import Tokenizer, models
 
 from distill import sharding
-from distill.measure import inside
+from distill.measure import attributions
 from distill.modalities import image, text
 from distill.models import bert, resnet
 from distill.models.functional import Functional
@@ -18,7 +18,7 @@ TEXT = text.Text(length=6, widths={'s': (6,)}, tokenizer=Tokenizer(models.WordPi
     {word: i for i, word in enumerate(WORDS)}, unk_token='[UNK]')).to_str())
 TABLE = bert.Bert.traits.tables[0]
 LAYOUT = sharding.layout()
-LOOK = dict(target={}, drawn=range(8))
+EXPLAIN = dict(target={}, sampled=range(8))
 
 
 def encoder(seed=0, **more):
@@ -27,13 +27,14 @@ def encoder(seed=0, **more):
   return model, model.init(seed)
 
 
-def within_encoder(model, weights):
-  return inside.Inside(model, weights, LAYOUT, TEXT.probe(model, weights),
-                       Classification(classes=3))
+def probed_encoder(model, weights):
+  return attributions.ProbedModel(model, weights, LAYOUT, TEXT.probe(model, weights),
+                                  Classification(classes=3))
 
 
-def within_images(model, classes):
-  return inside.Inside(model, model.init(0), LAYOUT, image.Probe(), Classification(classes=classes))
+def probed_images(model, classes):
+  return attributions.ProbedModel(model, model.init(0), LAYOUT, image.Probe(),
+                                  Classification(classes=classes))
 
 
 def texts():
@@ -64,28 +65,28 @@ def images():
 
 @pytest.fixture(scope='module')
 def explained():
-  within = within_encoder(*encoder())
-  return within, inside.explained(
-      within, [texts()], **LOOK | {'target': {i: i % 3 for i in range(8)}, 'drawn': range(6)})
+  probed = probed_encoder(*encoder())
+  return probed, attributions.explain(
+      probed, [texts()], **EXPLAIN | {'target': {i: i % 3 for i in range(8)}, 'sampled': range(6)})
 
 
 class TestIntegratedGradients:
 
   def test_of_a_linear_function_are_the_weights_times_the_way(self):
     w, x, start = np.random.default_rng(0).normal(size=(3, 5))
-    np.testing.assert_allclose(inside.integrated(lambda at: w, x, start, steps=1),
+    np.testing.assert_allclose(attributions.integrated_gradients(lambda at: w, x, start, steps=1),
                                w * (x - start))
 
   def test_of_a_square_add_up_to_its_difference(self):
     # f = Σ x³: the midpoint rule with 16 steps misses (x - x0)³ / (4 · 16²) of each.
     x, start = np.array([1., -2., 3.]), np.array([0., 1., -1.])
-    found = inside.integrated(lambda at: 3 * at**2, x, start)
+    found = attributions.integrated_gradients(lambda at: 3 * at**2, x, start)
     np.testing.assert_allclose(found, x**3 - start**3 - (x - start)**3 / 1024)
 
   def test_of_a_linear_model_are_the_weights_times_the_pixels(self):
     model = Functional(lambda rngs: Linear(rngs))
-    found = inside.explained(within_images(model, 4), [images()],
-                          **LOOK | {'target': {i: i % 4 for i in range(8)}})
+    found = attributions.explain(probed_images(model, 4), [images()],
+                                 **EXPLAIN | {'target': {i: i % 4 for i in range(8)}})
     w = np.asarray(model.init(0)[0]['w'])
     for i, pixels in enumerate(images()['image']):
       by_hand = (pixels * (w[..., i % 4] - w.mean(-1))).sum(-1)
@@ -94,11 +95,11 @@ class TestIntegratedGradients:
     np.testing.assert_array_equal(found['image'], images()['image'])
 
   def test_of_an_encoder_add_up_to_what_its_words_change(self, explained):
-    within, found = explained
+    probed, found = explained
     batch = texts()
-    x = within.value(batch)
-    words = within.probe.positions(batch)[..., None]
-    ends = [np.asarray(within(batch, at, np.zeros((8, 3)))['measured']['logits'])
+    x = probed.value(batch)
+    words = probed.probe.positions(batch)[..., None]
+    ends = [np.asarray(probed(batch, at, np.zeros((8, 3)))['measured']['logits'])
             for at in (x, np.where(words, 0, x))]
     target = np.arange(7) % 3
     centred = [(z - z.mean(1, keepdims=True))[np.arange(7), target] for z in (e[:7] for e in ends)]
@@ -113,27 +114,27 @@ class TestIntegratedGradients:
     assert (found['attribution'][:, 1] != found['attribution'][:, 2]).all()
 
 
-class TestInside:
+class TestProbedModel:
 
   @pytest.mark.parametrize('more', [{}, {'words': True}])
   def test_answers_as_the_model_does(self, more):
     model, weights = encoder(**more)
     batch = texts()
-    within = within_encoder(model, weights)
-    found = within(batch, within.value(batch), np.zeros((8, 3)))
+    probed = probed_encoder(model, weights)
+    found = probed(batch, probed.value(batch), np.zeros((8, 3)))
     theirs = model(*weights, batch, train=False, key=None)[0]
     np.testing.assert_allclose(found['measured']['logits'], theirs['logits'], rtol=1e-5, atol=1e-6)
     mean = (theirs['block01/hidden'] * batch['mask'][..., None]).sum(1) / 5
     np.testing.assert_allclose(found['layers']['block01/hidden'], mean, rtol=1e-4, atol=1e-5)
 
   def test_gradients_are_those_of_the_table_added_up(self, explained):
-    within, _ = explained
+    probed, _ = explained
     model, (params, rest) = encoder()
     batch, by = texts(), np.random.default_rng(2).normal(size=(8, 3)).astype(np.float32)
     whole = jax.grad(lambda table: jnp.sum(by * model(
         params | {TABLE: table}, rest, batch, train=False, key=None)[0]['logits']))(
             params[TABLE])
-    found = np.asarray(within(batch, within.value(batch), by)['gradient'])
+    found = np.asarray(probed(batch, probed.value(batch), by)['gradient'])
     summed = np.zeros(whole.shape)
     np.add.at(summed, batch['tokens'], found)
     np.testing.assert_allclose(summed, whole, rtol=1e-3, atol=1e-5)
@@ -146,7 +147,7 @@ class TestRollout:
     # first. With half a residual: rows (1/2, 1/2), (0, 1); then (1, 0), …. So the first position
     # draws on (1, 0) · layer 1 = (1/2, 1/2).
     first, second = jnp.array([[[[0., 1.], [0., 1.]]]]), jnp.array([[[[1., 0.], [0., 1.]]]])
-    np.testing.assert_allclose(inside.rollout([first, second]), [[.5, .5]])
+    np.testing.assert_allclose(attributions.rollout([first, second]), [[.5, .5]])
 
   def test_is_the_product_of_all_layers(self):
     random = np.random.default_rng(0)
@@ -155,7 +156,7 @@ class TestRollout:
       product = np.eye(5)
       for layer in layers:
         product = (layer[row].mean(0) / 2 + np.eye(5) / 2) @ product
-      found = inside.rollout([jnp.asarray(layer, jnp.float32) for layer in layers])[row]
+      found = attributions.rollout([jnp.asarray(layer, jnp.float32) for layer in layers])[row]
       np.testing.assert_allclose(found, product[0], rtol=1e-5)
 
   def test_draws_on_no_padding(self, explained):
@@ -164,7 +165,7 @@ class TestRollout:
     np.testing.assert_allclose(found['rollout'].sum(1), 1, rtol=1e-5)
 
 
-class TestLooked:
+class TestExplain:
 
   def test_keeps_real_examples_and_says_which_were_drawn(self, explained):
     _, found = explained
@@ -185,16 +186,16 @@ class TestLooked:
     model = Functional(lambda rngs: resnet.ResNet(
         depth=8, widths=(2, 2, 2, 2), channels=3, classes=3, rngs=rngs))
     batch = images() | {'image': np.ones((8, 4, 4, 3), np.float32)}
-    found = inside.explained(within_images(model, 3), [batch], **LOOK)
+    found = attributions.explain(probed_images(model, 3), [batch], **EXPLAIN)
     assert found['layers'].tolist() == ['stem', 'stage1/features', 'stage2/features',
                                         'stage3/features', 'pooled']
     assert (found['grams'] == 0).all() and 'rollout' not in found     # eight equal images
 
-  def test_an_image_model_of_patches_is_looked_into(self):
+  def test_an_image_model_of_patches_is_explained(self):
     # Two patches, each the mean of a column of pixels: of an image a layer [b s d] holds the mean
     # over its patches.
     model = Functional(lambda rngs: Patches(rngs))
-    found = inside.explained(within_images(model, 3), [images()], **LOOK)
+    found = attributions.explain(probed_images(model, 3), [images()], **EXPLAIN)
     assert found['layers'].tolist() == ['block00/hidden'] and 'rollout' not in found
     mean = images()['image'].mean(axis=(1, 2))
     mean = mean - mean.mean(0)

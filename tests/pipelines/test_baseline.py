@@ -4,7 +4,7 @@ from flax import nnx
 
 from distill import carry, objective
 from distill.models.functional import Functional
-from distill.pipelines.baseline import without
+from distill.pipelines.baseline import without_teachers
 from distill.student import Projector, Student
 from distill.train import Stage
 
@@ -30,7 +30,7 @@ def left(node, carries=None, projectors=None, teachers=('big',)):
   same = Functional(lambda rngs: Same())
   student = Student(same, {name: Projector(same, (read,))
                            for name, read in (projectors or {}).items()})
-  return without(Stage(
+  return without_teachers(Stage(
       name='student', student=student, start=lambda weights: student.init(0), data=(), optimizer={},
       terms=objective.terms_from(node), train={}, carries=carries or {}), set(teachers), 'baseline')
 

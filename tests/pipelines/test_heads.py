@@ -10,8 +10,9 @@ from flax import nnx
 from distill import formats, objective, runs, train
 from distill.logs import Log
 from distill.models.functional import Traits
-from distill.pipelines import checks, compare, matrix, plan
-from distill.pipelines.setting import setting
+from distill.pipelines import checks, compare, matrix
+from distill.pipelines.jobs import is_in_stage_cache
+from distill.pipelines.setup import build_setup
 from distill.tasks.classification import Classification
 from distill.types import Field, Status, Stop
 from tests.test_defects import Pixels
@@ -95,7 +96,7 @@ def config(*, data='Pixels', model='Auxiliary', soft='t/logits', **more):
 
 
 def idle(node):
-  return {trained.stage.name: trained.idle for trained in setting(node).trained}
+  return {trained.stage.name: trained.idle for trained in build_setup(node).trained}
 
 
 class TestATeacher:
@@ -141,8 +142,8 @@ class TestATeacher:
     students = {name: {'student': node['student'],
                        'objective': {'soft': term('student/logits', f't/{output}')}}
                 for name, output in (('small', 'logits'), ('large', 'aux'))}
-    told = matrix.setting(common, students)
-    assert next(t for t in told.trained if t.stage.name == 't').idle == ()
+    setup = matrix.build_setup(common, students)
+    assert next(t for t in setup.trained if t.stage.name == 't').idle == ()
 
 
 def run(place, shared, node):
@@ -166,16 +167,16 @@ def test_a_shared_stage_without_a_head_that_is_read_is_trained_again(tmp_path):
   assert (tmp_path / 'aux/checkpoints/t').exists()
   assert formats.load(str(left))[2]['fresh'] == []
   assert formats.load(str(tmp_path / 'aux/export/t'))[2]['fresh'] == []
-  trained = setting(config()).trained[0]
-  assert plan.left(trained, runs.Run('heads', tmp_path / 'new', None, shared=shared))
+  trained = build_setup(config()).trained[0]
+  assert is_in_stage_cache(trained, runs.Run('heads', tmp_path / 'new', None, shared=shared))
 
 
 def test_a_loaded_teacher_without_a_head_that_is_read_is_refused(tmp_path):
   run(tmp_path / 'first', None, config())
   loaded = {'t': {'init': str(tmp_path / 'first/export/t')}}
-  setting(config(teachers=loaded))
+  build_setup(config(teachers=loaded))
   with pytest.raises(Stop, match="teachers.t: .* has no module 'side' for pixels") as stop:
-    setting(config(teachers=loaded, soft='t/aux'))
+    build_setup(config(teachers=loaded, soft='t/aux'))
   assert stop.value.status == Status.MISFIT
 
 
@@ -191,7 +192,7 @@ class TestACachedTeacher:
       t['train'] = {**t['train'], 'objective': {'soft': term('student/logits', 'oracle/logits')}}
       node['teachers'] = {**ORACLE, 'a': {**t, 'shared': False}}
       node['data']['shift'] = shift
-      return setting(node).trained[0].identity
+      return build_setup(node).trained[0].identity
     assert assistant(0.0) == assistant(0.0) != assistant(1.0)
 
   def test_beside_an_augment_is_refused(self):
@@ -199,24 +200,24 @@ class TestACachedTeacher:
                   augment=[{'name': f'{__name__}:Flip'}])
     with pytest.raises(Stop, match=r"config\.augment\[0\]=.*Flip' changes the inputs, but "
                                    "teachers.oracle.source='fields'") as stop:
-      setting(node)
+      build_setup(node)
     assert stop.value.status == Status.CONFIG and '\n' not in str(stop.value)
 
   @pytest.mark.parametrize('of', ['loss', 'student', 'oracle'])
   def test_beside_adversarial_views_stands_for_they_leave_its_inputs_as_they_are(self, of):
     pgd = {'name': 'adversarial.pgd', 'steps': 1, 'of': of}
     node = config(data='Answered', soft='oracle/logits', teachers=ORACLE, augment=[pgd])
-    student = setting(node).trained[0].stage
+    student = build_setup(node).trained[0].stage
     assert [t.name for t in student.teachers] == ['oracle']
     train.prepared(student, {'oracle': ({}, {})})
     with pytest.raises(Stop, match=r"config\.augment\[1\]=.*Flip' changes the inputs"):
-      setting({**node, 'augment': [pgd, {'name': f'{__name__}:Flip'}]})
+      build_setup({**node, 'augment': [pgd, {'name': f'{__name__}:Flip'}]})
 
 
 def test_a_fact_that_is_an_array_is_nested_lists_in_cards():
   node = config(data='WithAnchors', model='Anchored')
   node['task'] = {'name': f'{__name__}:AnchoredTask'}
-  card = setting(node).trained[0].card
+  card = build_setup(node).trained[0].card
   for part in card['model'], card['task']:
     assert json.loads(json.dumps(part))['anchors'] == ANCHORS.tolist()
 

@@ -10,7 +10,7 @@ from distill.logs import Log
 from distill.pipelines import matrix
 from distill.types import Status, Stop
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def config():
@@ -78,8 +78,8 @@ def test_again_it_is_finished(whole):
 
 def test_students_share_one_teacher():
   node = config()
-  told = matrix.setting(node, node['students'])
-  stages = [t.stage for t in told.trained]
+  setup = matrix.build_setup(node, node['students'])
+  stages = [t.stage for t in setup.trained]
   assert [stage.name for stage in stages] == [
       'teacher', 'small', 'small-baseline', 'wide', 'wide-baseline']
   assert stages[1].teachers[0] is stages[3].teachers[0]
@@ -90,7 +90,7 @@ def change(**more):
   return lambda node: node['students']['wide'].update(more)
 
 
-@pytest.mark.parametrize('break_it, said', [
+@pytest.mark.parametrize('break_it, line', [
     (lambda node: node.update(students={}), 'a matrix needs students.NAME'),
     (lambda node: node.update(student={}), 'has no student beside them'),
     (lambda node: node['students'].update(teacher={'student': {}}), "'teacher' is taken"),
@@ -103,10 +103,10 @@ def change(**more):
      "students.small.tier='ultralight', students.wide.tier='edge'"),
     (change(student={'model': {'name': 'resnet.ResNt'}}), 'students.wide: student.model.name'),
     (lambda node: node['evaluate']['tiers']['edge'].update(p95_ms=-1.), 'p95_ms=-1.0 must be')])
-def test_a_mistake_is_one_line_that_names_the_student(tmp_path, break_it, said):
+def test_a_mistake_is_one_line_that_names_the_student(tmp_path, break_it, line):
   node = config()
   break_it(node)
   with pytest.raises(Stop) as stopped:
     run(tmp_path, node)
-  assert stopped.value.status == Status.CONFIG and said in str(stopped.value)
+  assert stopped.value.status == Status.CONFIG and line in str(stopped.value)
   assert not (tmp_path / 'checkpoints').exists()

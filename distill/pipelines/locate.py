@@ -1,4 +1,4 @@
-"""Models that are there, by the places that a command names."""
+"""Finished models, located by the places that a command names: workdirs, exports, folders, ids."""
 import dataclasses
 import json
 import pathlib
@@ -12,32 +12,33 @@ from distill.types import Status, Stop
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-  """A model at a place: the node of an evaluation, its own name, and its run's workdir if known."""
+class Located:
+  """A model at a place: its node, its name there, and its run's workdir if known."""
   node: ModelNode
   stage: str
   run: pathlib.Path | None = None
 
   @property
   def path(self) -> tuple[str, ...]:
-    """What tells it from others, its own name last."""
+    """Parts of the place that distinguish it from other models, the name last."""
     return *(self.run or pathlib.Path(self.node.place).parent).parts, self.stage
 
 
-def gathered(places: Sequence[str]) -> dict[str, Found]:
-  """The models by the shortest names that tell them apart.
+def find_models(places: Sequence[str]) -> dict[str, Located]:
+  """Finds the models at some places, by the shortest names that distinguish them.
 
-  A workdir stands for all models of its run. Their roles are those that they had there, but a
-  baseline is one only beside the student that it belongs to; and where none is known to be a
-  teacher, the first of several is what the others are held against.
+  A workdir stands for all models of its run. A model keeps the role of its run, but a baseline
+  becomes a student unless it follows its student. If no model is known to be a teacher, the first
+  of several becomes the teacher, the reference of the others.
   """
   if not all(places):
     raise Stop(Status.CONFIG, '--models: a place is empty; give DIR,DIR')
   models = [found for place in places for found in _at(place)]
   paths = [found.path for found in models]
-  if twice := {path for path in paths if paths.count(path) > 1}:
+  twice = {path for path in paths if paths.count(path) > 1}
+  if twice:
     raise Stop(Status.CONFIG, f'--models: {"/".join(min(twice)[-2:])} is named twice')
-  names = [_told_apart(path, paths) for path in paths]
+  names = [_shortest_name(path, paths) for path in paths]
   known = {found.path: name for name, found in zip(names, models, strict=True)}
   teacher = any(found.node.role == 'teacher' for found in models) or len(models) == 1
   whole, last = {}, None
@@ -51,8 +52,8 @@ def gathered(places: Sequence[str]) -> dict[str, Found]:
   return whole
 
 
-def config(run: pathlib.Path) -> dict[str, Any]:
-  """The config of a run, its tuples as JSON makes them: lists."""
+def read_config(run: pathlib.Path) -> dict[str, Any]:
+  """Reads the config of a run; tuples are lists, as JSON has them."""
   path = run / 'config.json'
   try:
     return dict(json.loads(path.read_text('utf-8')))
@@ -61,7 +62,8 @@ def config(run: pathlib.Path) -> dict[str, Any]:
                f'{run}/export/…, and --config=FILE') from None
 
 
-def _at(place: str) -> list[Found]:
+def _at(place: str) -> list[Located]:
+  """Finds the models at one place."""
   folder = hub.folder(place, '--models')
   run = folder.resolve()
   if any((run / name).exists() for name in ('export', 'checkpoints', 'report.json')):
@@ -72,19 +74,19 @@ def _at(place: str) -> list[Found]:
     raise Stop(Status.CHECKPOINT, f'--models: {place} is no model: it is neither a workdir nor an '
                'export nor a folder with a config.json')
   if pathlib.Path(place).expanduser().is_dir():
-    return [Found(ModelNode(str(run), formats.content_hash(run)), run.name)]
+    return [Located(ModelNode(str(run), formats.content_hash(run)), run.name)]
   name = place.partition('@')[0].rpartition('/')[2]
-  return [Found(ModelNode(place, formats.content_hash(run)), name)]
+  return [Located(ModelNode(place, formats.content_hash(run)), name)]
 
 
-def _of_run(run: pathlib.Path) -> Iterator[Found]:
-  """The models of a finished run, its teachers that were loaded too."""
+def _of_run(run: pathlib.Path) -> Iterator[Located]:
+  """Yields the models of a finished run, including teachers that it loaded."""
   if not (run / 'report.json').is_file():
     raise Stop(Status.CHECKPOINT, f'--models: the run {run} has no report yet: run it again, it '
                f'goes on where it is; or name one of the models in {run}/export')
-  told, spec = report.read(run), config(run)
+  found, spec = report.read(run), read_config(run)
   teachers, evaluated = ({**spec.get(key, {})} for key in ('teachers', 'models'))
-  for model in told['models']:
+  for model in found['models']:
     name, free, reads = model['name'], {}, {}
     place = str(run / 'export' / name)
     if name in evaluated:
@@ -97,13 +99,14 @@ def _of_run(run: pathlib.Path) -> Iterator[Found]:
                    'report.json and run it again, or name its other models')
       place, reads = node['init'], node.get('reads', {})
       free = formats.free_arguments(place, node.get('model', {}), '--models')
-    yield Found(ModelNode(
+    yield Located(ModelNode(
         place, formats.content_hash(hub.folder(place, '--models')), model['role'], free,
-        tuple(model.get('teachers', ())), model['saw'], told['training'].get(name),
+        tuple(model.get('teachers', ())), model['saw'], found['training'].get(name),
         str(run / 'metrics.jsonl'), name, reads), name, run)
 
 
-def _told_apart(path: Sequence[str], paths: Sequence[Sequence[str]]) -> str:
+def _shortest_name(path: Sequence[str], paths: Sequence[Sequence[str]]) -> str:
+  """Returns the name from the fewest last parts of a path that no other path shares."""
   alike = [other for other in paths if other[-1] == path[-1]]
   k = next(k for k in range(1, len(path) + 1)
            if sum(other[-k:] == path[-k:] for other in alike) == 1)
