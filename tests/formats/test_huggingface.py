@@ -93,11 +93,11 @@ def test_the_tensors_and_the_config_are_those_that_transformers_writes(kind, tmp
   (tmp_path / 'config.json').write_text(json.dumps(config))
   safetensors.numpy.save_file(theirs, tmp_path / 'model.safetensors')
   found = read(tmp_path)
-  arrays, config = huggingface.named({**found.node, 'classes': 3}, found.params, found.labels)
+  arrays, written = huggingface.named({**found.node, 'classes': 3}, found.params, found.labels)
   assert arrays.keys() == theirs.keys()
   for name, array in theirs.items():
     np.testing.assert_array_equal(arrays[name], array, err_msg=name)
-  assert {key: json.loads(json.dumps(config))[key] for key in config} == config
+  assert {key: json.loads(json.dumps(written))[key] for key in config} == config
 
 
 @pytest.mark.parametrize('node', [dict(NODE, types=0), dict(NODE, pooling='relu', types=2),
