@@ -202,7 +202,8 @@ def test_an_assistant_s_step_is_the_student_s_with_the_same_terms():
         'student': 'projected/high', 'teacher': 'teacher/logits'}}}}, Status.MISFIT,
      "teachers.a.train.objective.kd.reads.student: 'projected/high' names no output of projected, "
      'which has none'),
-    ({'projectors': {}}, Status.CONFIG, 'teachers.a.train.projectors: Plan has no such field'),
+    ({'projectors': {}}, Status.CONFIG,
+     'teachers.a.train.projectors: TrainConfig has no such field'),
     ({'labelled': 0.1}, Status.CONFIG, 'teachers.a.train.objective.hard reads batch/label')])
 def test_a_mistake_in_an_assistant_is_one_line(tmp_path, change, status, line):
   node = chain('a', a=('teacher',), teacher=())
