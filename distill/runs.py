@@ -12,14 +12,14 @@ from distill.types import Status, Stop
 
 
 class Run:
-  """Where a run lives and how it is stopped.
+  """Where a run lives and how it is stopped; without a `workdir` it keeps nothing.
 
   A signal calls `preempt`. Outside `deferring` that raises at once, for there everything on
   disk is whole at any instant; inside, the loop finishes its step and saves first. Where several
   processes run it they stop together, where they next ask each other.
   """
 
-  def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
+  def __init__(self, name: str, workdir: pathlib.Path | None, log: Log, *, seed: int = 0,
                shared: pathlib.Path | None = None):
     self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
     self.shared = shared        # where runs leave finished stages for each other

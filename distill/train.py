@@ -20,7 +20,6 @@ from distill.student import Student
 from distill.teachers import Teacher, Weights
 from distill.types import Schedule, Status, Stop
 
-NONE: Weights = ({}, {})        # of a teacher that is no module
 Fitted = tuple[Flat, Flat, dict[str, float]]    # parameters, the rest, and what training cost
 
 
@@ -33,8 +32,8 @@ class Stage:
   start: Callable[[Mapping[str, Weights]], tuple[Flat, Flat]]
   terms: tuple[objective.Term, ...]
   data: Sequence[Mapping[str, Any]]               # data[i]: this process's rows of batch i
-  optimizer: Mapping[str, Any]                    # config nodes
-  train: Mapping[str, Any]
+  optimizer: Any                                  # a config node, or an optax transformation
+  train: Mapping[str, Any]                        # a config node
   seed: int = 0                                   # of dropout and whatever else is random
   where: str = 'config'                           # of its node, for error lines …
   inside: str = ''                                # … and of the node that has its optimizer
@@ -111,8 +110,9 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   """
   plan = lookup.call(Plan, stage.train, f'{stage.where}.train')
   check_computing(stage.student.model, f'{stage.where}.train', dtype=plan.dtype, remat=plan.remat)
-  optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
-                           f'{stage.inside or stage.where}.optimizer', steps=plan.steps)
+  optimizer = stage.optimizer if not isinstance(stage.optimizer, Mapping) else lookup.build(
+      'optimizers', {'name': 'adamw', **stage.optimizer},
+      f'{stage.inside or stage.where}.optimizer', steps=plan.steps)
   what = stage.student, stage.teachers, stage.terms
   how = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
              accumulate=plan.accumulate, dtype=plan.dtype, remat=plan.remat, layout=stage.layout,
@@ -140,9 +140,9 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   return Prepared(plan, train_step, norms, init, like, batch, traced, stage.prepare)
 
 
-def folder(stage: Stage, run: Run) -> pathlib.Path:
-  """Where a stage's checkpoints are."""
-  return run.workdir / 'checkpoints' / stage.name
+def folder(stage: Stage, run: Run) -> pathlib.Path | None:
+  """Returns where a stage's checkpoints are; None for a run that keeps nothing."""
+  return run.workdir and run.workdir / 'checkpoints' / stage.name
 
 
 def fit(stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
@@ -188,10 +188,10 @@ class _Sitting:
                left: tuple[Flat, Flat]):
     self.stage, self.run, self.place = stage, run, folder(stage, run)
     self.fault = None                   # what stops it
-    self.weights = {t.name: weights.get(t.name, NONE) for t in stage.teachers}
+    self.weights = {t.name: weights.get(t.name, ({}, {})) for t in stage.teachers}
     self.teachers = {name: checkpoint.sha256(theirs) for name, theirs in self.weights.items()}
-    homes, found = step.shardings(ready.like, stage.layout), checkpoint.restore(
-        self.place, ready.like)
+    homes = step.shardings(ready.like, stage.layout)
+    found = checkpoint.restore(self.place, ready.like) if self.place else None
     self.fresh = found is None
     if self.fresh:
       params, rest = (own | {path: before[path] for path in own if path in before}
@@ -240,7 +240,8 @@ class _Sitting:
     now = time.monotonic()
     self.facts['seconds'] += (now - self.before) / among
     self.before, self.saved = now, done
-    checkpoint.save(self.place, done, state, {**self.facts, 'window': self.window})
+    if self.place:
+      checkpoint.save(self.place, done, state, {**self.facts, 'window': self.window})
 
 
 class _Group:
@@ -329,8 +330,7 @@ def _fit(sittings: Sequence[_Sitting], ready: Prepared, run: Run) -> list[Fitted
     if plan.due(plan.log_every, done):
       group.settle(pending)
       scored = stage.evaluate and plan.eval_every and plan.due(plan.eval_every, done)
-      state = group.state
-      for sitting, own in group.sound((state.params, state.rest) if scored else ()):
+      for sitting, own in group.sound((group.state.params, group.state.rest) if scored else ()):
         row = sitting.row(done, stage.evaluate(*own) if scored else {})
       run.log.progress(stage.name, done, plan.steps, row)
     if plan.due(plan.save_every, done):

@@ -20,6 +20,7 @@ FLOORS = [
     {'train', 'records', 'launch'},
     {'measure'},
     {'report'},
+    {'notebook'},
     {'pipelines'},
     {'flags'},
     {'workdir'},

@@ -3,7 +3,7 @@
 Everything comes from saved records: answers side by side, calibration, and what `inside` kept of
 a few examples: attributions, attention and layers. Intervals are those of `quality`, but for CKA.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,24 @@ TOP = 0.2               # the share of an example's places that are its top
 SEEN = {'id', 'sampled', 'target', 'places', 'attribution', 'rollout', 'layers', 'grams'}
 # … arrays of `inside.explained` that every modality has; the others are of the inputs
 LEAST = float(np.finfo(np.float32).tiny)      # a probability below, as 0, counts as this
+
+
+def by_records(task: Task, records: Records, teacher: Records | None, names: Sequence[str], *,
+               resamples: int = 1000) -> dict[str, Any]:
+  """Returns what a report says of a model by its records beside `quality`.
+
+  `classes` and `calibration`, None unless the task has `categories`; and `faithfulness`, the
+  `answers` against those of a teacher. `names` are the classes' names, if there are as many.
+  """
+  found = {'classes': None, 'calibration': None, 'faithfulness': {}}
+  if (categories := task.categories(records)) is not None:
+    n = categories['probabilities'].shape[1]      # a task of ours has as many as the data has names
+    titles = tuple(names) if len(names) == n else tuple(map(str, range(n)))
+    found |= {'classes': quality.per_class(categories, titles, resamples=resamples),
+              'calibration': calibration(categories, resamples=resamples)}
+  if teacher is not None:
+    found['faithfulness'] = answers(task, records, teacher, resamples=resamples)
+  return found
 
 
 def answers(task: Task, records: Records, teacher: Records, *, resamples: int = 1000,

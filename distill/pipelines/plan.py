@@ -1,12 +1,9 @@
 """What a run is about to do, said before it does it; and what would stop it, found first."""
 import functools
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -22,7 +19,6 @@ from distill.runs import Run
 from distill.types import Batch, Status, Stop
 
 EFFICIENCY = 0.4        # of a large matrix product's speed that a narrow encoder's step reaches
-PACKAGES = ('distill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tokenizers')
 
 
 def same_corpus(dataset: Dataset, run: Run) -> None:
@@ -116,22 +112,6 @@ def _check_disk(run: Run, needed: int) -> None:
 def _memory(states: int) -> float:
   """Bytes: Python, JAX and the compiler; the states, their gradients, and activations."""
   return 1.2 * 2**30 + 6 * states
-
-
-def versions() -> dict[str, str]:
-  """Of what a result depends on beside the data."""
-  return {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def hardware() -> dict[str, Any]:
-  """The device, the processor's name and the cores that this process may use."""
-  cpu = platform.processor() or platform.machine()
-  if os.path.exists('/proc/cpuinfo'):
-    with open('/proc/cpuinfo') as lines:
-      names = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-      cpu = next(names, cpu)
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return {'device': jax.devices()[0].device_kind, 'cpu': cpu, 'cores': cores}
 
 
 def _speed() -> float:

@@ -39,23 +39,16 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
 
   def of(model: Model) -> dict[str, Any]:
     own, teacher = records[model.name], teacher_of(model, models)
-    found = {'classes': None, 'calibration': None, 'faithfulness': {}, 'layers': None,
-             'robustness': robust.get(model.name)}
+    found = {**faithfulness.by_records(told.task, own, teacher and records[teacher.name], names,
+                                       resamples=resamples),
+             'layers': None, 'robustness': robust.get(model.name)}
     if name := modalities.outside(model.modality):
       found['modality'] = name
-    if (judged := told.task.categories(own)) is not None:
-      n = judged['probabilities'].shape[1]      # a task of ours has as many as the data has names
-      titles = names if len(names) == n else tuple(map(str, range(n)))
-      found |= {'classes': quality.per_class(judged, titles, resamples=resamples),
-                'calibration': faithfulness.calibration(judged, resamples=resamples)}
-    if teacher:
-      found['faithfulness'] = faithfulness.answers(
-          told.task, own, records[teacher.name], resamples=resamples)
-      if {model.name, teacher.name} <= explained.keys():
-        pair = explained[model.name], explained[teacher.name]
-        found['faithfulness'] |= faithfulness.insights(*pair, resamples=resamples)
-        alike = faithfulness.layers(*pair)
-        found['layers'] = alike and {'of': teacher.name, **alike}
+    if teacher and {model.name, teacher.name} <= explained.keys():
+      pair = explained[model.name], explained[teacher.name]
+      found['faithfulness'] |= faithfulness.insights(*pair, resamples=resamples)
+      alike = faithfulness.layers(*pair)
+      found['layers'] = alike and {'of': teacher.name, **alike}
     return found
   return {model.name: of(model) for model in models}
 

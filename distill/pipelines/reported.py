@@ -5,8 +5,8 @@ from typing import Any
 from distill import records as records_of
 from distill import report, sharding
 from distill.disk import reach
-from distill.measure import quality
-from distill.pipelines import costs, plan, reasons
+from distill.measure import machine, quality
+from distill.pipelines import costs, reasons
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.judging import Judging, Model, teacher_of
 from distill.report import tiers
@@ -50,8 +50,8 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
   data = told.dataset
   found = {
       'schema': 1, 'config_name': run.name, 'config_sha256': config_sha256(config),
-      'seed': config['seed'], 'versions': {**data.versions, **plan.versions()},
-      'hardware': plan.hardware(),
+      'seed': config['seed'], 'versions': {**data.versions, **machine.versions()},
+      'hardware': machine.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,
                'splits': {name: len(split) for name, split in data.splits.items()}},
       'padding_share': padding_share,
@@ -66,29 +66,10 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
 def judgements(models: Sequence[Model], records: Mapping[str, Records],
                told: Judging) -> dict[str, dict[str, Any]]:
   """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
-  aligned = quality.aligned(*records.values())
-  chance = quality.chance(told.task, aligned[0])
-  scores = {name: quality.resampled(told.task, own, resamples=told.evaluate.resamples)
-            for name, own in zip(records, aligned, strict=True)}
+  teachers = {m.name: of.name for m in models if (of := teacher_of(m, models))}
   baselines = {m.baseline_of: m.name for m in models if m.baseline_of}
-
-  def against(name: str, teacher: str) -> dict[str, Any]:
-    own, theirs = scores[name], scores[teacher]
-    kept, led = quality.shares(own, theirs, chance)
-    over = {metric: {**share, 'interval': led[metric]} for metric, share in
-            quality.over_chance(own.metrics, theirs.metrics, chance).items()} if chance else {}
-    return {'retention': {'of': teacher, **quality.retention(own.metrics, theirs.metrics)},
-            'retention_interval': {'of': teacher, **kept},
-            'retention_over_chance': {'of': teacher, **over} if chance else None}
-
-  def judged(model: Model) -> dict[str, Any]:
-    own, baseline = scores[model.name], baselines.get(model.name)
-    teacher = teacher_of(model, models)
-    kept = against(model.name, teacher.name) if teacher else dict.fromkeys(
-        ('retention', 'retention_interval', 'retention_over_chance'))
-    gained = {'of': baseline, **quality.gain(own, scores[baseline])} if baseline else None
-    return {'quality': own.metrics, **kept, 'gain': gained}
-  return {model.name: judged(model) for model in models}
+  return quality.judged(told.task, records, teachers, baselines,
+                        resamples=told.evaluate.resamples)
 
 
 def recorded(model: Model, ask: Callable, split: str, told: Judging, run: Run) -> Records:

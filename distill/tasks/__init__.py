@@ -89,6 +89,18 @@ def rescored(score: Callable[[Records], dict[str, float]], records: Records,
   return {name: np.array([value[name] for value in values]) for name in values[0]}
 
 
+def inferred(label: Any, answers: Any) -> str:
+  """Names the task whose targets are labels [b …] and whose answers are like these, '' for none.
+
+  Whole numbers beside two columns or more are classes; other numbers beside one are values.
+  """
+  columns = answers.shape[-1] if len(answers.shape) == 2 else 1
+  whole = np.issubdtype(label.dtype, np.integer)
+  if len(label.shape) != 1 or len(answers.shape) > 2 or whole != (columns > 1):
+    return ''
+  return 'classification.Classification' if whole else 'regression.Regression'
+
+
 def spelled(node: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
   """A task's node with the facts that it takes, as an export carries it; the names are its card's.
   """

@@ -1,0 +1,183 @@
+"""Batches of any iterable of dicts of arrays (a list, a generator, a loader), checked as they come.
+"""
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.types import Status, Stop
+
+REMEMBERED = 4096       # batches whose ids are kept, for the error line about one of them
+MASKS = 'id', 'valid'   # what every batch has; made where it lacks them
+
+
+class Iterated:
+  """The batches of an iterable in its order, and again from its start if it can be begun anew.
+
+  A batch is a mapping of arrays that lead with the examples. All are to have the fields, types and
+  shapes of the first; fewer rows are filled up with rows that don't count (`valid` 0, `id` -1).
+  What isn't numbers is left out. `id` counts the rows, and `valid` is 1, unless a batch has them.
+  A mistake in them is a `Stop` of the status DATA.
+
+  Args:
+    data: an iterable, or a function that returns one.
+    title: what error lines call it.
+    whole: every batch must be full, for the model mixes the examples of a batch.
+  """
+
+  def __init__(self, data: Iterable[Mapping[str, Any]] | Callable[[], Iterable], *,
+               title: str = 'data', whole: bool = False):
+    self._data, self.title, self.whole = data, title, whole
+    if isinstance(data, Mapping):
+      raise self._stop('is a dict of arrays: give an iterable of such dicts, one for each batch, '
+                       'such as a list')
+    if not callable(data) and not hasattr(data, '__iter__') and not self._seekable:
+      raise self._stop(f'is a {type(data).__name__}: give an iterable of dicts of arrays')
+    started = self._begun()
+    self.once = started is data         # an iterator, which can't begin anew
+    self._ids: dict[int, np.ndarray] = {}
+    self._like: dict[str, Any] = {}
+    try:
+      first = next(started)
+    except StopIteration:
+      raise self._stop('is empty: it gives no batch') from None
+    self._started = itertools.chain([first], started)
+    self._first = self._checked(first, 0)
+
+  @property
+  def fields(self) -> dict[str, Any]:
+    """The first batch, checked."""
+    return self._first
+
+  @property
+  def size(self) -> int:
+    """The rows of a batch."""
+    return len(self._first['valid'])
+
+  @property
+  def length(self) -> int | None:
+    """The number of batches of a pass, where the data says it."""
+    try:
+      return len(self._data)
+    except TypeError:
+      return None
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    """The first batch; of another one that was read lately its ids alone."""
+    return self._first if i == 0 else {'id': self._ids.get(i, np.zeros(0, np.int32))}
+
+  def iterate(self, start: int = 0) -> Iterator[dict[str, Any]]:
+    """The batches from `start` on, without an end; a `Stop` where the data ends for good."""
+    if self._seekable and self.length:
+      for i in itertools.count(start):
+        yield self._checked(self._data[i % self.length], i)
+    done = 0
+    while True:
+      before = done
+      for batch in self._pass():
+        if done >= start:
+          yield self._checked(batch, done)
+        done += 1
+      if self.once or done == before:
+        raise self._stop(f'ended after {done} batches, and more are asked for: give fewer steps, '
+                         'or something that can be iterated anew, such as a list or a function '
+                         'that returns a generator')
+
+  def once_through(self) -> Iterator[dict[str, Any]]:
+    """One pass over the data. An iterator's batches are kept for the next pass."""
+    if self.once:
+      self._data, self.once = list(self._started), False
+    for i, batch in enumerate(self._pass()):
+      yield self._checked(batch, i)
+
+  @property
+  def _seekable(self) -> bool:
+    return hasattr(self._data, '__getitem__') and hasattr(self._data, '__len__')
+
+  def _begun(self) -> Iterator[Any]:
+    return iter(self._data() if callable(self._data) else self._data)
+
+  def _pass(self) -> Iterator[Any]:
+    """What is left of the first pass, or a new one."""
+    started, self._started = self._started, None
+    return self._begun() if started is None else started
+
+  def _checked(self, batch: Any, i: int) -> dict[str, Any]:
+    """A batch with all that `types` says of one, like the first."""
+    if not isinstance(batch, Mapping):
+      raise self._stop(f'is a {type(batch).__name__}, not a dict of arrays: give dicts such as '
+                       "{'image': …, 'label': …}", i)
+    found = {name: array for name, x in batch.items()
+             if isinstance(name, str) and (array := _numbers(x)) is not None}
+    if lacks := self._like.keys() - found.keys() - {*MASKS}:
+      raise self._stop(f'lacks {min(lacks)!r}, which the first batch has; it has '
+                       f'{_listed(found)}', i)
+    if not found.keys() - {*MASKS}:
+      raise self._stop('has no array of numbers', i)
+    rows = {name: x.shape[0] if x.ndim else None for name, x in found.items()}
+    if None in rows.values():
+      name = next(name for name, n in rows.items() if n is None)
+      raise self._stop(f'{name!r} is one number, and every array must have a row for each example: '
+                       'leave it out, or repeat it', i)
+    if len({*rows.values()}) > 1:
+      raise self._stop('its arrays have different numbers of rows: ' + ', '.join(
+          f'{name} {n}' for name, n in rows.items()), i)
+    return self._filled(found, next(iter(rows.values())), i)
+
+  def _filled(self, found: dict[str, Any], n: int, i: int) -> dict[str, Any]:
+    """A batch of `n` rows like the first one: it has `id` and `valid`, and as many rows."""
+    size = self.size if self._like else n
+    if not n or n > size:
+      raise self._stop(f'has {n} rows, and the first batch {size}: give batches of one size', i)
+    if n < size and self.whole:
+      raise self._stop(f'has {n} rows, the first batch {size}, and the student keeps statistics of '
+                       'batches: leave a smaller last batch out', i)
+    found.setdefault('id', np.arange(i * size, i * size + n))
+    found.setdefault('valid', np.ones(n))
+    found = {name: x.astype({'id': np.int32, 'valid': np.float32}.get(name) or x.dtype)
+             for name, x in found.items() if name in (self._like or found)}
+    if not self._like:
+      self._like = {name: (x.shape[1:], x.dtype) for name, x in found.items()}
+    for name, x in found.items():
+      shape, dtype = self._like[name]
+      if (x.shape[1:], x.dtype) != (shape, dtype):
+        raise self._stop(f'{name!r} is {x.dtype} {[n, *x.shape[1:]]}, and {dtype} {[size, *shape]} '
+                         'in the first batch: pad or resize, so that all batches have one shape', i)
+      self._check_numbers(name, x, found, i)
+    if n < size:
+      fill = lambda name, x: np.full((size - n, *x.shape[1:]), -(name == 'id'), x.dtype)
+      found = {name: np.concatenate([x, fill(name, x)]) for name, x in found.items()}
+    self._ids[i] = np.asarray(found['id'])
+    self._ids.pop(i - REMEMBERED, None)
+    return found
+
+  def _check_numbers(self, name: str, x: Any, batch: Mapping[str, Any], i: int) -> None:
+    """Stops at NaN in a row that counts; what is on a device is left to the step."""
+    if isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating) and np.isnan(x).any():
+      rows = np.flatnonzero(np.isnan(x).reshape(len(x), -1).any(1) & (batch['valid'] > 0))
+      if rows.size:
+        raise self._stop(f'{name!r} holds NaN in {rows.size} of {len(x)} rows, the first of them '
+                         f'row {rows[0]} (id {int(batch["id"][rows[0]])}): leave these out', i)
+
+  def _stop(self, line: str, i: int | None = None) -> Stop:
+    return Stop(Status.DATA, f'{self.title} {line}' if i is None else f'{self.title}: batch {i} '
+                f'{line}' if line[:1] != "'" else f'{self.title}: batch {i}: {line}')
+
+
+def _numbers(x: Any) -> Any:
+  """An array of numbers as JAX computes with them; None if it holds something else."""
+  if not isinstance(x, jax.Array):
+    try:
+      x = np.asarray(x)
+    except ValueError:                  # lists of different lengths
+      return None
+  if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
+    return None
+  return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+
+
+def _listed(names: Iterable[str]) -> str:
+  return ', '.join(sorted(names)) or 'none'

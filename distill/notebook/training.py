@@ -1,0 +1,307 @@
+"""`distill.distill`: a student learns from its teachers, by a call."""
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from distill import checkpoint, logs, objective, sharding, step, train
+from distill import teachers as teachers_of
+from distill.data.iterables import Iterated
+from distill.disk import replace
+from distill.losses import logits
+from distill.models import own
+from distill.notebook import terms as terms_of
+from distill.runs import Run
+from distill.student import Projector, Student, under, with_projectors
+from distill.teachers import Live
+from distill.types import SEEDS, Schedule, Status, Stop
+
+TAKEN = objective.OWN_VIEWS             # no names for teachers
+ABOUT = 'stage', 'seed', 'time'         # of a row, and not of the history
+ROWS = 20                               # of the history, unless `log_every` says otherwise
+KEEP_EVERY = 500                        # steps between checkpoints, if there is a workdir
+hinton = functools.partial(logits.kl, temperature=4.0)
+
+
+def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
+            optimizer: optax.GradientTransformation, steps: int = 0, epochs: float = 0,
+            losses: terms_of.Losses = hinton, projectors: Mapping[str, tuple] | None = None,
+            schedules: Mapping[str, Schedule] | None = None,
+            validation: Iterable[Mapping[str, Any]] | None = None,
+            metrics: terms_of.Losses | None = None, eval_every: int = 0, log_every: int = 0,
+            inputs: own.Inputs = None, frozen: Sequence[str] = (), accumulate: int = 1,
+            seed: int = 0, progress: bool = True,
+            workdir: str | pathlib.Path | None = None) -> tuple[Any, list[dict[str, float]]]:
+  """Trains a student on what its teachers answer; returns its parameters and a history.
+
+    params, history = distill.distill(student, teacher, data, optimizer=optax.adam(1e-3), epochs=5)
+    nnx.update(student, params)
+
+  Nothing that is given is changed: `params` are the student's after training. Those of a module are
+  an `nnx.State` for `nnx.update`, running statistics included; those of a pair are a tree like its
+  own. `history` has a dict of numbers for each of about 20 steps: `step`, `loss`, the mean of each
+  loss since the row before, `grad_norm`, and `validation/METRIC`.
+
+  Args:
+    student: an `nnx.Module`, called `model(x)` or `model(batch)`, or a pair `(apply, params)` with
+      `apply(params, x)`. It returns an array, or a dict of named arrays. Arguments `train`,
+      `deterministic`, `key` and `rngs` are given what their names say; a module is in train mode
+      in training, and in evaluation mode in validation.
+    teacher: the same, or a function of a batch, or a dict of several by name. A module must be in
+      evaluation mode. None: the losses read the batch alone, for example stored answers.
+    data: batches, dicts of arrays that lead with the examples: a list, a generator, a loader. It is
+      begun again as often as needed. A batch of fewer rows than the first is filled up with rows
+      that don't count. The arrays may have `valid` (0: a row that doesn't count) and `id`.
+    optimizer: any of optax.
+    steps, epochs: how long; one of them. Epochs are of data that has a length.
+    losses: a function of arguments `student`, `teacher` (what they answer), or of a teacher's, a
+      field's, a schedule's, a projector's or an output's name, which returns a value for each
+      example. Or a dict of such by name; or, in its place, a dict with the keys of a term in a
+      config: `loss`, `reads` (argument → 'student/OUTPUT', 'TEACHER/OUTPUT', 'batch/FIELD',
+      'projected/P', 'schedule/S'), `weight`, `schedule` (of the weight, a function of the step),
+      `kwargs`, `mask`. By default Hinton's KL divergence at temperature 4.
+    projectors: by name a pair of a path, or several, and a module that is trained with the student:
+      `{'hint': ('student/hidden', nnx.Linear(16, 64, rngs=rngs))}`. A loss reads `projected/hint`.
+    schedules: functions of the step that losses read, by name.
+    validation: batches of which `metrics` are the means, each `eval_every` steps; by default with
+      every row of the history.
+    metrics: what losses are: values of examples, such as `lambda student, label: student.argmax(-1)
+      == label`. By default the losses themselves.
+    log_every: the steps between rows of the history.
+    inputs: the field that models take, or several, where their signatures don't say it; 'batch' for
+      the whole dict.
+    frozen: patterns of paths of parameters that stay as they are, such as 'backbone/*'.
+    accumulate: micro-batches that a batch is computed in, for less memory.
+    seed: of dropout and whatever else is random.
+    progress: whether a bar is shown.
+    workdir: a folder for checkpoints and rows; the same call goes on from there.
+
+  Raises:
+    ValueError: one line that says what is wrong, where, and what to do.
+  """
+  with explained():
+    source = Iterated(data)
+    judged = None if validation is None else Iterated(validation, title='validation')
+    plan = _plan(steps, epochs, log_every, eval_every, source, accumulate)
+    models = _models(student, teacher, source.fields, inputs)
+    source.whole = models.student.mixing
+    learner = _learner(models.student, projectors or {}, frozen)
+    shapes = _shapes(learner, models, schedules or {}, source.fields, 'data')
+    found = _terms(losses, shapes, models, 'losses')
+    stage = train.Stage(
+        name='student', student=learner, start=lambda weights: learner.init(stage.seed),
+        terms=found, data=source, optimizer=_checked(optimizer), train=plan, seed=_seeded(seed),
+        where='distill', teachers=models.teachers, schedules=schedules or {},
+        layout=layout_for([data.size for data in (source, judged) if data]))
+    if judged:
+      shapes = _shapes(learner, models, schedules or {}, judged.fields, 'validation')
+      scored = found if metrics is None else _terms(metrics, shapes, models, 'metrics')
+      stage = _validated(stage, judged, scored, models.weights)
+    elif metrics is not None:
+      raise Stop(Status.CONFIG, 'metrics are of validation data: give validation=…')
+    return _trained(stage, models, progress, workdir and pathlib.Path(workdir))
+
+
+class Models(NamedTuple):
+  """The models of a call, without their arrays, and the teachers' weights by name."""
+  student: own.Own
+  teachers: tuple[Live, ...]
+  weights: Mapping[str, teachers_of.Weights]
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+  """Raises what stops a run as a ValueError of one line."""
+  try:
+    yield
+  except Stop as stop:
+    raise ValueError(str(stop)) from stop.__cause__
+
+
+def _models(student: Any, teacher: Any, fields: Mapping[str, Any], inputs: own.Inputs) -> Models:
+  learner = own.model(student, 'the student', fields, inputs)
+  if not learner.weights[0]:
+    raise Stop(Status.CONFIG, 'the student has no parameters to train: give an nnx.Module with '
+               'nnx.Param, or a pair (apply, params)')
+  several = teacher if isinstance(teacher, Mapping) else {} if teacher is None else {
+      'teacher': teacher}
+  found = []
+  for name, given in several.items():
+    title = 'the teacher' if several is not teacher else f'the teacher {name!r}'
+    if name in TAKEN or not isinstance(name, str) or '/' in name:
+      raise Stop(Status.CONFIG, f'{title}: call it something else; taken are '
+                 + ', '.join(TAKEN))
+    own.check_evaluates(given, title)
+    found.append(Live(name, own.model(given, title, fields, inputs)))
+  return Models(learner, tuple(found), {live.name: live.model.weights for live in found})
+
+
+def _learner(model: own.Own, projectors: Mapping[str, tuple], frozen: Sequence[str]) -> Student:
+  """The student with its projectors."""
+  if isinstance(frozen, str):
+    raise Stop(Status.CONFIG, f'frozen={frozen!r} must be several patterns, such as ({frozen!r},)')
+  found = {}
+  for name, given in projectors.items():
+    if not isinstance(given, tuple) or len(given) != 2:
+      raise Stop(Status.CONFIG, f'projectors[{name!r}] must be a pair of what it reads and a '
+                 "module, such as ('student/hidden', nnx.Linear(16, 64, rngs=rngs))")
+    reads, module = given
+    found[name] = Projector(own.projector(module, f'projectors[{name!r}]'), objective.paths(reads))
+  return dataclasses.replace(with_projectors(model, {}, frozen, {}), projectors=found)
+
+
+def _shapes(learner: Student, models: Models, schedules: Mapping[str, Schedule],
+            fields: Mapping[str, Any], title: str) -> dict[str, dict[str, Any]]:
+  """The shapes of all views for the first batch of the data; what a model can't take stops here."""
+  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in fields.items()}
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  what = {'the student': models.student} | {
+      f'the teacher {live.name!r}' if len(models.teachers) > 1 else 'the teacher': live.model
+      for live in models.teachers}
+  for name, model in what.items():
+    outputs = called(model, batch, name, title)
+    for path, x in outputs.items():
+      if not path.startswith('weights/') and x.shape[:1] != batch['valid'].shape:
+        raise Stop(Status.MISFIT, f'{name} gives {path!r} {list(x.shape)} for a batch of '
+                   f'{batch["valid"].shape[0]}: outputs lead with the examples, but for '
+                   "those named 'weights/…'")
+  called(models.student, batch, 'the student', title, train=True, key=key)
+
+  def views(params, rest, weights, batch):
+    outputs = teachers_of.outputs(models.teachers, weights, batch)
+    return step.make_views(learner, schedules)(
+        params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
+  found = jax.eval_shape(views, *learner.shapes(), {
+      live.name: live.shapes for live in models.teachers}, batch)
+  return {**found, 'projected': found.get('projected', {})}
+
+
+def called(model: own.Own, batch: Mapping[str, Any], title: str, data: str, **how: Any) -> Any:
+  """The shapes of what a model answers; an error line where it can't take the batch."""
+  sizes = ', '.join(f'{name} {list(x.shape)}' for name, x in batch.items())
+  how = {'train': False, 'key': None, **how}
+  key = how.pop('key')
+  try:
+    return jax.eval_shape(lambda params, rest, batch, key: model(
+        params, rest, batch, key=key, **how)[0], *model.shapes, batch, key)
+  except Stop:
+    raise
+  except KeyError as error:
+    raise Stop(Status.MISFIT, f'{title} reads {error}, which {data} has not: a batch has {sizes}'
+               ) from error
+  except Exception as error:
+    line = next(iter(str(error).splitlines()), '')
+    raise Stop(Status.MISFIT, f'{title} cannot be called with a batch of {data} ({sizes}): '
+               f'{type(error).__name__}: {line}') from error
+
+
+def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: Iterated,
+          accumulate: int) -> dict[str, int]:
+  """The plan of `train.fit`."""
+  if bool(steps) == bool(epochs):
+    raise Stop(Status.CONFIG, f'steps={steps} and epochs={epochs}: say how long by one of them')
+  if epochs:
+    if not source.length:
+      raise Stop(Status.CONFIG, f'epochs={epochs}: this data has no length: say steps=…')
+    steps = math.ceil(epochs * source.length)
+  log_every = log_every or eval_every or max(1, steps // ROWS)
+  return {'steps': steps, 'accumulate': accumulate, 'log_every': log_every,
+          'save_every': KEEP_EVERY, 'eval_every': eval_every}
+
+
+def _terms(losses: terms_of.Losses, shapes: terms_of.Shapes, models: Models,
+           where: str) -> tuple[objective.Term, ...]:
+  """Terms that give values for the examples of a batch."""
+  names = [live.name for live in models.teachers]
+  found = terms_of.terms(losses, shapes, names, where)
+  for term in found:
+    terms_of.check(term, shapes, names)
+  return found
+
+
+def _checked(optimizer: Any) -> optax.GradientTransformation:
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise Stop(Status.CONFIG, f'optimizer is a {type(optimizer).__name__}: give one of optax, such '
+               'as optax.adamw(1e-3)')
+  return optimizer
+
+
+def _seeded(seed: Any) -> int:
+  if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+    raise Stop(Status.CONFIG, f'seed={seed!r} must be a whole number from 0, below 2**31')
+  return seed
+
+
+def layout_for(sizes: Sequence[int]) -> sharding.Layout:
+  """As many devices as divide the batches of these sizes."""
+  devices = jax.devices()
+  return sharding.layout(devices=devices[:math.gcd(len(devices), *sizes)])
+
+
+def _validated(stage: train.Stage, judged: Iterated, scored: tuple[objective.Term, ...],
+               weights: Mapping[str, teachers_of.Weights]) -> train.Stage:
+  """The stage with an evaluation on validation batches: the means of terms, without weights."""
+  views_of, layout = step.make_views(stage.student, stage.schedules), stage.layout
+  weights = {name: sharding.placed(part, layout.weights(part)) for name, part in weights.items()}
+  last = jnp.int32(stage.train['steps'])
+
+  @jax.jit
+  def sums(params, rest, weights, batch):
+    outputs = teachers_of.outputs(stage.teachers, weights, batch, layout)
+    views, _ = views_of(layout.gathered(params), rest, outputs, {}, batch, last, train=False,
+                        key=None)
+    return objective.objective(scored, views, objective.counts(scored, batch), last)[1]
+
+  def evaluate(params, rest):
+    whole: dict[str, list[float]] = {}
+    for batch in judged.once_through():
+      found = jax.device_get(sums(params, rest, weights, layout.fed(batch)))
+      for name, (total, count) in found.items():
+        kept = whole.setdefault(name, [0.0, 0.0])
+        kept[0], kept[1] = kept[0] + float(total), kept[1] + float(count)
+    return {f'validation/{name}': value for name, value in logs.means(whole).items()}
+  return dataclasses.replace(stage, evaluate=evaluate)
+
+
+def _trained(stage: train.Stage, models: Models, progress: bool,
+             workdir: pathlib.Path | None) -> tuple[Any, list[dict[str, float]]]:
+  """The student's parameters after training, and the history."""
+  ready = train.prepared(stage, {live.name: live.shapes for live in models.teachers})
+  if workdir:
+    _check_same(workdir, ready, models, stage)
+  log = logs.Log(workdir, quiet=not progress) if workdir else logs.Memory(quiet=not progress)
+  try:
+    params, rest, _ = train.fit(stage, ready, models.weights,
+                                Run('distill', workdir, log, seed=stage.seed))
+    history = [{name: value for name, value in row.items() if name not in ABOUT}
+               for row in log.rows()]
+  finally:
+    log.close()
+  return models.student.returned(under(params, 'model/'), under(rest, 'model/')), history
+
+
+def _check_same(workdir: pathlib.Path, ready: train.Prepared, models: Models,
+                stage: train.Stage) -> None:
+  """Stops if a workdir was begun by another call: another program, number of steps or student."""
+  program = re.sub('0x[0-9a-f]+', '', str(ready.traced.jaxpr))
+  now = {'steps': ready.plan.steps, 'seed': stage.seed,
+         'program': hashlib.sha256(program.encode()).hexdigest(),
+         'student': checkpoint.sha256(models.student.weights)}
+  path = workdir / 'distill.json'
+  workdir.mkdir(parents=True, exist_ok=True)
+  if not path.exists():
+    replace(path, json.dumps(now, indent=2))
+  before = json.loads(path.read_text())
+  if differ := [name for name, value in now.items() if before.get(name) != value]:
+    raise Stop(Status.CONFIG, f'{workdir} was begun with another {" and another ".join(differ)} (a '
+               'program is models, losses and optimizer): take another workdir')
