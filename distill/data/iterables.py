@@ -89,7 +89,7 @@ class Iterated:
   def once_through(self) -> Iterator[dict[str, Any]]:
     """One pass over the data. An iterator's batches are kept for the next pass."""
     if self.once:
-      self._data, self.once = list(self._started), False
+      self._data, self._started, self.once = list(self._started), None, False
     for i, batch in enumerate(self._pass()):
       yield self._checked(batch, i)
 
@@ -120,10 +120,10 @@ class Iterated:
     rows = {name: x.shape[0] if x.ndim else None for name, x in found.items()}
     if None in rows.values():
       name = next(name for name, n in rows.items() if n is None)
-      raise self._stop(f'{name!r} is one number, and every array must have a row for each example: '
+      raise self._stop(f': {name!r} is one number, and every array must have a row an example: '
                        'leave it out, or repeat it', i)
     if len({*rows.values()}) > 1:
-      raise self._stop('its arrays have different numbers of rows: ' + ', '.join(
+      raise self._stop(': its arrays have different numbers of rows: ' + ', '.join(
           f'{name} {n}' for name, n in rows.items()), i)
     return self._filled(found, next(iter(rows.values())), i)
 
@@ -144,8 +144,9 @@ class Iterated:
     for name, x in found.items():
       shape, dtype = self._like[name]
       if (x.shape[1:], x.dtype) != (shape, dtype):
-        raise self._stop(f'{name!r} is {x.dtype} {[n, *x.shape[1:]]}, and {dtype} {[size, *shape]} '
-                         'in the first batch: pad or resize, so that all batches have one shape', i)
+        raise self._stop(f': {name!r} is {x.dtype} {[n, *x.shape[1:]]}, and {dtype} '
+                         f'{[size, *shape]} in the first batch: pad or resize, so that all batches '
+                         'have one shape', i)
       self._check_numbers(name, x, found, i)
     if n < size:
       fill = lambda name, x: np.full((size - n, *x.shape[1:]), -(name == 'id'), x.dtype)
@@ -159,12 +160,12 @@ class Iterated:
     if isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating) and np.isnan(x).any():
       rows = np.flatnonzero(np.isnan(x).reshape(len(x), -1).any(1) & (batch['valid'] > 0))
       if rows.size:
-        raise self._stop(f'{name!r} holds NaN in {rows.size} of {len(x)} rows, the first of them '
+        raise self._stop(f': {name!r} holds NaN in {rows.size} of {len(x)} rows, the first of them '
                          f'row {rows[0]} (id {int(batch["id"][rows[0]])}): leave these out', i)
 
   def _stop(self, line: str, i: int | None = None) -> Stop:
-    return Stop(Status.DATA, f'{self.title} {line}' if i is None else f'{self.title}: batch {i} '
-                f'{line}' if line[:1] != "'" else f'{self.title}: batch {i}: {line}')
+    title = self.title if i is None else f'{self.title}: batch {i}'
+    return Stop(Status.DATA, f'{title}{line}' if line.startswith(':') else f'{title} {line}')
 
 
 def _numbers(x: Any) -> Any:

@@ -121,9 +121,10 @@ def _check_given(given: Any, title: str) -> None:
 def _module(module: nnx.Module, bind: Callable, named: Callable) -> Own:
   """An `nnx.Module`. Its streams of random numbers are no weights: each step gives them keys."""
   graph, params, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
+  keys = flat(streams)
 
   def call(now, kept, arguments, knows, how):
-    merged = nnx.merge(graph, filled(params, now), streams, filled(rest, kept))
+    merged = nnx.merge(graph, filled(params, now), filled(streams, keys), filled(rest, kept))
     (merged.train if knows['train'] else merged.eval)()
     if how['dtype'] == precision.MIXED:
       merged.set_attributes(dot_general=precision.dot_general, raise_if_not_found=False)

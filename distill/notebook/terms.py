@@ -120,7 +120,10 @@ def _scheduled(schedule: Any, where: str) -> Schedule:
 
 def _reads(loss: Callable, spec: TermNode, shapes: Shapes, teachers: Sequence[str],
            where: str) -> dict[str, str]:
-  """Where each argument of a loss comes from: `reads`, or else its name."""
+  """Where each argument of a loss comes from: `reads`, or else its name.
+
+  A loss whose arguments are called otherwise is given the student's answer and then the teacher's.
+  """
   models = ('student', *teachers)
   reads = {name: answer(path, shapes, where) if path in models else path
            for name, path in spec.reads.items()}
@@ -128,8 +131,11 @@ def _reads(loss: Callable, spec: TermNode, shapes: Shapes, teachers: Sequence[st
             if p.default is p.empty and name not in reads and name not in spec.kwargs]
   found = {name: _path(name, spec, shapes, teachers, where) for name in needed}
   unknown = [name for name, path in found.items() if not path]
-  if len(unknown) == len(needed) == 2 and not reads and len(teachers) == 1:
-    found = {name: answer(model, shapes, where) for name, model in zip(needed, models, strict=True)}
+  first = [name for name, p in lookup.parameters(loss).items()
+           if p.kind is p.POSITIONAL_OR_KEYWORD][:2]
+  if needed and unknown == needed == first[:len(needed)] and not reads and (
+      len(first) == len(models) == 2):
+    found = {name: answer(model, shapes, where) for name, model in zip(first, models, strict=True)}
   elif unknown:
     raise Stop(Status.CONFIG, f'{where}: nothing gives its argument {unknown[0]!r}: an argument is '
                f'called {_known(shapes, teachers)}, or is named in '

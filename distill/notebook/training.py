@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from distill import checkpoint, logs, objective, sharding, step, train
+from distill import checkpoint, logs, lookup, objective, sharding, step, train
 from distill import teachers as teachers_of
 from distill.data.iterables import Iterated
 from distill.disk import replace
@@ -92,7 +92,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
   with explained():
     source = Iterated(data)
     judged = None if validation is None else Iterated(validation, title='validation')
-    plan = _plan(steps, epochs, log_every, eval_every, source, accumulate)
+    plan = _plan(steps, epochs, log_every, eval_every, source, judged, accumulate)
     models = _models(student, teacher, source.fields, inputs)
     source.whole = models.student.mixing
     learner = _learner(models.student, projectors or {}, frozen)
@@ -102,7 +102,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
         name='student', student=learner, start=lambda weights: learner.init(stage.seed),
         terms=found, data=source, optimizer=_checked(optimizer), train=plan, seed=_seeded(seed),
         where='distill', teachers=models.teachers, schedules=schedules or {},
-        layout=layout_for([data.size for data in (source, judged) if data]))
+        layout=layout_for([source.size // accumulate or 1, *([judged.size] if judged else [])]))
     if judged:
       shapes = _shapes(learner, models, schedules or {}, judged.fields, 'validation')
       scored = found if metrics is None else _terms(metrics, shapes, models, 'metrics')
@@ -206,7 +206,7 @@ def called(model: own.Own, batch: Mapping[str, Any], title: str, data: str, **ho
 
 
 def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: Iterated,
-          accumulate: int) -> dict[str, int]:
+          judged: Iterated | None, accumulate: int) -> dict[str, int]:
   """The plan of `train.fit`."""
   if bool(steps) == bool(epochs):
     raise Stop(Status.CONFIG, f'steps={steps} and epochs={epochs}: say how long by one of them')
@@ -215,8 +215,10 @@ def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: It
       raise Stop(Status.CONFIG, f'epochs={epochs}: this data has no length: say steps=…')
     steps = math.ceil(epochs * source.length)
   log_every = log_every or eval_every or max(1, steps // ROWS)
-  return {'steps': steps, 'accumulate': accumulate, 'log_every': log_every,
-          'save_every': KEEP_EVERY, 'eval_every': eval_every}
+  plan = {'steps': steps, 'accumulate': accumulate, 'log_every': log_every,
+          'save_every': KEEP_EVERY, 'eval_every': eval_every or (log_every if judged else 0)}
+  lookup.call(train.Plan, plan, 'distill')
+  return plan
 
 
 def _terms(losses: terms_of.Losses, shapes: terms_of.Shapes, models: Models,
