@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import ClosedJaxpr
 
 from distill.models import precision
 from distill.models.layers import NOTHING, Block
@@ -53,9 +54,9 @@ class Own:
 
   def hidden(self, batch: Batch) -> list[Any]:
     """The arrays that a call takes from around it, which are among no parameters."""
-    closed = jax.make_jaxpr(lambda params, rest, batch: self(params, rest, batch)[0])(
+    program = jax.make_jaxpr(lambda params, rest, batch: self(params, rest, batch)[0])(
         *self.weights, dict(batch))
-    return list(closed.consts)
+    return list(_constants(program).values())
 
   def __call__(self, params: Flat, rest: Flat, *arguments: Any, train: bool = False,
                key: jax.Array | None = None, valid: jax.Array | None = None,
@@ -116,6 +117,15 @@ def _check_given(given: Any, title: str) -> None:
     what = f'the class {given.__name__}' if isinstance(given, type) else f'a {type(given).__name__}'
     raise Stop(Status.CONFIG, f'{title} is {what}: give an nnx.Module, a pair (apply, params) with '
                'apply(params, x), or a function of a batch')
+
+
+def _constants(program: ClosedJaxpr) -> dict[int, Any]:
+  """The constants of a program and of those within it, each once."""
+  found = {id(x): x for x in program.consts}
+  for equation in program.jaxpr.eqns:
+    for part in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
+      found |= _constants(part) if isinstance(part, ClosedJaxpr) else {}
+  return found
 
 
 def _module(module: nnx.Module, bind: Callable, named: Callable) -> Own:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from distill import lookup, objective, schedules
 from distill.models.own import ANSWER
@@ -106,15 +107,23 @@ def _term(name: str, given: Any, shapes: Shapes, teachers: Sequence[str],
   spec = lookup.call(TermNode, {**node, 'loss': _title(loss)}, where)
   reads = _reads(loss, spec, shapes, teachers, where)
   return objective.term(name, dataclasses.replace(spec, reads=reads), loss,
-                        _scheduled(schedule, where), where)
+                        schedules.constant() if schedule is None else check_schedule(
+                            schedule, f'{where}: its schedule'), where)
 
 
-def _scheduled(schedule: Any, where: str) -> Schedule:
-  if schedule is None:
-    return schedules.constant()
+def check_schedule(schedule: Any, where: str) -> Schedule:
+  """Returns a schedule that can be traced: a function of the step that returns one number."""
   if not callable(schedule):
-    raise Stop(Status.CONFIG, f'{where}: its schedule is a {type(schedule).__name__}: give a '
-               'function of the step, such as distill.schedules.ramp(steps=100)')
+    raise Stop(Status.CONFIG, f'{where} is a {type(schedule).__name__}: give a function of the '
+               'step, such as distill.schedules.ramp(steps=100)')
+  try:
+    value = jax.eval_shape(lambda step: jnp.asarray(schedule(step)), jnp.int32(0))
+  except Exception as error:
+    line = next(iter(str(error).splitlines()), '')
+    raise Stop(Status.CONFIG, f'{where} raises {type(error).__name__}: {line} The step is traced: '
+               'take jnp.where for an if') from error
+  if value.shape:
+    raise Stop(Status.CONFIG, f'{where} returns {list(value.shape)}: return one number')
   return schedule
 
 

@@ -62,7 +62,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
     data: batches, dicts of arrays that lead with the examples: a list, a generator, a loader. It is
       begun again as often as needed. A batch of fewer rows than the first is filled up with rows
       that don't count. The arrays may have `valid` (0: a row that doesn't count) and `id`.
-    optimizer: any of optax.
+    optimizer: any of optax. It sees the parameters as a flat dict, 'model/' before their paths.
     steps, epochs: how long; one of them. Epochs are of data that has a length.
     losses: a function of arguments `student`, `teacher` (what they answer), or of a teacher's, a
       field's, a schedule's, a projector's or an output's name, which returns a value for each
@@ -96,15 +96,17 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
     models = _models(student, teacher, source.fields, inputs)
     source.whole = models.student.mixing
     learner = _learner(models.student, projectors or {}, frozen)
-    shapes = _shapes(learner, models, schedules or {}, source.fields, 'data')
+    schedules = {name: terms_of.check_schedule(schedule, f'schedules[{name!r}]')
+                 for name, schedule in (schedules or {}).items()}
+    shapes = _shapes(learner, models, schedules, source.fields, 'data')
     found = _terms(losses, shapes, models, 'losses')
     stage = train.Stage(
         name='student', student=learner, start=lambda weights: learner.init(stage.seed),
         terms=found, data=source, optimizer=_checked(optimizer), train=plan, seed=_seeded(seed),
-        where='distill', teachers=models.teachers, schedules=schedules or {},
+        where='distill', teachers=models.teachers, schedules=schedules,
         layout=layout_for([source.size // accumulate or 1, *([judged.size] if judged else [])]))
     if judged:
-      shapes = _shapes(learner, models, schedules or {}, judged.fields, 'validation')
+      shapes = _shapes(learner, models, schedules, judged.fields, 'validation')
       scored = found if metrics is None else _terms(metrics, shapes, models, 'metrics')
       stage = _validated(stage, judged, scored, models.weights)
     elif metrics is not None:
