@@ -15,7 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from distill.data.iterables import Iterated
+from distill.data.iterables import IterableData
 from distill.data.sets import Columns, Split
 from distill.modalities import examples
 from distill.types import Status, Stop
@@ -69,7 +69,7 @@ def read_ahead(batches: Sequence[Any], start: int = 0) -> Iterator[Any]:
   What comes, and in which order, is that of `batches[start]`, `batches[start + 1]`, …. Batches of
   an iterable come in its order and are read as they are asked for.
   """
-  if isinstance(batches, Iterated):
+  if isinstance(batches, IterableData):
     return batches.iterate(start)
   if not isinstance(batches, grain.MapDataset):
     batches = grain.MapDataset.source(batches)

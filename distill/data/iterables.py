@@ -14,8 +14,8 @@ REMEMBERED = 4096       # batches whose ids are kept, for the error line about o
 MASKS = 'id', 'valid'   # what every batch has; made where it lacks them
 
 
-class Iterated:
-  """The batches of an iterable in its order, and again from its start if it can be begun anew.
+class IterableData:
+  """The batches of an iterable in its order, repeated if it can be iterated again.
 
   A batch is a mapping of arrays that lead with the examples. All are to have the fields, types and
   shapes of the first; fewer rows are filled up with rows that don't count (`valid` 0, `id` -1).
@@ -25,19 +25,19 @@ class Iterated:
   Args:
     data: an iterable, or a function that returns one.
     title: what error lines call it.
-    whole: every batch must be full, for the model mixes the examples of a batch.
+    full: whether every batch must be full, because the model mixes the examples of a batch.
   """
 
   def __init__(self, data: Iterable[Mapping[str, Any]] | Callable[[], Iterable], *,
-               title: str = 'data', whole: bool = False):
-    self._data, self.title, self.whole = data, title, whole
+               title: str = 'data', full: bool = False):
+    self._data, self.title, self.full = data, title, full
     if isinstance(data, Mapping):
       raise self._stop('is a dict of arrays: give an iterable of such dicts, one for each batch, '
                        'such as a list')
     if not callable(data) and not hasattr(data, '__iter__') and not self._seekable:
       raise self._stop(f'is a {type(data).__name__}: give an iterable of dicts of arrays')
-    started = self._begun()
-    self.once = started is data         # an iterator, which can't begin anew
+    started = self._start()
+    self.one_shot = started is data         # an iterator, which can't begin anew
     self._ids: dict[int, np.ndarray] = {}
     self._like: dict[str, Any] = {}
     try:
@@ -49,28 +49,28 @@ class Iterated:
 
   @property
   def fields(self) -> dict[str, Any]:
-    """The first batch, checked."""
+    """Returns the first batch, checked."""
     return self._first
 
   @property
   def size(self) -> int:
-    """The rows of a batch."""
+    """Returns the number of rows of a batch."""
     return len(self._first['valid'])
 
   @property
   def length(self) -> int | None:
-    """The number of batches of a pass, where the data says it."""
+    """Returns the number of batches of a pass, None where the data has no length."""
     try:
       return len(self._data)
     except TypeError:
       return None
 
   def __getitem__(self, i: int) -> dict[str, Any]:
-    """The first batch; of another one that was read lately its ids alone."""
+    """Returns the first batch, or only the ids of another one that was read lately."""
     return self._first if i == 0 else {'id': self._ids.get(i, np.zeros(0, np.int32))}
 
   def iterate(self, start: int = 0) -> Iterator[dict[str, Any]]:
-    """The batches from `start` on, without an end; a `Stop` where the data ends for good."""
+    """Yields the batches from `start` on, without end; a `Stop` where the data ends for good."""
     if self._seekable and self.length:
       for i in itertools.count(start):
         yield self._checked(self._data[i % self.length], i)
@@ -81,15 +81,15 @@ class Iterated:
         if done >= start:
           yield self._checked(batch, done)
         done += 1
-      if self.once or done == before:
+      if self.one_shot or done == before:
         raise self._stop(f'ended after {done} batches, and more are asked for: give fewer steps, '
                          'or something that can be iterated anew, such as a list or a function '
                          'that returns a generator')
 
-  def once_through(self) -> Iterator[dict[str, Any]]:
-    """One pass over the data. An iterator's batches are kept for the next pass."""
-    if self.once:
-      self._data, self._started, self.once = list(self._started), None, False
+  def one_pass(self) -> Iterator[dict[str, Any]]:
+    """Yields the batches of one pass; those of an iterator are kept for the next pass."""
+    if self.one_shot:
+      self._data, self._started, self.one_shot = list(self._started), None, False
     for i, batch in enumerate(self._pass()):
       yield self._checked(batch, i)
 
@@ -97,21 +97,21 @@ class Iterated:
   def _seekable(self) -> bool:
     return hasattr(self._data, '__getitem__') and hasattr(self._data, '__len__')
 
-  def _begun(self) -> Iterator[Any]:
+  def _start(self) -> Iterator[Any]:
     return iter(self._data() if callable(self._data) else self._data)
 
   def _pass(self) -> Iterator[Any]:
-    """What is left of the first pass, or a new one."""
+    """Returns the rest of the first pass, or a new pass."""
     started, self._started = self._started, None
-    return self._begun() if started is None else started
+    return self._start() if started is None else started
 
   def _checked(self, batch: Any, i: int) -> dict[str, Any]:
-    """A batch with all that `types` says of one, like the first."""
+    """Returns a batch that has the fields and shapes of the first one, or stops."""
     if not isinstance(batch, Mapping):
       raise self._stop(f'is a {type(batch).__name__}, not a dict of arrays: give dicts such as '
                        "{'image': …, 'label': …}", i)
     found = {name: array for name, x in batch.items()
-             if isinstance(name, str) and (array := _numbers(x)) is not None}
+             if isinstance(name, str) and (array := _as_numbers(x)) is not None}
     if lacks := self._like.keys() - found.keys() - {*MASKS}:
       raise self._stop(f'lacks {min(lacks)!r}, which the first batch has; it has '
                        f'{_listed(found)}', i)
@@ -128,11 +128,11 @@ class Iterated:
     return self._filled(found, next(iter(rows.values())), i)
 
   def _filled(self, found: dict[str, Any], n: int, i: int) -> dict[str, Any]:
-    """A batch of `n` rows like the first one: it has `id` and `valid`, and as many rows."""
+    """Adds `id` and `valid` to a batch of `n` rows, and fills it up with rows that don't count."""
     size = self.size if self._like else n
     if not n or n > size:
       raise self._stop(f'has {n} rows, and the first batch {size}: give batches of one size', i)
-    if n < size and self.whole:
+    if n < size and self.full:
       raise self._stop(f'has {n} rows, the first batch {size}, and the student keeps statistics of '
                        'batches: leave a smaller last batch out', i)
     found.setdefault('id', np.arange(i * size, i * size + n))
@@ -147,7 +147,7 @@ class Iterated:
         raise self._stop(f': {name!r} is {x.dtype} {[n, *x.shape[1:]]}, and {dtype} '
                          f'{[size, *shape]} in the first batch: pad or resize, so that all batches '
                          'have one shape', i)
-      self._check_numbers(name, x, found, i)
+      self._check_nan(name, x, found, i)
     if n < size:
       fill = lambda name, x: np.full((size - n, *x.shape[1:]), -(name == 'id'), x.dtype)
       found = {name: np.concatenate([x, fill(name, x)]) for name, x in found.items()}
@@ -155,7 +155,7 @@ class Iterated:
     self._ids.pop(i - REMEMBERED, None)
     return found
 
-  def _check_numbers(self, name: str, x: Any, batch: Mapping[str, Any], i: int) -> None:
+  def _check_nan(self, name: str, x: Any, batch: Mapping[str, Any], i: int) -> None:
     """Stops at NaN in a row that counts; what is on a device is left to the step."""
     if isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating) and np.isnan(x).any():
       rows = np.flatnonzero(np.isnan(x).reshape(len(x), -1).any(1) & (batch['valid'] > 0))
@@ -168,8 +168,8 @@ class Iterated:
     return Stop(Status.DATA, f'{title}{line}' if line.startswith(':') else f'{title} {line}')
 
 
-def _numbers(x: Any) -> Any:
-  """An array of numbers as JAX computes with them; None if it holds something else."""
+def _as_numbers(x: Any) -> Any:
+  """Converts to an array of a type that JAX has; None if it doesn't hold numbers."""
   if not isinstance(x, jax.Array):
     try:
       x = np.asarray(x)

@@ -21,8 +21,8 @@ SEEN = {'id', 'sampled', 'target', 'places', 'attribution', 'rollout', 'layers',
 LEAST = float(np.finfo(np.float32).tiny)      # a probability below, as 0, counts as this
 
 
-def by_records(task: Task, records: Records, teacher: Records | None, names: Sequence[str], *,
-               resamples: int = 1000) -> dict[str, Any]:
+def from_records(task: Task, records: Records, teacher: Records | None, names: Sequence[str], *,
+                 resamples: int = 1000) -> dict[str, Any]:
   """Returns what a report says of a model by its records beside `quality`.
 
   `classes` and `calibration`, None unless the task has `categories`; and `faithfulness`, the

@@ -10,12 +10,12 @@ PACKAGES = ('distill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gr
 
 
 def versions() -> dict[str, str]:
-  """Of what a result depends on beside the data."""
+  """Returns the versions of Python and of the packages that a result depends on."""
   return {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def hardware() -> dict[str, Any]:
-  """The device, the processor's name and the cores that this process may use."""
+  """Returns the device, the processor's name and the cores that this process may use."""
   cpu = platform.processor() or platform.machine()
   if os.path.exists('/proc/cpuinfo'):
     with open('/proc/cpuinfo') as lines:

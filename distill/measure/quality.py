@@ -34,8 +34,8 @@ def resampled(task: Task, records: Records, *, resamples: int = 1000, seed: int 
                     for name, value in values.items()}, draws)
 
 
-def judged(task: Task, records: Mapping[str, Records], teachers: Mapping[str, str],
-           baselines: Mapping[str, str], *, resamples: int) -> dict[str, dict[str, Any]]:
+def side_by_side(task: Task, records: Mapping[str, Records], teachers: Mapping[str, str],
+                 baselines: Mapping[str, str], *, resamples: int) -> dict[str, dict[str, Any]]:
   """Returns every model's `quality`, `retention` against its teacher, and `gain` over its baseline.
 
   `records` are those of models of the same examples; `teachers` and `baselines` name for each model
@@ -43,25 +43,25 @@ def judged(task: Task, records: Mapping[str, Records], teachers: Mapping[str, st
   """
   ordered = aligned(*records.values())
   least = chance(task, ordered[0])
-  scores = {name: resampled(task, own, resamples=resamples)
-            for name, own in zip(records, ordered, strict=True)}
+  scores = {name: resampled(task, part, resamples=resamples)
+            for name, part in zip(records, ordered, strict=True)}
 
   def against(name: str, teacher: str) -> dict[str, Any]:
-    own, theirs = scores[name], scores[teacher]
-    kept, led = shares(own, theirs, least)
+    ours, theirs = scores[name], scores[teacher]
+    kept, led = shares(ours, theirs, least)
     over = {metric: {**share, 'interval': led[metric]} for metric, share in
-            over_chance(own.metrics, theirs.metrics, least).items()} if least else {}
-    return {'retention': {'of': teacher, **retention(own.metrics, theirs.metrics)},
+            over_chance(ours.metrics, theirs.metrics, least).items()} if least else {}
+    return {'retention': {'of': teacher, **retention(ours.metrics, theirs.metrics)},
             'retention_interval': {'of': teacher, **kept},
             'retention_over_chance': {'of': teacher, **over} if least else None}
 
-  def one(name: str) -> dict[str, Any]:
+  def entry(name: str) -> dict[str, Any]:
     baseline = baselines.get(name)
     kept = against(name, teachers[name]) if name in teachers else dict.fromkeys(
         ('retention', 'retention_interval', 'retention_over_chance'))
     gained = {'of': baseline, **gain(scores[name], scores[baseline])} if baseline else None
     return {'quality': scores[name].metrics, **kept, 'gain': gained}
-  return {name: one(name) for name in records}
+  return {name: entry(name) for name in records}
 
 
 def gain(ours: Resampled, theirs: Resampled) -> dict[str, dict[str, float]]:

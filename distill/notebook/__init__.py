@@ -1,4 +1,4 @@
-"""Distillation and comparison of one's own models by a call, without a config: `import distill`.
+"""Distillation and comparison of any models by a call, without a config: `import distill`.
 
 It is the step, the objective and the loop of every run: what a call gives is what a config that
 says the same gives, to the bit.

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from distill import lookup, objective, records, report, step, tasks
-from distill.data.iterables import Iterated
+from distill.data.iterables import IterableData
 from distill.disk import replace
 from distill.measure import cost, faithfulness, machine, quality
 from distill.modalities import Modality
-from distill.models import own, sizes
-from distill.notebook.training import called, explained, layout_for
+from distill.models import custom, sizes
+from distill.notebook.training import as_value_errors, layout_for, output_shapes
 from distill.report import page, radar
 from distill.tasks import Task
 from distill.types import Batch, Field, Records, Status, Stop
@@ -40,14 +40,14 @@ class Comparison:
   __repr__ = __str__
 
   def _repr_html_(self) -> str:
-    """The page, in a notebook."""
+    """Shows the page in a notebook."""
     return (f'<iframe srcdoc="{html.escape(self._page())}" width="100%" height="640" '
             'style="border: 0"></iframe>')
 
   def save(self, path: str | pathlib.Path) -> pathlib.Path:
     """Writes the page, one self-contained HTML file."""
     path = pathlib.Path(path)
-    with explained():
+    with as_value_errors():
       replace(path, self._page())
     return path
 
@@ -64,7 +64,7 @@ class Arrays(Modality):
 
 def compare(models: Mapping[str, Any], data: Iterable[Mapping[str, Any]],
             task: str | Task | None = None, *, teacher: str = '', baseline: str = '',
-            names: Sequence[str] = (), inputs: own.Inputs = None, costs: bool = True,
+            names: Sequence[str] = (), inputs: custom.Inputs = None, costs: bool = True,
             resamples: int = 1000) -> Comparison:
   """Measures models on the same examples, as the report of a run does.
 
@@ -83,7 +83,7 @@ def compare(models: Mapping[str, Any], data: Iterable[Mapping[str, Any]],
       whole numbers, regression if they aren't.
     teacher: the model that the others are compared with; by default 'teacher', or the first.
     baseline: the model over which the others gain; by default 'baseline', or none.
-    names: what the classes are called.
+    names: what the classes are output_shapes.
     inputs: the field that models take, or several, where their signatures don't say it.
     costs: whether calls are timed. What a function takes from around it counts as its parameters.
     resamples: of the bootstrap behind the intervals.
@@ -91,35 +91,35 @@ def compare(models: Mapping[str, Any], data: Iterable[Mapping[str, Any]],
   Raises:
     ValueError: one line that says what is wrong, where, and what to do.
   """
-  with explained():
+  with as_value_errors():
     if not isinstance(models, Mapping) or not models:
       raise Stop(Status.CONFIG, "models must be a dict of one or more, such as {'student': model}")
-    source = Iterated(data)
-    batches = list(source.once_through())
+    source = IterableData(data)
+    batches = list(source.one_pass())
     if TARGET not in source.fields:
       raise Stop(Status.DATA, f'data has no {TARGET!r}, by which models are judged; a batch has '
                  + ', '.join(source.fields))
     teacher, baseline = _roles(models, teacher, baseline)
-    asked = {name: _model(name, given, source.fields, inputs) for name, given in models.items()}
-    task = _task(task, asked, source.fields, names)
-    found = _records(asked, batches, task)
+    wrapped = {name: _model(name, given, source.fields, inputs) for name, given in models.items()}
+    task = _task(task, wrapped, source.fields, names)
+    found = _records(wrapped, batches, task)
     others = [name for name in models if name not in (teacher, baseline)]
-    judged = quality.judged(
+    judged = quality.side_by_side(
         task, found, {name: teacher for name in models if teacher and name != teacher},
         {name: baseline for name in others if baseline}, resamples=resamples)
     theirs = lambda name: found[teacher] if teacher and name != teacher else None
-    said = {name: faithfulness.by_records(task, found[name], theirs(name), names,
+    alike = {name: faithfulness.from_records(task, found[name], theirs(name), names,
                                           resamples=resamples) for name in models}
-    spent = _costs(asked, source.fields, task, costs)
+    cost_of = _costs(wrapped, source.fields, task, costs)
     role = {teacher: 'teacher', baseline: 'baseline'}
     entries = [{'name': name, 'role': role.get(name, 'student'), 'saw': None, **judged[name],
-                **spent[name], **said[name], 'layers': None, 'robustness': None, 'tier': None}
+                **cost_of[name], **alike[name], 'layers': None, 'robustness': None, 'tier': None}
                for name in models]
     return Comparison(_report(entries, task, len(found[next(iter(models))]['id'])), found)
 
 
 def _roles(models: Mapping[str, Any], teacher: str, baseline: str) -> tuple[str, str]:
-  """The names of the teacher and of the baseline, '' for none."""
+  """Finds the names of the teacher and of the baseline, '' for none."""
   for argument, name in (('teacher', teacher), ('baseline', baseline)):
     if name and name not in models:
       raise Stop(Status.CONFIG, f'{argument}={name!r} is none of the models'
@@ -133,21 +133,21 @@ def _roles(models: Mapping[str, Any], teacher: str, baseline: str) -> tuple[str,
   return teacher, baseline
 
 
-def _model(name: str, given: Any, fields: Batch, inputs: own.Inputs) -> own.Own:
-  """A model that answers a batch of the data."""
+def _model(name: str, given: Any, fields: Batch, inputs: custom.Inputs) -> custom.Custom:
+  """Wraps a model, so that it answers a batch of the data."""
   title = f'models[{name!r}]'
-  own.check_evaluates(given, title)
-  return own.model(given, title, {n: x for n, x in fields.items() if n != TARGET}, inputs)
+  custom.check_eval_mode(given, title)
+  return custom.model(given, title, {n: x for n, x in fields.items() if n != TARGET}, inputs)
 
 
-def _task(given: str | Task | None, models: Mapping[str, own.Own], fields: Batch,
+def _task(given: str | Task | None, models: Mapping[str, custom.Custom], fields: Batch,
           names: Sequence[str]) -> Task:
-  """The task that judges the models, each of which is sure to give what it asks for."""
+  """Returns the task, once it is known that every model gives what it asks for."""
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in fields.items()}
-  outputs = {name: called(model, batch, f'models[{name!r}]', 'data')
+  outputs = {name: output_shapes(model, batch, f'models[{name!r}]', 'data')
              for name, model in models.items()}
   first, answers = next(iter(outputs.items()))
-  answer = answers.get(own.ANSWER, next(iter(answers.values())))
+  answer = answers.get(custom.ANSWER, next(iter(answers.values())))
   if given is None and not (given := tasks.inferred(batch[TARGET], answer)):
     raise Stop(Status.CONFIG, f'models[{first!r}] answers {list(answer.shape)}, and the labels are '
                f'{batch[TARGET].dtype} {list(batch[TARGET].shape)}: say by which task they are '
@@ -160,7 +160,7 @@ def _task(given: str | Task | None, models: Mapping[str, own.Own], fields: Batch
     for output in given.outputs:
       objective.at({where: found}, f'{where}/{output}', 'task')
     try:
-      measured = given.measure(lambda asked, found=found: {
+      measured = given.measure(lambda wrapped, found=found: {
           path: np.zeros(x.shape, x.dtype) for path, x in found.items()}, fields)
       given.records({path: np.asarray(x) for path, x in measured.items()}, fields)
     except (KeyError, ValueError) as error:
@@ -169,9 +169,9 @@ def _task(given: str | Task | None, models: Mapping[str, own.Own], fields: Batch
   return given
 
 
-def _records(models: Mapping[str, own.Own], batches: Sequence[Batch],
+def _records(models: Mapping[str, custom.Custom], batches: Sequence[Batch],
              task: Task) -> dict[str, Records]:
-  """What the task keeps of every model's answers."""
+  """Returns the records of every model: what the task keeps of its answers."""
   batches = [task.prepare(batch) for batch in batches]
   ids = np.concatenate([batch['id'][batch['valid'] > 0] for batch in batches])
   if len(np.unique(ids)) < len(ids):
@@ -182,29 +182,29 @@ def _records(models: Mapping[str, own.Own], batches: Sequence[Batch],
           for name, model in models.items()}
 
 
-def _costs(models: Mapping[str, own.Own], fields: Batch, task: Task,
+def _costs(models: Mapping[str, custom.Custom], fields: Batch, task: Task,
            timed: bool) -> dict[str, dict[str, Any]]:
-  """Sizes, and what calls take in this process."""
+  """Measures the sizes of models, and, if `timed`, their calls in this process."""
   found = {name: {**sizes.sizes(model.weights), 'shipped_bytes': None}
            for name, model in models.items()}
-  hidden = {name: model.hidden(fields) for name, model in models.items()}
-  for name, arrays in hidden.items():
+  captured = {name: model.captured(fields) for name, model in models.items()}
+  for name, arrays in captured.items():
     if arrays:
       found[name] |= sizes.sizes((arrays, ()))
   if not timed:
-    return {name: {**of, **UNMEASURED} for name, of in found.items()}
+    return {name: {**size, **UNMEASURED} for name, size in found.items()}
   modality = Arrays({name: Field(x.shape[1:], x.dtype.name) for name, x in fields.items()
                      if name not in ('id', 'valid')})
-  spent = cost.measured({name: cost.Subject(model, model.weights, modality, task.outputs)
+  cost_of = cost.measured({name: cost.Subject(model, model.weights, modality, task.outputs)
                          for name, model in models.items()}, seconds=SECONDS)
-  for name, of in spent.items():
-    if of['peak_memory_bytes'] is not None:         # XLA's plan has arguments, not constants
-      of['peak_memory_bytes'] += sizes.nbytes(hidden[name])
-  return {name: {**of, **spent[name]} for name, of in found.items()}
+  for name, costs in cost_of.items():
+    if costs['peak_memory_bytes'] is not None:         # XLA's plan has arguments, not constants
+      costs['peak_memory_bytes'] += sizes.nbytes(captured[name])
+  return {name: {**size, **cost_of[name]} for name, size in found.items()}
 
 
 def _report(entries: Sequence[Mapping[str, Any]], task: Task, n: int) -> dict[str, Any]:
-  """What report.json of a run holds, of these models."""
+  """Returns these models as the report.json of a run holds them."""
   return {
       'schema': 1, 'config_name': 'distill.compare', 'config_sha256': '', 'seed': 0,
       'versions': machine.versions(), 'hardware': machine.hardware(),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from distill import lookup, objective, schedules
-from distill.models.own import ANSWER
+from distill.models.custom import ANSWER
 from distill.objective import Term, TermNode
 from distill.types import Schedule, Status, Stop
 
@@ -64,7 +64,7 @@ def check(term: Term, shapes: Shapes, teachers: Sequence[str]) -> None:
 
 
 def _classes(term: Term, shapes: Shapes, teachers: Sequence[str]) -> dict[str, int]:
-  """How many columns the answers have that a loss reads, by whose they are."""
+  """Returns how many columns the answers have that a loss reads, by the name of the model."""
   found = {}
   for name in ('student', *teachers):
     for output in (ANSWER, *([*shapes[name]] if len(shapes[name]) == 1 else [])):
@@ -83,7 +83,7 @@ def answer(name: str, shapes: Shapes, where: str) -> str:
 
 
 def _title(given: Any) -> str:
-  """What a lone loss is called."""
+  """Names a loss that was given without a name."""
   loss = given['loss'] if isinstance(given, Mapping) else given
   loss = getattr(loss, 'func', loss)            # of a partial
   name = loss.rpartition('.')[2] if isinstance(loss, str) else getattr(loss, '__name__', '')
@@ -129,7 +129,7 @@ def check_schedule(schedule: Any, where: str) -> Schedule:
 
 def _reads(loss: Callable, spec: TermNode, shapes: Shapes, teachers: Sequence[str],
            where: str) -> dict[str, str]:
-  """Where each argument of a loss comes from: `reads`, or else its name.
+  """Finds the path of each argument of a loss, by `reads` or else by its name.
 
   A loss whose arguments are called otherwise is given the student's answer and then the teacher's.
   """
@@ -153,7 +153,7 @@ def _reads(loss: Callable, spec: TermNode, shapes: Shapes, teachers: Sequence[st
 
 
 def _path(name: str, spec: TermNode, shapes: Shapes, teachers: Sequence[str], where: str) -> str:
-  """The path that an argument's name means, '' for none."""
+  """Finds the path that an argument's name means, '' for none."""
   if name == 'where':                   # the examples that count, of a loss that mixes them
     return spec.mask or 'batch/valid'
   if name in ('student', *teachers):
@@ -165,7 +165,7 @@ def _path(name: str, spec: TermNode, shapes: Shapes, teachers: Sequence[str], wh
 
 
 def _known(shapes: Shapes, teachers: Sequence[str]) -> str:
-  """The names of arguments that something gives."""
+  """Lists the names that an argument may have."""
   names = ['student', *(['teacher'] if len(teachers) == 1 else []), *teachers]
   names += [name for view in ('batch', 'schedule', 'projected', 'student')
             for name in sorted(shapes[view])]

@@ -14,32 +14,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from distill import checkpoint, logs, lookup, objective, sharding, step, train
-from distill import teachers as teachers_of
-from distill.data.iterables import Iterated
+from distill import checkpoint, logs, lookup, objective, sharding, step, teachers, train
+from distill.data.iterables import IterableData
 from distill.disk import replace
 from distill.losses import logits
-from distill.models import own
-from distill.notebook import terms as terms_of
+from distill.models import custom
+from distill.notebook import terms
 from distill.runs import Run
 from distill.student import Projector, Student, under, with_projectors
 from distill.teachers import Live
 from distill.types import SEEDS, Schedule, Status, Stop
 
-TAKEN = objective.OWN_VIEWS             # no names for teachers
-ABOUT = 'stage', 'seed', 'time'         # of a row, and not of the history
+RESERVED = objective.OWN_VIEWS             # no names for teachers
+ROW_LABELS = 'stage', 'seed', 'time'         # of a row, and not of the history
 ROWS = 20                               # of the history, unless `log_every` says otherwise
 KEEP_EVERY = 500                        # steps between checkpoints, if there is a workdir
-hinton = functools.partial(logits.kl, temperature=4.0)
+HINTON = functools.partial(logits.kl, temperature=4.0)
 
 
 def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
             optimizer: optax.GradientTransformation, steps: int = 0, epochs: float = 0,
-            losses: terms_of.Losses = hinton, projectors: Mapping[str, tuple] | None = None,
+            losses: terms.Losses = HINTON, projectors: Mapping[str, tuple] | None = None,
             schedules: Mapping[str, Schedule] | None = None,
             validation: Iterable[Mapping[str, Any]] | None = None,
-            metrics: terms_of.Losses | None = None, eval_every: int = 0, log_every: int = 0,
-            inputs: own.Inputs = None, frozen: Sequence[str] = (), accumulate: int = 1,
+            metrics: terms.Losses | None = None, eval_every: int = 0, log_every: int = 0,
+            inputs: custom.Inputs = None, frozen: Sequence[str] = (), accumulate: int = 1,
             seed: int = 0, progress: bool = True,
             workdir: str | pathlib.Path | None = None) -> tuple[Any, list[dict[str, float]]]:
   """Trains a student on what its teachers answer; returns its parameters and a history.
@@ -48,9 +47,9 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
     nnx.update(student, params)
 
   Nothing that is given is changed: `params` are the student's after training. Those of a module are
-  an `nnx.State` for `nnx.update`, running statistics included; those of a pair are a tree like its
-  own. `history` has a dict of numbers for each of about 20 steps: `step`, `loss`, the mean of each
-  loss since the row before, `grad_norm`, and `validation/METRIC`.
+  an `nnx.State` for `nnx.update`, running statistics included; those of a pair are a tree like the
+  given one. `history` has a dict of numbers for each of about 20 steps: `step`, `loss`, the mean of
+  each loss since the row before, `grad_norm`, and `validation/METRIC`.
 
   Args:
     student: an `nnx.Module`, called `model(x)` or `model(batch)`, or a pair `(apply, params)` with
@@ -89,49 +88,51 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
   Raises:
     ValueError: one line that says what is wrong, where, and what to do.
   """
-  with explained():
-    source = Iterated(data)
-    judged = None if validation is None else Iterated(validation, title='validation')
-    plan = _plan(steps, epochs, log_every, eval_every, source, judged, accumulate)
+  with as_value_errors():
+    source = IterableData(data)
+    held_out = None if validation is None else IterableData(validation, title='validation')
+    plan = _plan(steps, epochs, log_every, eval_every, source, held_out, accumulate)
     models = _models(student, teacher, source.fields, inputs)
-    source.whole = models.student.mixing
+    source.full = models.student.mixing
     learner = _learner(models.student, projectors or {}, frozen)
-    schedules = {name: terms_of.check_schedule(schedule, f'schedules[{name!r}]')
+    schedules = {name: terms.check_schedule(schedule, f'schedules[{name!r}]')
                  for name, schedule in (schedules or {}).items()}
     shapes = _shapes(learner, models, schedules, source.fields, 'data')
     found = _terms(losses, shapes, models, 'losses')
     stage = train.Stage(
         name='student', student=learner, start=lambda weights: learner.init(stage.seed),
-        terms=found, data=source, optimizer=_checked(optimizer), train=plan, seed=_seeded(seed),
-        where='distill', teachers=models.teachers, schedules=schedules,
-        layout=layout_for([source.size // accumulate or 1, *([judged.size] if judged else [])]))
-    if judged:
-      shapes = _shapes(learner, models, schedules, judged.fields, 'validation')
+        terms=found, data=source, optimizer=_check_optimizer(optimizer), train=plan,
+        seed=_check_seed(seed), where='distill', teachers=models.teachers, schedules=schedules,
+        layout=layout_for([source.size // accumulate or 1, *([held_out.size] if held_out else [])]))
+    if held_out:
+      shapes = _shapes(learner, models, schedules, held_out.fields, 'validation')
       scored = found if metrics is None else _terms(metrics, shapes, models, 'metrics')
-      stage = _validated(stage, judged, scored, models.weights)
+      stage = _with_validation(stage, held_out, scored, models.weights)
     elif metrics is not None:
       raise Stop(Status.CONFIG, 'metrics are of validation data: give validation=…')
-    return _trained(stage, models, progress, workdir and pathlib.Path(workdir))
+    return _fit(stage, models, progress, workdir and pathlib.Path(workdir))
 
 
 class Models(NamedTuple):
   """The models of a call, without their arrays, and the teachers' weights by name."""
-  student: own.Own
+  student: custom.Custom
   teachers: tuple[Live, ...]
-  weights: Mapping[str, teachers_of.Weights]
+  weights: Mapping[str, teachers.Weights]
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-  """Raises what stops a run as a ValueError of one line."""
+def as_value_errors() -> Iterator[None]:
+  """Turns a `Stop` into a ValueError of one line."""
   try:
     yield
   except Stop as stop:
     raise ValueError(str(stop)) from stop.__cause__
 
 
-def _models(student: Any, teacher: Any, fields: Mapping[str, Any], inputs: own.Inputs) -> Models:
-  learner = own.model(student, 'the student', fields, inputs)
+def _models(student: Any, teacher: Any, fields: Mapping[str, Any],
+            inputs: custom.Inputs) -> Models:
+  """Wraps the student and the teachers."""
+  learner = custom.model(student, 'the student', fields, inputs)
   if not learner.weights[0]:
     raise Stop(Status.CONFIG, 'the student has no parameters to train: give an nnx.Module with '
                'nnx.Param, or a pair (apply, params)')
@@ -140,16 +141,17 @@ def _models(student: Any, teacher: Any, fields: Mapping[str, Any], inputs: own.I
   found = []
   for name, given in several.items():
     title = 'the teacher' if several is not teacher else f'the teacher {name!r}'
-    if name in TAKEN or not isinstance(name, str) or '/' in name:
+    if name in RESERVED or not isinstance(name, str) or '/' in name:
       raise Stop(Status.CONFIG, f'{title}: call it something else; taken are '
-                 + ', '.join(TAKEN))
-    own.check_evaluates(given, title)
-    found.append(Live(name, own.model(given, title, fields, inputs)))
+                 + ', '.join(RESERVED))
+    custom.check_eval_mode(given, title)
+    found.append(Live(name, custom.model(given, title, fields, inputs)))
   return Models(learner, tuple(found), {live.name: live.model.weights for live in found})
 
 
-def _learner(model: own.Own, projectors: Mapping[str, tuple], frozen: Sequence[str]) -> Student:
-  """The student with its projectors."""
+def _learner(model: custom.Custom, projectors: Mapping[str, tuple],
+             frozen: Sequence[str]) -> Student:
+  """Returns the student with its projectors, its patterns of frozen parameters checked."""
   if isinstance(frozen, str):
     raise Stop(Status.CONFIG, f'frozen={frozen!r} must be several patterns, such as ({frozen!r},)')
   found = {}
@@ -158,29 +160,30 @@ def _learner(model: own.Own, projectors: Mapping[str, tuple], frozen: Sequence[s
       raise Stop(Status.CONFIG, f'projectors[{name!r}] must be a pair of what it reads and a '
                  "module, such as ('student/hidden', nnx.Linear(16, 64, rngs=rngs))")
     reads, module = given
-    found[name] = Projector(own.projector(module, f'projectors[{name!r}]'), objective.paths(reads))
+    model_of = custom.projector(module, f'projectors[{name!r}]')
+    found[name] = Projector(model_of, objective.paths(reads))
   return dataclasses.replace(with_projectors(model, {}, frozen, {}), projectors=found)
 
 
 def _shapes(learner: Student, models: Models, schedules: Mapping[str, Schedule],
             fields: Mapping[str, Any], title: str) -> dict[str, dict[str, Any]]:
-  """The shapes of all views for the first batch of the data; what a model can't take stops here."""
+  """Returns the shapes of all views for the first batch; stops at a model that can't take it."""
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in fields.items()}
   key = jax.eval_shape(lambda: jax.random.key(0))
-  what = {'the student': models.student} | {
+  named = {'the student': models.student} | {
       f'the teacher {live.name!r}' if len(models.teachers) > 1 else 'the teacher': live.model
       for live in models.teachers}
-  for name, model in what.items():
-    outputs = called(model, batch, name, title)
+  for name, model in named.items():
+    outputs = output_shapes(model, batch, name, title)
     for path, x in outputs.items():
       if not path.startswith('weights/') and x.shape[:1] != batch['valid'].shape:
         raise Stop(Status.MISFIT, f'{name} gives {path!r} {list(x.shape)} for a batch of '
                    f'{batch["valid"].shape[0]}: outputs lead with the examples, but for '
                    "those named 'weights/…'")
-  called(models.student, batch, 'the student', title, train=True, key=key)
+  output_shapes(models.student, batch, 'the student', title, train=True, key=key)
 
   def views(params, rest, weights, batch):
-    outputs = teachers_of.outputs(models.teachers, weights, batch)
+    outputs = teachers.outputs(models.teachers, weights, batch)
     return step.make_views(learner, schedules)(
         params, rest, outputs, {}, batch, jnp.zeros((), jnp.int32), train=False, key=None)[0]
   found = jax.eval_shape(views, *learner.shapes(), {
@@ -188,14 +191,13 @@ def _shapes(learner: Student, models: Models, schedules: Mapping[str, Schedule],
   return {**found, 'projected': found.get('projected', {})}
 
 
-def called(model: own.Own, batch: Mapping[str, Any], title: str, data: str, **how: Any) -> Any:
-  """The shapes of what a model answers; an error line where it can't take the batch."""
+def output_shapes(model: custom.Custom, batch: Mapping[str, Any], title: str, data: str, *,
+                  train: bool = False, key: Any = None) -> dict[str, Any]:
+  """Returns the shapes of a model's outputs; stops where the model can't take the batch."""
   sizes = ', '.join(f'{name} {list(x.shape)}' for name, x in batch.items())
-  how = {'train': False, 'key': None, **how}
-  key = how.pop('key')
   try:
     return jax.eval_shape(lambda params, rest, batch, key: model(
-        params, rest, batch, key=key, **how)[0], *model.shapes, batch, key)
+        params, rest, batch, train=train, key=key)[0], *model.shapes, batch, key)
   except Stop:
     raise
   except KeyError as error:
@@ -207,9 +209,9 @@ def called(model: own.Own, batch: Mapping[str, Any], title: str, data: str, **ho
                f'{type(error).__name__}: {line}') from error
 
 
-def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: Iterated,
-          judged: Iterated | None, accumulate: int) -> dict[str, int]:
-  """The plan of `train.fit`."""
+def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: IterableData,
+          held_out: IterableData | None, accumulate: int) -> dict[str, int]:
+  """Returns the plan of `train.fit`."""
   if bool(steps) == bool(epochs):
     raise Stop(Status.CONFIG, f'steps={steps} and epochs={epochs}: say how long by one of them')
   if epochs:
@@ -218,68 +220,68 @@ def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: It
     steps = math.ceil(epochs * source.length)
   log_every = log_every or eval_every or max(1, steps // ROWS)
   plan = {'steps': steps, 'accumulate': accumulate, 'log_every': log_every,
-          'save_every': KEEP_EVERY, 'eval_every': eval_every or (log_every if judged else 0)}
+          'save_every': KEEP_EVERY, 'eval_every': eval_every or (log_every if held_out else 0)}
   lookup.call(train.Plan, plan, 'distill')
   return plan
 
 
-def _terms(losses: terms_of.Losses, shapes: terms_of.Shapes, models: Models,
+def _terms(losses: terms.Losses, shapes: terms.Shapes, models: Models,
            where: str) -> tuple[objective.Term, ...]:
-  """Terms that give values for the examples of a batch."""
+  """Builds terms, and checks that each gives values for the examples of a batch."""
   names = [live.name for live in models.teachers]
-  found = terms_of.terms(losses, shapes, names, where)
+  found = terms.terms(losses, shapes, names, where)
   for term in found:
-    terms_of.check(term, shapes, names)
+    terms.check(term, shapes, names)
   return found
 
 
-def _checked(optimizer: Any) -> optax.GradientTransformation:
+def _check_optimizer(optimizer: Any) -> optax.GradientTransformation:
   if not isinstance(optimizer, optax.GradientTransformation):
     raise Stop(Status.CONFIG, f'optimizer is a {type(optimizer).__name__}: give one of optax, such '
                'as optax.adamw(1e-3)')
   return optimizer
 
 
-def _seeded(seed: Any) -> int:
+def _check_seed(seed: Any) -> int:
   if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
     raise Stop(Status.CONFIG, f'seed={seed!r} must be a whole number from 0, below 2**31')
   return seed
 
 
 def layout_for(sizes: Sequence[int]) -> sharding.Layout:
-  """As many devices as divide the batches of these sizes."""
+  """Returns a layout on as many devices as divide batches of these sizes."""
   devices = jax.devices()
   return sharding.layout(devices=devices[:math.gcd(len(devices), *sizes)])
 
 
-def _validated(stage: train.Stage, judged: Iterated, scored: tuple[objective.Term, ...],
-               weights: Mapping[str, teachers_of.Weights]) -> train.Stage:
-  """The stage with an evaluation on validation batches: the means of terms, without weights."""
+def _with_validation(stage: train.Stage, held_out: IterableData, scored: tuple[objective.Term, ...],
+                     weights: Mapping[str, teachers.Weights]) -> train.Stage:
+  """Adds an evaluation to a stage: the means of terms over validation batches, without weights."""
   views_of, layout = step.make_views(stage.student, stage.schedules), stage.layout
   weights = {name: sharding.placed(part, layout.weights(part)) for name, part in weights.items()}
   last = jnp.int32(stage.train['steps'])
 
   @jax.jit
   def sums(params, rest, weights, batch):
-    outputs = teachers_of.outputs(stage.teachers, weights, batch, layout)
+    outputs = teachers.outputs(stage.teachers, weights, batch, layout)
     views, _ = views_of(layout.gathered(params), rest, outputs, {}, batch, last, train=False,
                         key=None)
     return objective.objective(scored, views, objective.counts(scored, batch), last)[1]
 
   def evaluate(params, rest):
     whole: dict[str, list[float]] = {}
-    for batch in judged.once_through():
+    for batch in held_out.one_pass():
       found = jax.device_get(sums(params, rest, weights, layout.fed(batch)))
-      for name, (total, count) in found.items():
-        kept = whole.setdefault(name, [0.0, 0.0])
-        kept[0], kept[1] = kept[0] + float(total), kept[1] + float(count)
+      for name, (value, count) in found.items():
+        total = whole.setdefault(name, [0.0, 0.0])
+        total[0], total[1] = total[0] + float(value), total[1] + float(count)
     return {f'validation/{name}': value for name, value in logs.means(whole).items()}
   return dataclasses.replace(stage, evaluate=evaluate)
 
 
-def _trained(stage: train.Stage, models: Models, progress: bool,
-             workdir: pathlib.Path | None) -> tuple[Any, list[dict[str, float]]]:
-  """The student's parameters after training, and the history."""
+def _fit(stage: train.Stage, models: Models, progress: bool,
+         workdir: pathlib.Path | None) -> tuple[Any, list[dict[str, float]]]:
+  """Trains a stage; returns the student's parameters and the history."""
   ready = train.prepared(stage, {live.name: live.shapes for live in models.teachers})
   if workdir:
     _check_same(workdir, ready, models, stage)
@@ -287,11 +289,11 @@ def _trained(stage: train.Stage, models: Models, progress: bool,
   try:
     params, rest, _ = train.fit(stage, ready, models.weights,
                                 Run('distill', workdir, log, seed=stage.seed))
-    history = [{name: value for name, value in row.items() if name not in ABOUT}
+    history = [{name: value for name, value in row.items() if name not in ROW_LABELS}
                for row in log.rows()]
   finally:
     log.close()
-  return models.student.returned(under(params, 'model/'), under(rest, 'model/')), history
+  return models.student.restore(under(params, 'model/'), under(rest, 'model/')), history
 
 
 def _check_same(workdir: pathlib.Path, ready: train.Prepared, models: Models,

@@ -39,8 +39,8 @@ def reasons(models: Sequence[Model], asks: Mapping[str, Callable], records: Mapp
 
   def of(model: Model) -> dict[str, Any]:
     own, teacher = records[model.name], teacher_of(model, models)
-    found = {**faithfulness.by_records(told.task, own, teacher and records[teacher.name], names,
-                                       resamples=resamples),
+    found = {**faithfulness.from_records(told.task, own, teacher and records[teacher.name], names,
+                                         resamples=resamples),
              'layers': None, 'robustness': robust.get(model.name)}
     if name := modalities.outside(model.modality):
       found['modality'] = name

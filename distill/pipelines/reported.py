@@ -66,10 +66,10 @@ def reported(config: Mapping[str, Any], models: Sequence[Model], told: Judging,
 def judgements(models: Sequence[Model], records: Mapping[str, Records],
                told: Judging) -> dict[str, dict[str, Any]]:
   """Every model's quality on a split, what it kept of the teacher's and gained on the baseline."""
-  teachers = {m.name: of.name for m in models if (of := teacher_of(m, models))}
+  teachers = {m.name: teacher.name for m in models if (teacher := teacher_of(m, models))}
   baselines = {m.baseline_of: m.name for m in models if m.baseline_of}
-  return quality.judged(told.task, records, teachers, baselines,
-                        resamples=told.evaluate.resamples)
+  return quality.side_by_side(told.task, records, teachers, baselines,
+                              resamples=told.evaluate.resamples)
 
 
 def recorded(model: Model, ask: Callable, split: str, told: Judging, run: Run) -> Records:

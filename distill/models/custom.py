@@ -1,9 +1,10 @@
-"""Models of one's own as pure functions: an `nnx.Module`, a pair (apply, params), a function.
+"""Any model as pure functions: an `nnx.Module`, a pair (apply, params), or a function of a batch.
 
 They are called by their signatures. The inputs come first: the whole batch for a parameter `batch`
 and for a function without parameters to train, else a field of the batch. Others are fields of the
-batch by their names, or what a step knows: `train`, `training`, `is_training`; `deterministic` and
-`use_running_average`, their opposites; `key` or `rng`, None in evaluation; and of a module `rngs`.
+batch by their names, or come from the step: `train`, `training`, `is_training`;
+`deterministic`, `use_running_average`, their opposites; `key`, `rng`, None in evaluation; and, for
+a module, `rngs`.
 """
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -27,23 +28,23 @@ KEYS = 'key', 'rng'
 Inputs = str | Sequence[str] | None
 
 
-class Own:
-  """One's own model without its arrays; what it began with are its `weights`.
+class Custom:
+  """A model of any origin without its arrays; it came with its `weights`.
 
   It is called as `Pure` is. `mixing`: in training an output depends on the batch's other examples.
   """
   differentiable, rows = True, {}
 
-  def __init__(self, call: Callable, weights: tuple[Flat, Flat], returned: Callable, *,
+  def __init__(self, call: Callable, weights: tuple[Flat, Flat], restore: Callable, *,
                traits: Traits = PLAIN, mixing: bool = False, multiplies: bool = False,
                has_blocks: bool = False):
-    self._call, self.weights, self.returned = call, weights, returned
+    self._call, self.weights, self.restore = call, weights, restore
     self.traits, self.mixing, self.multiplies = traits, mixing, multiplies
     self.has_blocks = has_blocks
 
   @property
   def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
-    """The parameters' and the rest's shapes, by path."""
+    """Returns the shapes of the parameters and of the rest, by path."""
     return tuple({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in part.items()}
                  for part in self.weights)
 
@@ -52,8 +53,8 @@ class Own:
     del seed
     return self.weights
 
-  def hidden(self, batch: Batch) -> list[Any]:
-    """The arrays that a call takes from around it, which are among no parameters."""
+  def captured(self, batch: Batch) -> list[Any]:
+    """Lists the arrays that a function closes over: weights that are no parameters."""
     program = jax.make_jaxpr(lambda params, rest, batch: self(params, rest, batch)[0])(
         *self.weights, dict(batch))
     return list(_constants(program).values())
@@ -61,45 +62,44 @@ class Own:
   def __call__(self, params: Flat, rest: Flat, *arguments: Any, train: bool = False,
                key: jax.Array | None = None, valid: jax.Array | None = None,
                dtype: str = 'float32', remat: str = NOTHING) -> tuple[Outputs, Flat]:
-    """The outputs by name, and the rest as the call left it."""
+    """Returns the outputs by name, and the rest as the call left it."""
     return self._call(params, rest, arguments, dict(train=train, key=key, valid=valid),
                       dict(dtype=dtype, remat=remat))
 
 
 def model(given: Any, title: str, fields: Mapping[str, Any], inputs: Inputs = None,
-          answer: str = ANSWER) -> Own:
-  """Returns one's own model as one that a step calls with a batch of these `fields`.
+          answer: str = ANSWER) -> Custom:
+  """Wraps a model, so that a step can call it with a batch of these `fields`.
 
   `inputs` names the field, or fields, that it takes, 'batch' for the whole dict. An array that it
   returns is the output `answer`. `title` names the model in error lines.
   """
   _check_given(given, title)
-  bound = lambda function, skip, **how: _bound(function, skip, title, fields, inputs, **how)
-  named = lambda result: _named(result, title, answer)
+  bound = lambda function, skip, **how: _binding(function, skip, title, fields, inputs, **how)
+  named = lambda result: _named_outputs(result, title, answer)
   if isinstance(given, nnx.Module):
     return _module(given, bound(given.__call__, 0, keyed=True), named)
   apply, params = given if isinstance(given, tuple) else (lambda params, batch: given(batch), {})
   return _pair(apply, params, bound(apply, 1, whole=not isinstance(given, tuple)), named)
 
 
-def projector(given: Any, title: str) -> Own:
-  """Returns one's own module, or a pair, as a projector: it takes what it reads, one by one."""
+def projector(given: Any, title: str) -> Custom:
+  """Wraps a module or a pair as a projector, which is called with the arrays that it reads."""
   _check_given(given, title)
-  isolated = lambda result: result
   def binding(function, skip):
     taken = [*_parameters(function)][skip:]
-    return lambda arguments, knows: (arguments, {
-        name: value for name, value in (*_modes(knows).items(), ('valid', knows['valid']))
+    return lambda arguments, context: (arguments, {
+        name: value for name, value in (*_modes(context).items(), ('valid', context['valid']))
         if name in taken})
   if isinstance(given, nnx.Module):
-    return _module(given, binding(given.__call__, 0), isolated)
+    return _module(given, binding(given.__call__, 0), lambda result: result)
   if not isinstance(given, tuple):
     raise Stop(Status.CONFIG, f'{title} must be an nnx.Module, or a pair (apply, params)')
-  return _pair(*given, binding(given[0], 1), isolated)
+  return _pair(*given, binding(given[0], 1), lambda result: result)
 
 
-def check_evaluates(given: Any, title: str) -> None:
-  """Stops at a module in train mode, unless its call says in which mode it is."""
+def check_eval_mode(given: Any, title: str) -> None:
+  """Stops at a module in train mode, unless its call takes the mode as an argument."""
   if not isinstance(given, nnx.Module) or MODES.keys() & _parameters(given.__call__).keys():
     return
   for path, part in nnx.iter_modules(given):
@@ -120,7 +120,7 @@ def _check_given(given: Any, title: str) -> None:
 
 
 def _constants(program: ClosedJaxpr) -> dict[int, Any]:
-  """The constants of a program and of those within it, each once."""
+  """Collects the constants of a program and of its inner programs, each once."""
   found = {id(x): x for x in program.consts}
   for equation in program.jaxpr.eqns:
     for part in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
@@ -128,32 +128,33 @@ def _constants(program: ClosedJaxpr) -> dict[int, Any]:
   return found
 
 
-def _module(module: nnx.Module, bind: Callable, named: Callable) -> Own:
-  """An `nnx.Module`. Its streams of random numbers are no weights: each step gives them keys."""
-  graph, params, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
+def _module(module: nnx.Module, bind: Callable, named: Callable) -> Custom:
+  """Wraps an `nnx.Module`; each step reseeds its random streams, which are no weights."""
+  graph, param_state, streams, rest_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
   keys = flat(streams)
 
-  def call(now, kept, arguments, knows, how):
-    merged = nnx.merge(graph, filled(params, now), filled(streams, keys), filled(rest, kept))
-    (merged.train if knows['train'] else merged.eval)()
+  def call(params, rest, arguments, context, how):
+    merged = nnx.merge(graph, filled(param_state, params), filled(streams, keys),
+                       filled(rest_state, rest))
+    (merged.train if context['train'] else merged.eval)()
     if how['dtype'] == precision.MIXED:
       merged.set_attributes(dot_general=precision.dot_general, raise_if_not_found=False)
     if how['remat'] != NOTHING:
       merged.set_attributes(Block, remat=how['remat'], raise_if_not_found=False)
-    if knows['key'] is not None:
-      _reseed(merged, knows['key'])
-    arguments, keywords = bind(arguments, knows)
+    if context['key'] is not None:
+      _reseed(merged, context['key'])
+    arguments, keywords = bind(arguments, context)
     outputs = named(merged(*arguments, **keywords))
     after = flat(nnx.split(merged, nnx.Param, nnx.RngState, ...)[3])
-    return outputs, {path: after[path] for path in kept}        # without what it sowed
+    return outputs, {path: after[path] for path in rest}         # without what it sowed
 
-  def returned(now, kept):
-    return nnx.merge_state(filled(params, now), filled(rest, kept))
+  def restore(params, rest):
+    return nnx.merge_state(filled(param_state, params), filled(rest_state, rest))
   parts = [part for _, part in nnx.iter_modules(module)]
-  return Own(
-      call, (flat(params), flat(rest)), returned, traits=traits_of(module),
+  return Custom(
+      call, (flat(param_state), flat(rest_state)), restore, traits=traits_of(module),
       mixing=getattr(module, 'mixing', False) or any(
-          isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)),
+          isinstance(variable, nnx.BatchStat) for _, variable in nnx.to_flat_state(rest_state)),
       multiplies=any(hasattr(part, 'dot_general') for part in parts),
       has_blocks=any(isinstance(part, Block) for part in parts))
 
@@ -166,19 +167,24 @@ def _reseed(module: nnx.Module, key: jax.Array) -> None:
     stream.count[...] = jnp.zeros((), jnp.uint32)
 
 
-def _pair(apply: Callable, params: Any, bind: Callable, named: Callable) -> Own:
-  """A function and its parameters, any tree of arrays; what isn't floating-point stays as it is."""
+def _pair(apply: Callable, params: Any, bind: Callable, named: Callable) -> Custom:
+  """Wraps a function and its parameters, any tree; only floating-point leaves are trained."""
   leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+  floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   whole = {jax.tree_util.keystr(path, simple=True, separator='/'): jnp.asarray(leaf)
            for path, leaf in leaves}
-  order, trained = [*whole], lambda x: jnp.issubdtype(x.dtype, jnp.floating)
-  returned = lambda now, kept: jax.tree.unflatten(tree, [{**now, **kept}[path] for path in order])
+  if len(whole) < len(leaves):
+    raise Stop(Status.CONFIG, 'two of the parameters have one path, their keys joined by slashes: '
+               'rename one')
 
-  def call(now, kept, arguments, knows, how):
-    arguments, keywords = bind(arguments, knows)
-    return named(apply(returned(now, kept), *arguments, **keywords)), kept
-  return Own(call, tuple({path: x for path, x in whole.items() if trained(x) == part}
-                         for part in (True, False)), returned)
+  def restore(params, rest):
+    return jax.tree.unflatten(tree, [{**params, **rest}[path] for path in whole])
+
+  def call(params, rest, arguments, context, how):
+    arguments, keywords = bind(arguments, context)
+    return named(apply(restore(params, rest), *arguments, **keywords)), rest
+  return Custom(call, tuple({path: x for path, x in whole.items() if floating(x) == part}
+                            for part in (True, False)), restore)
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
@@ -188,17 +194,17 @@ def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
     return {'x': inspect.Parameter('x', inspect.Parameter.POSITIONAL_ONLY)}
 
 
-def _modes(knows: Mapping[str, Any]) -> dict[str, Any]:
-  """The arguments by which models learn their mode, and their keys."""
-  modes = {name: value == knows['train'] for name, value in MODES.items()}
-  return modes | dict.fromkeys(KEYS, knows['key'])
+def _modes(context: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the arguments that tell a model its mode, and give it a key."""
+  modes = {name: value == context['train'] for name, value in MODES.items()}
+  return modes | dict.fromkeys(KEYS, context['key'])
 
 
-def _bound(function: Callable, skip: int, title: str, fields: Mapping[str, Any], inputs: Inputs, *,
-           whole: bool = False, keyed: bool = False) -> Callable:
-  """Returns what makes the arguments of a call of a batch and of what a step knows.
+def _binding(function: Callable, skip: int, title: str, fields: Mapping[str, Any],
+             inputs: Inputs, *, whole: bool = False, keyed: bool = False) -> Callable:
+  """Returns a function that makes a call's arguments from a batch and the context of the step.
 
-  `skip` parameters come from elsewhere. `whole`: it takes the batch; `keyed`: and `rngs`.
+  The first `skip` parameters come from elsewhere. `whole`: it takes the batch; `keyed`: and `rngs`.
   """
   taken = dict([*_parameters(function).items()][skip:])
   positional = [name for name, p in taken.items() if p.kind in (
@@ -206,7 +212,7 @@ def _bound(function: Callable, skip: int, title: str, fields: Mapping[str, Any],
       and name not in (*MODES, *KEYS, 'rngs')]
   if not positional:
     raise Stop(Status.CONFIG, f'{title} takes no inputs: its call must have a parameter for them')
-  read = _read(positional[0], whole, title, fields, inputs)
+  read = _input_fields(positional[0], whole, title, fields, inputs)
   others = [name for name, p in taken.items() if name not in positional[:1] and name in fields
             and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)] if isinstance(
                 read, str) else []
@@ -218,20 +224,20 @@ def _bound(function: Callable, skip: int, title: str, fields: Mapping[str, Any],
       raise Stop(Status.CONFIG, f'{title} takes an argument {name!r} that nothing gives: the batch '
                  f'has {", ".join(fields)}; inputs=(…) names fields in the order of its arguments')
 
-  def bind(arguments: tuple[Batch], knows: Mapping[str, Any]):
+  def bind(arguments: tuple[Batch], context: Mapping[str, Any]):
     [batch] = arguments
     at = lambda name: batch if name == 'batch' and name not in batch else batch[name]
-    given = {name: value for name, value in _modes(knows).items() if name in taken}
-    if keyed and 'rngs' in taken and knows['key'] is not None:
-      given['rngs'] = nnx.Rngs(knows['key'])
+    given = {name: value for name, value in _modes(context).items() if name in taken}
+    if keyed and 'rngs' in taken and context['key'] is not None:
+      given['rngs'] = nnx.Rngs(context['key'])
     given |= {name: batch[name] for name in others if name not in given}
     return tuple(at(name) for name in ([read] if isinstance(read, str) else read)), given
   return bind
 
 
-def _read(first: str, whole: bool, title: str, fields: Mapping[str, Any],
+def _input_fields(first: str, whole: bool, title: str, fields: Mapping[str, Any],
           inputs: Inputs) -> str | Sequence[str]:
-  """The field or fields that a model takes first; 'batch' for the whole dict."""
+  """Finds the field, or fields, that a model takes first; 'batch' means the whole dict."""
   if inputs:
     for name in [inputs] if isinstance(inputs, str) else inputs:
       if name not in (*fields, 'batch'):
@@ -250,8 +256,8 @@ def _read(first: str, whole: bool, title: str, fields: Mapping[str, Any],
   return likely[0]
 
 
-def _named(result: Any, title: str, answer: str) -> Outputs:
-  """Outputs by name."""
+def _named_outputs(result: Any, title: str, answer: str) -> Outputs:
+  """Names the outputs of a model."""
   if isinstance(result, Mapping):
     bad = next((name for name, x in result.items() if not hasattr(x, 'shape')), None)
     if bad is not None:

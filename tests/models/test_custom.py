@@ -1,11 +1,11 @@
-"""One's own models: how they are called, and what is returned of them."""
+"""Any model: how it is called, and what is returned of it."""
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from distill.models import own
+from distill.models import custom
 from distill.types import Stop
 
 ONES = np.ones((2, 3), np.float32)
@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def asked(given, fields=FIELDS, inputs=None, **how):
-  model = own.model(given, 'the student', fields, inputs)
+  model = custom.model(given, 'the student', fields, inputs)
   return model(*model.weights, fields, **how)[0]
 
 
@@ -82,29 +82,29 @@ class TestWeights:
       def __call__(self, x):
         return self.drop(self.norm(x))
     net = Net(nnx.Rngs(0))
-    model = own.model(net, 'the student', FIELDS)
+    model = custom.model(net, 'the student', FIELDS)
     assert model.mixing and [sorted(part) for part in model.weights] == [
         ['norm/bias', 'norm/scale'], ['norm/mean', 'norm/var']]
     _, rest = model(*model.weights, FIELDS, train=True, key=KEY)
     assert rest['norm/mean'][0] == pytest.approx(0.01)      # of ones, at momentum 0.99
-    nnx.update(net, model.returned(model.weights[0], rest))
+    nnx.update(net, model.restore(model.weights[0], rest))
     assert net.norm.mean[0] == pytest.approx(0.01)
 
   def test_a_pair_returns_a_tree_like_its_own(self):
     params = {'a': [jnp.ones(2), jnp.arange(3)], 'b': jnp.ones(())}
-    model = own.model((lambda params, x: x, params), 'the student', FIELDS)
+    model = custom.model((lambda params, x: x, params), 'the student', FIELDS)
     assert [sorted(part) for part in model.weights] == [['a/0', 'b'], ['a/1']]
-    found = model.returned(*model.weights)
+    found = model.restore(*model.weights)
     assert jax.tree.structure(found) == jax.tree.structure(params)
 
   def test_what_a_function_takes_from_around_it_is_found(self):
     weights = jnp.ones((3, 5))
     for function in lambda batch: batch['image'] @ weights, jax.jit(lambda b: b['image'] @ weights):
-      found = own.model(function, 'the teacher', FIELDS).hidden(FIELDS)
+      found = custom.model(function, 'the teacher', FIELDS).captured(FIELDS)
       assert [x.shape for x in found] == [(3, 5)]
 
   def test_a_projector_takes_what_it_reads_and_valid_where_it_wants_it(self):
     weigh = lambda params, x, y, valid: params * x + y * valid[:, None]
-    model = own.projector(of(weigh), 'projectors[0]')
+    model = custom.projector(of(weigh), 'projectors[0]')
     found, _ = model(*model.weights, ONES, ONES, valid=np.array([1.0, 0.0]), train=True)
     assert found.tolist() == [[2] * 3, [1] * 3]
