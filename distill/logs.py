@@ -36,17 +36,53 @@ def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
           for name, (total, count) in jax.device_get(dict(sums)).items() if count}
 
 
-class Log:
-  """The log of a run; `quiet` silences the progress."""
+class Progress:
+  """The line of progress of a run; `quiet` silences it."""
 
   say = staticmethod(say)
+  bar = 0                               # letters of a bar before a line that is redrawn
+
+  def __init__(self, *, quiet: bool = False):
+    self._quiet, self._drawn = quiet, False
+    self._stage, self._marks = '', collections.deque(maxlen=20)     # (time, step)
+
+  def progress(self, stage: str, step: int, steps: int, metrics: Mapping[str, Any]) -> None:
+    """Shows how far a stage is: redrawn on a terminal or in a notebook, else a line a call."""
+    if self._quiet:
+      return
+    if stage != self._stage:
+      self._stage = stage
+      self._marks.clear()
+    self._marks.append((time.monotonic(), step))
+    (before, done), (now, _) = self._marks[0], self._marks[-1]
+    parts = [f'{stage} {step}/{steps}']
+    if step > done and now > before:
+      speed = (step - done) / (now - before)
+      minutes, seconds = divmod(round((steps - step) / speed), 60)
+      parts += [f'{speed:.3g} steps/s', f'{minutes}:{seconds:02} left']
+    line = '  '.join(parts + [f'{name} {float(value):.4g}' for name, value in metrics.items()])
+    redrawn = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    if redrawn:
+      bar = ('█' * (self.bar * step // steps)).ljust(self.bar, '░')
+      line = CLEAR + f'{bar} {line}'.lstrip()[:shutil.get_terminal_size().columns - 1]
+    self._drawn = redrawn and step < steps
+    print(line, end='' if self._drawn else '\n', file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    """Ends the line of progress."""
+    if self._drawn:
+      print(file=sys.stderr)
+      self._drawn = False
+
+
+class Log(Progress):
+  """The log of a run on disk; `quiet` silences the progress."""
 
   def __init__(self, workdir: Path, *, quiet: bool = False):
-    self._rows, self._board, self._quiet = workdir / 'metrics.jsonl', workdir / 'tensorboard', quiet
+    super().__init__(quiet=quiet)
+    self._rows, self._board = workdir / 'metrics.jsonl', workdir / 'tensorboard'
     self._boards: dict[tuple[str, int], EventsWriter] = {}
     self._first: dict[str, int] = {}                # stage -> the first step it will log again
-    self._stage, self._marks = '', collections.deque(maxlen=20)     # (time, step)
-    self._drawn = False
     self._keep(lambda row: True)
 
   def row(self, stage: str, seed: int, step: int, metrics: Mapping[str, Any]) -> None:
@@ -76,31 +112,9 @@ class Log:
       return []
     return [json.loads(line) for line in self._rows.read_bytes().splitlines()]
 
-  def progress(self, stage: str, step: int, steps: int, metrics: Mapping[str, Any]) -> None:
-    """Shows the progress of a stage: redrawn on a terminal, otherwise one line per call."""
-    if self._quiet:
-      return
-    if stage != self._stage:
-      self._stage = stage
-      self._marks.clear()
-    self._marks.append((time.monotonic(), step))
-    (before, done), (now, _) = self._marks[0], self._marks[-1]
-    parts = [f'{stage} {step}/{steps}']
-    if step > done and now > before:
-      speed = (step - done) / (now - before)
-      minutes, seconds = divmod(round((steps - step) / speed), 60)
-      parts += [f'{speed:.3g} steps/s', f'{minutes}:{seconds:02} left']
-    line = '  '.join(parts + [f'{name} {float(value):.4g}' for name, value in metrics.items()])
-    if sys.stderr.isatty():
-      line = CLEAR + line[:shutil.get_terminal_size().columns - 1]
-    self._drawn = sys.stderr.isatty() and step < steps
-    print(line, end='' if self._drawn else '\n', file=sys.stderr, flush=True)
-
   def close(self) -> None:
     """Ends the line of progress and the TensorBoard files."""
-    if self._drawn:
-      print(file=sys.stderr)
-      self._drawn = False
+    super().close()
     for stage in {stage for stage, _ in self._boards}:
       self._close(stage)
 
@@ -132,6 +146,28 @@ class Log:
   def _close(self, stage: str) -> None:
     for key in [key for key in self._boards if key[0] == stage]:
       self._boards.pop(key).close()
+
+
+class Memory(Progress):
+  """The log of a run that keeps nothing on disk: its rows are lost with it."""
+  bar = 20
+
+  def __init__(self, *, quiet: bool = False):
+    super().__init__(quiet=quiet)
+    self._logged: list[dict[str, Any]] = []
+
+  def row(self, stage: str, seed: int, step: int, metrics: Mapping[str, Any]) -> None:
+    """Keeps a step."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    self._logged.append({'stage': stage, 'seed': seed, 'step': step, **numbers})
+
+  def rewind(self, stage: str, step: int) -> None:
+    """Forgets what a stage logged after `step`, before it is trained from there."""
+    self._logged = [row for row in self._logged if row['stage'] != stage or row['step'] <= step]
+
+  def rows(self) -> list[dict[str, Any]]:
+    """Returns all that was logged."""
+    return list(self._logged)
 
 
 class NullLog:

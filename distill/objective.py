@@ -73,6 +73,12 @@ def _term(name: str, node: Any, where: str) -> Term | None:
     raise Stop(Status.CONFIG, f'{where} is not a term: it needs loss and reads')
   spec = lookup.call(TermNode, node, where)
   loss = lookup.find('losses', spec.loss, f'{where}.loss')
+  return term(name, spec, loss, lookup.build('schedules', spec.schedule, f'{where}.schedule'),
+              where)
+
+
+def term(name: str, spec: TermNode, loss: Callable, schedule: Schedule, where: str) -> Term | None:
+  """Builds a term of a loss and a schedule, which its node names; None for one of weight 0."""
   taken = lookup.parameters(loss)
   for argument in spec.reads:
     if not isinstance(spec.reads[argument], str):
@@ -87,7 +93,6 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   lookup.check(loss, spec.kwargs, f'{where}.kwargs', skip=spec.reads)
   if not 0 <= spec.weight < float('inf'):
     raise Stop(Status.CONFIG, f'{where}.weight={spec.weight} must be 0 or more')
-  schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
   if name in ('loss', 'grad_norm'):
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
   mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # also through a partial

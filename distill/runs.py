@@ -12,14 +12,14 @@ from distill.types import Status, Stop
 
 
 class Run:
-  """A run: its workdir, its log, and how it is stopped.
+  """A run: its workdir, its log, and how it is stopped; without a workdir it keeps nothing.
 
   A signal calls `preempt`. Outside `deferring` that raises at once: everything on disk is whole at
   any instant. Within `deferring` the training loop finishes its step and saves first. Several
   processes stop together, the next time that they ask each other.
   """
 
-  def __init__(self, name: str, workdir: pathlib.Path, log: Log, *, seed: int = 0,
+  def __init__(self, name: str, workdir: pathlib.Path | None, log: Log, *, seed: int = 0,
                shared: pathlib.Path | None = None):
     self.name, self.workdir, self.log, self.seed = name, workdir, log, seed
     self.shared = shared        # where runs leave finished stages for each other

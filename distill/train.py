@@ -20,7 +20,6 @@ from distill.student import Student
 from distill.teachers import Teacher, Weights
 from distill.types import Schedule, Status, Stop
 
-NO_WEIGHTS: Weights = ({}, {})        # of a teacher that is no module
 FitResult = tuple[Flat, Flat, dict[str, float]]    # parameters, the rest, and the training cost
 
 
@@ -33,8 +32,8 @@ class Stage:
   start: Callable[[Mapping[str, Weights]], tuple[Flat, Flat]]
   terms: tuple[objective.Term, ...]
   data: Sequence[Mapping[str, Any]]               # data[i]: this process's rows of batch i
-  optimizer: Mapping[str, Any]                    # config nodes
-  train: Mapping[str, Any]
+  optimizer: Any                                  # a config node, or an optax transformation
+  train: Mapping[str, Any]                        # a config node
   seed: int = 0                                   # of dropout and whatever else is random
   where: str = 'config'                           # config path of its node, for error lines
   node_path: str = ''                             # config path of the node with its optimizer
@@ -114,8 +113,10 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   config = lookup.call(TrainConfig, stage.train, f'{stage.where}.train')
   check_computing(stage.student.model, f'{stage.where}.train', dtype=config.dtype,
                   remat=config.remat)
-  optimizer = lookup.build('optimizers', {'name': 'adamw', **stage.optimizer},
-                           f'{stage.node_path or stage.where}.optimizer', steps=config.steps)
+  optimizer = stage.optimizer
+  if isinstance(optimizer, Mapping):
+    optimizer = lookup.build('optimizers', {'name': 'adamw', **optimizer},
+                             f'{stage.node_path or stage.where}.optimizer', steps=config.steps)
   parts = stage.student, stage.teachers, stage.terms
   options = dict(schedules=stage.schedules, prepare=stage.prepare, augment=stage.augment,
                  accumulate=config.accumulate, dtype=config.dtype, remat=config.remat,
@@ -144,9 +145,9 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   return Prepared(config, train_step, norms, init, like, batch, traced, stage.prepare)
 
 
-def folder(stage: Stage, run: Run) -> pathlib.Path:
-  """Returns the folder of a stage's checkpoints."""
-  return run.workdir / 'checkpoints' / stage.name
+def folder(stage: Stage, run: Run) -> pathlib.Path | None:
+  """Returns the folder of a stage's checkpoints; None for a run that keeps nothing."""
+  return run.workdir and run.workdir / 'checkpoints' / stage.name
 
 
 def fit(stage: Stage, ready: Prepared, weights: Mapping[str, Weights], run: Run,
@@ -169,8 +170,8 @@ class TrainSession:
                previous: tuple[Flat, Flat]):
     self.stage, self.run, self.folder = stage, run, folder(stage, run)
     homes = step.state_shardings(ready.like, stage.layout)
-    found = checkpoint.restore(self.folder, ready.like)
-    teachers = {t.name: weights.get(t.name, NO_WEIGHTS) for t in stage.teachers}
+    found = checkpoint.restore(self.folder, ready.like) if self.folder else None
+    teachers = {t.name: weights.get(t.name, ({}, {})) for t in stage.teachers}
     hashes = {name: checkpoint.sha256(teacher) for name, teacher in teachers.items()}
     self.is_new = found is None
     if self.is_new:
@@ -224,7 +225,8 @@ class TrainSession:
     now = time.monotonic()
     self.facts['seconds'] += now - self.before
     self.before, self.saved = now, done
-    checkpoint.save(self.folder, done, self.state, {**self.facts, 'window': self.window})
+    if self.folder:
+      checkpoint.save(self.folder, done, self.state, {**self.facts, 'window': self.window})
 
 
 def _fit(session: TrainSession, ready: Prepared, run: Run) -> FitResult:

@@ -79,14 +79,14 @@ def measured(name: str, rounds: int) -> Row:
   started, now = time.monotonic(), datetime.datetime.now(datetime.UTC)
   found = getattr(module, function)(rounds)
   seconds = time.monotonic() - started
-  from distill.pipelines import forecast
-  versions = forecast.versions() | {
+  from distill.measure import machine
+  versions = machine.versions() | {
       package: importlib.metadata.version(package)
       for package in getattr(module, 'PACKAGES', ())}
   return rows.rounded({
       'schema': 1, 'bench': name, 'time': now.isoformat(timespec='seconds'),
       'commit': rows.commit(), 'seconds': seconds, 'rounds': rounds, **found,
-      'hardware': forecast.hardware(), 'versions': versions})
+      'hardware': machine.hardware(), 'versions': versions})
 
 
 def table(row: Row) -> str:

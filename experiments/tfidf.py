@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distill import command_line, flags, lookup, streams
-from distill.pipelines import forecast
+from distill.measure import machine
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.judge import source
 from distill.tasks.classification import Classification
@@ -72,8 +72,8 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
           'time': now.isoformat(timespec='seconds'), 'commit': rows.commit(), 'seconds': seconds,
           'metric': {'name': task.primary, **task.metrics[task.primary]}, 'models': models,
           'training': {}, 'data': {'name': data.name, 'fingerprint': data.fingerprint},
-          'hardware': forecast.hardware(),
-          'versions': {**forecast.versions(), 'scikit-learn': version('scikit-learn')}}
+          'hardware': machine.hardware(),
+          'versions': {**machine.versions(), 'scikit-learn': version('scikit-learn')}}
 
 
 def scores(task: Classification, train, test, seen: np.ndarray) -> Mapping[str, float]:

@@ -21,6 +21,7 @@ FLOORS = [
     {'train', 'records', 'launch'},
     {'measure'},
     {'report'},
+    {'notebook'},
     {'pipelines'},
     {'flags'},
     {'workdir'},

@@ -244,3 +244,14 @@ class TestProgress:
     log.progress('student', 1, 3, {})
     log.say('set aside')
     assert sys.stderr.getvalue() == 'set aside\n'
+
+  def test_a_run_without_a_workdir_has_a_bar_and_keeps_its_rows(self, monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    log = logs.Memory()
+    log.progress('student', 1, 4, {})
+    log.row('student', 0, 1, {'loss': np.float32(2)})
+    log.row('student', 0, 2, {'loss': 1})
+    log.rewind('student', 1)
+    log.close()
+    assert sys.stderr.getvalue() == '\r\x1b[K' + '█' * 5 + '░' * 15 + ' student 1/4\n'
+    assert log.rows() == [{'stage': 'student', 'seed': 0, 'step': 1, 'loss': 2.0}]

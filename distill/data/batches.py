@@ -15,6 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from distill.data.iterables import IterableData
 from distill.data.sets import Columns, Split
 from distill.modalities import examples
 from distill.types import Status, Stop
@@ -66,8 +67,11 @@ def epoch_steps(split: Split, *, batch_size: int, widths: WidthsNode = None,
 def read_ahead(batches: Sequence[Any], start: int = 0) -> Iterator[Any]:
   """Iterates over the batches from `start` on, read by threads while the caller computes.
 
-  It yields `batches[start]`, `batches[start + 1]`, …, in this order.
+  It yields `batches[start]`, `batches[start + 1]`, …, in this order. Batches of an iterable come in
+  its order and are read as they are asked for.
   """
+  if isinstance(batches, IterableData):
+    return batches.iterate(start)
   if not isinstance(batches, grain.MapDataset):
     batches = grain.MapDataset.source(batches)
   options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)

@@ -4,7 +4,7 @@ Everything is computed from saved records: answers side by side, calibration, an
 `attributions.explain` kept of a few examples: attributions, attention and layers. Intervals are
 those of `quality`, except for CKA.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,26 @@ TOP = 0.2               # the share of an example's places that counts as its to
 # Arrays of `attributions.explain` that every modality has; any other array is of the inputs.
 COMMON = {'id', 'sampled', 'target', 'places', 'attribution', 'rollout', 'layers', 'grams'}
 SMALLEST = float(np.finfo(np.float32).tiny)     # replaces any smaller probability in a logarithm
+
+
+def compare_records(task: Task, records: Records, teacher: Records | None, names: Sequence[str],
+                    *, resamples: int = 1000) -> dict[str, Any]:
+  """Computes what a report says of a model by its records, beside `quality`.
+
+  `classes` and `calibration` are None unless the task has `categories`; `faithfulness` compares
+  the answers with a teacher's. `names` are the classes' names, if there are as many.
+  """
+  found = {'classes': None, 'calibration': None, 'faithfulness': {}}
+  categories = task.categories(records)
+  if categories is not None:
+    # One of our tasks has as many columns as the data has names.
+    n = categories['probabilities'].shape[1]
+    titles = tuple(names) if len(names) == n else tuple(map(str, range(n)))
+    found |= {'classes': quality.per_class(categories, titles, resamples=resamples),
+              'calibration': calibration(categories, resamples=resamples)}
+  if teacher is not None:
+    found['faithfulness'] = compare_answers(task, records, teacher, resamples=resamples)
+  return found
 
 
 def compare_answers(task: Task, records: Records, teacher: Records, *, resamples: int = 1000,

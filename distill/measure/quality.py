@@ -35,6 +35,40 @@ def score(task: Task, records: Records, *, resamples: int = 1000, seed: int = 0)
   return Scores(metrics, samples)
 
 
+def side_by_side(task: Task, records: Mapping[str, Records], teachers: Mapping[str, str],
+                 baselines: Mapping[str, str], *, resamples: int) -> dict[str, dict[str, Any]]:
+  """Computes every model's `quality`, `retention` of its teacher's, and `gain` over its baseline.
+
+  Args:
+    records: by model, its records of the same examples.
+    teachers, baselines: by model, the name of the model that it is compared with, if there is one.
+  """
+  aligned = align(*records.values())
+  chance = chance_level(task, aligned[0])
+  scores = {name: score(task, found, resamples=resamples)
+            for name, found in zip(records, aligned, strict=True)}
+
+  def retained(name: str, teacher: str) -> dict[str, Any]:
+    ours, theirs = scores[name], scores[teacher]
+    plain, over_chance = retention_intervals(ours, theirs, chance)
+    found = {'retention': {'of': teacher, **retention(ours.metrics, theirs.metrics)},
+             'retention_interval': {'of': teacher, **plain}, 'retention_over_chance': None}
+    if chance:
+      shares = retention_over_chance(ours.metrics, theirs.metrics, chance)
+      found['retention_over_chance'] = {'of': teacher, **{
+          metric: {**share, 'interval': over_chance[metric]} for metric, share in shares.items()}}
+    return found
+
+  def entry(name: str) -> dict[str, Any]:
+    found, baseline = dict.fromkeys(
+        ('retention', 'retention_interval', 'retention_over_chance')), baselines.get(name)
+    if name in teachers:
+      found = retained(name, teachers[name])
+    gained = {'of': baseline, **gain(scores[name], scores[baseline])} if baseline else None
+    return {'quality': scores[name].metrics, **found, 'gain': gained}
+  return {name: entry(name) for name in records}
+
+
 def gain(ours: Scores, theirs: Scores) -> dict[str, dict[str, float]]:
   """Computes how much better `ours` is than `theirs`, for aligned records; better is positive."""
   def gap(name):

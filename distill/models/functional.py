@@ -79,7 +79,7 @@ class Functional:
           lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(states)),
           any(hasattr(part, 'dot_general') for _, part in nnx.iter_modules(module)),
           any(isinstance(part, Block) for _, part in nnx.iter_modules(module)))
-      return tuple({path: value for path, value in _flat(part).items()
+      return tuple({path: value for path, value in flat(part).items()
                     if only is None or path in only} for part in states)
 
     facts: list[Any] = []
@@ -101,7 +101,7 @@ class Functional:
   @property
   def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
     """The shapes of parameters and rest, by path."""
-    return tuple(_flat(state) for state in self._states)
+    return tuple(flat(state) for state in self._states)
 
   def init(self, seed: int, only: Collection[str] | None = None) -> tuple[Flat, Flat]:
     """Initialises parameters and rest (batch statistics), by one program.
@@ -119,13 +119,13 @@ class Functional:
     names the part of every `layers.Block` that is computed again in the backward pass.
     """
     module = nnx.merge(self._graph, *(
-        _fill(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
+        fill(state, flat) for state, flat in zip(self._states, (params, rest), strict=True)))
     if dtype == precision.MIXED:
       module.set_attributes(dot_general=precision.dot_general, raise_if_not_found=False)
     if remat != NOTHING:
       module.set_attributes(Block, remat=remat, raise_if_not_found=False)
     result = getattr(module, method)(*arguments, **keywords)
-    return result, _flat(nnx.split(module, nnx.Param, ...)[2])
+    return result, flat(nnx.split(module, nnx.Param, ...)[2])
 
 
 def check_computing(model: Functional, where: str, *, dtype: str, remat: str = NOTHING) -> None:
@@ -151,12 +151,14 @@ def check_ids(model: Callable, batch: Batch, title: str) -> None:
                  f'table of {rows} of them, from 0')
 
 
-def _flat(state: nnx.State) -> Flat:
+def flat(state: nnx.State) -> Flat:
+  """Returns the values of a state's variables by their paths."""
   return {'/'.join(map(str, path)): variable.get_value()
           for path, variable in nnx.to_flat_state(state)}
 
 
-def _fill(state: nnx.State, flat: Flat) -> nnx.State:
+def fill(state: nnx.State, flat: Flat) -> nnx.State:
+  """Returns a state with the values of `flat` in its variables."""
   return nnx.from_flat_state([
       (path, variable.replace(flat['/'.join(map(str, path))]))
       for path, variable in nnx.to_flat_state(state)])

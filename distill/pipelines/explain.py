@@ -43,24 +43,16 @@ def explain_models(models: Sequence[Model], asks: Mapping[str, Callable],
 
   def fields(model: Model) -> dict[str, Any]:
     ours, teacher = records[model.name], teacher_of(model, models)
-    found = {'classes': None, 'calibration': None, 'faithfulness': {}, 'layers': None,
-             'robustness': robust.get(model.name)}
+    found = {**faithfulness.compare_records(
+        judge.task, ours, teacher and records[teacher.name], names, resamples=resamples),
+             'layers': None, 'robustness': robust.get(model.name)}
     if name := modalities.outside(model.modality):
       found['modality'] = name
-    categories = judge.task.categories(ours)
-    if categories is not None:
-      n = categories['probabilities'].shape[1]  # one of our tasks has as many as the data has names
-      titles = names if len(names) == n else tuple(map(str, range(n)))
-      found |= {'classes': quality.per_class(categories, titles, resamples=resamples),
-                'calibration': faithfulness.calibration(categories, resamples=resamples)}
-    if teacher:
-      found['faithfulness'] = faithfulness.compare_answers(
-          judge.task, ours, records[teacher.name], resamples=resamples)
-      if {model.name, teacher.name} <= explained.keys():
-        pair = explained[model.name], explained[teacher.name]
-        found['faithfulness'] |= faithfulness.compare_explanations(*pair, resamples=resamples)
-        similarity = faithfulness.layer_similarity(*pair)
-        found['layers'] = similarity and {'of': teacher.name, **similarity}
+    if teacher and {model.name, teacher.name} <= explained.keys():
+      pair = explained[model.name], explained[teacher.name]
+      found['faithfulness'] |= faithfulness.compare_explanations(*pair, resamples=resamples)
+      similarity = faithfulness.layer_similarity(*pair)
+      found['layers'] = similarity and {'of': teacher.name, **similarity}
     return found
   return {model.name: fields(model) for model in models}
 

@@ -1,11 +1,8 @@
 """Forecast of a run before it starts: its stages, their time, memory and disk; and early checks."""
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -21,7 +18,6 @@ from distill.runs import Run
 from distill.types import Batch, Status, Stop
 
 EFFICIENCY = 0.4        # speed of a narrow encoder's step, as a share of a large matrix product's
-PACKAGES = ('distill', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tokenizers')
 
 
 def check_same_data(dataset: Dataset, run: Run) -> None:
@@ -121,22 +117,6 @@ def _check_disk(run: Run, needed: int) -> None:
 def _memory(states: int) -> float:
   """Estimates bytes: Python, JAX and the compiler; the states, their gradients, activations."""
   return 1.2 * 2**30 + 6 * states
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages that a result depends on."""
-  return {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def hardware() -> dict[str, Any]:
-  """Returns the device, the processor's name and the cores that this process may use."""
-  cpu = platform.processor() or platform.machine()
-  if os.path.exists('/proc/cpuinfo'):
-    with open('/proc/cpuinfo') as lines:
-      names = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-      cpu = next(names, cpu)
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return {'device': jax.devices()[0].device_kind, 'cpu': cpu, 'cores': cores}
 
 
 def _speed() -> float:

@@ -5,8 +5,8 @@ from typing import Any
 from distill import records as records_of
 from distill import report, sharding
 from distill.disk import failpoint
-from distill.measure import quality
-from distill.pipelines import costs, explain, forecast
+from distill.measure import machine, quality
+from distill.pipelines import costs, explain
 from distill.pipelines.identities import config_sha256
 from distill.pipelines.judge import Judge, Model, teacher_of
 from distill.report import tiers
@@ -53,8 +53,8 @@ def write_report(config: Mapping[str, Any], models: Sequence[Model], judge: Judg
   data = judge.dataset
   found = {
       'schema': 1, 'config_name': run.name, 'config_sha256': config_sha256(config),
-      'seed': config['seed'], 'versions': {**data.versions, **forecast.versions()},
-      'hardware': forecast.hardware(),
+      'seed': config['seed'], 'versions': {**data.versions, **machine.versions()},
+      'hardware': machine.hardware(),
       'data': {'name': data.name, 'fingerprint': data.fingerprint,
                'splits': {name: len(split) for name, split in data.splits.items()}},
       'padding_share': padding_share,
@@ -69,33 +69,10 @@ def write_report(config: Mapping[str, Any], models: Sequence[Model], judge: Judg
 def quality_and_gain(models: Sequence[Model], records: Mapping[str, Records],
                      judge: Judge) -> dict[str, dict[str, Any]]:
   """Computes every model's quality on a split, its retention, and its gain over the baseline."""
-  aligned = quality.align(*records.values())
-  chance = quality.chance_level(judge.task, aligned[0])
-  scores = {name: quality.score(judge.task, found, resamples=judge.evaluate.resamples)
-            for name, found in zip(records, aligned, strict=True)}
+  teachers = {m.name: teacher.name for m in models if (teacher := teacher_of(m, models))}
   baselines = {m.baseline_of: m.name for m in models if m.baseline_of}
-
-  def retention(name: str, teacher: str) -> dict[str, Any]:
-    ours, theirs = scores[name], scores[teacher]
-    plain, over_chance = quality.retention_intervals(ours, theirs, chance)
-    found = {'retention': {'of': teacher, **quality.retention(ours.metrics, theirs.metrics)},
-             'retention_interval': {'of': teacher, **plain}, 'retention_over_chance': None}
-    if chance:
-      shares = quality.retention_over_chance(ours.metrics, theirs.metrics, chance)
-      found['retention_over_chance'] = {'of': teacher, **{
-          metric: {**share, 'interval': over_chance[metric]} for metric, share in shares.items()}}
-    return found
-
-  def compare(model: Model) -> dict[str, Any]:
-    ours, baseline = scores[model.name], baselines.get(model.name)
-    teacher = teacher_of(model, models)
-    if teacher:
-      found = retention(model.name, teacher.name)
-    else:
-      found = dict.fromkeys(('retention', 'retention_interval', 'retention_over_chance'))
-    gain = {'of': baseline, **quality.gain(ours, scores[baseline])} if baseline else None
-    return {'quality': ours.metrics, **found, 'gain': gain}
-  return {model.name: compare(model) for model in models}
+  return quality.side_by_side(judge.task, records, teachers, baselines,
+                              resamples=judge.evaluate.resamples)
 
 
 def records_for(model: Model, ask: Callable, split: str, judge: Judge, run: Run) -> Records:

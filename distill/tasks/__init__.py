@@ -90,6 +90,18 @@ def score_resamples(score: Callable[[Records], dict[str, float]], records: Recor
   return {name: np.array([value[name] for value in values]) for name in values[0]}
 
 
+def inferred(label: Any, answers: Any) -> str:
+  """Returns the task whose labels [b …] and answers are like these, '' if there is none.
+
+  Whole numbers beside two columns or more are classes; other numbers beside one are values.
+  """
+  columns = answers.shape[-1] if len(answers.shape) == 2 else 1
+  whole = np.issubdtype(label.dtype, np.integer)
+  if len(label.shape) != 1 or len(answers.shape) > 2 or whole != (columns > 1):
+    return ''
+  return 'classification.Classification' if whole else 'regression.Regression'
+
+
 def card_node(node: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a task's node with the facts that it takes, for a card; class names stay out of it."""
   taken = lookup.parameters(lookup.find('tasks', node['name'], 'task.name'))
