@@ -14,10 +14,9 @@ import jaxtyping
 # Before anything imports JAX. Commands that tests start inherit the cache.
 # Code that isn't optimised: compiling is most of what the tests do. The older emitters of fused
 # loops compile in half the time (bert:test from nothing: 20 s of a core, with the newer 35 s).
-os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=8 '
-                           '--xla_backend_optimization_level=0 '
-                           '--xla_llvm_disable_expensive_passes=true '
-                           '--xla_cpu_use_fusion_emitters=false')
+os.environ['XLA_FLAGS'] = os.environ.get('TEST_XLA_FLAGS') or (
+    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
+    '--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'))

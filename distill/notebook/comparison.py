@@ -83,9 +83,9 @@ def compare(models: Mapping[str, Any], data: Iterable[Mapping[str, Any]],
       whole numbers, regression if they aren't.
     teacher: the model that the others are compared with; by default 'teacher', or the first.
     baseline: the model over which the others gain; by default 'baseline', or none.
-    names: what the classes are output_shapes.
+    names: of the classes, in the order of the answers' columns.
     inputs: the field that models take, or several, where their signatures don't say it.
-    costs: whether calls are timed. What a function takes from around it counts as its parameters.
+    costs: whether calls are timed. Arrays that a function closes over count as its parameters.
     resamples: of the bootstrap behind the intervals.
 
   Raises:
@@ -108,8 +108,8 @@ def compare(models: Mapping[str, Any], data: Iterable[Mapping[str, Any]],
         task, found, {name: teacher for name in models if teacher and name != teacher},
         {name: baseline for name in others if baseline}, resamples=resamples)
     theirs = lambda name: found[teacher] if teacher and name != teacher else None
-    alike = {name: faithfulness.compare_records(task, found[name], theirs(name), names,
-                                          resamples=resamples) for name in models}
+    alike = {name: faithfulness.compare_records(
+        task, found[name], theirs(name), names, resamples=resamples) for name in models}
     cost_of = _costs(wrapped, source.fields, task, costs)
     role = {teacher: 'teacher', baseline: 'baseline'}
     entries = [{'name': name, 'role': role.get(name, 'student'), 'saw': None, **judged[name],
@@ -160,7 +160,7 @@ def _task(given: str | Task | None, models: Mapping[str, custom.Custom], fields:
     for output in given.outputs:
       objective.find_array({where: found}, f'{where}/{output}', 'task')
     try:
-      measured = given.measure(lambda wrapped, found=found: {
+      measured = given.measure(lambda _, found=found: {
           path: np.zeros(x.shape, x.dtype) for path, x in found.items()}, fields)
       given.records({path: np.asarray(x) for path, x in measured.items()}, fields)
     except (KeyError, ValueError) as error:
@@ -189,16 +189,17 @@ def _costs(models: Mapping[str, custom.Custom], fields: Batch, task: Task,
            for name, model in models.items()}
   captured = {name: model.captured(fields) for name, model in models.items()}
   for name, arrays in captured.items():
-    if arrays:
+    if not models[name].weights[0]:       # a function
       found[name] |= sizes.sizes((arrays, ()))
   if not timed:
     return {name: {**size, **UNMEASURED} for name, size in found.items()}
   modality = Arrays({name: Field(x.shape[1:], x.dtype.name) for name, x in fields.items()
                      if name not in ('id', 'valid')})
-  cost_of = cost.measure_costs({name: cost.LocalTimer(model, model.weights, modality, task.outputs)
-                         for name, model in models.items()}, seconds=SECONDS)
+  cost_of = cost.measure_costs({
+      name: cost.LocalTimer(model, model.weights, modality, task.outputs)
+      for name, model in models.items()}, seconds=SECONDS)
   for name, costs in cost_of.items():
-    if costs['peak_memory_bytes'] is not None:         # XLA's plan has arguments, not constants
+    if costs['peak_memory_bytes'] is not None:      # XLA's plan has arguments, not constants
       costs['peak_memory_bytes'] += sizes.nbytes(captured[name])
   return {name: {**size, **cost_of[name]} for name, size in found.items()}
 
