@@ -9,7 +9,37 @@ python -m distill.main --config=configs/article.py                   # ramp-tent
 python -m distill.main --config=configs/article.py:reverse-0.9       # or another of VARIANTS
 python -m distill.main --config=configs/article.py:test              # what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
+
+
+def mse(c):
+  """Adds the squared error of logits at weight 1 (Ba & Caruana 2014, eq. 1)."""
+  c.objective.mse = dict(loss='logits.mse', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def hint(c):
+  """Adds FitNet's hint at its usual weight (Romero 2015, §2.2)."""
+  c.student.projectors.high = dict(
+      module=dict(name='projectors.Regressor', outputs=32), reads='student/stage2/features')
+  c.objective.hint = dict(loss='features.mse', weight=100.0, reads=dict(
+      student='projected/high', teacher='teacher/stage2/features'))
+
+
+def maps(c):
+  """Adds the attention maps of every stage (Zagoruyko 2017, eq. 2)."""
+  for n in 1, 2, 3:
+    c.objective[f'at{n}'] = dict(loss='maps.at', weight=1000.0, reads=dict(
+        student=f'student/stage{n}/features', teacher=f'teacher/stage{n}/features'))
+
+
+def attention(c):
+  """Replaces plain KD's term by attention maps."""
+  del c.objective.kd
+  maps(c)
+
 
 MOVING = {      # w: from, to, over one part in so many of the steps; then it stays
     'fixed-0.5': (0.5, 0.5, 1), 'fixed-0.7': (0.7, 0.7, 1), 'fixed-0.9': (0.9, 0.9, 1),
@@ -17,20 +47,18 @@ MOVING = {      # w: from, to, over one part in so many of the steps; then it st
     'ramp-sixth-0.7': (0.0, 0.7, 6), 'ramp-sixth-0.9': (0.0, 0.9, 6),
     'linear-0.9': (0.0, 0.9, 1), 'advice-0.4-0.8': (0.4, 0.8, 1), 'reverse-0.9': (0.9, 0.0, 1),
     'warm-up': (0.0, 1.0, 12)}      # DKD's, 20 of 240 epochs: the cross-entropy keeps weight 1
-ATTENTION = dict(at1=1000.0, at2=1000.0, at3=1000.0)
-BESIDE = {      # terms beside the two, of which w stays
-    'kl+mse': (0.7, dict(mse=1.0)),             # of logits, Ba & Caruana's, at weight 1
-    'kl+hint': (0.7, dict(hint=100.0)),         # of features, FitNet's, at its usual weight
-    'attention': (0.0, ATTENTION), 'kl+attention': (0.7, ATTENTION)}
+BESIDE = {      # w, which stays, and the function of what comes beside the two terms
+    'kl+mse': (0.7, mse), 'kl+hint': (0.7, hint), 'attention': (0.0, attention),
+    'kl+attention': (0.7, maps)}
 VARIANTS = *MOVING, *BESIDE
 
 
-def get_config(variant: str = 'ramp-tenth-0.7') -> ConfigDict:
+def get_config(variant: Literal[*VARIANTS, 'test'] = 'ramp-tenth-0.7') -> ConfigDict:
   """The variant `test` is a run of seconds with every term, and a weight that moves."""
-  w, beside = BESIDE[variant] if variant in BESIDE else (0.0, {})
+  w, *beside = BESIDE[variant] if variant in BESIDE else (0.0,)
   start, stop, part = MOVING[variant] if variant in MOVING else (w, w, 1)
   if variant == 'test':
-    stop, beside = 0.9, dict(ATTENTION, mse=1.0, hint=100.0)
+    stop, beside = 0.9, (mse, hint, maps)
   c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='digits.Digits', test=0.25, validation=0.0, batch_size=64, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
@@ -38,29 +66,23 @@ def get_config(variant: str = 'ramp-tenth-0.7') -> ConfigDict:
   steps = FieldReference(600)
   adamw = dict(name='adamw', rate=3e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
   resnet = lambda *widths: dict(name='resnet.ResNet', depth=8, widths=widths)
-  term = lambda loss, weight=1.0, kwargs=dict(), **reads: dict(
-      loss=loss, weight=weight, kwargs=kwargs, reads=reads)
-  both = lambda path: dict(student=f'student/{path}', teacher=f'teacher/{path}')
   moving = lambda start, stop: dict(name='linear', start=start, stop=stop, steps=steps // part)
-  hard = term('supervised.cross_entropy', student='student/logits', label='batch/label')
+  hard = dict(loss='supervised.cross_entropy', weight=1.0,
+              reads=dict(student='student/logits', label='batch/label'))
   plan = dict(log_every=20, save_every=300, eval_every=20)
   c.teachers = dict(teacher=dict(
       model=resnet(16, 16, 32, 64), init='', train=dict(
           plan, steps=600, batch_size=64, eval_every=200, objective=dict(hard=hard),
           optimizer=adamw)))
-  c.student = dict(model=resnet(4, 4, 8, 16), init='', projectors=dict(high=dict(
-      module=dict(name='projectors.Regressor', outputs=32), reads='student/stage2/features')))
+  c.student = dict(model=resnet(4, 4, 8, 16), init='', projectors=dict())
   task = (1.0, 1.0) if variant == 'warm-up' else (round(1 - start, 6), round(1 - stop, 6))
   c.objective = dict(
       hard=dict(hard, mask='batch/labelled', schedule=moving(*task)),
-      kd=dict(term('logits.kl', kwargs=dict(temperature=4.0), **both('logits')),
-              schedule=moving(start, stop)),
-      mse=term('logits.mse', 0.0, **both('logits')),
-      hint=term('features.mse', 0.0, student='projected/high', teacher='teacher/stage2/features'),
-      **{f'at{n}': term('maps.at', 0.0, **both(f'stage{n}/features')) for n in (1, 2, 3)})
-  c.objective.kd.weight = 0.0 if variant == 'attention' else 1.0
-  for name, weight in beside.items():
-    c.objective[name].weight = weight
+      kd=dict(loss='logits.kl', weight=1.0, kwargs=dict(temperature=4.0),
+              reads=dict(student='student/logits', teacher='teacher/logits'),
+              schedule=moving(start, stop)))
+  for add in beside:
+    add(c)
   c.optimizer = adamw
   c.train = dict(plan, steps=steps)
   c.evaluate = dict(split='test', batch_size=64, cost=False)    # all have the same two networks

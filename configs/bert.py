@@ -8,10 +8,12 @@ python -m distill.main --config=configs/bert.py
 python -m distill.main --config=configs/bert.py:sst2      # a pretrained checkpoint, GLUE's SST-2
 python -m distill.main --config=configs/bert.py:test      # what the tests run; --list: others
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
 
 
-def get_config(size: str = 'full') -> ConfigDict:
+def get_config(size: Literal['full', 'words', 'sst2', 'test'] = 'full') -> ConfigDict:
   """The variant `test` is the same run in seconds, with every term."""
   c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,
@@ -23,9 +25,8 @@ def get_config(size: str = 'full') -> ConfigDict:
               reads=dict(student='student/logits', label='batch/label'))
   c.teachers = dict(teacher=dict(
       model=dict(name='bert.Bert', width=128, depth=2, heads=4, dropout=0.2, std=0.08), init='',
-      microbatch=0,
-      train=dict(steps=4000, log_every=100, save_every=500, eval_every=1000,
-                 objective=dict(hard=hard), optimizer=adamw)))
+      microbatch=0, train=dict(steps=4000, log_every=100, save_every=500, eval_every=1000,
+                               objective=dict(hard=hard), optimizer=adamw)))
   c.student = dict(
       model=dict(name='bert.Bert', width=56, depth=2, heads=4, dropout=0.0, std=0.1), init='',
       layers=(), frozen=(), projectors=dict(wide=dict(

@@ -16,6 +16,8 @@ python -m distill.main --config=configs/chains.py:takd
 python -m experiments.run configs/chains.py --out=experiments/methods      # all of them, compared
 python -m distill.main --config=configs/chains.py:test       # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 CHAINS = dict(          # variant -> who learns, and from whom
@@ -27,7 +29,7 @@ CHAINS = dict(          # variant -> who learns, and from whom
 WIDTHS = dict(teacher=(16, 16, 32, 64), assistant=(8, 8, 16, 32))       # all others: the student's
 
 
-def get_config(variant: str = 'takd') -> ConfigDict:
+def get_config(variant: Literal[*CHAINS, 'test'] = 'takd') -> ConfigDict:
   """The variant `test` is `densely` after the hints of `two_stage`, in seconds."""
   c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
   c.data = dict(name='digits.Digits', test=0.25, validation=0.0, batch_size=64, seed=0,

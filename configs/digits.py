@@ -4,159 +4,502 @@
 trains on all labels; they are then gone. The student (the same, 4 to 16 channels) has a tenth of
 them, all the images, and the teacher. Weights are the papers' where they give one, for theirs.
 
+A method is a function of a config: to a student that learns from labels it adds its terms, and what
+these read. A new function is a new variant, and changes no other.
+
 python -m distill.main --config=configs/digits.py
-python -m distill.main --config=configs/digits.py:dkd       # or another of METHODS
+python -m distill.main --config=configs/digits.py:dkd       # or another method; --list has them all
 python -m distill.main --config=configs/digits.py:test      # what the tests run, five in one sum
 """
-from ml_collections import ConfigDict, FieldReference
+from typing import Literal
 
-METHODS = dict(     # method -> its terms' weights, beside `hard`; a number: of the one of its name
-    kd=1.0, match=1.0, standard=9.0, dkd=1.0, nkd=1.0, wsld=2.5, teacher_free=1.0, lwf=1.0,
-    dist=2.0, mlkd=dict(kd=1.0, mlkd_batch=1.0, mlkd_class=1.0), ctkd=1.0, flsw=1.0, cwsm=1.0,
-    reverse_kl=1.0, symmetric_kl=1.0, tvd=1.0, jsd=1.0, skew_kl=1.0, skew_reverse_kl=1.0, akl=1.0,
-    f_divergence=1.0, alpha_divergence=1.0, taid=1.0, mft=1.0, top_k=1.0, mopd=1.0, uld=1.0,
-    fitnet=100.0, at=dict(at1=1000.0, at2=1000.0, at3=1000.0), nst=50.0, fsp=50.0, svd=1.0, vid=1.0,
-    ft=dict(ft=200.0, paraphrase=1.0), ab=0.003, ofd=0.001, simkd=1.0, dwa=dict(kd=1.0),
-    review=dict(review1=1.0, review2=1.0, review3=1.0), pkt=30000.0, sp=3000.0, cc=0.02,
-    rkd=dict(rkd_distance=25.0, rkd_angle=50.0), cc_neighbours=0.02, crd=0.8, infonce=0.8,
-    uncertainty=dict(weighed=1.0, penalty=1.0), confidence=dict(first=1.0, second=1.0),
-    certainty=dict(third=1.0, fourth=1.0), ensemble=1.0, born_again=1.0, gradnorm=dict(kd=1.0),
-    byot=dict(early=1.0, early_kd=0.3, early_hint=0.03), mutual=dict(b=1.0, a_b=1.0, b_a=1.0),
-    dot=dict(kd=1.0), sgd=dict(kd=1.0),
-    hints=dict(kd=1.0, fitnet=10.0, at3=100.0, sp=100.0, dist=0.1))
-SEVERAL = 'confidence', 'certainty', 'ensemble'       # of two teachers
-ALONE = 'mutual', 'byot', 'teacher_free'              # of none
+from ml_collections import ConfigDict
+
+# ---- outputs
 
 
-def get_config(method: str = 'kd') -> ConfigDict:
-  """Every method's terms are there, at weight 0 if another's is asked for."""
+def kd(c):
+  """Compares softened class probabilities by KL (Hinton 2015, §2)."""
+  c.objective.kd = dict(loss='logits.kl', kwargs=dict(temperature=4.0), reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def match(c):
+  """Compares logits by their squared error (Ba & Caruana 2014, eq. 1)."""
+  c.objective.match = dict(loss='logits.mse', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def standard(c):
+  """Standardises the logits before plain KD compares them (logit standardisation, Sun 2024)."""
+  c.objective.standard = dict(
+      loss='logits.kl', weight=9.0, kwargs=dict(temperature=2.0, standardised=True), reads=dict(
+          student='student/logits', teacher='teacher/logits'))
+
+
+def dkd(c):
+  """Weighs the target class and the other classes apart (DKD, Zhao 2022, eq. 7)."""
+  c.objective.dkd = dict(loss='logits.dkd', mask='batch/labelled', reads=dict(
+      student='student/logits', teacher='teacher/logits', label='batch/label'))
+
+
+def nkd(c):
+  """Normalises the other classes among themselves (NKD, Yang 2023)."""
+  c.objective.nkd = dict(loss='logits.nkd', mask='batch/labelled', reads=dict(
+      student='student/logits', teacher='teacher/logits', label='batch/label'))
+
+
+def wsld(c):
+  """Lowers the weight of examples that the student knows better (WSLD, Zhou 2021)."""
+  c.objective.wsld = dict(loss='logits.wsld', weight=2.5, mask='batch/labelled', reads=dict(
+      student='student/logits', teacher='teacher/logits', label='batch/label'))
+
+
+def teacher_free(c):
+  """Replaces the teacher by a virtual one, made of the label (Tf-KD_reg, Yuan 2020)."""
+  c.teachers = dict()
+  c.objective.teacher_free = dict(loss='logits.teacher_free', mask='batch/labelled', reads=dict(
+      student='student/logits', label='batch/label'))
+
+
+def lwf(c):
+  """Compares half of the classes, as if they were an old task's (LwF, Li 2016)."""
+  c.objective.lwf = dict(loss='logits.lwf', kwargs=dict(units=(0, 1, 2, 3, 4)), reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def dist(c):
+  """Correlates the probabilities of each example and of each class (DIST, Huang 2022)."""
+  c.objective.dist = dict(
+      loss='correlations.dist', weight=2.0, kwargs=dict(temperature=4.0), reads=dict(
+          student='student/logits', teacher='teacher/logits', where='batch/valid'))
+
+
+def mlkd(c):
+  """Adds to plain KD how examples, and how classes, resemble each other (MLKD, Jin 2023)."""
+  kd(c)
+  for name in 'mlkd_batch', 'mlkd_class':
+    c.objective[name] = dict(
+        loss=f'correlations.{name}', kwargs=dict(temperature=4.0), reads=dict(
+            student='student/logits', teacher='teacher/logits', where='batch/valid'))
+
+
+def ctkd(c):
+  """Learns the temperature that makes the student's task harder (CTKD, Li 2023)."""
+  c.schedules.reversal = dict(
+      name='cosine', start=0.0, stop=-1.0, steps=c.train.get_ref('steps') // 5)
+  c.student.projectors.temperature = dict(
+      module=dict(name='temperatures.Learned'), reads='schedule/reversal')
+  c.objective.ctkd = dict(loss='logits.kl', reads=dict(
+      student='student/logits', teacher='teacher/logits', temperature='projected/temperature'))
+
+
+def flsw(c):
+  """Lowers the temperature where student and teacher differ (FLSW, Wen 2019)."""
+  c.student.projectors.flsw = dict(
+      module=dict(name='temperatures.FLSW'), reads=('student/logits', 'teacher/logits'))
+  c.objective.flsw = dict(loss='logits.kl', reads=dict(
+      student='student/logits', teacher='teacher/logits', temperature='projected/flsw'))
+
+
+def cwsm(c):
+  """Sets the temperature by how sure the student is (CWSM, Wen 2019)."""
+  c.student.projectors.cwsm = dict(
+      module=dict(name='temperatures.CWSM'), reads='student/logits')
+  c.objective.cwsm = dict(loss='logits.kl', reads=dict(
+      student='student/logits', teacher='teacher/logits', temperature='projected/cwsm'))
+
+
+def reverse_kl(c):
+  """Keeps the student to classes that the teacher finds likely (MiniLLM, Gu 2024, §2.1)."""
+  c.objective.reverse_kl = dict(loss='divergences.reverse_kl', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def symmetric_kl(c):
+  """Mixes forward and reverse KL (DistiLLM's code, Ko 2024)."""
+  c.objective.symmetric_kl = dict(loss='divergences.symmetric_kl', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def tvd(c):
+  """Compares class probabilities by total variation (f-distill, Wen 2023)."""
+  c.objective.tvd = dict(loss='divergences.tvd', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def jsd(c):
+  """Compares student and teacher with their mixture (GKD, Agarwal 2024, eq. 1)."""
+  c.objective.jsd = dict(loss='divergences.jsd', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def skew_kl(c):
+  """Compares the teacher with a mixture of teacher and student (DistiLLM, Ko 2024, §3.1)."""
+  c.objective.skew_kl = dict(loss='divergences.skew_kl', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def skew_reverse_kl(c):
+  """Compares the student with a mixture of student and teacher (DistiLLM, Ko 2024, §3.1)."""
+  c.objective.skew_reverse_kl = dict(loss='divergences.skew_reverse_kl', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def akl(c):
+  """Weighs forward and reverse KL by where student and teacher differ (AKL, Wu 2024)."""
+  c.objective.akl = dict(loss='divergences.akl', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def f_divergence(c):
+  """Compares class probabilities by a named f, here Hellinger's (f-distill, Wen 2023)."""
+  c.objective.f_divergence = dict(
+      loss='divergences.f_divergence', kwargs=dict(name='hellinger'), reads=dict(
+          student='student/logits', teacher='teacher/logits'))
+
+
+def alpha_divergence(c):
+  """Compares class probabilities by an alpha divergence (Cressie & Read 1984; Amari 1985)."""
+  c.objective.alpha_divergence = dict(
+      loss='divergences.alpha_divergence', kwargs=dict(alpha=0.5), reads=dict(
+          student='student/logits', teacher='teacher/logits'))
+
+
+def taid(c):
+  """Moves the target from the student to the teacher (TAID, Shing 2025)."""
+  c.carry.pace = dict(name='Taid', teacher='teacher/logits', steps=c.train.get_ref('steps'))
+  c.objective.taid = dict(loss='divergences.taid', reads=dict(
+      student='student/logits', teacher='teacher/logits', t='carry/pace/t'))
+
+
+def mft(c):
+  """Moves the teacher's distribution towards the label (minifinetuning, Belcak 2025)."""
+  c.objective.mft = dict(loss='divergences.mft', mask='batch/labelled', reads=dict(
+      student='student/logits', teacher='teacher/logits', label='batch/label'))
+
+
+def top_k(c):
+  """Compares the classes that the teacher finds likeliest by KL."""
+  c.objective.top_k = dict(loss='vocabulary.top_k', kwargs=dict(k=3), reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def mopd(c):
+  """Compares the teacher's likeliest classes by reverse KL (MOPD 2026, eq. 5)."""
+  c.objective.mopd = dict(loss='vocabulary.mopd', kwargs=dict(k=3), reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def uld(c):
+  """Compares probabilities in falling order, whatever their classes (ULD, Boizard 2024)."""
+  c.objective.uld = dict(loss='vocabulary.uld', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+# ---- features
+
+
+def fitnet(c):
+  """Regresses the teacher's features from the middle stage (FitNet, Romero 2015, §2.2)."""
+  c.student.projectors.high = dict(
+      module=dict(name='projectors.Regressor', outputs=32), reads='student/stage2/features')
+  c.objective.fitnet = dict(loss='features.mse', weight=100.0, reads=dict(
+      student='projected/high', teacher='teacher/stage2/features'))
+
+
+def at(c):
+  """Compares the attention maps of every stage (AT, Zagoruyko 2017, eq. 2)."""
+  for n in 1, 2, 3:
+    c.objective[f'at{n}'] = dict(loss='maps.at', weight=1000.0, reads=dict(
+        student=f'student/stage{n}/features', teacher=f'teacher/stage{n}/features'))
+
+
+def nst(c):
+  """Compares the distribution of the channels' maps by MMD² (NST, Huang 2017)."""
+  c.objective.nst = dict(loss='maps.nst', weight=50.0, reads=dict(
+      student='student/stage3/features', teacher='teacher/stage3/features'))
+
+
+def fsp(c):
+  """Compares the flow between two stages by Gram matrices (FSP, Yim 2017, eq. 2)."""
+  c.student.projectors.low = dict(
+      module=dict(name='projectors.Regressor', outputs=16), reads='student/stage1/features')
+  c.student.projectors.high = dict(
+      module=dict(name='projectors.Regressor', outputs=32), reads='student/stage2/features')
+  c.objective.fsp = dict(loss='maps.fsp', weight=50.0, reads=dict(
+      student_first='projected/low', student_last='projected/high',
+      teacher_first='teacher/stage1/features', teacher_last='teacher/stage2/features'))
+
+
+def svd(c):
+  """Compares the main singular vectors of two stages (KDSVD, Lee 2018)."""
+  c.student.projectors.low = dict(
+      module=dict(name='projectors.Regressor', outputs=16), reads='student/stage1/features')
+  c.student.projectors.high = dict(
+      module=dict(name='projectors.Regressor', outputs=32), reads='student/stage2/features')
+  c.objective.svd = dict(loss='maps.svd', reads=dict(
+      student_first='projected/low', student_last='projected/high',
+      teacher_first='teacher/stage1/features', teacher_last='teacher/stage2/features'))
+
+
+def vid(c):
+  """Predicts the teacher's features with a variance for each channel (VID, Ahn 2019, eq. 5)."""
+  c.student.projectors.guess = dict(
+      module=dict(name='projectors.Variational', outputs=64), reads='student/stage3/features')
+  c.objective.vid = dict(loss='maps.vid', reads=dict(
+      student='projected/guess/mean', variance='projected/guess/variance',
+      teacher='teacher/stage3/features'))
+
+
+def ft(c):
+  """Transfers factors of the teacher's features, which an autoencoder finds (FT, Kim 2018)."""
+  c.student.projectors.paraphrase = dict(
+      module=dict(name='projectors.Paraphraser', outputs=32), reads='teacher/stage3/features')
+  c.student.projectors.translation = dict(
+      module=dict(name='projectors.Translator', outputs=32), reads='student/stage3/features')
+  c.objective.ft = dict(loss='maps.ft', weight=200.0, reads=dict(
+      student='projected/translation', teacher='projected/paraphrase/factor'))
+  c.objective.paraphrase = dict(loss='features.mse', reads=dict(
+      student='projected/paraphrase/reconstruction', teacher='teacher/stage3/features'))
+
+
+def ab(c):
+  """Compares which neurons are active, by a hinge on preactivations (AB, Heo 2019, AAAI)."""
+  c.student.projectors.before = dict(
+      module=dict(name='projectors.Connector', outputs=64), reads='student/stage3/preactivation')
+  c.objective.ab = dict(loss='maps.ab', weight=0.003, reads=dict(
+      student='projected/before', teacher='teacher/stage3/preactivation'))
+
+
+def ofd(c):
+  """Compares preactivations, through a ReLU with a margin (OFD, Heo 2019, ICCV)."""
+  c.student.projectors.before = dict(
+      module=dict(name='projectors.Connector', outputs=64), reads='student/stage3/preactivation')
+  reads = dict(
+      student='projected/before', teacher='teacher/stage3/preactivation',
+      scale='teacher/weights/stage3/scale', bias='teacher/weights/stage3/bias')
+  c.objective.ofd = dict(loss='maps.ofd', weight=0.001, reads=reads)
+
+
+def simkd(c):
+  """Puts the teacher's head on the student's features; no labels are read (SimKD, Chen 2022)."""
+  c.student.model = dict(name='simkd.SimKD', encoder=c.student.model, width=64)
+  c.student.init = 'teacher'
+  c.student.fresh, c.student.frozen = ('encoder/*', 'projector/*'), ('head/*',)
+  c.objective = dict(simkd=dict(loss='features.mse', reads=dict(
+      student='student/projected', teacher='teacher/stage3/features')))
+
+
+def review(c):
+  """Fuses each stage with those above it before it is compared (ReviewKD, Chen 2021)."""
+  c.student.projectors.review = dict(
+      module=dict(name='fusion.Review', outputs=(16, 32, 64)),
+      reads=tuple(f'student/stage{n}/features' for n in (1, 2, 3)))
+  for n in 1, 2, 3:
+    c.objective[f'review{n}'] = dict(loss='maps.hcl', reads=dict(
+        student=f'projected/review/{n}', teacher=f'teacher/stage{n}/preactivation'))
+
+
+# ---- relations between examples
+
+
+def pkt(c):
+  """Compares the neighbours of an example by KL (PKT, Passalis 2018)."""
+  c.objective.pkt = dict(loss='relations.pkt', weight=30000.0, reads=dict(
+      student='student/pooled', teacher='teacher/pooled', where='batch/valid'))
+
+
+def sp(c):
+  """Compares the similarities of all pairs of examples (SP, Tung 2019)."""
+  c.objective.sp = dict(loss='relations.sp', weight=3000.0, reads=dict(
+      student='student/stage3/features', teacher='teacher/stage3/features', where='batch/valid'))
+
+
+def cc(c):
+  """Compares Gaussian kernels between examples (CC, Peng 2019)."""
+  c.objective.cc = dict(loss='relations.cc', weight=0.02, reads=dict(
+      student='student/pooled', teacher='teacher/pooled', where='batch/valid'))
+
+
+def rkd(c):
+  """Compares distances and angles between examples (RKD, Park 2019, §3.2)."""
+  for name, weight in ('rkd_distance', 25.0), ('rkd_angle', 50.0):
+    c.objective[name] = dict(loss=f'relations.{name}', weight=weight, reads=dict(
+        student='student/pooled', teacher='teacher/pooled', where='batch/valid'))
+
+
+def cc_neighbours(c):
+  """Compares the differences of neighbouring examples (CC as in RepDistiller, Tian 2020)."""
+  c.student.projectors.wide = dict(
+      module=dict(name='projectors.Linear', outputs=64), reads='student/pooled')
+  c.objective.cc_neighbours = dict(loss='relations.cc_neighbours', weight=0.02, reads=dict(
+      student='projected/wide', teacher='teacher/pooled', where='batch/valid'))
+
+
+def crd(c):
+  """Finds the teacher's vector of an example in a memory bank (CRD, Tian 2020, §3.1)."""
+  for name, model in ('mine', 'student'), ('theirs', 'teacher'):
+    c.student.projectors[name] = dict(
+        module=dict(name='projectors.Embedding', outputs=32), reads=f'{model}/pooled')
+  c.carry.bank = dict(name='Bank', negatives=256, reads=('projected/mine', 'projected/theirs'))
+  c.objective.crd = dict(loss='contrastive.crd', weight=0.8, reads=dict(
+      student='projected/mine', teacher='projected/theirs', where='batch/valid', id='batch/id',
+      bank='carry/bank/bank', places='carry/bank/places', draws='carry/bank/draws',
+      z='carry/bank/z', temperature='carry/bank/temperature'))
+
+
+def infonce(c):
+  """Finds the teacher's vector of an example in the batch (CLIP, Radford 2021, fig. 3)."""
+  for name, model in ('mine', 'student'), ('theirs', 'teacher'):
+    c.student.projectors[name] = dict(
+        module=dict(name='projectors.Embedding', outputs=32), reads=f'{model}/pooled')
+  c.objective.infonce = dict(loss='contrastive.infonce', weight=0.8, reads=dict(
+      student='projected/mine', teacher='projected/theirs', where='batch/valid'))
+
+
+# ---- weights of terms, several models, the optimizer
+
+
+def dwa(c):
+  """Weighs labels and teacher by how slowly each loss falls (Dynamic Weight Average, Liu 2019)."""
+  kd(c)
+  c.carry.dwa = dict(name='DWA', window=42, terms=('hard', 'kd'))
+  for name in 'hard', 'kd':
+    c.objective[name].update(group=name, scale=f'carry/dwa/{name}')
+
+
+def gradnorm(c):
+  """Weighs labels and teacher until their gradients are alike (GradNorm, Chen 2018, eq. 2)."""
+  kd(c)
+  c.carry.gradnorm = dict(name='GradNorm', terms=('hard', 'kd'))
+  for name in 'hard', 'kd':
+    c.objective[name].update(group=name, scale=f'carry/gradnorm/{name}')
+
+
+def uncertainty(c):
+  """Learns the weight of the teacher's term (Kendall 2018, eq. 10)."""
+  c.student.projectors.noise = dict(
+      module=dict(name='weights.Uncertainty', terms=('kd',)), reads='batch/valid')
+  c.objective.weighed = dict(loss='logits.kl', scale='projected/noise/kd', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+  c.objective.penalty = dict(loss='balance.penalty', reads=dict(
+      value='projected/noise/kd/penalty', like='teacher/logits'))
+
+
+def confidence(c):
+  """Weighs two teachers by how well each knows an example's label (CA-MKD, Zhang 2022)."""
+  c.teachers.teacher2 = dict(c.teachers.teacher.to_dict(), seed=1)
+  c.student.projectors.sure = dict(
+      module=dict(name='weights.Confidence'),
+      reads=('teacher/logits', 'teacher2/logits', 'batch/label'))
+  for k, (name, teacher) in enumerate((('first', 'teacher'), ('second', 'teacher2'))):
+    c.objective[name] = dict(
+        loss='logits.kl', kwargs=dict(temperature=4.0), scale=f'projected/sure/{k}', reads=dict(
+            student='student/logits', teacher=f'{teacher}/logits'))
+
+
+def certainty(c):
+  """Weighs two teachers by the entropy of their predictions (Kwon 2020)."""
+  c.teachers.teacher2 = dict(c.teachers.teacher.to_dict(), seed=1)
+  c.student.projectors.certain = dict(
+      module=dict(name='weights.Certainty'), reads=('teacher/logits', 'teacher2/logits'))
+  for k, (name, teacher) in enumerate((('third', 'teacher'), ('fourth', 'teacher2'))):
+    c.objective[name] = dict(
+        loss='logits.kl', kwargs=dict(temperature=4.0), scale=f'projected/certain/{k}', reads=dict(
+            student='student/logits', teacher=f'{teacher}/logits'))
+
+
+def ensemble(c):
+  """Averages the predictions of two teachers (Hinton 2015, §1)."""
+  c.teachers.teacher2 = dict(c.teachers.teacher.to_dict(), seed=1)
+  c.student.projectors.mean = dict(
+      module=dict(name='weights.Ensemble'), reads=('teacher/logits', 'teacher2/logits'))
+  c.objective.ensemble = dict(loss='logits.kl', reads=dict(
+      student='student/logits', teacher='projected/mean'))
+
+
+def born_again(c):
+  """Learns from a teacher of the student's shape (born-again networks, Furlanello 2018)."""
+  c.teachers.teacher.model = c.student.model
+  c.objective.born_again = dict(loss='logits.kl', reads=dict(
+      student='student/logits', teacher='teacher/logits'))
+
+
+def byot(c):
+  """Teaches an early stage by the network's last, without a teacher (BYOT, Zhang 2019)."""
+  c.teachers = dict()
+  c.student.projectors.early = dict(
+      module=dict(name='projectors.Head', width=16, classes=10), reads='student/stage2/features')
+  c.objective.early = dict(loss='supervised.cross_entropy', mask='batch/labelled', reads=dict(
+      student='projected/early/logits', label='batch/label'))
+  c.objective.early_kd = dict(loss='logits.kl', weight=0.3, reads=dict(
+      student='projected/early/logits', teacher='self/logits'))
+  c.objective.early_hint = dict(loss='features.mse', weight=0.03, reads=dict(
+      student='projected/early/hidden', teacher='self/pooled'))
+
+
+def mutual(c):
+  """Trains two students that teach each other, without a teacher (DML, Zhang 2018, §3)."""
+  c.teachers = dict()
+  c.student.model = dict(
+      name='cohort.Cohort', members=dict(a=c.student.model, b=c.student.model))
+  c.objective.b = dict(loss='supervised.cross_entropy', mask='batch/labelled', reads=dict(
+      student='student/b/logits', label='batch/label'))
+  c.objective.a_b = dict(loss='logits.kl', reads=dict(
+      student='student/logits', teacher='self/b/logits'))
+  c.objective.b_a = dict(loss='logits.kl', reads=dict(
+      student='student/b/logits', teacher='self/logits'))
+
+
+def dot(c):
+  """Gives the teacher's gradient the larger momentum (DOT, Zhao 2023)."""
+  kd(c)
+  c.objective.hard.group, c.objective.kd.group = 'hard', 'kd'
+  c.optimizer = dict(name='dot', task='hard', rate=0.05)
+
+
+def sgd(c):
+  """Trains plain KD by SGD with momentum, for a comparison with DOT."""
+  kd(c)
+  c.optimizer = dict(name='sgd', momentum=0.9, rate=0.05)
+
+
+def hints(c):
+  """Adds to plain KD a hint, attention, similarities and correlations, at small weights."""
+  for add in kd, fitnet, at, sp, dist:
+    add(c)
+  del c.objective.at1, c.objective.at2
+  for name, weight in dict(fitnet=10.0, at3=100.0, sp=100.0, dist=0.1).items():
+    c.objective[name].weight = weight
+
+
+# All functions of this file so far.
+METHODS = {name: f for name, f in [*globals().items()] if getattr(f, '__module__', '') == __name__}
+
+
+def get_config(method: Literal[*METHODS, 'test'] = 'kd') -> ConfigDict:
+  """Adds a method to a student that learns from labels; `test` is `hints` in seconds."""
   c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='digits.Digits', test=0.25, validation=0.0, batch_size=64, seed=0,
                 labelled=0.1, drawn=0.5)      # a tenth of the labels, in half of every batch
   c.task = dict(name='classification.Classification')
-  both = lambda path: dict(student=f'student/{path}', teacher=f'teacher/{path}')
-  term = lambda loss, mask='', weight=0.0, kwargs=dict(), **reads: dict(
-      loss=loss, weight=weight, mask=mask, scale='', kwargs=kwargs, reads=reads)
-  hard = term('supervised.cross_entropy', student='student/logits', label='batch/label', weight=1.0)
+  hard = dict(loss='supervised.cross_entropy', weight=1.0,
+              reads=dict(student='student/logits', label='batch/label'))
   adamw = dict(name='adamw', rate=3e-3, schedule='cosine', warmup=0.1, decay=0.01, clip=1.0)
   resnet = lambda *widths: dict(name='resnet.ResNet', depth=8, widths=widths)
   plan = dict(steps=600, log_every=50, save_every=300, eval_every=200)
-  c.teachers = {name: dict(
-      model=resnet(16, 16, 32, 64), init='', seed=seed, train=dict(
-          plan, objective=dict(hard=hard), optimizer=adamw))
-      for seed, name in enumerate(('teacher', 'teacher2')[:1 + (method in SEVERAL)])}
-  c.student = dict(model=resnet(4, 4, 8, 16), init='', layers=(), fresh=(), frozen=())
-  if method == 'simkd':                       # the teacher's head on the student's projection
-    c.student = dict(model=dict(name='simkd.SimKD', encoder=c.student.model, width=64), layers=(),
-                     init='teacher', fresh=('encoder/*', 'projector/*'), frozen=('head/*',))
-  if method == 'mutual':                      # two students
-    c.student.model = dict(name='cohort.Cohort', members=dict(a=c.student.model,
-                                                              b=c.student.model))
-  if method == 'born_again':                  # a teacher of the student's own shape
-    c.teachers.teacher.model = c.student.model
-  if method in ALONE:
-    c.teachers = dict()
-  module = lambda name, *reads, **how: dict(
-      module=dict(how, name=name), reads=reads if len(reads) > 1 else reads[0])
-  stages = [f'student/stage{n}/features' for n in (1, 2, 3)]
-  pair, teachers = ('student/logits', 'teacher/logits'), ('teacher/logits', 'teacher2/logits')
-  c.student.projectors = dict(
-      temperature=module('temperatures.Learned', 'schedule/reversal'),
-      flsw=module('temperatures.FLSW', *pair), cwsm=module('temperatures.CWSM', pair[0]),
-      low=module('projectors.Regressor', stages[0], outputs=16),
-      high=module('projectors.Regressor', stages[1], outputs=32),
-      wide=module('projectors.Linear', 'student/pooled', outputs=64),
-      before=module('projectors.Connector', 'student/stage3/preactivation', outputs=64),
-      guess=module('projectors.Variational', stages[2], outputs=64),
-      paraphrase=module('projectors.Paraphraser', 'teacher/stage3/features', outputs=32),
-      translation=module('projectors.Translator', stages[2], outputs=32),
-      review=module('fusion.Review', *stages, outputs=(16, 32, 64)),
-      mine=module('projectors.Embedding', 'student/pooled', outputs=32),
-      theirs=module('projectors.Embedding', 'teacher/pooled', outputs=32),
-      early=module('projectors.Head', stages[1], width=16, classes=10),
-      noise=module('weights.Uncertainty', 'batch/valid', terms=('kd',)),
-      sure=module('weights.Confidence', *teachers, 'batch/label'),
-      certain=module('weights.Certainty', *teachers), mean=module('weights.Ensemble', *teachers))
-  steps = FieldReference(600)
-  c.schedules = dict(reversal=dict(name='cosine', start=0.0, stop=-1.0, steps=steps // 5))
-  c.carry = dict(
-      bank=dict(name='Bank', negatives=256, reads=('projected/mine', 'projected/theirs')),
-      pace=dict(name='Taid', teacher='teacher/logits', steps=steps),
-      dwa=dict(name='DWA', window=42, terms=('hard', 'kd')),
-      gradnorm=dict(name='GradNorm', terms=('hard', 'kd')))
-  seen = dict(mask='batch/labelled', label='batch/label')
-  every = dict(where='batch/valid')
-  ours = dict(student='projected/mine', teacher='projected/theirs', **every)
-  gram = dict(student_first='projected/low', student_last='projected/high',
-              teacher_first='teacher/stage1/features', teacher_last='teacher/stage2/features')
-  logits = lambda loss, **how: term(loss, **both('logits'), **how)
-  last = lambda loss, **how: term(loss, **both('stage3/features'), **how)
-  c.objective = dict(
-      hard=dict(hard, mask='batch/labelled', weight=float(method != 'simkd')),   # it has one term
-      kd=logits('logits.kl', kwargs=dict(temperature=4.0)),
-      match=logits('logits.mse'), born_again=logits('logits.kl'),
-      ensemble=term('logits.kl', student=pair[0], teacher='projected/mean'),
-      standard=logits('logits.kl', kwargs=dict(temperature=2.0, standardised=True)),
-      dkd=logits('logits.dkd', **seen), nkd=logits('logits.nkd', **seen),
-      wsld=logits('logits.wsld', **seen), mft=logits('divergences.mft', **seen),
-      teacher_free=term('logits.teacher_free', student=pair[0], **seen),
-      lwf=logits('logits.lwf', kwargs=dict(units=(0, 1, 2, 3, 4))),
-      **{name: logits('logits.kl', temperature=f'projected/{path}') for name, path in (
-          ('ctkd', 'temperature'), ('flsw', 'flsw'), ('cwsm', 'cwsm'))},
-      **{name: logits(f'correlations.{name}', kwargs=dict(temperature=4.0), **every)
-         for name in ('dist', 'mlkd_batch', 'mlkd_class')},
-      **{name: logits(f'divergences.{name}') for name in (
-          'reverse_kl', 'symmetric_kl', 'tvd', 'jsd', 'skew_kl', 'skew_reverse_kl', 'akl')},
-      f_divergence=logits('divergences.f_divergence', kwargs=dict(name='hellinger')),
-      alpha_divergence=logits('divergences.alpha_divergence', kwargs=dict(alpha=0.5)),
-      taid=logits('divergences.taid', t='carry/pace/t'), uld=logits('vocabulary.uld'),
-      top_k=logits('vocabulary.top_k', kwargs=dict(k=3)),
-      mopd=logits('vocabulary.mopd', kwargs=dict(k=3)),
-      fitnet=term('features.mse', student='projected/high', teacher='teacher/stage2/features'),
-      **{f'at{n}': term('maps.at', **both(f'stage{n}/features')) for n in (1, 2, 3)},
-      nst=last('maps.nst'), fsp=term('maps.fsp', **gram), svd=term('maps.svd', **gram),
-      vid=term('maps.vid', student='projected/guess/mean', variance='projected/guess/variance',
-               teacher='teacher/stage3/features'),
-      ft=term('maps.ft', student='projected/translation', teacher='projected/paraphrase/factor'),
-      paraphrase=term('features.mse', student='projected/paraphrase/reconstruction',
-                      teacher='teacher/stage3/features'),
-      ab=term('maps.ab', student='projected/before', teacher='teacher/stage3/preactivation'),
-      ofd=term('maps.ofd', student='projected/before', teacher='teacher/stage3/preactivation',
-               scale='teacher/weights/stage3/scale', bias='teacher/weights/stage3/bias'),
-      **{f'review{n}': term('maps.hcl', student=f'projected/review/{n}',
-                            teacher=f'teacher/stage{n}/preactivation') for n in (1, 2, 3)},
-      simkd=term('features.mse', student='student/projected', teacher='teacher/stage3/features'),
-      **{name: term(f'relations.{name}', **both('pooled'), **every)
-         for name in ('rkd_distance', 'rkd_angle', 'pkt', 'cc')},
-      sp=last('relations.sp', **every),
-      cc_neighbours=term('relations.cc_neighbours', student='projected/wide',
-                         teacher='teacher/pooled', **every),
-      infonce=term('contrastive.infonce', **ours),
-      crd=term('contrastive.crd', **ours, id='batch/id', **{
-          part: f'carry/bank/{part}' for part in ('bank', 'places', 'draws', 'z', 'temperature')}),
-      weighed=dict(logits('logits.kl'), scale='projected/noise/kd'),
-      penalty=term('balance.penalty', value='projected/noise/kd/penalty', like='teacher/logits'),
-      **{name: dict(term('logits.kl', student=pair[0], teacher=teachers[k], kwargs=dict(
-          temperature=4.0)), scale=f'projected/{weights}/{k}') for name, weights, k in (
-              ('first', 'sure', 0), ('second', 'sure', 1), ('third', 'certain', 0),
-              ('fourth', 'certain', 1))},
-      early=term('supervised.cross_entropy', student='projected/early/logits', **seen),
-      early_kd=term('logits.kl', student='projected/early/logits', teacher='self/logits'),
-      early_hint=term('features.mse', student='projected/early/hidden', teacher='self/pooled'),
-      b=term('supervised.cross_entropy', student='student/b/logits', **seen),
-      a_b=term('logits.kl', student='student/logits', teacher='self/b/logits'),
-      b_a=term('logits.kl', student='student/b/logits', teacher='self/logits'))
-  if method in METHODS or method == 'test':
-    weights = METHODS['hints' if method == 'test' else method]
-    for name, weight in (weights if isinstance(weights, dict) else {method: weights}).items():
-      c.objective[name].weight = weight
-  for name in ('hard', 'kd') if method in ('dwa', 'gradnorm', 'dot') else ():
-    c.objective[name].update(group=name, scale='' if method == 'dot' else f'carry/{method}/{name}')
-  sgd = dict(sgd=dict(name='sgd', momentum=0.9), dot=dict(name='dot', task='hard'))
-  c.optimizer = dict(sgd[method], rate=0.05) if method in sgd else adamw
-  c.train = dict(steps=steps, log_every=50, save_every=300, eval_every=200, accumulate=1,
-                 dtype='float32', shares=False)
+  c.teachers = dict(teacher=dict(
+      model=resnet(16, 16, 32, 64), init='', seed=0,
+      train=dict(plan, objective=dict(hard=hard), optimizer=adamw)))
+  c.student = dict(model=resnet(4, 4, 8, 16), init='', layers=(), fresh=(), frozen=(),
+                   projectors=dict())
+  c.schedules, c.carry = dict(), dict()
+  c.objective = dict(hard=dict(hard, mask='batch/labelled'))
+  c.optimizer = adamw
+  c.train = dict(plan, accumulate=1, dtype='float32', shares=False)
   c.evaluate = dict(split='test', batch_size=64, cost=False)    # all have the same two networks
+  METHODS['hints' if method == 'test' else method](c)
   if method == 'test':
     c.data.update(batch_size=8)
     c.teachers.teacher.train.update(steps=6, log_every=2, save_every=3, eval_every=0)

@@ -13,10 +13,12 @@ python -m distill.main --config=$F --config.data.path=texts.txt --workdir=$D    
 python -m distill.main --config=$F:task --config.student.init=$D/export/student       # then SST-2
 python -m distill.main --config=$F:test      # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
 
 
-def get_config(variant: str = 'general') -> ConfigDict:
+def get_config(variant: Literal['general', 'task', 'test'] = 'general') -> ConfigDict:
   """The variant `test` is `general` in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   c = ConfigDict(dict(mesh=dict(model=1, fsdp=False), tier=''))

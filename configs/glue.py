@@ -8,6 +8,8 @@ python -m distill.main --config=configs/glue.py:rte       # or another task, pre
 python -m distill.main --config=configs/glue.py:rte --config.teachers.teacher.init=DIR
 python -m distill.main --config=configs/glue.py:test      # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
 
 # Texts to train on.
@@ -15,7 +17,7 @@ EXAMPLES = dict(cola=8551, sst2=67349, mrpc=3668, stsb=5749, qqp=363849, mnli=39
                 rte=2490, wnli=635)
 
 
-def get_config(task: str = 'mrpc') -> ConfigDict:
+def get_config(task: Literal[*EXAMPLES, 'test'] = 'mrpc') -> ConfigDict:
   """The variant `test` is the same run in seconds, on docstrings and from scratch."""
   single = task in ('cola', 'sst2')
   small = task in ('cola', 'mrpc', 'stsb', 'rte', 'wnli')

@@ -9,10 +9,12 @@ python -m distill.main --config=configs/matrix.py:digits
 python -m distill.main --config=configs/matrix.py --config.tier=edge      # exit 17 if it is missed
 python -m distill.main --config=configs/matrix.py:test                    # what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 
-def get_config(variant: str = 'docstrings') -> ConfigDict:
+def get_config(variant: Literal['docstrings', 'digits', 'test'] = 'docstrings') -> ConfigDict:
   """The variant `test` is that of the digits, in seconds, with two of the students."""
   c = ConfigDict(dict(seed=0, pipeline='matrix.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.task = dict(name='classification.Classification')

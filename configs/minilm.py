@@ -15,10 +15,12 @@ python -m distill.main --config=$F --config.data.path=texts.txt --workdir=$D    
 python -m distill.main --config=$F:wide --config.data.path=texts.txt
 python -m distill.main --config=$F:test      # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
 
 
-def get_config(size: str = 'small') -> ConfigDict:
+def get_config(size: Literal['small', 'wide', 'test'] = 'small') -> ConfigDict:
   """The variant `test` is the same run in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   wide = size == 'wide'

@@ -12,10 +12,12 @@ F=configs/mobilebert.py; D=runs/mobilebert
 python -m distill.main --config=$F --config.data.path=texts.txt --workdir=$D      # a text a line
 python -m distill.main --config=$F:test      # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
 
 
-def get_config(size: str = 'full') -> ConfigDict:
+def get_config(size: Literal['full', 'test'] = 'full') -> ConfigDict:
   """The variant `test` is the same run in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   depth, width = (2, 32) if size == 'test' else (12, 768)

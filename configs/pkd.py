@@ -12,12 +12,14 @@ python -m distill.main --config=configs/pkd.py           # SST-2
 python -m distill.main --config=configs/pkd.py:mrpc      # or another task of one or two sentences
 python -m distill.main --config=configs/pkd.py:test      # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict, FieldReference
 
 EXAMPLES = dict(sst2=67349, mrpc=3668, rte=2490)         # texts to train on
 
 
-def get_config(task: str = 'sst2') -> ConfigDict:
+def get_config(task: Literal[*EXAMPLES, 'test'] = 'sst2') -> ConfigDict:
   """The variant `test` is the same run in seconds, on docstrings and from scratch."""
   place = FieldReference('google-bert/bert-base-uncased')       # a checkpoint's folder or hub id
   two, test = task in ('mrpc', 'rte'), task == 'test'

@@ -17,6 +17,8 @@ Nothing is tuned, and ARD's term on clean images is left out: a step asks the st
 python -m distill.main --config=configs/robust.py:ard
 python -m distill.main --config=configs/robust.py:test       # seconds; what the tests run
 """
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 PGD = dict(name='adversarial.pgd', epsilon=0.2, rate=0.05, steps=7)
@@ -25,7 +27,7 @@ ATTACKS = dict(         # variant -> the augment of the student's step
     rslad=(dict(PGD, of='teacher'),), mean=(), test=(dict(PGD, steps=2),))
 
 
-def get_config(variant: str = 'ard') -> ConfigDict:
+def get_config(variant: Literal[*ATTACKS] = 'ard') -> ConfigDict:
   """The variant `test` is `ard` and `mean` together, in seconds."""
   c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False)))
   c.data = dict(name='digits.Digits', test=0.25, validation=0.0, batch_size=64, seed=0,

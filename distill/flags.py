@@ -1,8 +1,9 @@
 """The command line of a run: its config with overrides, and the configs that there are."""
-import ast
+import inspect
 import os
 import pathlib
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -55,9 +56,9 @@ def _check_file(file: str) -> None:
   if not os.path.isfile(path):
     raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
                + lookup.nearest(path, map(str, CONFIGS.glob('*.py'))))
-  if variant and variant not in (known := variants(parse(pathlib.Path(path)))):
+  if variant and variant not in (known := described(pathlib.Path(path))[1]):
     raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
-               + lookup.nearest(variant, known))
+               + (lookup.nearest(variant, known) or ": get_config's argument has no Literal of it"))
 
 
 def _overridden(define: Callable, arguments: Sequence[str], where: str) -> flags.FlagValues:
@@ -148,50 +149,51 @@ def _line(error: BaseException) -> str:
 
 
 def listing() -> list[str]:
-  """A line for every config and variant, from the files' docstrings and get_config's tests."""
+  """Returns a line for every config and variant, with a sentence from its docstring."""
   lines = []
   for path in sorted(CONFIGS.glob('*.py')):
-    tree = parse(path)
-    about = (ast.get_docstring(tree) or '').split('\n')[0]
-    lines.append(f'{path!s:<24} {about}')
-    lines += [f'{f"{path}:{v}":<24}' for v in variants(tree)]
+    about, variants = described(path)
+    named = {str(path): about, **{f'{path}:{name}': text for name, text in variants.items()}}
+    width = max([24, *(len(name) for name, text in named.items() if text)])
+    lines += [f'{name:<{width}} {text}'.rstrip() for name, text in named.items()]
   if not lines:
     raise Stop(Status.CONFIG, f'there is no {CONFIGS}/ here: run from the root of the project')
   return lines
 
 
-def parse(path: pathlib.Path) -> ast.Module:
-  """Returns the code of a config, whose encoding it may name itself."""
+def described(path: pathlib.Path) -> tuple[str, dict[str, str]]:
+  """Runs a config file; returns a sentence about it, and about each variant of `get_config`.
+
+  Variants are the texts of the `Literal` that annotates its argument. A variant's sentence is from
+  the docstring of the function of its name.
+  """
+  code = {'__name__': path.stem, '__file__': str(path)}
   try:
-    return ast.parse(path.read_bytes())
-  except (SyntaxError, ValueError) as error:        # a ValueError: it holds NUL bytes
-    line = getattr(error, 'lineno', None)
-    raise Stop(Status.CONFIG, f'{path}{f":{line}" if line else ""} is not Python: '
-               f'{getattr(error, "msg", error)}') from error
+    exec(compile(path.read_bytes(), path, 'exec', dont_inherit=True), code)
+    variants = _variants(code['get_config']) if 'get_config' in code else ()
+  except Stop:                        # a signal's
+    raise
   except OSError as error:
-    raise Stop(Status.CONFIG, f'{path} cannot be read: {error.strerror}') from error
+    raise Stop(Status.CONFIG, f'{path} cannot be read: {error.strerror or error}') from error
+  except (Exception, SystemExit) as error:      # a config file is code, and may raise anything
+    line = f':{error.lineno}' if isinstance(error, SyntaxError) and error.lineno else ''
+    raise Stop(Status.CONFIG, f'{path}{line}: {_line(error)}') from error
+  return _sentence(code.get('__doc__')), {
+      name: _sentence(code[name].__doc__) if inspect.isfunction(code.get(name)) else ''
+      for name in variants}
 
 
-def variants(tree: ast.Module) -> list[str]:
-  """The strings that `get_config` compares its argument to: its own, or a table's of the file."""
-  def keys(table: ast.expr) -> list[str]:
-    if isinstance(table, ast.Dict):
-      return [k.value for k in table.keys if isinstance(getattr(k, 'value', None), str)]
-    made = isinstance(table, ast.Call) and getattr(table.func, 'id', '') == 'dict'
-    return [k.arg for k in table.keywords] if made else []
+def _variants(function: Callable) -> tuple[str, ...]:
+  parameters = inspect.signature(function, eval_str=True).parameters
+  annotation = next(iter(parameters.values())).annotation if parameters else None
+  literal = typing.get_origin(annotation) is typing.Literal
+  return tuple(filter(lambda value: isinstance(value, str), typing.get_args(annotation)
+                      )) if literal else ()
 
-  function = next((n for n in tree.body
-                   if isinstance(n, ast.FunctionDef) and n.name == 'get_config'), None)
-  if not function or not function.args.args:
-    return []
-  tables = {n.targets[0].id: keys(n.value) for n in tree.body
-            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
-  argument = function.args.args[0].arg
-  sides = [x for n in ast.walk(function) if isinstance(n, ast.Compare)
-           and isinstance(n.left, ast.Name) and n.left.id == argument for x in n.comparators]
-  return sorted({c.value for x in sides for c in ast.walk(x) if isinstance(c, ast.Constant)
-                 and isinstance(c.value, str)}.union(
-                     *(tables.get(x.id, ()) for x in sides if isinstance(x, ast.Name))))
+
+def _sentence(about: str | None) -> str:
+  """Returns the first paragraph of a docstring in a line."""
+  return ' '.join((about or '').strip().partition('\n\n')[0].split())
 
 
 def name_of(path: str) -> str:

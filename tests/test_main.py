@@ -1,5 +1,4 @@
 """The front door: every config's `:test` through the real command, stopped, killed and resumed."""
-import ast
 import json
 import os
 import pathlib
@@ -323,20 +322,48 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_config_has_the_variant_test_and_its_sweep_fits(path):
-  tree = ast.parse(path.read_text())
-  assert 'test' in flags.variants(tree)
+  assert 'test' in flags.described(path)[1]
   assert run.plan(f'configs/{path.name}', 1)
 
 
-def test_variants_are_what_get_config_compares_its_argument_to_and_the_keys_of_its_tables():
-  tree = ast.parse('''
-T = dict(d=1)
-U = {'e-0.5': 2, 3: 4, **T}
-V = {'unseen': 1}
-def get_config(name='f'):
-  return V[name] if name in T or name in U or name == 'f' or name in ('g', 'h') else name
-''')
-  assert flags.variants(tree) == ['d', 'e-0.5', 'f', 'g', 'h']
+CODE = '''\"\"\"A toy
+
+of no use.\"\"\"
+from typing import Literal
+def b(c):
+  \"\"\"Does
+  this.
+
+  And that.
+  \"\"\"
+T = dict(b=b, d=1)
+'''
+
+
+@pytest.mark.parametrize('head', ['', 'from __future__ import annotations\n'])
+@pytest.mark.parametrize(('signature', 'variants'), [
+    ("name: Literal['f-0.5', *T, 3] = 'f'", {'f-0.5': '', 'b': 'Does this.', 'd': ''}),
+    ("name: str = 'f'", {}), ("name='f'", {}), ('', {})])
+def test_variants_are_the_literal_of_get_config_with_the_sentences_of_their_functions(
+    tmp_path, head, signature, variants):
+  code = CODE.replace('from typing', head + 'from typing', 1)
+  (tmp_path / 'toy.py').write_text(f'{code}def get_config({signature}):\n  pass\n')
+  assert flags.described(tmp_path / 'toy.py') == ('A toy', variants)
+
+
+@pytest.mark.parametrize(('code', 'line'), [
+    ('def get_config(a: Literl["x"]):\n  pass', "toy.py: name 'Literl' is not defined"),
+    ('x = (', "toy.py:1: '(' was never closed"), ('import sys\nsys.exit(3)', 'toy.py: 3'),
+    ('1 / 0', 'toy.py: division by zero'), ('', "toy.py has no variant 'x': get_config's argument"),
+    ('from typing import Literal\ndef get_config(a: Literal["xs"]):\n  pass',
+     "toy.py has no variant 'x'; did you mean 'xs'?")])
+def test_a_file_whose_variants_cannot_be_read_is_one_line(tmp_path, monkeypatch, code, line):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('toy.py').write_text(code)
+  with pytest.raises(Stop) as stop:
+    flags.parsed(['--config=toy.py:x'])
+  assert line in str(stop.value) and '\n' not in str(stop.value)
+  assert stop.value.status == Status.CONFIG
 
 
 @pytest.mark.slow
@@ -375,7 +402,10 @@ def test_tfds_data_that_is_not_there_is_named(tmp_path, capsys):
 
 def test_list_and_print_config(capsys):
   assert main.main(['--list']) == 0
-  assert 'configs/bert.py:test' in capsys.readouterr().out
+  lines = capsys.readouterr().out.splitlines()
+  assert 'configs/bert.py:test' in lines
+  about, = (line.split(maxsplit=1)[1] for line in lines if line.startswith('configs/digits.py:at '))
+  assert about == 'Compares the attention maps of every stage (AT, Zagoruyko 2017, eq. 2).'
   assert main.main(['--config=configs/bert.py:test', '--print_config', '--config.seed=4']) == 0
   assert json.loads(capsys.readouterr().out)['seed'] == 4
 

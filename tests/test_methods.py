@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill import checkpoint, lookup, runs, sharding, train
+from distill import checkpoint, flags, lookup, runs, sharding, train
 from distill.data import docstrings
 from distill.logs import Log
 from distill.pipelines import judge
@@ -30,8 +30,13 @@ RISING = {'teacher_free': 'it holds the cross-entropy back',
 
 
 def terms(method):
-  weights = METHODS[method]
-  return weights if isinstance(weights, dict) else {method: weights}
+  """The weights of a method's terms."""
+  return weights(SCOPE['get_config'](method))
+
+
+def weights(node):
+  return {name: term.get('weight', 1.0) for name, term in node['objective'].items()
+          if name != 'hard'}
 
 
 def config(method, steps=STEPS, **changes):
@@ -74,7 +79,7 @@ def taught(tmp_path_factory):
 
 
 def student(node, devices=1):
-  """The student's stage, and the setting."""
+  """Returns the student's stage, and the set-up."""
   setup = build_setup(node)
   stage = next(t.stage for t in setup.trained if t.role == 'student')
   return on(devices, stage), dataclasses.replace(setup, layout=on(1, stage).layout)
@@ -94,7 +99,7 @@ def test_it_lowers_its_own_sum_and_the_student_learns(method, taught, tmp_path):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_its_parts_are_those_that_its_terms_read(method):
-  assert_parts(build_setup(config(method)), terms(method))
+  assert_parts(config(method))
 
 
 @pytest.mark.slow
@@ -105,26 +110,53 @@ def test_a_method_for_text_has_the_parts_that_its_terms_read(monkeypatch):
   found = lookup.build('data', source, 'data')              # once, for it takes seconds
   monkeypatch.setattr(docstrings, 'Docstrings',
                       functools.wraps(docstrings.Docstrings)(lambda **_: found))
-  for method, weights in scope['METHODS'].items():
+  for method in scope['METHODS']:
     node = scope['get_config'](method).to_dict()
     node['data'] = dict(node['data'], widths=small['widths'])
-    weights = weights if isinstance(weights, dict) else {method: weights}
-    assert_parts(build_setup(node), weights)
+    assert_parts(node)
 
 
-def assert_parts(setup, weights):
+def assert_parts(node):
+  setup = build_setup(node)
   stage = next(t.stage for t in setup.trained if t.role == 'student')
-  assert {t.name: t.weight(0) for t in stage.terms if t.name != 'hard'} == pytest.approx(weights)
+  assert {t.name: t.weight(0) for t in stage.terms if t.name != 'hard'} == weights(node)
   read = {path.split('/')[1] for term in stage.terms for path in term.paths
           if path.startswith(('projected/', 'carry/'))}
   assert read == {*stage.student.projectors, *stage.carries}
+  assert read == {*node['student']['projectors'], *node['carry']}       # and nothing else is in it
+  inputs = {path for projector in stage.student.projectors.values() for path in projector.reads}
+  assert {f'schedule/{name}' for name in node['schedules']} <= inputs
   for baseline in (t.stage for t in setup.trained if t.role == 'baseline'):
     assert [term.name for term in baseline.terms] == ['hard']
     assert not baseline.student.projectors and not baseline.carries and not baseline.teachers
 
 
+@pytest.mark.parametrize('file', ['digits', 'docstrings'])
+def test_one_more_method_is_a_variant_and_changes_no_other(file, tmp_path):
+  text = (ROOT / f'configs/{file}.py').read_text()
+  place, mark = tmp_path / f'{file}.py', '# All functions of this file so far.\n'
+  assert text.count(mark) == 1
+  place.write_text(text.replace(mark, f'''def new(c):
+  """Compares logits."""
+  c.student.projectors.new = dict(
+      module=dict(name='projectors.Linear', outputs=10), reads='student/pooled')
+  c.objective.new = dict(loss='logits.mse', reads=dict(
+      student='projected/new', teacher='teacher/logits'))
+
+
+{mark}'''))
+  before, after = runpy.run_path(str(ROOT / f'configs/{file}.py')), runpy.run_path(str(place))
+  assert {*after['METHODS']} == {*before['METHODS'], 'new'}
+  assert flags.described(place)[1]['new'] == 'Compares logits.'
+  for method in *before['METHODS'], 'test':
+    node = after['get_config'](method)
+    assert node.to_dict() == before['get_config'](method).to_dict()
+    assert 'new' not in node.objective and 'new' not in node.student.projectors
+
+
 def test_every_loss_is_some_method_s_or_some_recipe_s():
-  assert set(dict(losses.uses())) == set(lookup.names('losses'))
+  methods = [losses.used(method.node) for method in losses.methods_of(losses.FILES)]
+  assert set().union(*methods, *dict(losses.others()).values()) == set(lookup.names('losses'))
 
 
 def one_sum(steps, only='', **changes):
@@ -135,8 +167,12 @@ def one_sum(steps, only='', **changes):
   node = config(only or 'confidence', steps)
   for method in () if only else METHODS:
     if method not in OTHERS:
-      for term, weight in terms(method).items():
-        node['objective'][term]['weight'] = weight
+      more = SCOPE['get_config'](method).to_dict()
+      more['objective'].pop('hard')
+      node['objective'] |= more['objective']
+      for key in 'schedules', 'carry':
+        node[key] |= more[key]
+      node['student']['projectors'] |= more['student']['projectors']
   node['data']['batch_size'] = 16
   node['optimizer'] = dict(name='sgd', rate=0.01, schedule='constant', warmup=0.0, clip=1.0)
   node['train'].update(changes)
@@ -152,7 +188,7 @@ def test_one_device_is_eight(method, taught, tmp_path):
   (params, rest, rows), (others, left, eight) = (
       fitted(student(node, taught, n)[0], tmp_path / str(n)) for n in (1, 8))
   logged = {name for name in rows[0] if name.partition('/')[0] in (
-      'loss', 'grad_norm', *SCOPE['get_config']().objective)}
+      'loss', 'grad_norm', *node['objective'])}
   assert {*logged} > {'loss', 'grad_norm'}
   for name in logged:
     np.testing.assert_allclose(eight[0][name], rows[0][name], rtol=1e-4, atol=1e-6, err_msg=name)

@@ -279,7 +279,8 @@ def test_a_config_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, code, 
 @pytest.mark.parametrize('variant', ['', ':x'])
 def test_a_config_may_name_its_encoding(tmp_path, monkeypatch, variant):
   monkeypatch.chdir(tmp_path)
-  code = '# coding: latin-1\nfrom ml_collections import ConfigDict\ndef get_config(v="é"):\n'
+  code = '# coding: latin-1\nfrom typing import Literal\n'
+  code += 'from ml_collections import ConfigDict\ndef get_config(v: Literal["é", "x"] = "é"):\n'
   code += '  return ConfigDict(dict(seed=0, a="é", b=v == "x"))\n'
   (tmp_path / 'my.py').write_bytes(code.encode('latin-1'))
   config = flags.parsed([f'--config=my.py{variant}']).config

@@ -20,7 +20,7 @@ def config(*overrides):
 def without(node):
   """The config without some fields that have their default."""
   node = copy.deepcopy(node)
-  for path in ('optimizer.decay', 'train.accumulate', 'train.shares', 'objective.kd.mask',
+  for path in ('optimizer.decay', 'train.accumulate', 'train.shares', 'objective.hard.weight',
                'student.layers', 'teachers.teacher.init', 'evaluate.split', 'mesh', 'tier'):
     *above, key = path.split('.')
     there = node
@@ -76,7 +76,7 @@ def test_the_same_config_may_spell_its_defaults_or_not(begun):
 
 def test_a_method_more_at_weight_0_is_the_same_config(begun):
   node = config()
-  node['objective']['new'] = {**node['objective']['match'], 'loss': 'logits.kl'}
+  node['objective']['new'] = {**node['objective']['kd'], 'weight': 0.0}
   workdir.same_config(node, begun)
   node['objective']['new']['weight'] = 1.0
   with pytest.raises(Stop, match='objective.new.'):

@@ -1,3 +1,5 @@
+import pytest
+
 from experiments import losses
 
 
@@ -16,14 +18,24 @@ def test_a_changed_page_is_refused(tmp_path, monkeypatch, capsys):
   assert 'python -m experiments.losses' in capsys.readouterr().err
 
 
-def test_a_fragment_is_python_that_makes_the_term():
-  term = {'loss': 'maps.at', 'weight': 1.0, 'mask': '', 'kwargs': {}, 'scale': 'batch/x',
-          'reads': {f'argument{i}': f'student/stage{i}/features' for i in range(9)}}
-  said = losses.assigned('term', term)
-  found = {}
-  exec(said, found)                 # a statement, over several lines
-  assert found['term'] == {k: v for k, v in term.items() if k not in ('mask', 'kwargs')}
-  assert len(said.splitlines()) > 1 and max(map(len, said.splitlines())) <= losses.WIDTH
+def test_a_loss_that_no_variant_uses_is_on_the_page(monkeypatch):
+  monkeypatch.setattr(losses, 'FILES', ('digits',))
+  monkeypatch.setattr(losses, 'others', lambda: iter(()))
+  page = losses.rendered()
+  section = page.partition('\n### attention.kl\n')[2].partition('\n### ')[0]
+  assert 'No variant of a config uses it.' in section and 'Needs' not in section
+  assert page.count('Used by every method.') == 1
+
+
+@pytest.mark.parametrize('file', losses.FILES)
+def test_the_lines_of_a_method_are_python_that_makes_its_variant(file):
+  for method in list(losses.methods_of([file])):
+    code = method.function.__globals__
+    code['METHODS']['none'] = lambda c: None
+    c = code['get_config']('none')
+    assert c.to_dict() != method.node
+    exec(losses.body(method.function), {**code, 'c': c})
+    assert c.to_dict() == method.node, method.title
 
 
 def test_papers_are_taken_out_of_the_first_paragraph():

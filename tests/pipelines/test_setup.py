@@ -84,13 +84,18 @@ def test_what_makes_no_difference_is_no_other_stage():
     node['teachers']['teacher']['train'] |= {'accumulate': 1, 'labelled': 1.0}
     node['optimizer'] = {**node['optimizer'], 'drop': 0.1}
     node['student'] = {**node['student'], 'init': ''}
-    del node['carry'], node['objective']['crd'], node['student']['projectors']['mine']
+    node['carry']['pace'] = dict(name='Taid', teacher='teacher/logits', steps=600)
+    node['objective']['taid'] = dict(loss='divergences.taid', weight=0.0, reads=dict(
+        student='projected/wide', teacher='teacher/logits', t='carry/pace/t'))
+    node['student']['projectors']['wide'] = dict(
+        module=dict(name='projectors.Linear', outputs=10), reads='student/pooled')
   assert digits(change=spelled) == digits()
 
 
 @pytest.mark.parametrize(('change', 'stages'), [
     (lambda node: node['objective']['kd'].update(weight=0.5), {'student'}),
-    (lambda node: node['objective']['match'].update(weight=0.5), {'student'}),
+    (lambda node: node['objective'].update(match={**node['objective']['kd'], 'kwargs': {}}),
+     {'student'}),
     (lambda node: node['objective']['hard'].update(weight=0.5), {'student'}),
     (lambda node: node['student'].update(frozen=('stem/*',)), {'student', 'baseline'}),
     (lambda node: node['train'].update(steps=7), {'student', 'baseline'}),
