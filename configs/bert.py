@@ -13,7 +13,7 @@ from typing import Literal
 from ml_collections import ConfigDict, FieldReference
 
 
-def get_config(size: Literal['full', 'words', 'sst2', 'test'] = 'full') -> ConfigDict:
+def get_config(size: Literal['full', 'words', 'half', 'sst2', 'test'] = 'full') -> ConfigDict:
   """The variant `test` is the same run in seconds, with every term."""
   c = ConfigDict(dict(seed=0, pipeline='compare.run', mesh=dict(model=1, fsdp=False), tier=''))
   c.data = dict(name='docstrings.Docstrings', vocabulary=8000, per_class=4000, minimum=300,

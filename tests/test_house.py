@@ -294,7 +294,7 @@ def commands() -> dict[str, str]:
     file = re.search(r'^F=(\S+?);', text, flags=re.MULTILINE)
     for config in re.findall(r'--config=(\S+)', text):
       config = config.rstrip('`.,;').replace('$F', file.group(1) if file else '$F')
-      if not re.search('NAME|TASK', config):
+      if not re.search('NAME|TASK|^mine', config):        # mine: the README's block
         found[f'{path.name}: {config}'] = config
   return found
 
