@@ -1,12 +1,10 @@
 """BERT: a teacher that saw every label, a student with a tenth of them and all the text.
 
-Which library does a docstring come from? The teacher (2 layers, 128 wide) trains on all labels;
-they are then gone. The student (2 layers, 56 wide) has a tenth of them, all the text, and the
-teacher. No download: the docstrings are those of this Python and of distill's dependencies.
+Which library does a docstring come from? The teacher trains on all labels, the student on a tenth
+of them and on all the text. No download: the docstrings are of Python and distill's dependencies.
 
 python -m distill.main --config=configs/bert.py
 python -m distill.main --config=configs/bert.py:sst2      # a pretrained checkpoint, GLUE's SST-2
-python -m distill.main --config=configs/bert.py:test      # what the tests run; --list: others
 """
 from typing import Literal
 
@@ -31,7 +29,7 @@ def get_config(size: Literal['full', 'words', 'half', 'sst2', 'test'] = 'full') 
       model=dict(name='bert.Bert', width=56, depth=2, heads=4, dropout=0.0, std=0.1), init='',
       layers=(), frozen=(), projectors=dict(wide=dict(
           module=dict(name='projectors.Linear', outputs=128), reads='student/block01/hidden')))
-  # A weight is 1 all along, unless `start` or `stop` makes it move over the first `steps`.
+  # `start` and `stop` may make a weight move over the first `steps`.
   moving = lambda: dict(name='linear', start=1.0, stop=1.0, steps=250)
   both = lambda student, teacher: dict(student=f'student/{student}', teacher=f'teacher/{teacher}')
   c.objective = dict(
@@ -46,8 +44,7 @@ def get_config(size: Literal['full', 'words', 'half', 'sst2', 'test'] = 'full') 
       relations=dict(loss='relations.minilm', kwargs=dict(heads=4), weight=0.0, mask='batch/mask',
                      reads=dict(both('block01/value', 'block01/value'), where='batch/mask')))
   c.optimizer = dict(adamw, rate=2e-3)
-  c.train = dict(steps=2500, log_every=100, save_every=500, eval_every=500, accumulate=1,
-                 dtype='float32')
+  c.train = dict(steps=2500, log_every=100, save_every=500, eval_every=500)
   c.evaluate = dict(split='test', batch_size=64)
   if size == 'words':                         # student and baseline learn from all the text too
     c.student.model.words = True
@@ -91,15 +88,13 @@ def sweep(size: str = 'full'):
   if size == 'sst2':
     return
   yield {'data.labelled': 1.0, 'data.drawn': 0.0}                 # every label is there
-  yield {'optimizer.rate': 1e-3}
-  yield {'optimizer.rate': 4e-3}
+  yield from ({'optimizer.rate': rate} for rate in (1e-3, 4e-3))
   yield {'objective.hard.weight': 0.0}                            # the teacher alone
-  for term, weight in dict(match=0.5, hint=1.0, maps=100.0).items():
-    yield {f'objective.{term}.weight': weight}
+  yield from ({f'objective.{term}.weight': weight}
+              for term, weight in dict(match=0.5, hint=1.0, maps=100.0).items())
   yield {'objective.hard.weight': 0.3, 'objective.soft.weight': 0.7}       # the article's, fixed
   yield {'objective.hard.schedule.stop': 0.3, 'objective.soft.schedule.start': 0.0,
          'objective.soft.weight': 0.7}                                     # … and as a ramp
   yield {'data.drawn': 1.0}                                       # labelled texts alone
   yield 'half'                                                    # and its weights in 16 bits
-  yield {'teachers.teacher.dtype': 'mixed'}
-  yield {'teachers.teacher.dtype': 'mixed', 'train.dtype': 'mixed'}
+  yield from ({'teachers.teacher.dtype': 'mixed', **more} for more in ({}, {'train.dtype': 'mixed'}))
