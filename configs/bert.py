@@ -71,8 +71,7 @@ def get_config(size: Literal['full', 'words', 'half', 'sst2', 'test'] = 'full') 
     c.evaluate = dict(split='validation', also=('held_out',), batch_size=64)
   if size == 'test':
     c.data.update(batch_size=8, per_class=200, vocabulary=1000, length=32, widths=(32,))
-    c.teachers.teacher.model.update(width=32)
-    c.student.model.update(width=16)
+    c.teachers.teacher.model.width, c.student.model.width = 32, 16
     c.student.projectors.wide.module.update(outputs=32)
     c.teachers.teacher.train.update(steps=6, log_every=2, save_every=3, eval_every=0)
     c.train.update(steps=6, log_every=2, save_every=3, eval_every=6)
@@ -90,11 +89,12 @@ def sweep(size: str = 'full'):
   yield {'data.labelled': 1.0, 'data.drawn': 0.0}                 # every label is there
   yield from ({'optimizer.rate': rate} for rate in (1e-3, 4e-3))
   yield {'objective.hard.weight': 0.0}                            # the teacher alone
-  yield from ({f'objective.{term}.weight': weight}
-              for term, weight in dict(match=0.5, hint=1.0, maps=100.0).items())
+  weights = dict(match=0.5, hint=1.0, maps=100.0)
+  yield from ({f'objective.{term}.weight': weights[term]} for term in weights)
   yield {'objective.hard.weight': 0.3, 'objective.soft.weight': 0.7}       # the article's, fixed
   yield {'objective.hard.schedule.stop': 0.3, 'objective.soft.schedule.start': 0.0,
          'objective.soft.weight': 0.7}                                     # … and as a ramp
   yield {'data.drawn': 1.0}                                       # labelled texts alone
   yield 'half'                                                    # and its weights in 16 bits
-  yield from ({'teachers.teacher.dtype': 'mixed', **more} for more in ({}, {'train.dtype': 'mixed'}))
+  mixed = {'teachers.teacher.dtype': 'mixed'}
+  yield from (mixed, {**mixed, 'train.dtype': 'mixed'})
