@@ -19,7 +19,7 @@ DIALECT = {'told', 'said', 'there', 'own', 'alone', 'saw', 'spent', 'gathered', 
 # These may be no part of a longer name either.
 PARTS = {'told', 'said', 'saw', 'spent', 'gathered', 'stood', 'looked'}
 # Fields and arguments that bear the name of a config key, or of a field of a report or a record.
-KEYS = {'alone', 'drawn', 'saw', 'reasons', 'of'}
+KEYS = {'alone', 'drawn', 'saw', 'spent', 'reasons', 'of'}
 # First words of a docstring that is a clause, or that has a pronoun or an adverb for its subject.
 CLAUSES = {'Whether', 'What', 'How', 'Whom', 'Who', 'Where', 'When', 'Why', 'Which', 'Whose', 'Of',
            'This', 'That', 'It', 'Its', 'They', 'These', 'Those', 'Their', 'As', 'If', 'In', 'On',
