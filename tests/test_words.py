@@ -13,6 +13,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # Folders and files that keep the rules, one a line.
 DONE = ['distill', 'tests', 'experiments', 'configs']
+# Files that wait for a rewrite.
+PENDING = ['experiments/losses.py', 'tests/experiments/test_losses.py', 'configs/digits.py',
+           'distill/flags.py']
 # Words with many meanings, or with one that only this repository gives them.
 DIALECT = {'told', 'said', 'there', 'own', 'alone', 'saw', 'spent', 'gathered', 'reasons', 'inside',
            'stood', 'looked', 'what', 'this', 'of', 'one'}
@@ -95,14 +98,15 @@ def unreadable(tree: ast.Module, is_value: bool = False) -> list[str]:
 
 
 def files() -> list[pathlib.Path]:
-  """Returns the Python files of `DONE`; an entry that names nothing is an error."""
-  found = []
+  """Returns the Python files of `DONE` but for `PENDING`; an entry without a file is an error."""
+  found, pending = [], {ROOT / entry for entry in PENDING}
+  assert all(path.is_file() for path in pending)
   for entry in DONE:
     path = ROOT / entry
     members = [path] if path.is_file() else sorted(path.rglob('*.py'))
     assert members, f'{entry} names no file'
     found += members
-  return found
+  return [path for path in found if path not in pending]
 
 
 @pytest.mark.parametrize('path', files(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -111,8 +115,8 @@ def test_no_name_is_of_the_dialect(path):
   assert path.stem not in DIALECT
 
 
-@pytest.mark.parametrize('path', [p for p in files() if ROOT / 'distill' in p.parents],
-                         ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize('path', [p for p in files() if p.relative_to(ROOT).parts[0] in (
+    'distill', 'experiments')], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_docstring_begins_with_a_verb_or_a_noun(path):
   assert not unreadable(ast.parse(path.read_text()), is_value=path.parent.name == 'losses')
 
