@@ -1,6 +1,6 @@
 """Matrix: one teacher, a student for each deployment tier, one report that says what each reaches.
 
-Of the docstrings (see `configs/bert.py`), or of the digits in a minute. A tier is a line of
+The data are docstrings (see `configs/bert.py`), or digits, in a minute. A tier is a line of
 `distill/report/tiers.py`, its limits are `evaluate.tiers`. `ultralight` wants weights of 8 bits,
 which nothing here makes yet: its student misses that limit, and the report says so.
 
@@ -44,8 +44,8 @@ def get_config(variant: Literal['docstrings', 'digits', 'test'] = 'docstrings') 
   c.teachers = dict(teacher=dict(
       model=teacher, init='', microbatch=0,
       train=dict(plan, steps=steps[0], objective=dict(hard=hard), optimizer=adamw(rates[0]))))
-  c.students = {tier: dict(tier=tier, student=dict(model=of, init='', layers=(), frozen=()))
-                for tier, of in students.items()}
+  c.students = {tier: dict(tier=tier, student=dict(model=model, init='', layers=(), frozen=()))
+                for tier, model in students.items()}
   c.objective = dict(
       hard=dict(hard, mask='batch/labelled'),
       kd=dict(loss='logits.kl', kwargs=dict(temperature=2.0), weight=1.0,

@@ -1,4 +1,4 @@
-"""The command line of a command that takes no config: argparse, with our statuses and lines."""
+"""Command lines of commands that take no config: argparse with our statuses and error lines."""
 import argparse
 from collections.abc import Sequence
 
@@ -9,7 +9,10 @@ class Parser(argparse.ArgumentParser):
   """A parser whose errors are one line each, and whose help is the command's docstring."""
 
   def __init__(self, door: str, about: str, usage: str, wrong: str = ''):
-    """`usage` follows `python -m DOOR`; `wrong` begins an error line, the usage unless given."""
+    """Describes a command.
+
+    `usage` follows `python -m DOOR`; `wrong` begins an error line, by default with the usage.
+    """
     self.wrong = wrong or f'say: python -m {door} {usage}'
     super().__init__(prog=f'python -m {door}', usage=f'python -m {door} {usage}',
                      description=about, allow_abbrev=False,

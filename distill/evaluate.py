@@ -1,14 +1,14 @@
-"""Holds models side by side: quality, speed, memory, energy, reasons, tiers; and their report.
+"""Compares models in one report: quality, speed, memory, energy, explanations and tiers.
 
 python -m distill.evaluate --models=DIR,DIR,… [--workdir=DIR] [--config.a.b=value …]
 python -m distill.evaluate --models=DIR,… --config=configs/NAME.py[:VARIANT]
-python -m distill.evaluate --render=DIR         # draws a report's page again, from what is stored
+python -m distill.evaluate --render=DIR         # draws a report's page again, from stored results
 
-A model is a workdir (then all of its models are meant), one of its exports, a StableHLO program,
+A model is a workdir (which stands for all of its models), one of its exports, a StableHLO program,
 or a folder or hub id of Hugging Face. Data, task and `evaluate` are those of the config, or of the
-first run among the models. The others are held against the first teacher; where none is known to
-be one, against the first model. `--config.tier=edge` exits with 17 if a student misses that tier.
-The same command again measures what is not yet measured.
+first run among the models. All models are compared with the first teacher; if none is known to be
+a teacher, with the first model. `--config.tier=edge` exits with 17 if a student misses that tier.
+The same command again measures only what is missing.
 """
 import argparse
 import dataclasses
@@ -20,11 +20,11 @@ from typing import Any
 from distill import command_line, flags, launch, streams, workdir
 from distill.types import Status, Stop
 
-KEPT = 'seed', 'task', 'mesh', 'evaluate', 'tier'       # nodes of a run's config, beside its data
+NODES = 'seed', 'task', 'mesh', 'evaluate', 'tier'      # taken from a run's config, beside data
 
 
 def command(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run('distill.evaluate', _command, arguments)
 
 
@@ -38,7 +38,8 @@ def _command(arguments: Sequence[str]) -> int:
     return int(Status.DONE)
   from distill.pipelines import locate  # JAX, after what can be refused without it
   found = locate.find_models(options.models.split(','))
-  config = judged_by(options.config or '', fields, [f.run for f in found.values() if f.run])
+  config = evaluation_config(options.config or '', fields,
+                             [model.run for model in found.values() if model.run])
   models = {name: dataclasses.asdict(model.node) for name, model in found.items()}
   config = {**config, 'pipeline': 'evaluate.run', 'models': models}
   place = pathlib.Path(options.workdir) if options.workdir else workdir.default('evaluate', config)
@@ -48,7 +49,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """The options, and the overrides of fields of the config."""
+  """Returns the options, and the overrides of config fields."""
   parser = command_line.Parser(
       'distill.evaluate', __doc__, '--models=DIR,DIR [--workdir=DIR] [--config=FILE] '
       '[--config.FIELD=VALUE …] | --render=DIR')
@@ -67,8 +68,9 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   return options, fields
 
 
-def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) -> dict[str, Any]:
-  """The data, the task and how to evaluate, with their overrides: of a config, or the first run."""
+def evaluation_config(file: str, fields: Sequence[str],
+                      runs: Sequence[pathlib.Path]) -> dict[str, Any]:
+  """Returns the nodes to evaluate by, of a config file or of the first run, with overrides."""
   from distill.pipelines import locate, nodes
   from distill.pipelines.judge import BATCHING
   from distill.report import tiers
@@ -79,18 +81,19 @@ def judged_by(file: str, fields: Sequence[str], runs: Sequence[pathlib.Path]) ->
             _tuples(locate.read_config(runs[0])))
   if 'data' not in config or not isinstance(config['data'], Mapping):
     raise Stop(Status.CONFIG, f'--config={file}: it has no node data')
-  known = {'tier': '', 'evaluate': {}} | config           # which may leave out what has a default
+  known = {'tier': '', 'evaluate': {}} | config         # a config may leave out these two
   evaluate = dataclasses.asdict(nodes.Evaluate()) | known['evaluate']
-  limits = {tier: {**of, **evaluate['tiers'].get(tier, {})} for tier, of in tiers.TIERS.items()}
+  limits = {tier: {**defaults, **evaluate['tiers'].get(tier, {})}
+            for tier, defaults in tiers.TIERS.items()}
   known |= {'evaluate': evaluate | {'tiers': evaluate['tiers'] | limits}}
   config = flags.overridden(known, fields, '--config')
   data = {key: value for key, value in config['data'].items()
           if key not in BATCHING or key == 'widths'}
-  return {'data': data, **{key: config[key] for key in KEPT if key in config}}
+  return {'data': data, **{key: config[key] for key in NODES if key in config}}
 
 
 def _tuples(node: Any) -> Any:
-  """A node as its config had it: JSON makes lists of tuples, which no flag could change."""
+  """Returns a node with its lists as tuples, which JSON made lists: no flag can change a list."""
   if isinstance(node, Mapping):
     return {key: _tuples(value) for key, value in node.items()}
   return tuple(map(_tuples, node)) if isinstance(node, list) else node

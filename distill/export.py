@@ -1,13 +1,13 @@
-"""Exports a trained model as a StableHLO program, once it answers as its module does.
+"""Exports a trained model as a StableHLO program, after checking that both give the same outputs.
 
 python -m distill.export --model=runs/NAME/export/student --to=DIR
 python -m distill.export --model=DIR --to=DIR --inputs=FILE
-python -m distill.export … --format=mylab.gguf:GGUF         # another format, of one's own
+python -m distill.export … --format=mylab.gguf:GGUF         # a format from another package
 
-The first is tried on the split that its run was judged by, in the fields that the model reads. The
-second is for any folder that `distill.predict` takes: FILE holds texts, one a line, a tab between
-those of a pair for a model of pairs, or the pixels of images (.npy). DIR gets the program, the
-tokenizer, a sealed card and README.md, and runs without this package.
+The first form checks the program on the split that its run was evaluated on, in the fields that the
+model reads. The second form takes any folder that `distill.predict` takes: FILE holds texts, one a
+line, with a tab between the two of a pair for a model of pairs, or the pixels of images (.npy). DIR
+gets the program, the tokenizer, a sealed card and README.md, and runs without this package.
 """
 import json
 import os
@@ -27,11 +27,11 @@ from distill.types import Status, Stop
 
 DOOR = 'distill.export'
 USAGE = '--model=DIR --to=DIR [--inputs=FILE] [--format=NAME]'
-SIZE = 64               # of the batches of --inputs
+BATCH_SIZE = 64         # of --inputs
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run(DOOR, _main, arguments)
 
 
@@ -52,7 +52,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 def ship(place: str, to: pathlib.Path, inputs: str = '',
          format: str = 'stablehlo.StableHLO') -> None:
-  """Writes the folder `to`, unless it has the same model in that format already."""
+  """Writes a model to the folder `to`, unless it holds the same model in that format already."""
   kind = lookup.find('formats', format, '--format')()
   folder = hub.folder(place, '--model')
   if (folder / 'export').is_dir():
@@ -73,16 +73,16 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
   name = pathlib.Path(place).resolve().name           # a hub id's folder has another
   of_run = folder.resolve().parent.name == 'export' and (workdir / 'config.json').is_file()
   if inputs:
-    trial = _given(inputs, modality)
+    trial = _trial_of_file(inputs, modality)
   elif of_run:
-    trial = _judged(workdir, card, modality)
+    trial = _trial_of_run(workdir, card, modality)
   else:
     raise Stop(Status.CONFIG, f'--model={place} is in no workdir whose data it could be tried on: '
                f'give --inputs=FILE, of {modality.noun}')
   if not formats.is_recognised(kind):
     card = {**card, 'format': format}
   say(f'{place}: trying it on {trial.title}')
-  about = {'name': name, **_measured(workdir if of_run else None, name)}
+  about = {'name': name, **_results(workdir if of_run else None, name)}
   measured = kind.write(to, formats.Shipped(model, weights, card, modality), trial, about)
   if 'examples' in measured:
     line = (f'{measured["examples"]:,} examples of {trial.title} answered as by the module, its '
@@ -94,21 +94,21 @@ def ship(place: str, to: pathlib.Path, inputs: str = '',
   print(f'{to}: {line}')
 
 
-def _measured(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
-  """What the report of a run, if there is one, says of a model beside the others."""
+def _results(workdir: pathlib.Path | None, name: str) -> dict[str, Any]:
+  """Returns a model's results from the report of its run; {} if there is none."""
   if workdir is None or not (workdir / 'report.json').is_file():
     return {}
   whole = report.read(workdir)
   if not any(model['name'] == name for model in whole['models']):
     return {}
-  alone = [m for m in whole['models'] if m['name'] == name or m['role'] != 'student']
-  return {'report': whole, 'verdict': report.summary({**whole, 'models': alone}),
+  models = [m for m in whole['models'] if m['name'] == name or m['role'] != 'student']
+  return {'report': whole, 'verdict': report.summary({**whole, 'models': models}),
           'table': report.table(whole)}
 
 
-def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
-            modality: modalities.Modality) -> formats.Trial:
-  """The split that a run was judged by."""
+def _trial_of_run(workdir: pathlib.Path, card: Mapping[str, Any],
+                  modality: modalities.Modality) -> formats.Trial:
+  """Returns the split that a run was evaluated on."""
   path = workdir / 'config.json'
   try:
     config = json.loads(path.read_text('utf-8'))
@@ -132,17 +132,18 @@ def _judged(workdir: pathlib.Path, card: Mapping[str, Any],
   return formats.Trial(rows.map(dataset.modality.prepare), example, title)
 
 
-def _given(file: str, modality: modalities.Modality) -> formats.Trial:
-  """The examples of a file, as the command `distill.predict` reads them."""
-  names, alike = [], {}
+def _trial_of_file(file: str, modality: modalities.Modality) -> formats.Trial:
+  """Returns the examples of a file, read as `distill.predict` reads them."""
+  names, by_shape = [], {}
   for about, batch in examples.encode(modality, modality.arguments(file)):
     shape = tuple(x.shape for x in batch.values())
-    alike.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
+    by_shape.setdefault(shape, []).append({**batch, 'id': np.array([len(names)], np.int32)})
     names.append(next(iter(about.values())))
   if not names:
     raise Stop(Status.DATA, f'--inputs={file} is empty')
-  rows = [{name: np.concatenate([one[name] for one in some[start:start + SIZE]])
-           for name in some[0]} for some in alike.values() for start in range(0, len(some), SIZE)]
+  rows = [{name: np.concatenate([row[name] for row in some[start:start + BATCH_SIZE]])
+           for name in some[0]}
+          for some in by_shape.values() for start in range(0, len(some), BATCH_SIZE)]
   return formats.Trial(rows, lambda i: repr(names[i][:60]), pathlib.Path(file).name)
 
 

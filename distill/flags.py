@@ -1,4 +1,4 @@
-"""The command line of a run: its config with overrides, and the configs that there are."""
+"""The command line of a run: its config with overrides, and the list of all configs."""
 import inspect
 import os
 import pathlib
@@ -18,7 +18,7 @@ OVERRIDE = re.compile(r'--?config\.(?P<field>[^=]+)(?P<equals>=?)(?P<text>.*)', 
 
 
 class Command(NamedTuple):
-  """What a command line says: `config` is that of the file, locked, with its overrides."""
+  """A parsed command line: `config` is that of the file, locked, with its overrides."""
   file: str                   # configs/NAME.py[:VARIANT]
   config: ConfigDict
   workdir: str
@@ -76,7 +76,7 @@ def _overridden(define: Callable, arguments: Sequence[str], where: str) -> flags
     stop = Stop(Status.CONFIG, f'{where}: {_line(error)}')
     if isinstance(error, flags.Error) or not overrides:
       raise stop from error
-  # Perhaps a field isn't spelled; if not even the file as it stands can be read, that is said.
+  # An overridden field may be absent from the file; a file that can't be read is an error here.
   plain = _overridden(define, [a for a in arguments if not OVERRIDE.fullmatch(a)], where).config
   unspelled = {match[0]: match for match in overrides if not _has(plain, match['field'])}
   if not unspelled:
@@ -113,13 +113,14 @@ def _has(config: ConfigDict, field: str) -> bool:
 
 def _set(config: ConfigDict, override: re.Match) -> None:
   """Sets a keyword that a config doesn't spell, and the nodes in which it is."""
-  from distill.pipelines import fields  # JAX, which commands that spell it all are parsed without
+  from distill.pipelines import fields  # loads JAX: only if a field isn't in the file
   known, (*path, key) = fields.configured(config.to_dict()), override['field'].split('.')
   keywords = known[tuple(path)].keywords if tuple(path) in known else {}
   if key not in keywords:
     spelled = flat(config.to_dict())
     names = {name[:i] for name in spelled for i, c in enumerate(f'{name}.') if c == '.'} | {
-        '.'.join(map(str, (*of, name))) for of, node in known.items() for name in node.keywords}
+        '.'.join(map(str, (*parents, name)))
+        for parents, node in known.items() for name in node.keywords}
     raise Stop(Status.CONFIG, f'{override[0]}: the config has no field {override["field"]!r}'
                + lookup.nearest(override['field'], names))
   if not override['equals']:
@@ -137,7 +138,7 @@ def _set(config: ConfigDict, override: re.Match) -> None:
 
 
 def flat(node: Any, prefix: str = '') -> dict[str, Any]:
-  """The leaves of a config by their dotted paths."""
+  """Returns the leaves of a config by their dotted paths."""
   if not isinstance(node, Mapping) or not node:
     return {prefix: node}
   return {path: leaf for key, value in node.items()
@@ -197,6 +198,6 @@ def _sentence(about: str | None) -> str:
 
 
 def name_of(path: str) -> str:
-  """`bert-test` for `configs/bert.py:test`."""
+  """Returns a run's name: `bert-test` for `configs/bert.py:test`."""
   file, _, variant = path.partition(':')
   return '-'.join(filter(None, (pathlib.Path(file).stem, re.sub(r'\W+', '-', variant))))

@@ -1,4 +1,4 @@
-"""What a command does before it computes, and beside it: processes, signals, memory, programs."""
+"""Set-up of a command before it computes: processes, signals, memory, compiled programs."""
 import concurrent.futures
 import contextlib
 import ctypes
@@ -17,13 +17,13 @@ SLURM = {f'SLURM_{name}' for name in ('JOB_ID', 'STEP_NODELIST', 'NTASKS', 'PROC
 KUBERNETES = {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's malloc.h
-SWEEPS = 100_000, 50, 100       # Python's gc.set_threshold
+GC_THRESHOLDS = 100_000, 50, 100        # arguments of gc.set_threshold
 
 _ahead: list[concurrent.futures.Future] = []
 
 
-def joined() -> bool:
-  """Joins the other processes of this run, if there are any; before JAX looks for devices."""
+def join_processes() -> bool:
+  """Joins the other processes of this run, if any, before JAX looks for devices."""
   variables = {name: os.environ.get(f'JAX_{name}', '') for name in (
       'COORDINATOR_ADDRESS', 'NUM_PROCESSES', 'PROCESS_ID')}
   settings, size = {}, 0
@@ -49,20 +49,20 @@ def joined() -> bool:
 
 
 def _cluster_size() -> int | None:
-  """Returns how many processes a cluster started, 1 where there is none; None: JAX has to ask it.
+  """Returns how many processes a cluster started, 1 without a cluster, None if JAX has to ask it.
 
-  By the environment variables by which JAX knows clusters, in its order.
+  Reads the environment variables by which JAX recognises clusters, in JAX's order.
   """
   environment = os.environ
   if 'OMPI_MCA_orte_hnp_uri' in environment:
     return _number('OMPI_COMM_WORLD_SIZE')
   if SLURM <= environment.keys():
     return _number('SLURM_NTASKS')
-  if 'TPU_ML_PLATFORM' in environment:        # which JAX sets where it finds TPUs
+  if 'TPU_ML_PLATFORM' in environment:        # JAX sets it where it finds TPUs
     for name in 'TPU_PROCESS_ADDRESSES', 'TPU_WORKER_HOSTNAMES':
       if hosts := environment.get(name):
         return len(hosts.split(',')) * _number('MEGASCALE_NUM_SLICES', '1')
-    if 'TPU_SKIP_MDS_QUERY' not in environment:         # a machine's metadata know the others
+    if 'TPU_SKIP_MDS_QUERY' not in environment:         # the machine's metadata has the others
       return None
   # In any pod JAX asks Kubernetes for the job; only an indexed job's pods are numbered.
   return None if KUBERNETES <= environment.keys() else 1
@@ -77,7 +77,7 @@ def _number(name: str, default: str = '') -> int:
 
 
 class Stopping:
-  """What a signal does: the first ends the run with everything saved, a second one at once."""
+  """A signal handler: the first signal saves the run and ends it, a second one ends it at once."""
 
   def __init__(self):
     self.run = None             # a `runs.Run`, once there is one
@@ -86,8 +86,8 @@ class Stopping:
     del frame
     for each in SIGNALS:
       signal.signal(each, signal.SIG_DFL)
-    # Not print: the signal may have come in the middle of one.
-    with contextlib.suppress(OSError):            # of a pipe that nobody reads any more
+    # Not print: the signal may have interrupted another print.
+    with contextlib.suppress(OSError):            # stderr may be a closed pipe
       os.write(2, f'\n{signal.Signals(number).name}: saving; once more to stop at once\n'.encode())
     if self.run is None:
       raise Stop(Status.PREEMPTED, 'stopped before anything was begun')
@@ -96,7 +96,7 @@ class Stopping:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[Stopping]:
-  """SIGTERM, SIGINT and SIGUSR1 end a run with everything saved."""
+  """Handles SIGTERM, SIGINT and SIGUSR1: a run saves its state and ends."""
   stopping = Stopping()
   before = {number: signal.signal(number, stopping) for number in SIGNALS}
   try:
@@ -107,10 +107,10 @@ def stopped_by_signals() -> Iterator[Stopping]:
 
 
 def keep_memory() -> None:
-  """Has glibc keep freed memory for the next allocation, instead of giving it back.
+  """Makes glibc keep freed memory for the next allocation.
 
-  XLA on a CPU allocates the buffers of every step anew. Large ones would be mapped, and the kernel
-  would clear their pages each time: rows of `experiments.bench peers` are from before and after.
+  XLA on a CPU allocates the buffers of every step again. By default glibc maps large ones, and the
+  kernel clears their pages each time; the rows of `experiments.bench peers` show the difference.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
   if mallopt:
@@ -119,31 +119,32 @@ def keep_memory() -> None:
 
 
 def keep_programs() -> None:
-  """Has JAX keep compiled programs on disk, in `$JAX_COMPILATION_CACHE_DIR` or `~/.cache/distill`.
+  """Makes JAX cache compiled programs on disk, in its own folder or in `~/.cache/distill`.
 
-  All of them: a start is many small programs.
+  Its own folder is `$JAX_COMPILATION_CACHE_DIR`. Programs of any size are cached: a run starts with
+  many small ones.
   """
-  import jax  # here: a mistake on the command line is answered without it
+  import jax  # not at the top: a mistake on the command line is reported without loading JAX
   jax.config.update('jax_compilation_cache_dir', os.environ.get(
       'JAX_COMPILATION_CACHE_DIR', os.path.expanduser('~/.cache/distill/xla')))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
-def sweep_seldom() -> None:
-  """Has Python look for garbage less often.
+def collect_garbage_rarely() -> None:
+  """Makes Python collect garbage less often.
 
-  A traced program is millions of objects that all stay: at Python's own thresholds the collector
-  walks through them again and again.
+  A traced program is millions of objects that all stay: at Python's default thresholds the
+  collector walks through them again and again.
   """
-  gc.set_threshold(*SWEEPS)
+  gc.set_threshold(*GC_THRESHOLDS)
 
 
 @contextlib.contextmanager
 def compiled_ahead(programs: Sequence[Callable[[], Any]]) -> Iterator[None]:
   """Compiles programs, one after the other, while the first ones already run.
 
-  Each is the `compile` of a lowered program. Whoever calls a program waits until it is compiled. An
-  error here is dropped: the call raises the same one.
+  Each is the `compile` of a lowered program. A call of a program waits until it is compiled. An
+  error of compilation is dropped here: the call raises the same one.
   """
   pool = concurrent.futures.ThreadPoolExecutor(1)
   _ahead[:] = [pool.submit(program) for program in programs]
@@ -154,7 +155,7 @@ def compiled_ahead(programs: Sequence[Callable[[], Any]]) -> Iterator[None]:
 
 
 def leave(status: int) -> None:
-  """Ends the process, without waiting for a program that nobody will call."""
+  """Ends the process without waiting for programs that are compiling and won't be called."""
   if any(program.running() for program in _ahead):
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,9 +5,9 @@ python -m distill.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--con
   --list           the configs and their variants
   --print_config   the resolved config as JSON, without running it
 
-Several processes are one run if each is told JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-JAX_PROCESS_ID, or is started by a cluster that JAX knows: SLURM, Open MPI, Kubernetes, TPUs. They
-share the workdir, where the first alone writes.
+Several processes are one run if JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are
+set for each, or if a cluster that JAX knows started them: SLURM, Open MPI, Kubernetes, TPUs. They
+share the workdir; only the first process writes to it.
 """
 import contextlib
 import os
@@ -20,13 +20,15 @@ from distill.types import Status
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
-  return streams.run('distill', _main, arguments, failed=_ended)
+  """Runs the command; returns its exit status."""
+  return streams.run('distill', _main, arguments, failed=_end)
 
 
-def _ended(status: int) -> int:
-  """The status; but one of several processes ends here, for the others may not get to the end,
-  where they would meet."""
+def _end(status: int) -> int:
+  """Returns the status of a command that failed; ends the process if it is one of several.
+
+  A process that left in the normal way would wait for the others, which may never get there.
+  """
   if 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
@@ -47,14 +49,14 @@ def _main(arguments: Sequence[str]) -> int:
     print(numbers.dumps(config, 'config', Status.CONFIG, indent=2))
     return int(Status.DONE)
   name = flags.name_of(command.file)
-  with launch.stopped_by_signals() as stopping, contextlib.ExitStack() as held:
-    several = launch.joined()
+  with launch.stopped_by_signals() as stopping, contextlib.ExitStack() as locks:
+    several = launch.join_processes()
     place = pathlib.Path(command.workdir) if command.workdir else workdir.default(name, config)
     if several:
       from distill import sharding
-      sharding.on_first_process(lambda: held.enter_context(workdir.locked(place)))
+      sharding.on_first_process(lambda: locks.enter_context(workdir.locked(place)))
     else:
-      held.enter_context(workdir.locked(place))
+      locks.enter_context(workdir.locked(place))
     workdir.run(name, config, place, stopping)
   return int(Status.DONE)
 

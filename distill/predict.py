@@ -4,16 +4,17 @@ python -m distill.predict --model=DIR "a text" "another"
 python -m distill.predict --model=DIR < texts.txt        # one text a line
 python -m distill.predict --model=DIR digit.npy scan.png        # a model of images
 
-The folder is an export, one of StableHLO too, or a Hugging Face folder. What an input is, its
-modality says: texts, where a tab parts those of a pair if the model was trained on pairs; or files,
-where .npy holds the pixels of one image or several as the data had them, [h w], [h w c] or
-[n h w c], and any other is a picture. Of a model that was trained to read other fields of its data
-(`teachers.T.reads`), an input is what those held.
+The folder is an export, also one of StableHLO, or a Hugging Face folder. A model of texts takes
+texts, with a tab between the two of a pair if it was trained on pairs. A model of images takes
+files: a .npy file holds the pixels of one or several images as the data had them, [h w], [h w c] or
+[n h w c]; any other file is a picture. If the model was trained to read other fields of its data
+(`teachers.T.reads`), an input is a value of those fields.
 
-Texts are UTF-8, whatever the locale says. All are read before the first is answered, and one that
-can't be read ends the command with status 11, its line or argument named and nothing answered. An
-answer's characters that stdout can't hold are escaped, as JSON has it. If the reader of a pipe goes
-away (`| head -1`) the status is 0; if stdout can't be written, as on a full disk, it is 14.
+Texts are UTF-8, whatever the locale. All inputs are read before the first is answered. An input
+that can't be read ends the command with status 11: the error line has its line or argument, and no
+input is answered. Characters that stdout can't encode are escaped as in JSON. If the reader of a
+pipe goes away (`| head -1`) the status is 0; if stdout can't be written, as on a full disk, it is
+14.
 """
 import re
 import sys
@@ -33,10 +34,10 @@ TITLE = 200             # letters of an input in an error line
 
 
 def answers(folder: str, inputs: Sequence[str]) -> list[dict[str, Any]]:
-  """For every input what it is, and the model's answer as its task gives it.
+  """Returns every input with the model's answer, in the form that its task gives.
 
-  A classifier's are `label`, `probability` and `probabilities`, a regression's is `value`; of a
-  model of several labels an example they are `labels` and `probabilities`.
+  A classifier answers with `label`, `probability` and `probabilities`, a regression with `value`; a
+  model of several labels an example answers with `labels` and `probabilities`.
   """
   return [{**about, **answer} for about, answer in _answered(folder, inputs)]
 
@@ -46,7 +47,7 @@ def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, st
   modality = formats.modality(card, hub.folder(folder, '--model'))
   task = tasks.from_card(card, f'{folder}: task')
   eval_step = step.make_eval_step(model, task.measure)
-  for about, batch in examples.encode(modality, inputs):   # one, which no company can change
+  for about, batch in examples.encode(modality, inputs):   # one at a time: no other matters
     title = ' '.join(map(repr, about.values()))[:TITLE]
     check_ids(model, batch, title)
     measured = eval_step(*weights, batch)
@@ -57,7 +58,7 @@ def _answered(folder: str, inputs: Sequence[str]) -> Iterator[tuple[dict[str, st
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run(DOOR, _main, arguments)
 
 
@@ -70,7 +71,7 @@ def _main(arguments: Sequence[str]) -> int:
               if line.strip()]
   if not inputs:
     raise Stop(Status.DATA, f'there is nothing to answer; usage: python -m {DOOR} {USAGE}')
-  launch.sweep_seldom()
+  launch.collect_garbage_rarely()
   launch.keep_programs()
   rows = list(_answered(folder, inputs))
   if sys.stdout.isatty():
@@ -82,7 +83,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, list[str]]:
-  """The folder of the model, and the inputs, which may begin with a dash."""
+  """Returns the folder of the model, and the inputs, which may begin with a dash."""
   parser = command_line.Parser(DOOR, __doc__, USAGE, f'usage: python -m {DOOR} {USAGE}')
   parser.add_argument('--model', metavar='DIR', required=True, help='an export')
   parser.add_argument('inputs', nargs='*', metavar='INPUT', help='a text, or a file of images')
@@ -94,7 +95,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _table(rows: Sequence[tuple[dict[str, str], dict[str, Any]]]) -> Iterator[str]:
-  """The plain values of every answer in columns, then what it is about."""
+  """Yields a line an answer: its plain values in columns, then the input."""
   cells = [[_cell(value) for value in answer.values() if isinstance(value, str | int | float)]
            for _, answer in rows]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,8 +1,8 @@
-"""The streams of a command, whatever their encoding, also closed or full ones.
+"""The streams of a command, in any encoding, also closed or full ones.
 
-Texts that come in are UTF-8, as files of data are, whatever the locale says. Output is in the
-encoding of its stream: a character that the stream can't hold becomes an escape. If the reader of a
-pipe has gone away (`| head -1`), the work goes on and the output is lost.
+Input texts are UTF-8, as data files are, whatever the locale. Output has the encoding of its
+stream: a character that the stream can't hold becomes an escape. If the reader of a pipe has gone
+away (`| head -1`), the work goes on and the output is lost.
 """
 import codecs
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from distill.types import Status, Stop
 
-ROOM = 'take a smaller model, or fewer examples at once (batch_size, microbatch, length)'
+MEMORY_HINT = 'take a smaller model, or fewer examples at once (batch_size, microbatch, length)'
 
 
 def run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str],
@@ -23,9 +23,9 @@ def run(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[
   """Runs a command, whose error lines begin with `name`; returns its exit status.
 
   A Stop, a lack of memory, a number that is too large and a file that the system refuses are one
-  line on stderr; any other exception is a traceback and status 1. `failed` is called with the
-  status of a command that fails. A command that succeeds ends with 14 if stdout couldn't take all
-  of its output.
+  line on stderr; any other exception is a traceback and status 1. The status of a command that
+  fails is what `failed` returns for it. A command that succeeds ends with 14 if stdout couldn't
+  take all of its output.
   """
   with contextlib.ExitStack() as closing:
     _reopen()
@@ -48,16 +48,16 @@ def _status(name: str, command: Callable[[Sequence[str]], int], arguments: Seque
     if any('\0' in argument for argument in arguments):
       raise Stop(Status.CONFIG, 'an argument holds a NUL byte')
     return command(arguments)
-  except SystemExit as end:             # after help: by argparse
+  except SystemExit as end:             # argparse, after printing help
     if end.code:
       raise
     return int(Status.DONE)
   except Stop as stop:
     status, line = stop.status, str(stop)
   except Exception as error:
-    # XLA has one type for all its errors, and names the kind in the text.
+    # XLA has one type for all its errors; their kind is in the text.
     if isinstance(error, MemoryError) or str(error).startswith('RESOURCE_EXHAUSTED'):
-      status, line = Status.DISK, f'not enough memory: {_first_line(error)}: {ROOM}'
+      status, line = Status.DISK, f'not enough memory: {_first_line(error)}: {MEMORY_HINT}'
     elif isinstance(error, OSError) and error.filename is not None:
       status, line = Status.DISK, f'{error.filename}: {error.strerror}'
     elif isinstance(error, OverflowError) or 'INVALID_ARGUMENT: overflow' in str(error):
@@ -131,8 +131,8 @@ def _reopen() -> None:
     try:
       os.fstat(number)
     except OSError:
-      opened = os.open(os.devnull, os.O_RDWR)       # the lowest that is free
-      os.set_inheritable(opened, True)              # by processes that the command starts
+      opened = os.open(os.devnull, os.O_RDWR)       # takes the lowest free number
+      os.set_inheritable(opened, True)              # processes that the command starts get it
 
 
 def json_line(value: Any) -> str:

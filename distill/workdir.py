@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its lock, the config that it holds, and what runs in it."""
+"""Workdirs, the folders of runs: their names, locks and configs, and the run itself."""
 import contextlib
 import fcntl
 import glob
@@ -18,12 +18,12 @@ NOT_SET = 'not set'
 
 
 def default(name: str, config: Mapping[str, Any]) -> pathlib.Path:
-  """Returns where a run lives unless it is told: `runs/NAME-` and the start of its config's hash.
+  """Returns the default workdir: `runs/NAME-` and the start of the config's hash.
 
-  Or a workdir of that name with another hash that holds the same config: until 2026-12 a field that
-  had its default counted too, and a default may have become another.
+  An older workdir of that name that holds the same config is taken, though its hash differs: until
+  2026-12 a field at its default was part of the hash, and a default may have changed.
   """
-  from distill.pipelines import fields, identities  # JAX, after what can be refused without it
+  from distill.pipelines import fields, identities  # loads JAX: after all checks that don't need it
   new = pathlib.Path('runs') / f'{name}-{identities.config_sha256(config)[:8]}'
   if new.is_dir():
     return new
@@ -36,7 +36,7 @@ def default(name: str, config: Mapping[str, Any]) -> pathlib.Path:
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the workdir. The kernel lets go of the lock when its process ends, however it ends."""
+  """Locks the workdir. The kernel releases the lock when the process ends, however it ends."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = open(workdir / 'lock', 'a+')
@@ -60,9 +60,9 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: l
         shared: pathlib.Path | None = None) -> dict[str, Any]:
   """Runs the config's pipeline in a workdir that this process has locked."""
   pipeline = lookup.find('pipelines', _pipeline(config), 'pipeline')
-  with _begun(name, config, workdir, shared) as this:
-    stopping.run = this
-    result = pipeline(config, this)
+  with _open_run(name, config, workdir, shared) as opened:
+    stopping.run = opened
+    result = pipeline(config, opened)
   import jax
   if not jax.process_index():
     from distill import report
@@ -83,13 +83,13 @@ def _pipeline(config: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
-           shared: pathlib.Path | None) -> Iterator[Any]:
-  """A run with its log, in a workdir that holds no other config's."""
+def _open_run(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
+              shared: pathlib.Path | None) -> Iterator[Any]:
+  """Opens a run with its log, after a check that the workdir holds no other config's run."""
   launch.keep_memory()
-  launch.sweep_seldom()
+  launch.collect_garbage_rarely()
   launch.keep_programs()
-  import jax  # after everything that can be refused without it
+  import jax  # after all checks that don't need it
 
   from distill import sharding
   from distill.logs import Log, NullLog
@@ -106,7 +106,7 @@ def _begun(name: str, config: Mapping[str, Any], workdir: pathlib.Path,
 def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
   """Writes config.json, or stops if the workdir holds another config's run.
 
-  What makes no difference, such as a field that has its default, may differ.
+  Differences without an effect, such as a spelled field that has its default, are allowed.
   """
   from distill.pipelines import fields
   path, text = workdir / 'config.json', numbers.dumps(config, 'config', Status.CONFIG, indent=2)
@@ -117,11 +117,12 @@ def same_config(config: Mapping[str, Any], workdir: pathlib.Path) -> None:
     return
   spelled = [json.loads(t) for t in (path.read_text(), text)]
   old, new = (flat(fields.essential(each)) for each in spelled)
-  there = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-  there = ['pipeline'] if 'pipeline' in there else there            # then nothing is alike
-  if there:
-    more = f' and {len(there) - LISTED} more' if len(there) > LISTED else ''
+  changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+  if 'pipeline' in changed:             # then all else differs too
+    changed = ['pipeline']
+  if changed:
+    more = f' and {len(changed) - LISTED} more' if len(changed) > LISTED else ''
     was, now = map(flat, spelled)
     raise Stop(Status.CONFIG, f'{workdir} holds a run of another config; different: ' + ', '.join(
-        f'{k} ({was.get(k, NOT_SET)} there, {now.get(k, NOT_SET)} here)' for k in there[:LISTED])
+        f'{k} ({was.get(k, NOT_SET)} there, {now.get(k, NOT_SET)} here)' for k in changed[:LISTED])
                + f'{more}: take another --workdir')

@@ -1,1 +1,1 @@
-"""What was run, and what came out: a row for every run, and tables made of rows alone."""
+"""Experiments and their results: a row for every run, and tables made of rows alone."""

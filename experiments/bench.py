@@ -1,4 +1,4 @@
-"""Measures speed and memory, and leaves a row for every bench in results.jsonl.
+"""Measures speed and memory, and writes a row for every bench to results.jsonl.
 
 python -m experiments.bench [NAME …] [--rounds=5] [--json] [--out=experiments/bench]
 
@@ -9,10 +9,10 @@ python -m experiments.bench [NAME …] [--rounds=5] [--json] [--out=experiments/
   memory   XLA's plan for the step beside a count by hand
   images   memory that images take, and the time that training waits for them
 
-python -m experiments.bench step --rounds=9         # this one, in nine rounds
+python -m experiments.bench step --rounds=9         # one bench, in nine rounds
 
-Without a name all of them. What is compared is measured in turns, round by round: a ratio is one
-of a round, and the median of the rounds is held against its limit. `--json` prints the rows.
+Without a name, all benches run. Compared calls take turns, round by round: a ratio is that of one
+round, and the median over rounds is compared with its limit. `--json` prints the rows.
 """
 import argparse
 import datetime
@@ -29,14 +29,14 @@ from distill.types import Status, Stop
 from experiments import rows
 from experiments.rows import Row
 
-# Where a bench is. Imported when it runs: a wrong name is answered without JAX.
+# The function of a bench. Imported when it runs: a wrong name is an error without loading JAX.
 BENCHES = {'step': 'bench_step.overhead', 'peers': 'bench_peers.peers',
            'start': 'bench_start.start', 'data': 'bench_step.pipeline',
            'memory': 'bench_step.memory', 'images': 'bench_images.measure'}
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run('experiments.bench', _main, arguments)
 
 
@@ -50,7 +50,7 @@ def _main(arguments: Sequence[str]) -> int:
     raise Stop(Status.DISK, f'cannot write {path}: {error.strerror}: take another --out'
                ) from error
   for name in names:
-    row = measured(name, values.rounds)
+    row = run_bench(name, values.rounds)
     rows.append(path, row)
     print(streams.json_line(row) if values.json else table(row), flush=True)
   return int(Status.DONE)
@@ -72,8 +72,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[list[str], argparse.Namespace]:
   return list(dict.fromkeys(values.names)) or list(BENCHES), values
 
 
-def measured(name: str, rounds: int) -> Row:
-  """Runs a bench; its row."""
+def run_bench(name: str, rounds: int) -> Row:
+  """Runs a bench; returns its row."""
   file, _, function = BENCHES[name].partition('.')
   module = importlib.import_module(f'experiments.{file}')
   started, now = time.monotonic(), datetime.datetime.now(datetime.UTC)
@@ -90,11 +90,11 @@ def measured(name: str, rounds: int) -> Row:
 
 
 def table(row: Row) -> str:
-  """A row's numbers as a Markdown table, which a terminal shows as well."""
+  """Returns a row's numbers as a Markdown table, which a terminal can show too."""
   lines = [[row['bench'], 'unit', 'min', 'median', 'max', 'must hold'], []]
   for name, number in row['numbers'].items():
-    lines.append([name, number['unit'], *(_spelled(number[k]) for k in ('min', 'median', 'max')),
-                  _held(number)])
+    values = (_format_number(number[key]) for key in ('min', 'median', 'max'))
+    lines.append([name, number['unit'], *values, _verdict(number)])
   widths = [max(len(line[i]) for line in lines if line) for i in range(6)]
   lines[1] = ['-' * n if i in (0, 1, 5) else '-' * (n - 1) + ':' for i, n in enumerate(widths)]
   padded = lambda line: (cell.rjust(n) if i in (2, 3, 4) else cell.ljust(n)
@@ -102,12 +102,12 @@ def table(row: Row) -> str:
   return ''.join(f'| {" | ".join(padded(line))} |\n' for line in lines)
 
 
-def _spelled(value: float) -> str:
+def _format_number(value: float) -> str:
   return f'{value:,.0f}' if value >= 1000 else f'{value:.3g}' if value < 100 else f'{value:.0f}'
 
 
-def _held(number: Mapping[str, Any]) -> str:
-  """The limit of a median, and whether it is kept."""
+def _verdict(number: Mapping[str, Any]) -> str:
+  """Returns the limit of a median, and whether it is met."""
   if 'at_most' in number:
     return f'≤ {number["at_most"]}: {_yes(number["median"] <= number["at_most"])}'
   if 'at_least' in number:
@@ -115,8 +115,8 @@ def _held(number: Mapping[str, Any]) -> str:
   return ''
 
 
-def _yes(kept: bool) -> str:
-  return 'yes' if kept else 'no'
+def _yes(passed: bool) -> str:
+  return 'yes' if passed else 'no'
 
 
 if __name__ == '__main__':

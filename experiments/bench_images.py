@@ -1,12 +1,12 @@
-"""What images cost a run before and beside its steps: memory, and time that training waits.
+"""Costs of image data: memory, and the time that training waits for batches.
 
-CIFAR-100 as `$TFDS_DATA_DIR` has it, or random images of its shape that TFDS writes. Each number is
-of a process of its own. The ways of reading are `WAYS`; nothing that a run keeps is there before.
+The images are CIFAR-100 in `$TFDS_DATA_DIR`, or random images of its shape that TFDS writes. Each
+number is measured in a new process. `WAYS` are the ways of reading; caches are empty at first.
 
 python -m experiments.bench_images FOLDER [MEGABYTES]
 
-writes a set that shouldn't be held in memory there, by default of 2 GB, unless it is there, and
-tells what memory it takes to open it and to iterate over 200 batches.
+writes a set that is too large for memory, by default of 2 GB, unless it exists, and prints the
+memory that it takes to open it and to iterate over 200 batches.
 """
 import dataclasses
 import importlib
@@ -34,9 +34,9 @@ from experiments.bench_turns import spread
 
 NAME, VERSION = 'cifar100', '3.0.2'
 PACKAGES = ('tensorflow-datasets', 'array_record', 'pillow', 'numpy')   # whose versions a row has
-LOADED = ('tensorflow_datasets', 'PIL.Image')       # beside our own, before memory is counted
-PAUSE = 0.003               # seconds between two looks at a process
-AHEAD = 2                   # steps that training is ahead of the device, as `train.fit`
+LOADED = ('tensorflow_datasets', 'PIL.Image')       # imported before memory is counted
+PAUSE = 0.003               # seconds between two samples of a process's memory
+AHEAD = 2                   # steps that training is ahead of the device, as in `train.fit`
 WARM = 2                    # steps before those that count
 NOISE = 'noise'             # the large set: its name, and an image's side
 SIDE, SHARD, AT_ONCE = 64, 16_384, 256
@@ -45,20 +45,20 @@ MOST_MEMORY, MOST_WAITING = 333, 2      # MiB, which are 350 MB, and %
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """The images, and what is done with them."""
+  """Sizes of the images, of the model and of the measurements."""
   train: int = 50_000
   test: int = 10_000
   side: int = 32
   classes: int = 100
   batch: int = 64
-  batches: int = 200          # that are iterated when memory is measured
-  steps: int = 100            # that are trained when waiting is
+  batches: int = 200          # iterated when memory is measured
+  steps: int = 100            # trained when waiting is measured
   depth: int = 20
   widths: tuple[int, ...] = (16, 16, 32, 64)
 
 
 def arrays(folder: pathlib.Path, sizes: Sizes) -> Dataset:
-  """All images in memory."""
+  """Reads all images into memory."""
   pixels, labels = {}, {}
   for split, n in ('train', sizes.train), ('test', sizes.test):
     pixels[split] = np.empty((n, sizes.side, sizes.side, 3), np.uint8)
@@ -70,7 +70,7 @@ def arrays(folder: pathlib.Path, sizes: Sizes) -> Dataset:
 
 
 def files(folder: pathlib.Path, sizes: Sizes) -> Dataset:
-  """Images in their record files; all are looked at first."""
+  """Reads images from their record files when they are needed; all are checked first."""
   with tempfile.TemporaryDirectory() as cache:
     return tfds.Images(dataset=folder.parent.name, data_dir=str(folder.parent.parent), cache=cache)
 
@@ -91,7 +91,7 @@ def stream(way: str, folder: pathlib.Path, sizes: Sizes, steps: int) -> Iterator
 
 
 def shuffled(dataset: Dataset, size: int, steps: int) -> Iterator[Batch]:
-  """Training batches, read ahead."""
+  """Returns training batches, read ahead."""
   return batches.read_ahead(
       batches.shuffled(dataset.splits['train'], batch_size=size, seed=0, steps=steps))
 
@@ -116,7 +116,7 @@ def measure(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
 
 
 def _numbers(way: str, folder: pathlib.Path, sizes: Sizes, rounds: int) -> dict[str, Any]:
-  """The numbers of one way of reading."""
+  """Measures one way of reading."""
   held, first = zip(*(peak(walk, stream, way, folder, sizes, sizes.batches)
                       for _ in range(rounds)), strict=True)
   _, timed = peak(train, way, folder, sizes, rounds)
@@ -142,9 +142,9 @@ def walk(open_stream: Callable[..., Iterable], *arguments: Any) -> float:
 
 def train(way: str, folder: pathlib.Path, sizes: Sizes,
           rounds: int) -> list[tuple[float, float]]:
-  """Trains a residual network; by round, the seconds that its thread waited for data, and all.
+  """Trains a residual network; returns by round the seconds of waiting for data, and all seconds.
 
-  The step is jitted and the loop that of `train.fit`: at most two steps ahead of the device.
+  The step is jitted and the loop is that of `train.fit`: at most two steps ahead of the device.
   """
   model = Functional(lambda rngs: ResNet(depth=sizes.depth, widths=sizes.widths, channels=3,
                                          classes=sizes.classes, rngs=rngs))
@@ -177,9 +177,9 @@ def train(way: str, folder: pathlib.Path, sizes: Sizes,
 
 
 def peak(call: Callable, *arguments: Any) -> tuple[int, Any]:
-  """Calls in a process of its own; returns the most anonymous bytes above its imports, and result.
+  """Makes a call in a new process; returns its peak of anonymous bytes above imports, and result.
 
-  Pages of files don't count: the kernel takes these back when it likes.
+  Pages of files don't count: the kernel can take these back at any time.
   """
   if not pathlib.Path('/proc/self/status').exists():
     raise Stop(Status.CONFIG, 'images: only Linux tells what memory a process holds')
@@ -202,8 +202,8 @@ def peak(call: Callable, *arguments: Any) -> tuple[int, Any]:
 
 
 def _serve(pipe: Any, call: Callable, arguments: tuple) -> None:
-  """The child: everything is imported when it says what memory it begins with."""
-  launch.keep_memory()        # as the front door does
+  """Serves as the child: sends its memory after all imports, then the result of the call."""
+  launch.keep_memory()        # as distill.main does
   for name in LOADED:
     importlib.import_module(name)
   pipe.send(anonymous(os.getpid()))
@@ -211,7 +211,7 @@ def _serve(pipe: Any, call: Callable, arguments: tuple) -> None:
 
 
 def anonymous(pid: int) -> int:
-  """The bytes that a process holds and no file backs; 0 once it has ended."""
+  """Returns the bytes of a process that no file backs; 0 once it has ended."""
   try:
     status = pathlib.Path(f'/proc/{pid}/status').read_text()
   except OSError:
@@ -221,9 +221,9 @@ def anonymous(pid: int) -> int:
 
 
 def write(folder: pathlib.Path, counts: Mapping[str, int], side: int, classes: int) -> None:
-  """Writes noise as PNG, which can't compress it, by TFDS itself; `counts` are images by split.
+  """Writes noise as PNG, which can't compress it, with TFDS; `counts` are images by split.
 
-  In array_record, in shards of 16,384 images; never more than 256 of them in memory.
+  The format is array_record, in shards of 16,384 images; at most 256 images are in memory.
   """
   import tensorflow_datasets
   from PIL import Image
@@ -251,7 +251,7 @@ def write(folder: pathlib.Path, counts: Mapping[str, int], side: int, classes: i
 
 
 def write_large(root: pathlib.Path, megabytes: int = 2000) -> pathlib.Path:
-  """Writes images of 64 × 64 of so many megabytes, unless it was done; the folder of the set."""
+  """Writes images of 64 × 64 of so many megabytes unless they exist; returns the set's folder."""
   folder, n = root / NOISE / '1.0.0', int(megabytes * 1e6 / (3 * SIDE**2))
   if not (folder / 'dataset_info.json').exists():
     write(folder, {'train': n, 'test': AT_ONCE}, SIDE, 10)
@@ -259,9 +259,9 @@ def write_large(root: pathlib.Path, megabytes: int = 2000) -> pathlib.Path:
 
 
 def walk_large(folder: pathlib.Path, steps: int = 0, batch: int = 64) -> tuple[int, float, float]:
-  """Opens the set and iterates over it; the examples it saw, seconds to open it, and all.
+  """Opens the set and iterates over it; returns its examples, the seconds to open it, and all.
 
-  `steps` batches, by default an epoch. Called by `peak`, in a process of its own.
+  It reads `steps` batches, by default an epoch. `peak` calls it in a new process.
   """
   began, dataset = time.perf_counter(), files(folder, Sizes())
   opened = time.perf_counter() - began
@@ -271,7 +271,7 @@ def walk_large(folder: pathlib.Path, steps: int = 0, batch: int = 64) -> tuple[i
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run('experiments.bench_images', _main, arguments)
 
 
@@ -282,8 +282,8 @@ def _main(arguments: Sequence[str]) -> int:
                       default=2000)
   options = parser.parsed(arguments)
   large = write_large(options.folder, options.megabytes)
-  most, (saw, first, whole) = peak(walk_large, large, 200)
-  print(f'{large}: {most / 2**20:.0f} MiB at most; opened in {first:.1f} s, {saw:,} images in '
+  most, (seen, first, whole) = peak(walk_large, large, 200)
+  print(f'{large}: {most / 2**20:.0f} MiB at most; opened in {first:.1f} s, {seen:,} images in '
         f'{whole - first:.1f} s')
   return int(Status.DONE)
 

@@ -1,12 +1,12 @@
 """The distillation step beside PyTorch eager with `transformers`: the same work, in examples/s.
 
-Every side is a process of its own, warm, and takes its turn while the others sleep: in one process
-PyTorch's OpenMP threads would spin beside XLA's. All have as many threads as this process may use.
-The peer has its faster attention, chosen by the medians, and the fused AdamW, the default of
-transformers' own Trainer.
+Every side is a warm process that takes its turn while the others sleep: in one process PyTorch's
+OpenMP threads would spin beside XLA's. All have as many threads as this process may use. The peer
+has its faster attention, chosen by the medians, and the fused AdamW, the default of the Trainer of
+transformers.
 
-Ours also runs in mixed precision, which is held against the peer in float32 and under autocast to
-bfloat16.
+Our step also runs in mixed precision, which is compared with the peer in float32 and under autocast
+to bfloat16.
 
 python -m experiments.bench_peers distill|eager|sdpa [DTYPE]        serves as one of the sides
 """
@@ -27,7 +27,7 @@ from experiments import bench_step
 from experiments.bench_step import CLIP, DECAY, RATE, TEMPERATURE, WARM, Sizes
 from experiments.bench_turns import in_turns, serve, spread, worker
 
-# The least that our rate may be of the peer's: each in float32; ours mixed against either.
+# The least ratios of our rate to the peer's: both in float32; ours mixed to either of the peer's.
 FASTER, MIXED_FASTER, AUTOCAST_FASTER = 1.1, 1.45, 1.0
 PACKAGES = ('torch', 'transformers')
 ATTENTION = ('eager', 'sdpa')
@@ -35,7 +35,7 @@ WIDE, NARROW = 'float32', 'bfloat16'        # of the peer; the second by autocas
 
 
 def peers(rounds: int) -> dict[str, Any]:
-  """Our step's rate and the peer's."""
+  """Compares the rate of our step with the peer's."""
   sizes = Sizes()           # those that the sides serve
   for package in PACKAGES:
     if importlib.util.find_spec(package) is None:
@@ -60,7 +60,7 @@ def peers(rounds: int) -> dict[str, Any]:
 
 
 def torch_step(sizes: Sizes, attention: str, dtype: str = WIDE):
-  """Teacher, student, and a call that makes one step and gives its loss.
+  """Returns the teacher, the student, and a call that makes one step and returns its loss.
 
   Unless `dtype` is float32, forward passes and loss are under autocast to bfloat16.
   """
@@ -85,16 +85,17 @@ def torch_step(sizes: Sizes, attention: str, dtype: str = WIDE):
   inputs = {'input_ids': data['tokens'].long(), 'token_type_ids': data['types'].long(),
             'attention_mask': data['mask'].long()}
   label = data['label'].long()
-  of = lambda matrices: [p for p in student.parameters() if (p.ndim > 1) == matrices]
-  optimizer = torch.optim.AdamW([{'params': of(True), 'weight_decay': DECAY},
-                                 {'params': of(False), 'weight_decay': 0.0}], lr=RATE, fused=True)
+  matrices = [p for p in student.parameters() if p.ndim > 1]
+  vectors = [p for p in student.parameters() if p.ndim <= 1]
+  optimizer = torch.optim.AdamW([{'params': matrices, 'weight_decay': DECAY},
+                                 {'params': vectors, 'weight_decay': 0.0}], lr=RATE, fused=True)
 
-  def one() -> Any:
+  def make_step() -> Any:
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype != WIDE):
       with torch.no_grad():
-        about = teacher(**inputs).logits
+        targets = teacher(**inputs).logits
       logits = student(**inputs).logits
-      log_s, log_t = (F.log_softmax(z / TEMPERATURE, dim=-1) for z in (logits, about))
+      log_s, log_t = (F.log_softmax(z / TEMPERATURE, dim=-1) for z in (logits, targets))
       soft = TEMPERATURE**2 * F.kl_div(log_s, log_t, log_target=True, reduction='batchmean')
       loss = soft + F.cross_entropy(logits, label)
     optimizer.zero_grad()
@@ -103,26 +104,26 @@ def torch_step(sizes: Sizes, attention: str, dtype: str = WIDE):
     optimizer.step()
     return loss.detach()
 
-  return teacher, student, one
+  return teacher, student, make_step
 
 
-def _torch_going(sizes: Sizes, attention: str, dtype: str) -> Callable[[], float]:
-  *_, one = torch_step(sizes, attention, dtype)
+def _timed_torch_step(sizes: Sizes, attention: str, dtype: str) -> Callable[[], float]:
+  *_, make_step = torch_step(sizes, attention, dtype)
   for _ in range(WARM):
-    one()
+    make_step()
 
   def timed() -> float:
     start = time.perf_counter()
-    one()
+    make_step()
     return time.perf_counter() - start
 
   return timed
 
 
 if __name__ == '__main__':
-  side, own_dtype = (*sys.argv[1:], WIDE)[:2]
+  side, given_dtype = (*sys.argv[1:], WIDE)[:2]
   if side == 'distill':
-    launch.keep_memory()        # as the front door does
-    serve(bench_step.going(Sizes(), dtype=own_dtype))
+    launch.keep_memory()        # as distill.main does
+    serve(bench_step.timed_step(Sizes(), dtype=given_dtype))
   else:
-    serve(_torch_going(Sizes(), side, own_dtype))
+    serve(_timed_torch_step(Sizes(), side, given_dtype))

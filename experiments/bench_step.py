@@ -2,8 +2,8 @@
 
 The pair is BERT, 6 layers that teach 3, as wide as MiniLM's narrow models (Wang 2020): KL at
 temperature 2 and cross-entropy, AdamW with decay, clipped gradients, float32 unless a row says
-'mixed' (`distill.models.precision`). Every text fills the
-batch's width, so no side profits from padding.
+'mixed' (`distill.models.precision`). Every text fills the batch's width, so no side profits from
+padding.
 """
 import dataclasses
 import time
@@ -26,15 +26,15 @@ from distill.teachers import Live
 from distill.types import Field
 from experiments.bench_turns import in_turns, seconds, spread
 
-OVERHEAD = 1.05             # the most that the step may take of its parts' time
+OVERHEAD = 1.05             # the step's most time as a multiple of its parts' time
 TEMPERATURE, RATE, DECAY, CLIP = 2.0, 5e-5, 0.01, 1.0
 TEXTS = 20_000
-WARM = 2                    # calls before the first that counts: compilation, and the first touch
+WARM = 2                    # calls before the first that counts: compilation, first use of memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Of the pair and its batch."""
+  """Sizes of the pair and its batch."""
   teacher: int = 6            # blocks
   student: int = 3
   width: int = 384
@@ -52,7 +52,7 @@ class Sizes:
         depth=depth, heads=self.heads, inner=self.inner, dropout=self.dropout, rngs=rngs))
 
   def data(self) -> dict[str, np.ndarray]:
-    """A batch without padding."""
+    """Returns a batch without padding."""
     draw = np.random.default_rng(0).integers
     b, s = self.batch, self.length
     ones = np.ones(b, np.float32)
@@ -62,37 +62,37 @@ class Sizes:
             'label': draw(0, self.classes, b).astype(np.int32), 'labelled': ones, 'valid': ones}
 
 
-def program(sizes: Sizes, *, taught: bool = True,
+def program(sizes: Sizes, *, has_teacher: bool = True,
             dtype: str = 'float32') -> tuple[Callable, list[Any]]:
-  """The jitted step and its arguments: with the teacher and its term, or supervised alone.
+  """Returns the jitted step and its arguments: with the teacher and its term, or only supervised.
 
   `dtype` is what teacher and student compute in.
   """
   terms = {'hard': {'loss': 'supervised.cross_entropy',
                     'reads': {'student': 'student/logits', 'label': 'batch/label'}}}
-  if taught:
+  if has_teacher:
     terms['soft'] = {'loss': 'logits.kl', 'kwargs': {'temperature': TEMPERATURE},
                      'reads': {'student': 'student/logits', 'teacher': 'teacher/logits'}}
   student = Student(sizes.model(sizes.student))
   teacher = Live('teacher', sizes.model(sizes.teacher), dtype)
   optimizer = optimizers.adamw(rate=RATE, decay=DECAY, clip=CLIP, steps=10_000)
-  run = step.make_train_step(student, (teacher,) if taught else (), objective.terms_from(terms),
-                             optimizer, dtype=dtype)
+  run = step.make_train_step(student, (teacher,) if has_teacher else (),
+                             objective.terms_from(terms), optimizer, dtype=dtype)
   state = step.init_state(student, *student.init(1), optimizer, {})
-  weights = {'teacher': teacher.model.init(0)} if taught else {}
+  weights = {'teacher': teacher.model.init(0)} if has_teacher else {}
   return run, [state, weights, jax.device_put(sizes.data()), jax.random.key(0)]
 
 
-def going(sizes: Sizes, *, taught: bool = True,
-          dtype: str = 'float32') -> Callable[[], float]:
-  """The step, warm: a call goes on from the last one's state, and gives its seconds."""
-  run, arguments = program(sizes, taught=taught, dtype=dtype)
+def timed_step(sizes: Sizes, *, has_teacher: bool = True,
+               dtype: str = 'float32') -> Callable[[], float]:
+  """Returns a call that makes one step from the last state and returns its seconds; it is warm."""
+  run, arguments = program(sizes, has_teacher=has_teacher, dtype=dtype)
 
-  def one():
+  def make_step():
     arguments[0], metrics = run(*arguments)
     return arguments[0], metrics
 
-  return _warm(one)
+  return _warm(make_step)
 
 
 def _warm(call: Callable[[], Any]) -> Callable[[], float]:
@@ -102,17 +102,17 @@ def _warm(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def overhead(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
-  """The distillation step against the teacher's forward pass plus the supervised step.
+  """Compares the distillation step with the teacher's forward pass plus the supervised step.
 
-  Beside it the same step in mixed precision, teacher and student.
+  It also times the same step in mixed precision, teacher and student.
   """
   model, data = sizes.model(sizes.teacher), jax.device_put(sizes.data())
   forward = step.make_eval_step(model, step.select_outputs(('logits',)))
   weights = model.init(0)
-  times = in_turns({'distillation step': going(sizes),
-                    'supervised step': going(sizes, taught=False),
+  times = in_turns({'distillation step': timed_step(sizes),
+                    'supervised step': timed_step(sizes, has_teacher=False),
                     'teacher forward': _warm(lambda: forward(*weights, data)),
-                    'distillation step, mixed': going(sizes, dtype=MIXED)}, rounds)
+                    'distillation step, mixed': timed_step(sizes, dtype=MIXED)}, rounds)
   whole, *parts, mixed = times.values()
   return {'sizes': dataclasses.asdict(sizes), 'numbers': {
       **{name: spread([1e3 * t for t in values], 'ms') for name, values in times.items()},
@@ -122,7 +122,7 @@ def overhead(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
 
 
 def memory(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
-  """XLA's plan for the compiled step beside a count by hand; nothing varies with `rounds`."""
+  """Compares XLA's plan for the compiled step with a count by hand; `rounds` changes nothing."""
   del rounds
   run, arguments = program(sizes)
   plan = cost.peak_memory(run.lower(*arguments).compile())
@@ -139,10 +139,10 @@ def memory(rounds: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
 
 
 def by_hand(sizes: Sizes, student: int, teacher: int) -> dict[str, int]:
-  """The bytes a step has to hold at once, of float32 arrays; `student`, `teacher`: parameters.
+  """Counts the bytes of float32 arrays that a step has to hold at once.
 
-  Not counted: what lives only for a moment (the teacher's activations, scores before softmax),
-  vectors of a number a row, and random bits.
+  `student` and `teacher` are numbers of parameters. Not counted are short-lived arrays (the
+  teacher's activations, scores before softmax), vectors of a number a row, and random bits.
   """
   n = sizes.batch * sizes.length                                    # rows, b·s
   d, f = n * sizes.width, n * sizes.inner                           # a hidden state; the inner one
@@ -154,7 +154,7 @@ def by_hand(sizes: Sizes, student: int, teacher: int) -> dict[str, int]:
            + d + d                    # LayerNorm's normalised input; its output, for `up`'s kernel
            + f + f                    # before GELU, for its slope; after it, for `down`'s kernel
            + d + d)                   # LayerNorm's normalised input; the block's output
-  last = d + d          # the last block's key and value; of the rest only each text's first row
+  last = d + d          # the last block's key and value; else only each text's first row
   return {'parameters': 4 * student, 'gradients': 4 * student,
           'optimizer': 2 * 4 * student,                             # AdamW: two moments
           'teacher': 4 * teacher,
@@ -162,19 +162,19 @@ def by_hand(sizes: Sizes, student: int, teacher: int) -> dict[str, int]:
 
 
 def pipeline(rounds: int, sizes: Sizes = Sizes(), texts: int = TEXTS) -> dict[str, Any]:
-  """The data pipeline alone, and how many times faster it is than the step that it feeds."""
+  """Measures the data pipeline by itself, and how many times faster it is than the step."""
   stream = batches.shuffled(split(sizes, texts), batch_size=sizes.batch, seed=0,
                             steps=texts // sizes.batch)
-  counts = [(b['valid'].sum(), b['mask'].sum()) for b in stream]        # and it is warm
+  counts = [(b['valid'].sum(), b['mask'].sum()) for b in stream]        # which also warms it up
   examples, tokens = map(float, np.mean(counts, axis=0))
 
-  def one() -> float:
+  def iterate() -> float:
     start = time.perf_counter()
     for _ in stream:
       pass
     return (time.perf_counter() - start) / len(stream)
 
-  times = in_turns({'pipeline': one, 'step': going(sizes)}, rounds)
+  times = in_turns({'pipeline': iterate, 'step': timed_step(sizes)}, rounds)
   rates = [1 / t for t in times['pipeline']]
   faster = [theirs / ours for ours, theirs in zip(*times.values(), strict=True)]
   return {'sizes': {**dataclasses.asdict(sizes), 'texts': texts}, 'numbers': {
@@ -186,7 +186,7 @@ def pipeline(rounds: int, sizes: Sizes = Sizes(), texts: int = TEXTS) -> dict[st
 
 
 def split(sizes: Sizes, texts: int) -> Split:
-  """Texts of all lengths, tokenized already, as they come from the disk."""
+  """Returns tokenized texts of all lengths, as they come from the disk."""
   random = np.random.default_rng(0)
   length = random.integers(3, sizes.length + 1, texts)
   tokens = random.integers(5, sizes.vocabulary, (texts, sizes.length))

@@ -1,4 +1,4 @@
-"""Times taken in turns, round by round, so that what else the machine does falls on all alike."""
+"""Times of calls that take turns, round by round, so that other load affects all of them alike."""
 import contextlib
 import pathlib
 import statistics
@@ -15,14 +15,14 @@ READY = 'ready'
 
 
 def seconds(call: Callable[[], Any]) -> float:
-  """How long a call takes until its arrays are there."""
+  """Returns the seconds that a call takes until its arrays are computed."""
   start = time.perf_counter()
   jax.block_until_ready(call())
   return time.perf_counter() - start
 
 
 def in_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-  """What the calls return, by round; every other round goes backwards."""
+  """Returns the calls' results by round; every other round goes backwards."""
   found = {name: [] for name in calls}
   for i in range(rounds):
     for name in list(calls)[::-1 if i % 2 else 1]:
@@ -31,21 +31,22 @@ def in_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 def spread(values: Sequence[float], unit: str, **more: Any) -> dict[str, Any]:
-  """A number of a row: what was measured in all rounds."""
+  """Returns a number of a row: minimum, median and maximum over the rounds."""
   return {'unit': unit, 'min': min(values), 'median': statistics.median(values),
           'max': max(values), **more}
 
 
 @contextlib.contextmanager
 def worker(*arguments: str) -> Iterator[Callable[[], float]]:
-  """`python ARGUMENTS`, which serves; a call is its turn, and gives the seconds it reports."""
+  """Starts `python ARGUMENTS` as a worker; a call of the result returns the seconds of one turn."""
   process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
   def line() -> str:
-    if not (said := process.stdout.readline().strip()):
+    text = process.stdout.readline().strip()
+    if not text:
       raise RuntimeError(f'python {" ".join(arguments)} ended with {process.wait()}')
-    return said
+    return text
 
   def turn() -> float:
     process.stdin.write('\n')
@@ -54,7 +55,7 @@ def worker(*arguments: str) -> Iterator[Callable[[], float]]:
 
   with process:
     try:
-      while line() != READY:          # libraries may greet
+      while line() != READY:          # libraries may print
         pass
       yield turn
     finally:
@@ -63,7 +64,7 @@ def worker(*arguments: str) -> Iterator[Callable[[], float]]:
 
 
 def serve(call: Callable[[], float]) -> None:
-  """A worker's side: warm already, it makes a call for every line, and sleeps in between."""
+  """Serves as a worker: makes a call for every line of stdin, and waits in between."""
   print(READY, flush=True)
   for _ in sys.stdin:
     print(call(), flush=True)

@@ -1,34 +1,34 @@
-"""What the article claims, which comparison decides each claim, and how a verdict is reached.
+"""Claims of the article, the comparison that decides each, and the rule for a verdict.
 
-All of this was written before any row.
+All of it was written before any row.
 """
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from experiments.rows import VARIANT, words
+from experiments.rows import VARIANT, arm_name
 
 PLAIN, BASELINE = 'fixed-0.7', 'baseline'
-SURE = 0.05             # the chance that any of the page's verdicts holds falsely
-MARGIN = 0.5            # points: what is surely less is no difference that matters
+SURE = 0.05             # the chance that any of the page's claims holds falsely
+MARGIN = 0.5            # points: a smaller difference doesn't matter
 FASTER = 0.6            # of the steps: "40 % faster"
 VERDICTS = HOLDS, FAILS, OPEN, NOT_RUN = 'holds', "doesn't", "can't be told", 'not run'
 T = 'objective.kd.kwargs.temperature'
 
 
 def at(temperature: float, variant: str = PLAIN) -> str:
-  """The name of a variant's arm; T is 4 in the config."""
-  return variant if temperature == 4 else words({VARIANT: variant, T: float(temperature)})
+  """Returns the name of a variant's arm at a temperature, which is 4 in the config."""
+  return variant if temperature == 4 else arm_name({VARIANT: variant, T: float(temperature)})
 
 
 def batch(size: int, **steps: int) -> str:
-  """The name of the arm with another batch of the student's."""
-  return words({VARIANT: PLAIN, 'data.batch_size': size} | {f'train.{k}': v
-                                                             for k, v in steps.items()})
+  """Returns the name of the arm with another batch size for the student."""
+  return arm_name({VARIANT: PLAIN, 'data.batch_size': size} | {
+      f'train.{k}': v for k, v in steps.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """That an arm is better than another or the baseline; or `sooner` where that ends."""
+  """A claim: an arm is better than another, or `sooner` reaches the accuracy that it ends with."""
   says: str
   ours: str
   theirs: str
@@ -37,7 +37,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Claims that belong together, and the arms to show: by label, one for every column."""
+  """A group of claims, and the arms to show: by label, one for every column."""
   title: str
   text: str
   claims: Sequence[Claim]
@@ -97,7 +97,8 @@ public code, and not tuned to this task; `kl+attention` adds the maps to `fixed-
 
 
 def verdict(ends: tuple[float, float], p: float) -> str:
-  """Of a claim that a mean difference is above 0, by its interval in points and corrected p."""
+  """Decides the claim that a mean difference is above 0, by its interval in points and corrected p.
+  """
   low, high = ends
   if low > 0 and p < SURE:
     return HOLDS
@@ -105,7 +106,7 @@ def verdict(ends: tuple[float, float], p: float) -> str:
 
 
 def verdict_of_ratio(ends: tuple[float, float], p: float) -> str:
-  """Of the claim that a ratio of steps is FASTER or less."""
+  """Decides the claim that a ratio of steps is FASTER or less."""
   low, high = ends
   if high <= FASTER and p < SURE:
     return HOLDS

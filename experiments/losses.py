@@ -143,7 +143,7 @@ def section(name: str, methods: Sequence[Method], most: int,
   `most` is how many methods there are.
   """
   function = lookup.find('losses', name, 'losses')
-  what, papers = cited(function)
+  summary, papers = cited(function)
   parameters = lookup.parameters(function)
   shapes = {k: shape for k, p in parameters.items() if (shape := _shape(p.annotation)) is not None
             and p.kind is not p.KEYWORD_ONLY}
@@ -151,7 +151,7 @@ def section(name: str, methods: Sequence[Method], most: int,
   kwargs = ', '.join(f'`{k}`' if p.default is p.empty else f'`{k}={p.default!r}`'
                      for k, p in parameters.items() if k not in shapes)
   wanted = ', '.join(needs(name, methods))
-  lines = [f'### {name}', '', what + (f' — {papers}.' if papers else ''), '',
+  lines = [f'### {name}', '', summary + (f' — {papers}.' if papers else ''), '',
            f'Reads {reads}.' + (f' Keywords {kwargs}.' if kwargs else '')
            + (f' Needs {wanted}.' if wanted else '')]
   if rest := inspect.getdoc(function).partition('\n\n')[2]:

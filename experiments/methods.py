@@ -1,10 +1,10 @@
-"""Makes experiments/methods/README.md and its drawings of the rows there, and of nothing else.
+"""Makes experiments/methods/README.md and its drawings only from the rows in that folder.
 
 python -m experiments.methods             writes them
 python -m experiments.methods --check     exits 11 if they aren't what the rows make
 
-Of a drawing `--check` compares the numbers, which it holds as its description, and not the curves:
-these differ with the version of matplotlib.
+`--check` compares the numbers of a drawing, which its description holds, and not the curves: these
+differ between versions of matplotlib.
 """
 import dataclasses
 import pathlib
@@ -17,20 +17,19 @@ from typing import Any
 from distill.report import charts
 from distill.types import Status, Stop
 from experiments import pages, rows, table
-from experiments.rows import Row, words
+from experiments.rows import Row, arm_name
 from experiments.statistics import Values, bootstrap, holm, t_test
 from experiments.table import Arm, cell, circumstances, interval
 
 FOLDER = pathlib.Path(__file__).parent / 'methods'
-PLAIN = 'kd', table.STANDS              # the first that is there: the others are held against it
+PLAIN = 'kd', table.STANDS              # the others are compared with the first that has rows
 SURE = 0.05             # the share of pages that may make a false claim, by column
 LINE, EDGES = 13.5, 78          # of a drawing, in points
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """An arm; by how much it is better than the baseline and than plain KD; and p of the two."""
+  """An arm with its gains over the baseline and over plain KD, and their p-values."""
   arm: Arm
   gain: Values
   over: Values
@@ -39,7 +38,7 @@ class Method:
 
   @property
   def name(self) -> str:
-    return words(self.arm.row['arm'])
+    return arm_name(self.arm.row['arm'])
 
   @property
   def against_kd(self) -> str:
@@ -47,12 +46,12 @@ class Method:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return pages.command('experiments.methods', __doc__, FOLDER, rendered, arguments)
 
 
 def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
-  """The page and its drawings by name, and a sentence about each line that is no row."""
+  """Returns the page and its drawings by name, and a sentence about each line that is no row."""
   path = folder / 'results.jsonl'
   found, faults = rows.read(path) if path.exists() else ([], [])
   if not found:
@@ -72,7 +71,7 @@ def rendered(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
 
 
 def methods(found: Sequence[Row]) -> list[Method]:
-  """The methods among the arms, the best gain first; a rate of the baseline's is none."""
+  """Returns the methods among the arms, the best gain first; a learning rate is no method."""
   arms = table.summary(found)
   plain, baseline = table.reference(arms, PLAIN)
   compared = []
@@ -80,8 +79,8 @@ def methods(found: Sequence[Row]) -> list[Method]:
     if table.RATE not in arm.row['arm']:
       gain = arm.better(baseline, 'baseline') if baseline else {}
       compared.append(Method(arm, gain, arm.better(arms[plain]) if plain not in ('', name) else {}))
-  column = lambda of: holm({m.name: float(t_test(list(of(m).values())))
-                            for m in compared if len(of(m)) > 1})
+  column = lambda values: holm({m.name: float(t_test(list(values(m).values())))
+                                for m in compared if len(values(m)) > 1})
   gains, overs = column(lambda m: m.gain), column(lambda m: m.over)
   compared = [dataclasses.replace(m, p_gain=gains.get(m.name), p_over=overs.get(m.name))
               for m in compared]
@@ -89,7 +88,7 @@ def methods(found: Sequence[Row]) -> list[Method]:
 
 
 def verdict(values: Values, p: float | None) -> str:
-  """What the test allows to say."""
+  """Returns the verdict that the test allows."""
   if p is None or p >= SURE:
     return 'open'
   return 'better' if _mean(values) > 0 else 'worse'
@@ -100,7 +99,7 @@ def _mean(values: Values, none: float = 0.0) -> float:
 
 
 def _compared(found: Sequence[Row], compared: Sequence[Method]) -> dict[str, Any]:
-  """What the page says of methods beside the baseline and plain KD."""
+  """Returns the comparison of methods with the baseline and plain KD, for the page."""
   if not compared:
     return {'compared': False}
   several = [m for m in compared if len(m.gain) > 1]
@@ -112,26 +111,27 @@ def _compared(found: Sequence[Row], compared: Sequence[Method]) -> dict[str, Any
 
 
 def _verdicts(compared: Sequence[Method]) -> Iterator[dict[str, Any]]:
-  """Which differences the tests show."""
-  for what, of in (('the baseline', lambda m: (m.gain, m.p_gain)),
-                   ('plain KD', lambda m: (m.over, m.p_over))):
-    tested = [m for m in compared if of(m)[1] is not None]
+  """Yields the methods whose difference a test shows, by what they are compared with."""
+  for reference, test in (('the baseline', lambda m: (m.gain, m.p_gain)),
+                          ('plain KD', lambda m: (m.over, m.p_over))):
+    tested = [m for m in compared if test(m)[1] is not None]
     if tested:
-      yield {'what': what, 'tests': len(tested), **{
-          says: [m.name for m in tested if verdict(*of(m)) == says] for says in MARKS}}
+      yield {'what': reference, 'tests': len(tested), **{
+          mark: [m.name for m in tested if verdict(*test(m)) == mark] for mark in MARKS}}
 
 
 def _side(ends: tuple[float, float]) -> int:
-  """1 where an interval is above 0, −1 below, else 0."""
+  """Returns 1 for an interval above 0, −1 for one below 0, else 0."""
   return (ends[0] > 0) - (ends[1] < 0)
 
 
 def _lines(compared: Sequence[Method]) -> list[list[str]]:
-  """The table, a line a method."""
+  """Returns the table, a line a method."""
   first = compared[0].arm
-  of = lambda what, unit: f'{what}, {unit}' if unit else what
-  lines = [['method', of('student', first.unit), of('gain over the baseline', first.points), 'p',
-            of('over plain KD', first.points), 'p', 'seeds', 'minutes'], ['---', *['--:'] * 7]]
+  head = lambda text, unit: f'{text}, {unit}' if unit else text
+  lines = [['method', head('student', first.unit), head('gain over the baseline', first.points),
+            'p', head('over plain KD', first.points), 'p', 'seeds', 'minutes'],
+           ['---', *['--:'] * 7]]
   for m in compared:
     percent, minutes = m.arm.percent, sum(row['seconds'] for row in m.arm.seeds.values()) / 60
     lines.append([
@@ -141,14 +141,14 @@ def _lines(compared: Sequence[Method]) -> list[list[str]]:
   return lines
 
 
-# How a method stands to plain KD: what the legend says, its mark and its colour.
+# A verdict against plain KD: its text in the legend, its mark and its colour.
 MARKS = {'better': ('better than plain KD', '^', charts.COLOURS[0]),
          'worse': ('worse', 'v', charts.COLOURS[1]),
          'open': ('not to be told apart', 'o', charts.COLOURS[2])}
 
 
 def drawing(compared: Sequence[Method]) -> str:
-  """Gains and their intervals as SVG, a line a method."""
+  """Draws gains and their intervals as SVG, a line a method."""
   import matplotlib
   from matplotlib import figure, ticker
   ends = [interval(m.gain) for m in compared]
@@ -174,8 +174,8 @@ def drawing(compared: Sequence[Method]) -> str:
     axes.set_xlabel('gain over the baseline' + f', {points}' * bool(points))
     whole.legend(loc='outside lower left', ncols=2, frameon=False, fontsize=8, handlelength=1.5,
                  columnspacing=1)
-    told = '; '.join(f'{m.name} {table.gain(m.gain, m.arm.percent)}' for m in compared)
-    return pages.svg(whole, 'Gains over the baseline', told)
+    numbers = '; '.join(f'{m.name} {table.gain(m.gain, m.arm.percent)}' for m in compared)
+    return pages.svg(whole, 'Gains over the baseline', numbers)
 
 
 if __name__ == '__main__':

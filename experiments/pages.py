@@ -1,4 +1,4 @@
-"""Pages that are made of rows, and of nothing else: how they are written, checked and drawn."""
+"""Pages that are made only from rows: writing, checking and drawing them."""
 import functools
 import html
 import io
@@ -16,10 +16,10 @@ from distill.types import Status, Stop
 
 Files = dict[str, str]          # name -> text
 TEMPLATES = pathlib.Path(__file__).parent / 'templates'
-STYLE = charts.STYLE | {'font.size': 9}         # of drawings that a telephone shows whole
+STYLE = charts.STYLE | {'font.size': 9}         # for drawings as wide as a telephone
 FOREST = STYLE | {'axes.grid.axis': 'x', 'ytick.major.size': 0, 'ytick.color': '#1b1f24',
-                  'axes.spines.left': False}    # where each line has a name
-WIDTH = 290                     # of these, in points
+                  'axes.spines.left': False}    # a line a name
+WIDTH = 290                     # of drawings, in points
 
 
 def command(door: str, about: str, folder: pathlib.Path,
@@ -30,7 +30,7 @@ def command(door: str, about: str, folder: pathlib.Path,
 
 
 def only_checks(door: str, about: str, arguments: Sequence[str]) -> bool:
-  """Reads the command line of a page: whether it is only compared."""
+  """Reads the command line of a page; returns whether the page is only compared."""
   parser = command_line.Parser(door, about, '[--check]')
   parser.add_argument('--check', action='store_true', help='compare, and write nothing')
   return parser.parsed(arguments).check
@@ -53,7 +53,7 @@ def _command(door: str, about: str, folder: pathlib.Path,
 
 
 def rendered(name: str, **values: Any) -> str:
-  """A page by templates/NAME.md, which ends with one line's end."""
+  """Returns a page made from templates/NAME.md; it ends with one newline."""
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
       trim_blocks=True, lstrip_blocks=True)
@@ -61,18 +61,20 @@ def rendered(name: str, **values: Any) -> str:
   return environment.get_template(f'{name}.md').render(values).rstrip('\n') + '\n'
 
 
-def svg(whole: Any, title: str, told: str) -> str:
-  """A figure as SVG that holds its numbers, `told`; the same numbers make the same bytes."""
+def svg(whole: Any, title: str, description: str) -> str:
+  """Returns a figure as SVG with its numbers as the description; equal numbers give equal bytes."""
   buffer = io.StringIO()
   whole.savefig(buffer, format='svg', facecolor='white')
   drawn = buffer.getvalue()
   drawn = re.sub(r'<metadata>.*?</metadata>', '', drawn[drawn.index('<svg'):], flags=re.DOTALL)
-  about = f'<title>{html.escape(title)}</title><desc>{html.escape(told)}</desc>'
+  about = f'<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>'
   return drawn.replace('>', f' role="img">{about}', 1)
 
 
 def numbers(text: str) -> str:
-  """Those that a drawing holds, for its curves differ with the version of matplotlib; of anything
-  else all of it."""
+  """Returns a drawing's numbers, for its curves differ between versions of matplotlib.
+
+  Any other text is returned whole.
+  """
   found = re.search(r'^<svg.*?<desc>(.*?)</desc>', text, flags=re.DOTALL)
   return found[1] if found else text

@@ -1,11 +1,11 @@
-"""A picture of a page such as a run's report.html, by a headless Chromium.
+"""Takes a picture of a page, such as a run's report.html, with a headless Chromium.
 
 python -m experiments.picture PAGE.html PICTURE.png [--width=1440] [--height=PIXELS] [--scale=1]
 
 python -m experiments.picture runs/bert-1a2b3c4d/report.html phone.png --width=360 --scale=2
 
-The whole page unless a height is given; `--scale`: how many of the picture's pixels one of the page
-has. The browser is $CHROME, or the first of `NAMES` on the PATH.
+The picture shows the whole page unless a height is given; `--scale` is the number of the picture's
+pixels for each of the page. The browser is $CHROME, or the first of `NAMES` on the PATH.
 """
 import html
 import os
@@ -25,14 +25,14 @@ from distill.types import Status, Stop
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
 FLAGS = ('--headless', '--disable-gpu', '--disable-quic', '--disable-sync', '--no-first-run',
          '--disable-background-networking', '--disable-component-update', '--hide-scrollbars')
-# A frame may be as narrow as a telephone, which a window may not, and tells how high its page is.
+# A frame may be narrower than a window, as on a telephone, and knows the height of its page.
 FRAME = ('<!doctype html><meta charset="utf-8"><body style="margin:0"><iframe srcdoc="{page}" '
          'style="display:block;border:0;width:{width}px;height:{height}px" onload="document.title='
          'this.contentDocument.documentElement.scrollHeight"></iframe>')
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run('experiments.picture', _main, arguments)
 
 
@@ -44,15 +44,15 @@ def _main(arguments: Sequence[str]) -> int:
   for name, default in ('width', 1440), ('height', 0), ('scale', 1):
     parser.add_argument(f'--{name}', type=command_line.positive, default=default, metavar='PIXELS')
   try:
-    taken(**vars(parser.parsed(arguments)))
+    take(**vars(parser.parsed(arguments)))
   except (OSError, ValueError, subprocess.TimeoutExpired) as error:
     raise Stop(Status.DATA, str(error)) from error
   return int(Status.DONE)
 
 
-def taken(page: pathlib.Path, picture: pathlib.Path, *, width: int = 1440, height: int = 0,
-          scale: int = 1) -> None:
-  """Writes the picture, of 256 colours, whole or not at all."""
+def take(page: pathlib.Path, picture: pathlib.Path, *, width: int = 1440, height: int = 0,
+         scale: int = 1) -> None:
+  """Writes the picture with 256 colours, whole or not at all."""
   program, source = browser(), html.escape(page.read_text('utf-8'))
   # Beside the picture: a browser that is a snap sees no /tmp.
   with tempfile.TemporaryDirectory(prefix=picture.stem, dir=picture.parent) as place:
@@ -66,8 +66,9 @@ def taken(page: pathlib.Path, picture: pathlib.Path, *, width: int = 1440, heigh
           f'--force-device-scale-factor={scale}', frame.as_uri(),
       ], capture_output=True, text=True, timeout=120, check=False).stdout
 
-    if not height and (told := re.search(r'<title>(\d+)</title>', shown(1, '--dump-dom'))):
-      height = int(told[1])
+    if not height:
+      title = re.search(r'<title>(\d+)</title>', shown(1, '--dump-dom'))
+      height = int(title[1]) if title else 0
     shown(height, f'--screenshot={drawn}')
     if not height or not drawn.exists():
       raise Stop(Status.DATA, f'{program} showed nothing of {page}: try it, or CHROME=another')
@@ -78,7 +79,7 @@ def taken(page: pathlib.Path, picture: pathlib.Path, *, width: int = 1440, heigh
 
 
 def browser() -> str:
-  """The Chromium of this machine."""
+  """Returns the Chromium of this machine."""
   names = [os.environ['CHROME']] if os.environ.get('CHROME') else NAMES
   if found := next(filter(None, map(shutil.which, names)), None):
     return found

@@ -1,7 +1,7 @@
-"""The rows of results.jsonl: how they are made of reports, written and read.
+"""Rows of results.jsonl: made from reports, written and read.
 
-A row is a finished run, or one that failed (then it has `error`, and no numbers), or a bench's
-(then it has `bench`, its name).
+A row is that of a finished run, of a failed run (it has `error` and no numbers) or of a bench (it
+has `bench`, the bench's name).
 """
 import fcntl
 import functools
@@ -15,7 +15,7 @@ from typing import Any
 from distill import numbers
 
 Row = Mapping[str, Any]
-Arm = Mapping[str, Any]         # overrides of a config by dotted path; and VARIANT, if it is of one
+Arm = Mapping[str, Any]         # overrides of a config by dotted path, and its VARIANT, if any
 VARIANT = 'variant'
 
 NAMES = pathlib.Path(__file__).with_name('names.json')
@@ -24,14 +24,14 @@ FIELDS = {'schema', 'config', 'base', 'arm', 'seed', 'config_sha256', 'commit', 
 FINISHED = {'metric', 'models', 'training', 'data', 'hardware', 'versions'}
 BENCH = {'schema', 'bench', 'time', 'commit', 'seconds', 'rounds', 'sizes', 'numbers', 'hardware',
          'versions'}
-TAKEN = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s', 'saw')
+MODEL = ('role', 'params', 'params_outside_embeddings', 'bytes', 'flops', 'throughput_per_s', 'saw')
 
 
 def recorded(sha256: str) -> str:
-  """Returns the name that rows have for the config of this name.
+  """Returns the hash that rows have for the config of this hash.
 
-  They differ for rows of before 2026-12, when fields with their default counted too: `NAMES` has
-  the start of each new name, and the old one.
+  The two differ for rows from before 2026-12, when fields at their default were part of the hash:
+  `NAMES` has the start of each new hash, and the old one.
   """
   return _names().get(sha256[:16], sha256)
 
@@ -41,34 +41,36 @@ def _names() -> Mapping[str, str]:
   return json.loads(NAMES.read_text())
 
 
-def words(arm: Arm) -> str:
-  """An arm's name."""
-  said = (value if path == VARIANT else f'{path}={value}' for path, value in arm.items())
-  return ', '.join(said) or 'as it stands'
+def arm_name(arm: Arm) -> str:
+  """Returns an arm's name: its variant and its overrides."""
+  parts = (value if path == VARIANT else f'{path}={value}' for path, value in arm.items())
+  return ', '.join(parts) or 'as it stands'
 
 
-def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-  """What a row has of a report; a stage is `shared` if another run trained it.
+def from_report(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the fields that a row takes from a report.
 
-  One that was evaluated on the way has its `curve`: what it is judged by, by step. A shared one has
-  none here: it is in the row of the run that trained it.
+  A stage is `shared` if another run trained it. A stage that was evaluated during training has its
+  `curve`, the primary metric by step; that of a shared stage is in the row of the run that trained
+  it.
   """
   task = report['task']
   about = report['models'][0]['quality'][task['primary']]
   curves = _curves(workdir, f'{task["split"]}/{task["primary"]}') if 'split' in task else {}
-  judged = lambda of: {
-      'n': of['quality'][task['primary']]['n'], 'retention': of['retention'], 'gain': of['gain'],
-      'quality': {metric: q['value'] for metric, q in of['quality'].items()}}
+  evaluation = lambda model: {
+      'n': model['quality'][task['primary']]['n'], 'retention': model['retention'],
+      'gain': model['gain'],
+      'quality': {metric: q['value'] for metric, q in model['quality'].items()}}
   return {
       'metric': {'name': task['primary'], **{key: about[key] for key in (
           'unit', 'higher_is_better')}, **({'split': task['split']} if 'split' in task else {})},
-      'models': {m['name']: {
-          **{key: m[key] for key in TAKEN}, **judged(m),
-          'latency_ms': m['latency_ms'] and m['latency_ms']['p50'],
-          **({'tier': _tier(m['tier'])} if m.get('tier') else {}),
-          **({'also': {split: judged(of) for split, of in m['also'].items()}}
-             if 'also' in m else {})}
-          for m in report['models']},
+      'models': {model['name']: {
+          **{key: model[key] for key in MODEL}, **evaluation(model),
+          'latency_ms': model['latency_ms'] and model['latency_ms']['p50'],
+          **({'tier': _tier(model['tier'])} if model.get('tier') else {}),
+          **({'also': {split: evaluation(further) for split, further in model['also'].items()}}
+             if 'also' in model else {})}
+          for model in report['models']},
       'training': {stage: {
           'seconds': cost['seconds'], 'steps': cost['steps'],
           'shared': not (workdir / 'checkpoints' / stage / str(cost['steps'])).exists(),
@@ -78,15 +80,15 @@ def told(report: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
       'hardware': report['hardware'], 'versions': report['versions']}
 
 
-def _tier(told: Mapping[str, Any]) -> dict[str, Any]:
-  """The verdict of the tier that a student was to reach, its limits by name."""
+def _tier(tier: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the verdict on a student's tier, with its limits by name."""
   limits = {limit['name']: {key: limit[key] for key in ('bound', 'limit', 'value', 'passed')}
-            for limit in told['limits']}
-  return {'name': told['name'], 'passed': told['passed'], 'limits': limits}
+            for limit in tier['limits']}
+  return {'name': tier['name'], 'passed': tier['passed'], 'limits': limits}
 
 
 def _curves(workdir: pathlib.Path, metric: str) -> dict[str, list[list[float]]]:
-  """By stage: the steps at which its log has the metric, each with its value to five digits."""
+  """Returns by stage the steps at which a metric was logged, each with its value to five digits."""
   found: dict[str, list[list[float]]] = {}
   path = workdir / 'metrics.jsonl'
   for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -98,7 +100,7 @@ def _curves(workdir: pathlib.Path, metric: str) -> dict[str, list[list[float]]]:
 
 
 def rounded(value: Any) -> Any:
-  """Floats to six significant digits, all the way down."""
+  """Returns a value with all floats in it rounded to six significant digits."""
   if isinstance(value, float):
     return float(f'{value:.6g}')
   if isinstance(value, Mapping):
@@ -107,7 +109,7 @@ def rounded(value: Any) -> Any:
 
 
 def append(path: pathlib.Path, row: Row) -> None:
-  """Adds a row, on a line of its own even where the last writer was cut short."""
+  """Appends a row as a new line, also if the last line is incomplete."""
   line = numbers.dumps(row, f'a row of {path}', ensure_ascii=False).encode()
   with path.open('a+b') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -121,7 +123,7 @@ def append(path: pathlib.Path, row: Row) -> None:
 
 
 def read(path: pathlib.Path) -> tuple[list[Row], list[str]]:
-  """The rows of a file, and a sentence about each of its lines that isn't one."""
+  """Returns the rows of a file, and a sentence about each line that is no row."""
   found, faults = [], []
   for number, line in enumerate(path.read_bytes().split(b'\n'), 1):
     try:
@@ -144,7 +146,7 @@ def _checked(row: Any) -> Row:
 
 
 def commit() -> str:
-  """HEAD, with `-dirty` if tracked files other than rows and prose differ from it."""
+  """Returns HEAD, with `-dirty` if tracked files other than rows and prose differ from it."""
   git = lambda *command: subprocess.run(('git', '--no-optional-locks', *command), text=True,
                                         capture_output=True, check=True).stdout.strip()
   try:

@@ -1,21 +1,21 @@
-"""Runs a config's sweep over seeds, and leaves a row in results.jsonl for every run.
+"""Runs a config's sweep over seeds, and writes a row to results.jsonl for every run.
 
 python -m experiments.run configs/NAME.py[:VARIANT] --out=experiments/PAPER [--seeds=3] [--only=ARM]
 python -m experiments.run configs/digits.py --out=experiments/methods --seeds=8 --only=fitnet
 python -m experiments.run configs/digits.py --dry_run
 
 An arm is what the config's `sweep()` yields: the name of a variant, or overrides by dotted path,
-for which 'variant' is one more; {} is the config as it stands, and the only arm of a config
-without a sweep. `--only` takes the arm of that name, or else those whose name holds it.
+where 'variant' may be one more key; {} is the config as it stands, and the only arm of a config
+without a sweep. `--only` takes the arm of that name, or else those whose name contains it.
 
 A seed sets both `seed` and `data.seed`: the arms of a seed see the same batches in the same order
-and are compared in pairs. Runs go seed by seed, so that what is there at any time is paired.
-Stages that are equal (a teacher, a baseline) are trained once: runs leave them in runs/shared.
+and are compared in pairs. Runs go seed by seed, so that finished arms are paired at any time.
+Equal stages (a teacher, a baseline) are trained once: runs share them in runs/shared.
 
-The same command goes on where it was stopped. A finished run isn't run again; one that failed is
-a row with its error, and is tried again by the next command. Runners share the work, the processes
-of `--jobs` as well as commands: one that finds a run taken goes on with the next seed, then comes
-back, and waits for what is still taken. Nothing is committed.
+The same command resumes where it was stopped. A finished run isn't run again; a failed run is a row
+with its error, and the next command tries it again. Several processes share the work, those of
+`--jobs` and other commands alike: a process that finds a run locked goes on with the next seed, and
+comes back later. Nothing is committed.
 """
 import argparse
 import contextlib
@@ -36,16 +36,16 @@ from distill import workdir as workdirs
 from distill.disk import replace
 from distill.types import Status, Stop
 from experiments import forecast, rows
-from experiments.rows import words
-from experiments.sweeps import Planned, distinct, listed, only, plan
+from experiments.rows import arm_name
+from experiments.sweeps import Trial, check_distinct, list_trials, plan, select
 
 SHARED = pathlib.Path('runs/shared')
 WORKER = sys.executable, '-m', 'experiments.run'
-WAIT = 10           # seconds between looks at runs that others hold
+WAIT = 10           # seconds between two tries of runs that others have locked
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run('experiments.run', _main, arguments)
 
 
@@ -53,25 +53,24 @@ def _main(arguments: Sequence[str]) -> int:
   try:
     file, values = _parsed(arguments)
     if values.jobs > 1 and not values.dry_run:
-      return _shared_out(file, values)
-    planned = only(values.only, plan(file, values.seeds), file)
+      return _run_with_jobs(file, values)
+    trials = select(values.only, plan(file, values.seeds), file)
     if values.dry_run:
-      print('\n'.join(forecast.lines(planned, _there(values.out), values.jobs)))
+      print('\n'.join(forecast.lines(trials, _recorded_rows(values.out), values.jobs)))
       return int(Status.DONE)
-    path = _writable(pathlib.Path(values.out))
-    planned = _turned(planned, values.turn)
-    return carried_out(planned, path, values.before)
-  except KeyboardInterrupt:             # between runs; within one it is a Stop
+    path = _rows_file(pathlib.Path(values.out))
+    return run_trials(_rotated(trials, values.turn), path, values.before)
+  except KeyboardInterrupt:             # between runs; during a run it is a Stop
     raise Stop(Status.PREEMPTED, 'stopped: the same command goes on') from None
 
 
-def _shared_out(file: str, values: argparse.Namespace) -> int:
+def _run_with_jobs(file: str, values: argparse.Namespace) -> int:
   """Runs the sweep with --jobs: this process checks it and waits, and never loads JAX."""
-  planned = distinct(listed(file, values.seeds), lambda each: json.dumps(
-      each.config, sort_keys=True, default=list))
-  only(values.only, planned, file)
-  path = _writable(pathlib.Path(values.out))
-  return shared_out([file, f'--before={len(rows.read(path)[0])}', *(
+  trials = check_distinct(list_trials(file, values.seeds), lambda trial: json.dumps(
+      trial.config, sort_keys=True, default=list))
+  select(values.only, trials, file)
+  path = _rows_file(pathlib.Path(values.out))
+  return run_processes([file, f'--before={len(rows.read(path)[0])}', *(
       f'--{name}={getattr(values, name)}' for name in ('out', 'seeds', 'only'))], values.jobs)
 
 
@@ -87,8 +86,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
   parser.add_argument('--jobs', type=number, default=1, metavar='N',
                       help='processes, each with its share of the cores')
   parser.add_argument('--dry_run', action='store_true',
-                      help='what would run, what is there, and how long the rest takes')
-  # What --jobs tells its processes: how many rows there were, at which share of the arms to begin.
+                      help='list runs, finished ones and how long the rest takes')
+  # For the processes of --jobs: how many rows there were, and at which share of the arms to begin.
   parser.add_argument('--before', type=int, help=argparse.SUPPRESS)
   parser.add_argument('--turn', type=float, default=0.0, help=argparse.SUPPRESS)
   values = parser.parsed(arguments)
@@ -97,19 +96,22 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
   return os.path.normpath(values.config), values
 
 
-def _turned(planned: Sequence[Planned], share: float) -> list[Planned]:
-  """Seed by seed still, but each seed from a later arm on and around: so two runners compile other
-  programs at first, and find each other's later.
+def _rotated(trials: Sequence[Trial], share: float) -> list[Trial]:
+  """Returns the trials seed by seed, each seed beginning at a later arm.
+
+  Processes that begin at different arms compile different programs first, and later find those that
+  the others compiled.
   """
-  seeds: dict[int, list[Planned]] = {}
-  for each in planned:
-    seeds.setdefault(each.seed, []).append(each)
+  seeds: dict[int, list[Trial]] = {}
+  for trial in trials:
+    seeds.setdefault(trial.seed, []).append(trial)
   first = lambda arms: int(share * len(arms))
-  return [each for arms in seeds.values() for each in (*arms[first(arms):], *arms[:first(arms)])]
+  return [trial for arms in seeds.values()
+          for trial in (*arms[first(arms):], *arms[:first(arms)])]
 
 
-def _there(out: str) -> list[rows.Row]:
-  """The rows of an experiment; without one, of all in the folder that is meant for them."""
+def _recorded_rows(out: str) -> list[rows.Row]:
+  """Reads the rows of an experiment, by default of all experiments."""
   paths = [pathlib.Path(out)] if out else sorted(pathlib.Path('experiments').glob('*/'))
   read = [rows.read(path) for folder in paths if (path := folder / 'results.jsonl').exists()]
   for fault in (fault for _, faults in read for fault in faults):
@@ -117,15 +119,18 @@ def _there(out: str) -> list[rows.Row]:
   return [row for found, _ in read for row in found if 'config' in row]
 
 
-def shared_out(arguments: Sequence[str], jobs: int) -> int:
-  """The command in several processes, each on its share of the cores; the first bad status."""
+def run_processes(arguments: Sequence[str], jobs: int) -> int:
+  """Runs the command in several processes, each on its share of the cores.
+
+  Returns the first status that isn't 0, else 0.
+  """
   bound = hasattr(os, 'sched_setaffinity')
   cores, workers = sorted(os.sched_getaffinity(0)) if bound else [], []
   try:
     for i in range(jobs):
       if bound:
-        os.sched_setaffinity(0, cores[i::jobs] or cores)      # which the process inherits
-      # A session each: a terminal's Ctrl-C reaches this process alone, which passes it on once.
+        os.sched_setaffinity(0, cores[i::jobs] or cores)      # the process inherits it
+      # A session each: a terminal's Ctrl-C reaches only this process, which passes it on once.
       workers.append(subprocess.Popen([*WORKER, *arguments, f'--turn={i / jobs}'],
                                       start_new_session=True))
     if bound:
@@ -147,8 +152,8 @@ def shared_out(arguments: Sequence[str], jobs: int) -> int:
   return next((abs(status) for status in statuses if status), 0)
 
 
-def _writable(out: pathlib.Path) -> pathlib.Path:
-  """The file of an experiment's rows."""
+def _rows_file(out: pathlib.Path) -> pathlib.Path:
+  """Returns the file of an experiment's rows, after a check that it can be written."""
   path = out / 'results.jsonl'
   try:
     out.mkdir(parents=True, exist_ok=True)
@@ -158,94 +163,98 @@ def _writable(out: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def carried_out(planned: Sequence[Planned], path: pathlib.Path, before: int | None) -> int:
-  """Runs what has no row yet; 0, or the status of the first run that failed.
+def run_trials(trials: Sequence[Trial], path: pathlib.Path, before: int | None) -> int:
+  """Runs the trials that have no row yet; returns 0, or the status of the first failure.
 
-  `before` is how many rows there were when the command began: those that failed are tried again.
+  `before` is how many rows there were when the command began: trials that failed in these are tried
+  again.
   """
   status, again, (found, faults) = 0, False, rows.read(path)
   before = len(found) if before is None else before
   for fault in faults:
     _say(fault)
   done = {row['config_sha256'] for row in found if 'bench' not in row and 'error' not in row}
-  planned = [each for each in planned if each.sha256 not in done]
-  while planned:
-    taken = []
-    for each in planned:
-      if not again and any(other.seed == each.seed for other in taken):
-        taken.append(each)              # its teacher is being trained by another runner
+  trials = [trial for trial in trials if trial.sha256 not in done]
+  while trials:
+    locked = []
+    for trial in trials:
+      if not again and any(other.seed == trial.seed for other in locked):
+        locked.append(trial)            # another process is training its teacher
         continue
       try:
-        row = _added(each, path, before)
+        row = _run_and_append(trial, path, before)
       except Stop as stop:
         if stop.status != Status.LOCKED:
           raise
-        taken.append(each)
+        locked.append(trial)
         continue
       if row and 'error' in row:
-        _say(f'failed: {words(each.arm)}, seed {each.seed}: {row["error"]["line"]}')
+        _say(f'failed: {arm_name(trial.arm)}, seed {trial.seed}: {row["error"]["line"]}')
         status = status or row['error']['status']
-    if len(taken) == len(planned):
-      _say(f'waiting for {len(taken)} runs that others hold')
+    if len(locked) == len(trials):
+      _say(f'waiting for {len(locked)} runs that others hold')
       time.sleep(WAIT)
-    planned, again = taken, True
+    trials, again = locked, True
   return status
 
 
-def _added(planned: Planned, path: pathlib.Path, before: int) -> dict[str, Any] | None:
-  """The row of a run that has just been added; None if another runner added one, failed or not,
-  after the `before` rows that there were."""
-  with workdirs.locked(planned.workdir):
-    if any(row['config_sha256'] == planned.sha256 for row in rows.read(path)[0][before:]):
+def _run_and_append(trial: Trial, path: pathlib.Path, before: int) -> dict[str, Any] | None:
+  """Runs a trial, appends its row to the file and returns it.
+
+  Returns None if another process has appended a row of this trial, failed or not, after the first
+  `before` rows.
+  """
+  with workdirs.locked(trial.workdir):
+    if any(row['config_sha256'] == trial.sha256 for row in rows.read(path)[0][before:]):
       return None
-    _say(f'{words(planned.arm)}, seed {planned.seed}')
-    row = finished(planned, path.absolute().parent.name)
+    _say(f'{arm_name(trial.arm)}, seed {trial.seed}')
+    row = run_trial(trial, path.absolute().parent.name)
     rows.append(path, row)
   return row
 
 
-def finished(planned: Planned, experiment: str) -> dict[str, Any]:
-  """Runs it in its workdir, which this process has locked; the row that tells of it."""
-  with _counted(planned.workdir) as spent:
+def run_trial(trial: Trial, experiment: str) -> dict[str, Any]:
+  """Runs a trial in its workdir, which this process has locked; returns its row."""
+  with _measured(trial.workdir) as effort:
     try:
       with launch.stopped_by_signals() as stopping:
-        report = workdirs.run(planned.name, planned.config, planned.workdir, stopping, SHARED)
-      told = rows.told(report, planned.workdir)
+        report = workdirs.run(trial.name, trial.config, trial.workdir, stopping, SHARED)
+      results = rows.from_report(report, trial.workdir)
     except Stop as stop:
       if stop.status == Status.PREEMPTED:
         raise
-      told = {'error': {'status': int(stop.status), 'line': str(stop)}}
+      results = {'error': {'status': int(stop.status), 'line': str(stop)}}
     except Exception as error:
       traceback.print_exc()
       line = ' '.join(f'{type(error).__name__}: {error}'.split())
-      told = {'error': {'status': 1, 'line': line}}
+      results = {'error': {'status': 1, 'line': line}}
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
   return rows.rounded({
-      'schema': rows.SCHEMA, 'experiment': experiment, 'config': planned.file, 'base': planned.base,
-      'arm': planned.arm, 'seed': planned.seed, 'data_seed': planned.seed,
-      'config_sha256': planned.sha256, 'time': now, **spent, **told})
+      'schema': rows.SCHEMA, 'experiment': experiment, 'config': trial.file, 'base': trial.base,
+      'arm': trial.arm, 'seed': trial.seed, 'data_seed': trial.seed,
+      'config_sha256': trial.sha256, 'time': now, **effort, **results})
 
 
 @contextlib.contextmanager
-def _counted(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """At which commits a run was worked on and for how long, over all times it was taken up."""
+def _measured(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Measures the time of a run over all its resumptions, and lists the commits that it ran at."""
   path, started, here = workdir / 'spent.json', time.monotonic(), rows.commit()
   if path.exists():
-    spent = json.loads(path.read_text())
+    effort = json.loads(path.read_text())
   else:
-    begun = (workdir / 'config.json').exists()      # by distill.main, which doesn't keep count
-    spent = {'commit': 'unknown' if begun else here, 'seconds': 0.0}
-  if here not in spent['commit'].split(', ') and not (workdir / 'report.json').exists():
-    spent['commit'] += f', {here}'
+    begun = (workdir / 'config.json').exists()      # by distill.main, which records no effort
+    effort = {'commit': 'unknown' if begun else here, 'seconds': 0.0}
+  if here not in effort['commit'].split(', ') and not (workdir / 'report.json').exists():
+    effort['commit'] += f', {here}'
 
   def keep() -> None:
-    replace(path, json.dumps(spent, allow_nan=False))
+    replace(path, json.dumps(effort, allow_nan=False))
 
   keep()
   try:
-    yield spent
+    yield effort
   finally:
-    spent['seconds'] += time.monotonic() - started
+    effort['seconds'] += time.monotonic() - started
     keep()
 
 

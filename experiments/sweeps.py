@@ -1,4 +1,4 @@
-"""The runs that a config's sweep asks for: arms and seeds, resolved and checked."""
+"""Trials of a config's sweep: its arms at their seeds, resolved and checked."""
 import dataclasses
 import functools
 import inspect
@@ -10,14 +10,14 @@ from typing import Any
 from distill import flags, workdir
 from distill.types import Status, Stop
 from experiments import rows
-from experiments.rows import VARIANT, Arm, words
+from experiments.rows import VARIANT, Arm, arm_name
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class Trial:
   """An arm at a seed, resolved; `base` is a short hash of the config as it stands, '' if not known.
 
-  Hashes need JAX, by which it is known what a config's nodes configure.
+  Hashes load JAX: only then is it known which defaults a config's nodes have.
   """
   file: str
   arm: Arm
@@ -27,7 +27,7 @@ class Planned:
 
   @functools.cached_property
   def sha256(self) -> str:
-    """The name that rows have for the config."""
+    """Hash that rows have for the config."""
     from distill.pipelines.identities import config_sha256
     return rows.recorded(config_sha256(self.config))
 
@@ -41,7 +41,7 @@ class Planned:
 
 
 def arms(file: str) -> list[Arm]:
-  """What the config's `sweep` yields; it is given the variant if it takes one."""
+  """Returns the arms that a config's `sweep` yields; a sweep with an argument gets the variant."""
   path, _, variant = file.partition(':')
   try:
     sweep = runpy.run_path(path).get('sweep', lambda: [{}])
@@ -60,54 +60,56 @@ def arms(file: str) -> list[Arm]:
       raise Stop(Status.CONFIG, f'{path}: sweep yields {arm!r}, neither a variant nor overrides by '
                  'dotted path')
     if {'seed', 'data.seed'} & arm.keys():
-      raise Stop(Status.CONFIG, f'{path}: sweep sets a seed ({words(arm)}): --seeds does that')
+      raise Stop(Status.CONFIG, f'{path}: sweep sets a seed ({arm_name(arm)}): --seeds does that')
     if variant and VARIANT in arm:
       raise Stop(Status.CONFIG, f'{path}: sweep yields the variant {arm[VARIANT]}: run {path} '
                  f'without :{variant}')
   return found
 
 
-def plan(file: str, seeds: int) -> list[Planned]:
-  """Every arm of every seed, seed by seed, resolved: a wrong override stops before any run."""
+def plan(file: str, seeds: int) -> list[Trial]:
+  """Returns all trials, seed by seed, resolved, so that a wrong override stops before any run."""
   from distill.pipelines.identities import config_sha256
   base = rows.recorded(config_sha256(_resolved(file, {}).to_dict()))[:8]
-  return distinct([dataclasses.replace(each, base=base) for each in listed(file, seeds)],
-                   lambda each: each.sha256)
+  trials = [dataclasses.replace(trial, base=base) for trial in list_trials(file, seeds)]
+  return check_distinct(trials, lambda trial: trial.sha256)
 
 
-def listed(file: str, seeds: int) -> list[Planned]:
-  """The same without their base, and without a look whether two are one config."""
-  told = [(arm, _resolved(file, {**arm, 'seed': 0, 'data.seed': 0})) for arm in arms(file)]
+def list_trials(file: str, seeds: int) -> list[Trial]:
+  """Returns all trials without their `base`, unchecked: two may have one config."""
+  resolved = [(arm, _resolved(file, {**arm, 'seed': 0, 'data.seed': 0})) for arm in arms(file)]
   found = []
   for seed in range(seeds):
-    for arm, config in told:
+    for arm, config in resolved:
       config.seed = config.data.seed = seed
-      found.append(Planned(file, arm, seed, config.to_dict()))
+      found.append(Trial(file, arm, seed, config.to_dict()))
   return found
 
 
 def _resolved(file: str, arm: Arm) -> Any:
-  """The config of an arm, a ConfigDict."""
+  """Returns the config of an arm, a ConfigDict."""
   variant = f':{arm[VARIANT]}' if VARIANT in arm else ''
   return flags.parsed([f'--config={file}{variant}', *(
       f'--config.{path}={value}' for path, value in arm.items() if path != VARIANT)]).config
 
 
-def distinct(planned: Sequence[Planned], named: Callable[[Planned], str]) -> list[Planned]:
-  """The planned runs, once no two are named alike."""
+def check_distinct(trials: Sequence[Trial], key: Callable[[Trial], str]) -> list[Trial]:
+  """Returns the trials after a check that no two have the same key."""
   found = {}
-  for each in planned:
-    same = found.setdefault(named(each), each)
-    if same is not each:
-      raise Stop(Status.CONFIG, f'{each.file}: these are one config: {words(same.arm)} (seed '
-                 f'{same.seed}) and {words(each.arm)} (seed {each.seed}): drop one from its sweep')
-  return list(planned)
+  for trial in trials:
+    same = found.setdefault(key(trial), trial)
+    if same is not trial:
+      raise Stop(Status.CONFIG, f'{trial.file}: these are one config: {arm_name(same.arm)} (seed '
+                 f'{same.seed}) and {arm_name(trial.arm)} (seed {trial.seed}): drop one from its '
+                 'sweep')
+  return list(trials)
 
 
-def only(part: str, planned: Sequence[Planned], file: str) -> list[Planned]:
-  """The runs of the arm that is named so; without one, of the arms whose name holds it."""
-  named = [p for p in planned if words(p.arm) == part]
-  if found := named or [p for p in planned if part in words(p.arm)]:
+def select(name: str, trials: Sequence[Trial], file: str) -> list[Trial]:
+  """Returns the trials of the arm of that name; if there is none, of arms whose name contains it.
+  """
+  named = [trial for trial in trials if arm_name(trial.arm) == name]
+  if found := named or [trial for trial in trials if name in arm_name(trial.arm)]:
     return found
-  raise Stop(Status.CONFIG, f'--only={part} is in the name of no arm of {file}: '
-             + '; '.join(dict.fromkeys(words(p.arm) for p in planned)))
+  raise Stop(Status.CONFIG, f'--only={name} is in the name of no arm of {file}: '
+             + '; '.join(dict.fromkeys(arm_name(trial.arm) for trial in trials)))

@@ -1,4 +1,4 @@
-"""Makes experiments/README.md of the rows, and of nothing else.
+"""Makes experiments/README.md from the rows alone.
 
 python -m experiments.table             writes it
 python -m experiments.table --check     exits 11 if it isn't what the rows make
@@ -13,14 +13,14 @@ from typing import Any
 from distill.report import tiers
 from distill.report.text import metric_name
 from experiments import bench, pages, rows
-from experiments.rows import Row, words
+from experiments.rows import Row, arm_name
 from experiments.statistics import Values, differences, t_interval
 
 ROOT = pathlib.Path(__file__).parent
-STANDS = words({})
-STUDENT = 'student'         # in an arm: which of its run's it is
+STANDS = arm_name({})
+STUDENT = 'student'         # key of an arm: the student's name in a run with several
 RATE = 'optimizer.rate'
-UNITS = {'fraction': '%', 'correlation': '× 100'}       # told in hundredths, as GLUE's are
+UNITS = {'fraction': '%', 'correlation': '× 100'}       # in hundredths, as GLUE's are
 Seeds = Mapping[int, Row]               # the rows of an arm by seed
 
 NO_RATES = (f'No arms differ in `{RATE}` alone: nothing shows that the baseline is at its best, '
@@ -28,7 +28,7 @@ NO_RATES = (f'No arms differ in `{RATE}` alone: nothing shows that the baseline 
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   def files(root: pathlib.Path) -> tuple[pages.Files, list[str]]:
     page, faults = rendered(root)
     return {'README.md': page}, faults
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
-  """The page, and a sentence about each line that is no row."""
+  """Returns the page, and a sentence about each line that is no row."""
   experiments, faults = [], []
   for path in sorted(root.glob('*/results.jsonl')):
     found, wrong = rows.read(path)
@@ -51,7 +51,7 @@ def rendered(root: pathlib.Path) -> tuple[str, list[str]]:
 
 
 def last_states(found: Sequence[Row]) -> dict[str, tuple[list[Row], int]]:
-  """By config: the rows of the state that was run last, of a run the last; how many others have."""
+  """Returns by config the last row of each run of its last state, and how many rows others have."""
   states: dict[str, tuple[list[Row], int]] = {}
   for config in dict.fromkeys(row['config'] for row in found):
     rest = [row for row in found if row['config'] == config]
@@ -62,33 +62,34 @@ def last_states(found: Sequence[Row]) -> dict[str, tuple[list[Row], int]]:
 
 
 def _experiment(found: Sequence[Row]) -> Iterator[dict[str, Any]]:
-  """Every config, and every state that a config was in: they don't compare."""
-  of = lambda row: (row['config'], row['base'])
-  for config, base in dict.fromkeys(map(of, found)):
-    mine = list({row['config_sha256']: row for row in found if of(row) == (config, base)
-                 }.values())            # of several rows of a run the last
+  """Yields a section for every state of every config: two states don't compare."""
+  state = lambda row: (row['config'], row['base'])
+  for config, base in dict.fromkeys(map(state, found)):
+    mine = list({row['config_sha256']: row for row in found if state(row) == (config, base)
+                 }.values())            # the last row of each run
     arms = summary(mine)
-    splits = [arms, *(summary(mine, split) for split in next(iter(arms.values())).also)
-              ] if arms else []
+    splits = [arms] if arms else []
+    if arms:
+      splits += [summary(mine, name) for name in next(iter(arms.values())).also]
     gained = any(arm.gain for arm in arms.values())
     yield {'config': config, 'base': base, 'door': mine[0].get('door', 'experiments.run'),
-           'splits': [{'judged': judged(next(iter(of.values()))), 'lines': _lines(of)}
-                      for of in splits],
+           'splits': [{'judged': judged(next(iter(split.values()))), 'lines': _lines(split)}
+                      for split in splits],
            'tiers': _tiers(arms), 'rates': (_rates(arms) or [NO_RATES]) if gained else [],
            'failed': failed(mine), 'circumstances': circumstances(mine)}
 
 
 def _benches(found: Sequence[Row]) -> list[dict[str, Any]]:
-  """The last row of every bench on every machine."""
+  """Returns the last row of every bench on every machine, ready for the page."""
   last = {(row['bench'], json.dumps(row['hardware'])): row for row in found}
   return [{'bench': row['bench'], 'rounds': row['rounds'], 'table': bench.table(row),
            'circumstances': circumstances([row])} for row in last.values()]
 
 
 class Arm:
-  """The finished runs of an arm by seed: what they measured, on a further split if one is named.
+  """The finished runs of an arm by seed, with their results on the main or a further split.
 
-  In percent where it is a fraction, in hundredths where it is a correlation.
+  Fractions are in percent, correlations in hundredths.
   """
 
   def __init__(self, seeds: Seeds, split: str = ''):
@@ -134,44 +135,46 @@ class Arm:
                         self.percent)
 
   def better(self, other: 'Arm', role: str = 'student') -> Values:
-    """By how much the student is better than `role` of another arm, at the seeds of both."""
+    """Returns by how much the student is better than another arm's `role`, at the seeds of both."""
     ours, theirs = self.quality('student'), other.quality(role)
     sign = 1 if self.metric['higher_is_better'] else -1
     return {seed: sign * value for seed, value in differences(ours, theirs).items()}
 
 
 def summary(found: Iterable[Row], split: str = '') -> dict[str, Arm]:
-  """The arms by name, in the order of their first rows; judged on a further split if given.
+  """Returns the arms by name, in the order of their first rows, with results on a further split.
 
-  Of runs with several students each of these is an arm.
+  In a run with several students, each student is an arm.
   """
   seeds: dict[str, dict[int, Row]] = {}
   for row in found:
     for each in _students(row) if 'error' not in row else ():
-      seeds.setdefault(words(each['arm']), {})[each['seed']] = each
-  return {name: Arm(of, split) for name, of in seeds.items()}
+      seeds.setdefault(arm_name(each['arm']), {})[each['seed']] = each
+  return {name: Arm(runs, split) for name, runs in seeds.items()}
 
 
 def _students(row: Row) -> list[Row]:
-  """The row; of a run with several students one for each, with its baseline and no others', and the
-  seconds in which the two were trained.
+  """Returns the row, or one row a student if a run has several.
+
+  The row of a student has no other student and only its own baseline; its seconds are those of the
+  training of these two.
   """
   models = row['models']
   students = {name: m for name, m in models.items() if m['role'] == 'student'}
   if len(students) < 2:
     return [row]
 
-  def own(name: str, model: Mapping) -> Row:
+  def single(name: str, model: Mapping) -> Row:
     pair = {name, *([model['gain']['of']] if model['gain'] else [])}
     return {**row, 'arm': {**row['arm'], STUDENT: name},
             'models': {n: m for n, m in models.items()
                        if n in pair or m['role'] not in ('student', 'baseline')},
             'seconds': sum(row['training'][n]['seconds'] for n in pair)}
-  return [own(*named) for named in students.items()]
+  return [single(name, model) for name, model in students.items()]
 
 
 def interval(values: Values) -> tuple[float, float] | None:
-  """The 95 % t interval of the mean."""
+  """Returns the 95 % t interval of the mean."""
   if len(values) < 2:
     return None
   low, high = t_interval(list(values.values()))
@@ -179,7 +182,7 @@ def interval(values: Values) -> tuple[float, float] | None:
 
 
 def spread(values: Values, percent: bool = True) -> str:
-  """Mean ± standard deviation."""
+  """Formats mean ± standard deviation."""
   if not values:
     return '–'
   mean = number(statistics.fmean(values.values()), percent)
@@ -189,45 +192,45 @@ def spread(values: Values, percent: bool = True) -> str:
 
 
 def difference(values: Values, percent: bool) -> str:
-  """Mean ± standard deviation, and the interval."""
+  """Formats mean ± standard deviation, and the interval."""
   ends = interval(values)
   bracket = ends and f' ({" to ".join(number(end, percent) for end in ends)})'
   return spread(values, percent) + (bracket or '')
 
 
 def gain(values: Values, percent: bool) -> str:
-  """Mean, and the interval."""
+  """Formats the mean and the interval."""
   ends = interval(values)
   return (number(statistics.fmean(values.values()), percent) if values else '–') + (
       f' ({" to ".join(number(end, percent) for end in ends)})' if ends else '')
 
 
 def chance(p: float | None) -> str:
-  """A p-value."""
+  """Formats a p-value."""
   return '–' if p is None else '< 0.001' if p < 0.001 else f'{p:.3f}'
 
 
 def number(value: float, percent: bool) -> str:
   if abs(value) >= 1e4 and not percent:
     return f'{value:,.0f}'.replace('-', '−')
-  said = f'{value:.1f}' if percent else f'{value:.4g}'
-  return said.replace('-', '' if float(said) == 0 else '−')
+  text = f'{value:.1f}' if percent else f'{value:.4g}'
+  return text.replace('-', '' if float(text) == 0 else '−')
 
 
 def judged(arm: Arm) -> str:
-  """By what, and on which examples, its numbers are."""
+  """Describes the metric of an arm's numbers and the examples that they are of."""
   name = metric_name(arm.metric['name'])
   return f'{name[0].upper()}{name[1:]} on {arm.n:,} ' + (
       f'examples of `{arm.split}`' if arm.split else 'held-out examples')
 
 
 def _lines(arms: Mapping[str, Arm]) -> list[list[str]]:
-  """The table, a line an arm."""
+  """Returns the table, a line an arm."""
   first = next(iter(arms.values()))
   stands = arms.get(STANDS)
-  of = lambda what, unit: f'{what}, {unit}' if unit else what
-  lines = [['arm', *(of(role, first.unit) for role in ('teacher', 'student', 'baseline')),
-            'kept, %', *(of(what, first.points) for what in (
+  head = lambda text, unit: f'{text}, {unit}' if unit else text
+  lines = [['arm', *(head(role, first.unit) for role in ('teacher', 'student', 'baseline')),
+            'kept, %', *(head(text, first.points) for text in (
                 'gain over baseline', 'over the student as it stands')), 'seeds',
             'minutes of training' if STUDENT in first.row['arm'] else 'minutes'],
            ['---', *['--:'] * 8]]
@@ -244,65 +247,65 @@ def _lines(arms: Mapping[str, Arm]) -> list[list[str]]:
 
 
 def _tiers(arms: Mapping[str, Arm]) -> dict[str, Any]:
-  """Of students that were to reach a tier: its limits, what they have, at how many seeds they pass.
-  """
+  """Returns the limits of the students' tiers, with their values and how many seeds pass."""
   lines, reached = [], []
   for arm in arms.values():
-    told = {seed: m['tier'] for seed, row in arm.seeds.items() for m in row['models'].values()
-            if m['role'] == 'student' and 'tier' in m}
-    if not told:
+    verdicts = {seed: m['tier'] for seed, row in arm.seeds.items() for m in row['models'].values()
+                if m['role'] == 'student' and 'tier' in m}
+    if not verdicts:
       continue
-    passed = lambda verdicts, n=len(told): f'{sum(v["passed"] for v in verdicts)} of {n}'
-    tier = next(iter(told.values()))
+    passed = lambda found, n=len(verdicts): f'{sum(v["passed"] for v in found)} of {n}'
+    tier = next(iter(verdicts.values()))
     for name, limit in tier['limits'].items():
-      each = {seed: of['limits'][name] for seed, of in told.items()}
+      each = {seed: verdict['limits'][name] for seed, verdict in verdicts.items()}
       values = {seed: v['value'] for seed, v in each.items() if v['value'] is not None}
       lines.append([cell(arm.row), tier['name'], tiers.LIMITED[name],
                     f'{tiers.BOUNDS[limit["bound"]]} {number(limit["limit"], False)}',
                     spread(values, False) if values else 'not measured', passed(each.values())])
-    reached.append(f'{cell(arm.row)} reaches the tier {tier["name"]} at {passed(told.values())}')
+    reached.append(f'{cell(arm.row)} reaches the tier {tier["name"]} at '
+                   f'{passed(verdicts.values())}')
   heads = [['arm', 'tier', 'limited', 'limit', 'value', 'seeds that pass'],
            ['---'] * 4 + ['--:'] * 2]
   return {'lines': heads + lines, 'reached': reached} if lines else {}
 
 
 def _rates(arms: Mapping[str, Arm]) -> list[str]:
-  """A sentence for every set of arms that differ in the learning rate alone."""
+  """Returns a sentence for every group of arms that differ only in the learning rate."""
   return [_best(group) for group in by_rate(arms).values() if len(group) > 1]
 
 
 def by_rate(arms: Mapping[str, Arm]) -> dict[str, list[Arm]]:
-  """Arms that differ in the learning rate alone, by what they have in common."""
+  """Groups arms that differ only in the learning rate, by what they have in common."""
   groups: dict[str, list[Arm]] = {}
   for arm in arms.values():
     rest = {path: value for path, value in arm.row['arm'].items() if path != RATE}
-    groups.setdefault(words(rest), []).append(arm)
+    groups.setdefault(arm_name(rest), []).append(arm)
   return groups
 
 
 def reference(arms: Mapping[str, Arm], names: Sequence[str]) -> tuple[str, Arm | None]:
-  """The first of the names that is there, and of it the arm whose baseline has the best rate."""
+  """Returns the first name that is an arm, and its arm at the baseline's best learning rate."""
   plain = next((name for name in names if name in arms), '')
   return plain, best(by_rate(arms)[plain]) if plain else None
 
 
 def held_against(arms: Mapping[str, Arm], names: Sequence[str]) -> str:
-  """What the baseline reaches, and at which of its rates."""
+  """Describes what the baseline reaches, and at which of its learning rates."""
   plain, baseline = reference(arms, names)
   if not baseline:
     return f'None of {", ".join(f"`{name}`" for name in names)} has a baseline: no gains.\n'
   rates = by_rate(arms)[plain]
   unit = f' {baseline.unit}' if baseline.unit else ''
-  said, student = (spread(baseline.quality(role), baseline.percent)
-                   for role in ('baseline', 'student'))
-  return f'The baseline has {said}{unit} ({counted(len(baseline.seeds))})' + (
+  reached, student = (spread(baseline.quality(role), baseline.percent)
+                      for role in ('baseline', 'student'))
+  return f'The baseline has {reached}{unit} ({counted(len(baseline.seeds))})' + (
       f', at the best of {len(rates)} learning rates: {", ".join(cell(a.row) for a in rates)}; '
       f'that is {cell(baseline.row)}, where the student has {student}{unit}. It was chosen by the '
       "held-out examples, in the baseline's favour.\n" if len(rates) > 1 else f'. {NO_RATES}')
 
 
 def best(group: Sequence[Arm]) -> Arm | None:
-  """Of arms that differ in the learning rate the one whose baseline is best, at common seeds."""
+  """Returns the arm of a group whose baseline is best, at the seeds that all have."""
   common = set.intersection(*(set(arm.quality('baseline')) for arm in group))
   arms = [Arm({seed: arm.seeds[seed] for seed in common}) for arm in group if common]
   return max(arms, default=None, key=lambda arm: (
@@ -311,7 +314,7 @@ def best(group: Sequence[Arm]) -> Arm | None:
 
 
 def _best(group: Sequence[Arm]) -> str:
-  """The baseline at its best rate, and the student beside it."""
+  """Describes the baseline at its best learning rate, and the student beside it."""
   names, found = ', '.join(cell(arm.row) for arm in group), best(group)
   if not found:
     return f'The rates {names} have no baselines at the same seed: no gain may be claimed yet.\n'
@@ -324,7 +327,7 @@ def _best(group: Sequence[Arm]) -> str:
 
 
 def circumstances(found: Sequence[Row]) -> str:
-  """Data, machine, commits and versions; where runs differ, all that there were."""
+  """Describes data, machine, commits and versions; where runs differ, all of them."""
   done = [row for row in found if 'error' not in row]
   each = lambda values: ' and '.join(dict.fromkeys(values))
   hardware = lambda h: f'{h["device"]}, {h["cpu"]}, {h["cores"]} cores'
@@ -343,7 +346,7 @@ def circumstances(found: Sequence[Row]) -> str:
 
 
 def failed(found: Iterable[Row]) -> list[dict[str, Any]]:
-  """The runs that failed: which, and how."""
+  """Returns the failed runs with their errors."""
   return [{'arm': cell(row), 'seed': row['seed'], **row['error']} for row in found
           if 'error' in row]
 
@@ -353,8 +356,8 @@ def counted(n: int) -> str:
 
 
 def cell(row: Row) -> str:
-  """The arm's name for a table."""
-  return f'`{words(row["arm"])}`'.replace('|', '\\|') if row['arm'] else STANDS
+  """Returns the arm's name for a table."""
+  return f'`{arm_name(row["arm"])}`'.replace('|', '\\|') if row['arm'] else STANDS
 
 
 if __name__ == '__main__':

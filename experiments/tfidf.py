@@ -1,10 +1,10 @@
-"""What words alone tell: TF-IDF and logistic regression on the texts of a config, as a yardstick.
+"""Trains TF-IDF with logistic regression on the texts of a config, as a reference result.
 
 python -m experiments.tfidf configs/bert.py --out=experiments/tfidf
 
-One row: `teacher` has every label, as the teacher of the config has, `baseline` the share of labels
-that its baseline has. Cross-validation on those labels chooses the regularisation.
-Needs scikit-learn, which the extra `test` installs.
+It writes one row: `teacher` has every label, as the config's teacher has, and `baseline` the share
+of labels that the config's baseline has. Cross-validation on those labels chooses the
+regularisation. It needs scikit-learn, which the extra `test` installs.
 """
 import datetime
 import pathlib
@@ -29,7 +29,7 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; returns its exit status."""
+  """Runs the command; returns its exit status."""
   return streams.run('experiments.tfidf', _main, arguments)
 
 
@@ -40,14 +40,14 @@ def _main(arguments: Sequence[str]) -> int:
                       help='the folder of the experiment')
   options = parser.parsed(arguments)
   options.out.mkdir(parents=True, exist_ok=True)
-  row = measured(options.config, options.out.absolute().name)
+  row = make_row(options.config, options.out.absolute().name)
   rows.append(options.out / 'results.jsonl', rows.rounded(row))
   print({name: model['quality'] for name, model in row['models'].items()})
   return int(Status.DONE)
 
 
-def measured(file: str, experiment: str) -> dict[str, Any]:
-  """The row of a config."""
+def make_row(file: str, experiment: str) -> dict[str, Any]:
+  """Trains and evaluates on a config's data; returns the row."""
   started = time.monotonic()
   config = flags.parsed([f'--config={file}']).config.to_dict()
   if missing := {'data', 'evaluate', 'seed'} - config.keys():
@@ -77,7 +77,7 @@ def measured(file: str, experiment: str) -> dict[str, Any]:
 
 
 def scores(task: Classification, train, test, seen: np.ndarray) -> Mapping[str, float]:
-  """The task's metrics of the classifier that saw the labels `seen` [n]."""
+  """Returns the task's metrics of a classifier that was trained on the labels `seen` [n]."""
   from sklearn.feature_extraction.text import TfidfVectorizer
   from sklearn.linear_model import LogisticRegression
   from sklearn.model_selection import GridSearchCV

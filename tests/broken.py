@@ -154,19 +154,19 @@ def of_header(content: bytes, dice: random.Random) -> bytes:
 # ---- folders
 
 def broken_folder(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -> str:
-  """Copies a folder with one or two faults; says which."""
+  """Copies a folder with one or two faults; returns a description of these."""
   files = {file.name: file.read_bytes() for file in sorted(source.iterdir())}
-  said = []
+  faults = []
   for _ in range(dice.choice((1, 1, 1, 2))):
     name = dice.choice(sorted(files))
     way = dice.random()
     if way < 0.04:
       other = dice.choice(sorted(files))
       files[name], files[other] = files[other], files[name]
-      said.append(f'{name} and {other} swapped')
+      faults.append(f'{name} and {other} swapped')
     elif way < 0.08 and len(files) > 1:
       del files[name]
-      said.append(f'{name} gone')
+      faults.append(f'{name} gone')
     else:
       change = dice.choice(BYTES)
       try:
@@ -177,24 +177,24 @@ def broken_folder(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -
         files[name] = change(files[name], dice)
       except (ValueError, IndexError, KeyError, TypeError, AttributeError):   # broken before
         files[name] = cut(files[name], dice)
-      said.append(f'{name} {change.__name__}')
+      faults.append(f'{name} {change.__name__}')
   to.mkdir()
   for name, content in files.items():
     (to / name).write_bytes(content)
-  return ', '.join(said)
+  return ', '.join(faults)
 
 
 def resealed(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -> str:
-  """Copies an export with another card, or other weights, under a seal that holds."""
+  """Copies an export with another card or other weights under a valid seal; describes these."""
   files = {file.name: file.read_bytes() for file in source.iterdir()}
   about = json.loads(files.pop('config.json'))
   if dice.random() < 0.25:
     name = dice.choice(sorted(name for name in files if not name.endswith('.stablehlo')))
     change = of_json if name.endswith('.json') else of_header
-    files[name], said = change(files[name], dice), f'{name} {change.__name__}, sealed'
+    files[name], fault = change(files[name], dice), f'{name} {change.__name__}, sealed'
   else:
     about['card'] = changed(about['card'], dice)
-    said = f'card {about["card"]!r:.3000}'
+    fault = f'card {about["card"]!r:.3000}'
   about['files'] = {name: [len(content), hashlib.sha256(content).hexdigest()]
                     for name, content in files.items()}
   about.pop('sha256')
@@ -202,13 +202,13 @@ def resealed(source: pathlib.Path, to: pathlib.Path, dice: random.Random) -> str
   (to / 'config.json').write_bytes(seal.encode(about))
   for name, content in files.items():
     (to / name).write_bytes(content)
-  return said
+  return fault
 
 
 # ---- pictures
 
 def pixel_files(channels: int) -> dict[str, bytes]:
-  """Valid files of one image of 8 × 8, by suffix."""
+  """Returns valid files of one image of 8 × 8, by suffix."""
   noise = np.random.default_rng(0)
   found = {}
   for dtype in ('uint8', 'float32', '>f8', 'int64', 'bool', 'float16'):

@@ -30,7 +30,7 @@ jaxtyping.install_import_hook(
 
 # Tests run commands in this process, which goes on: it must not keep their garbage, nor compile
 # what a command that was stopped would have called.
-launch.sweep_seldom = lambda: None
+launch.collect_garbage_rarely = lambda: None
 launch.compiled_ahead = lambda programs: contextlib.nullcontext()
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / 'losses' / 'reference.json').read_text())

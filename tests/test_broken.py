@@ -13,16 +13,16 @@ EXITS = {Status.DONE, Status.CONFIG, Status.DATA, Status.NONFINITE, Status.CHECK
 pytestmark = pytest.mark.slow
 
 
-def check(place, given, capfd, said):
-  """Asks a model as the command does; an answer is finite, anything else one line."""
+def check(place, given, capfd, fault):
+  """Asks a model as the command does; checks that it gives a finite answer or one error line."""
   code = predict.main([f'--model={place}', given])
   out, err = capfd.readouterr()
-  assert code in EXITS, (said, code, err)
-  assert len(err.splitlines()) == (code != Status.DONE), (said, code, err)
-  assert len(err) < LONGEST + 50, (said, err)
-  assert bool(out) == (code == Status.DONE), (said, code, out)
+  assert code in EXITS, (fault, code, err)
+  assert len(err.splitlines()) == (code != Status.DONE), (fault, code, err)
+  assert len(err) < LONGEST + 50, (fault, err)
+  assert bool(out) == (code == Status.DONE), (fault, code, out)
   for line in out.splitlines():
-    assert not numbers.nonfinite(json.loads(line)), (said, line)
+    assert not numbers.nonfinite(json.loads(line)), (fault, line)
   return code
 
 
@@ -60,6 +60,6 @@ def test_broken_folders(tmp_path, capfd, make, change, count):
   assert check(source, given, capfd, 'whole') == Status.DONE
   for seed in range(count):
     dice = random.Random(seed)
-    said = change(source, tmp_path / str(seed), dice)
-    codes.append(check(tmp_path / str(seed), given, capfd, (seed, said)))
+    fault = change(source, tmp_path / str(seed), dice)
+    codes.append(check(tmp_path / str(seed), given, capfd, (seed, fault)))
   assert codes.count(Status.CHECKPOINT) > count / 5

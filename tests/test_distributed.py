@@ -23,7 +23,7 @@ import os, pathlib, signal, sys
 from distill import launch
 heard = []
 signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-assert launch.joined()
+assert launch.join_processes()
 os.kill(os.getpid(), signal.SIGTERM)
 assert heard == [signal.SIGTERM]                        # JAX hasn't taken it
 import jax, numpy as np
@@ -108,7 +108,7 @@ def test_a_process_with_half_of_the_variables_is_refused(sent, monkeypatch):
   for short, value in sent.items():
     monkeypatch.setenv(names[short], value)
   with pytest.raises(Stop, match='HOST:PORT') as stop:
-    launch.joined()
+    launch.join_processes()
   assert stop.value.status == Status.CONFIG
 
 
@@ -153,7 +153,7 @@ def test_a_cluster_is_known_by_its_variables(variables, joins, initialized, monk
       monkeypatch.delenv(name, raising=False)
     else:
       monkeypatch.setenv(name, value)
-  assert launch.joined() == joins
+  assert launch.join_processes() == joins
   assert initialized[0] == [{}] * joins
 
 
@@ -170,10 +170,10 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(variables, error, line, ini
     monkeypatch.setenv(name, value)
   initialized[1].append(error)
   if not line:
-    assert not launch.joined()
+    assert not launch.join_processes()
     return
   with pytest.raises(Stop, match=re.escape(line)) as stop:
-    launch.joined()
+    launch.join_processes()
   assert stop.value.status == Status.CONFIG
 
 

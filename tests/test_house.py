@@ -30,8 +30,8 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
                     'carry', 'compress', 'pipelines'}
-# Machinery never asks which modality, task or format it has: these literals, or paths that begin
-# with them, are for the rooms named beside them alone.
+# Machinery never asks which modality, task or format it has: only the rooms named beside these
+# literals may have them, or paths that begin with them.
 FIELDS = {'image', 'tokens', 'types', 'pixels', 'tokenizer_sha256'}
 PARTS = {'head', 'pooler', 'words'}
 ASK_THE_OBJECT = {
@@ -39,7 +39,7 @@ ASK_THE_OBJECT = {
     **dict.fromkeys(PARTS, {'models', 'formats', 'tasks'}),
     'logits': {'losses', 'models', 'tasks', 'augment', 'modalities', 'data', 'carry', 'objective',
                'student', 'teachers'}}
-# On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
+# On floor 4 the student is built of projectors over views; carries and terms name paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
                   ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types'),
                   ('command_line', 'types')}
@@ -54,7 +54,7 @@ def room(path: pathlib.Path) -> str:
 
 
 def imports(tree: ast.Module) -> set[str]:
-  """The rooms of `distill` that a file imports."""
+  """Returns the rooms of `distill` that a file imports."""
   found = set()
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module == 'distill':
@@ -72,12 +72,12 @@ def test_imports_go_down_only(path):
   if here == '__init__':
     assert not imports(TREES[path])
     return
-  for there in imports(TREES[path]) - {here}:
-    assert FLOOR[there] < FLOOR[here] or (here, there) in WITHIN_A_FLOOR, f'{here} imports {there}'
+  for other in imports(TREES[path]) - {here}:
+    assert FLOOR[other] < FLOOR[here] or (here, other) in WITHIN_A_FLOOR, f'{here} imports {other}'
 
 
 def knowing(tree: ast.Module, here: str) -> list[str]:
-  """The literals by which a file of the room `here` asks what the object should be asked."""
+  """Returns the literals by which a file of the room `here` branches on a modality or a task."""
   found = [node.value for node in ast.walk(tree)
            if isinstance(node, ast.Constant) and isinstance(node.value, str)]
   return [text for text in found
@@ -94,7 +94,7 @@ def test_machinery_never_asks_which_modality_or_task_it_has(path):
     ("outputs['logits']", 'step'), ("path.startswith('head/')", 'pipelines'),
     ("card['tokenizer_sha256']", 'formats'), ("TABLE = 'words/bias'", 'report'),
     ("batch['pixels']", 'records'), ("x['types']", 'main'), ("p == 'pooler'", 'student')])
-def test_a_branch_on_a_modality_or_a_task_is_seen(code, here):
+def test_a_branch_on_a_modality_or_a_task_is_found(code, here):
   assert knowing(ast.parse(code), here)
 
 
@@ -108,7 +108,7 @@ def test_nobody_asks_for_the_class_of_a_model_or_a_format():
 
 
 def doors(tree: ast.Module) -> set[str]:
-  """The doors that a file imports: modules at the top, or the `__main__` of a room."""
+  """Returns the doors that a file imports: modules at the top, or the `__main__` of a room."""
   found = set()
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
@@ -122,7 +122,7 @@ def doors(tree: ast.Module) -> set[str]:
 @pytest.mark.parametrize('path', [*FILES, *sorted((ROOT / 'experiments').rglob('*.py'))],
                          ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_imports_a_door(path):
-  """Not even another door, nor an experiment: what they share is in flags, workdir and launch."""
+  """Also no door and no experiment does: flags, workdir and launch have what they share."""
   assert not doors(ast.parse(path.read_text()))
 
 
@@ -130,7 +130,7 @@ def test_nothing_imports_a_door(path):
     'from distill import lookup, main', 'import distill.main as m', 'import distill.main',
     'from distill.main import parsed', 'from distill import evaluate',
     'def f():\n  from distill.report.__main__ import command', 'from distill import predict'])
-def test_a_door_that_is_imported_is_seen(code):
+def test_an_imported_door_is_found(code):
   assert doors(ast.parse(code))
   assert not doors(ast.parse(code.replace('__main__', 'report').replace('main', 'flags').replace(
       'predict', 'records').replace('evaluate', 'measure')))
@@ -149,7 +149,7 @@ def test_no_file_is_long():
 
 
 def long_functions(tree: ast.Module, most: int = 60) -> list[str]:
-  """The functions of more lines than that, docstrings aside."""
+  """Returns the functions of more than `most` lines, docstrings aside."""
   found = []
   for node in ast.walk(tree):
     if isinstance(node, ast.FunctionDef):
@@ -166,7 +166,7 @@ def test_no_function_is_long():
 
 
 def private(tree: ast.Module) -> list[str]:
-  """The private names of other files of the package that a file takes."""
+  """Returns the private names of other files of the package that a file uses."""
   found, modules = [], set()
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('distill'):
@@ -177,18 +177,18 @@ def private(tree: ast.Module) -> list[str]:
                   and node.value.id in modules and node.attr[:1] == '_' != node.attr[1:2]]
 
 
-def test_no_private_name_is_another_file_s():
+def test_no_file_uses_a_private_name_of_another():
   assert not {str(p): names for p, tree in TREES.items() if (names := private(tree))}
 
 
 @pytest.mark.parametrize('code', ['from distill.losses import _wide',
                                   'from distill import checkpoint\ncheckpoint._save(1)'])
-def test_a_private_name_of_another_file_is_seen(code):
+def test_a_private_name_of_another_file_is_found(code):
   assert private(ast.parse(code)) and not private(ast.parse(code.replace('_', '')))
 
 
 def private_modules(tree: ast.Module) -> list[str]:
-  """The modules that a file imports and that their packages call their own."""
+  """Returns the private modules of other packages that a file imports."""
   found = [node.module or '' for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
   found += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
             for alias in node.names]
@@ -206,12 +206,12 @@ def test_no_file_is_empty():
   assert not [p for p in FILES if not p.read_text().strip()]
 
 
-def test_every_file_says_what_it_is():
+def test_every_file_has_a_docstring():
   assert not [p for p in FILES if not ast.get_docstring(TREES[p])]
 
 
 def uses(tree: ast.Module) -> list[str]:
-  """Every name that code, not prose, speaks of; a definition is not a use."""
+  """Returns every name that code uses; prose and a definition are no use."""
   found = []
   for node in ast.walk(tree):
     if isinstance(node, ast.Name):
@@ -236,7 +236,7 @@ def test_every_public_name_has_a_caller():
 
 
 def test_every_config_field_is_read():
-  """Nodes are splatted into functions and dataclasses: a field of these must be used."""
+  """Nodes become arguments of functions and dataclasses, whose fields must be used."""
   read = {node.attr for tree in TREES.values() for node in ast.walk(tree)
           if isinstance(node, ast.Attribute)}
   for path, tree in TREES.items():
@@ -287,7 +287,7 @@ def test_no_pickle_is_ever_read():
 
 
 def commands() -> dict[str, str]:
-  """The configs that the README and the configs' own docstrings tell to run."""
+  """Returns the configs of commands in the README and in the configs' docstrings."""
   found = {}
   for path in (ROOT / 'README.md', *sorted((ROOT / 'configs').glob('*.py'))):
     text = path.read_text()
@@ -300,6 +300,6 @@ def commands() -> dict[str, str]:
 
 
 @pytest.mark.parametrize('config', commands().values(), ids=commands().keys())
-def test_every_config_that_is_told_to_run_is_there(config, monkeypatch):
+def test_every_config_of_a_documented_command_exists(config, monkeypatch):
   monkeypatch.chdir(ROOT)
   assert flags.parsed([f'--config={config}']).config.seed == 0

@@ -107,8 +107,8 @@ def test_another_config_in_the_same_workdir_is_refused(whole, capsys):
 def test_changed_texts_are_refused(whole, tmp_path, capsys):
   workdir = tmp_path / 'run'
   shutil.copytree(whole[0], workdir)
-  told = json.loads((workdir / 'data.json').read_text())
-  (workdir / 'data.json').write_text(json.dumps(told | {'fingerprint': '0' * 64}))
+  facts = json.loads((workdir / 'data.json').read_text())
+  (workdir / 'data.json').write_text(json.dumps(facts | {'fingerprint': '0' * 64}))
   code, _, err = answered(capsys, workdir)
   assert code == Status.DATA and 'begun with other texts' in err and 'Traceback' not in err
 
@@ -132,9 +132,9 @@ def test_one_device_is_eight(whole, tmp_path):
   code, _, err = finished(command(tmp_path / 'run', environment=more))
   assert code == 0, err
   for stage in ('teacher', 'student', 'baseline'):
-    one, eight = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
+    single, eight = (safetensors.numpy.load_file(w / 'export' / stage / 'model.safetensors')
                   for w in (whole[0], tmp_path / 'run'))
-    for path, value in one.items():       # six steps of Adam on sums in another order
+    for path, value in single.items():       # six steps of Adam on sums in another order
       np.testing.assert_allclose(eight[path], value, atol=2e-4, err_msg=path)
 
 

@@ -482,10 +482,10 @@ def test_distilling_takes_twelve_lines_and_twenty_five_with_hints_schedule_and_v
 @pytest.mark.parametrize('code', blocks(), ids=range(len(blocks())))
 def test_the_page_s_blocks_run_by_themselves(code, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  said = io.StringIO()
-  with contextlib.redirect_stdout(said):
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
     exec(re.sub('epochs=10', 'epochs=1', code), {})     # it is the code that is tested
-  assert re.search('loss|accuracy', said.getvalue())
+  assert re.search('loss|accuracy', printed.getvalue())
   assert {path.name for path in tmp_path.iterdir()} <= {'page.html'}
 
 

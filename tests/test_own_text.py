@@ -1,4 +1,4 @@
-"""The front door with a file of one's own: three commands from a file to an answer."""
+"""Runs on a user's file of texts: three commands from a file to an answer."""
 import json
 import pathlib
 import subprocess
@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ['evaluate.alone=False', 'evaluate.faithfulness=False', 'data.batch_size=8',
          'data.length=8', 'data.vocabulary=200', 'student.model.width=8',
          'teachers.teacher.model.width=16',
-         *(f'{of}model.depth=1' for of in ('student.', 'teachers.teacher.')),
-         *(f'{of}train.{plan}' for of in ('', 'teachers.teacher.')
+         *(f'{node}model.depth=1' for node in ('student.', 'teachers.teacher.')),
+         *(f'{node}train.{plan}' for node in ('', 'teachers.teacher.')
            for plan in ('steps=4', 'log_every=2', 'save_every=4', 'eval_every=4'))]
 
 
@@ -23,8 +23,8 @@ def command(module, *arguments):
                         text=True, capture_output=True, timeout=300)
 
 
-def written(path, label):
-  """200 lines, a fifth of them without a label."""
+def write(path, label):
+  """Writes 200 lines, a fifth of them without a label."""
   words = [('fine', 'good', 'great'), ('poor', 'bad', 'dull')]
   path.write_text(''.join(json.dumps(
       {'sentence': f'a {words[i % 2][i % 3]} film, number {i}'}
@@ -32,7 +32,7 @@ def written(path, label):
   return path
 
 
-def trained(path, workdir, config='configs/files.py'):
+def train(path, workdir, config='configs/files.py'):
   ran = command('main', f'--config={config}', f'--config.data.path={path}', f'--workdir={workdir}',
                 *(f'--config.{override}' for override in SMALL))
   assert ran.returncode == 0, ran.stderr
@@ -40,15 +40,15 @@ def trained(path, workdir, config='configs/files.py'):
 
 
 def test_from_a_file_to_an_answer(tmp_path, capsys):
-  path = written(tmp_path / 'my.jsonl', lambda i: ('good', 'bad')[i % 2])
-  said, report = trained(path, tmp_path / 'run')
-  assert "my.jsonl: text from 'sentence', label from 'label'" in said
-  assert '40 texts without a label go to train' in said
+  path = write(tmp_path / 'my.jsonl', lambda i: ('good', 'bad')[i % 2])
+  log, report = train(path, tmp_path / 'run')
+  assert "my.jsonl: text from 'sentence', label from 'label'" in log
+  assert '40 texts without a label go to train' in log
   assert [model['role'] for model in report['models']] == ['teacher', 'student', 'baseline']
   splits = report['data']['splits']
   assert sum(splits.values()) == 200 and min(splits.values()) > 0
-  saw = report['models'][1]['saw']
-  assert saw == {'texts': splits['train'], 'labels': splits['train'] - 40}
+  seen = report['models'][1]['saw']
+  assert seen == {'texts': splits['train'], 'labels': splits['train'] - 40}
   capsys.readouterr()
   assert predict.main([f'--model={tmp_path}/run/export/student', 'a good film', 'bad']) == 0
   answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -60,8 +60,8 @@ def test_from_a_file_to_an_answer(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_numbers_are_learned_as_a_regression(tmp_path):
-  path = written(tmp_path / 'my.jsonl', lambda i: (i % 2) + i / 1000)
-  _, report = trained(path, tmp_path / 'run', 'configs/files.py:regression')
+  path = write(tmp_path / 'my.jsonl', lambda i: (i % 2) + i / 1000)
+  _, report = train(path, tmp_path / 'run', 'configs/files.py:regression')
   assert report['task']['primary'] in report['models'][1]['quality']
 
 

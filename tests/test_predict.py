@@ -36,13 +36,13 @@ def test_inputs_may_begin_with_a_dash_and_stand_anywhere(arguments):
 
 class TestPairs:
 
-  def test_a_tab_parts_two_texts_where_nobody_says_what_the_model_reads(self, pretrained):
+  def test_a_tab_separates_two_texts_for_a_card_without_the_data_s_form(self, pretrained):
     folder = pretrained()
-    one, pair = (predict.answers(folder, [text])[0] for text in ('a b', 'a\tb'))
-    assert pair['text'] == 'a\tb' and pair['probabilities'] != one['probabilities']
+    single, pair = (predict.answers(folder, [text])[0] for text in ('a b', 'a\tb'))
+    assert pair['text'] == 'a\tb' and pair['probabilities'] != single['probabilities']
 
   @pytest.mark.parametrize('text', ['a\t', '\ta', '\t', 'a\tb\tc'])
-  def test_what_is_no_text_and_no_pair_is_named(self, pretrained, text):
+  def test_an_input_that_is_no_text_and_no_pair_is_named(self, pretrained, text):
     with pytest.raises(Stop, match='neither a text nor two') as stop:
       predict.answers(pretrained(), [text])
     assert stop.value.status == Status.DATA
@@ -54,7 +54,7 @@ class TestPairs:
 
 
 class TestReading:
-  """What a modality that knows what its model was trained on makes of an argument."""
+  """Encoding of an argument by a modality that has its model's training data on its card."""
 
   def encoded(self, *arguments, pairs):
     reads = Text(length=8, widths={'s': (8,)}, tokenizer=WORDS, pairs=pairs)

@@ -269,23 +269,23 @@ class TestReads:
       assert stage.teachers[0].reads == wanted and setup.jobs[0].reads == wanted
 
   def test_a_loaded_one_is_found_with_the_view_that_its_run_gave_it(self, run, tmp_path):
-    there, other = tmp_path / 'run', tmp_path / 't'
-    shutil.copytree(run, there)
-    shutil.move(there / 'export/t', other)
+    workdir, other = tmp_path / 'run', tmp_path / 't'
+    shutil.copytree(run, workdir)
+    shutil.move(workdir / 'export/t', other)
     loaded = {**CASES['reads'], 'teachers': {'t': {'init': str(other), 'reads': OTHER}}}
-    (there / 'config.json').write_text(json.dumps(loaded))
-    node = locate.find_models([str(there)])['t'].node
+    (workdir / 'config.json').write_text(json.dumps(loaded))
+    node = locate.find_models([str(workdir)])['t'].node
     assert node.reads == OTHER and node.place == str(other)
     again = {'models': {'t': dataclasses.asdict(node)}}       # as an evaluation's config has it
-    (there / 'config.json').write_text(json.dumps(again))
-    assert locate.find_models([str(there)])['t'].node.reads == OTHER
+    (workdir / 'config.json').write_text(json.dumps(again))
+    assert locate.find_models([str(workdir)])['t'].node.reads == OTHER
 
-  def test_what_an_evaluation_says_that_it_reads_comes_before_its_card(self, run, tmp_path):
-    told = {key: CASES['reads'][key] for key in ('seed', 'data', 'task', 'evaluate')}
+  def test_reads_of_an_evaluation_come_before_those_of_a_card(self, run, tmp_path):
+    nodes = {key: CASES['reads'][key] for key in ('seed', 'data', 'task', 'evaluate')}
     node = {'place': str(run / 'export/t'), 'content': '', 'role': 'teacher'}
     models = {'card': node, 'node': {**node, 'reads': OTHER}}
     with contextlib.closing(Log(tmp_path, quiet=True)) as log:
-      found = evaluation.run({**told, 'pipeline': 'evaluate.run', 'models': models},
+      found = evaluation.run({**nodes, 'pipeline': 'evaluate.run', 'models': models},
                              runs.Run('both', tmp_path, log))
     card, other = (m['quality']['accuracy']['value'] for m in found['models'])
     assert card == 1 and other < 0.9

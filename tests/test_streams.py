@@ -298,7 +298,7 @@ def test_an_evaluation_takes_no_other_numbers(monkeypatch, fields, line):
   monkeypatch.chdir(ROOT)
   door = importlib.import_module('distill.evaluate')
   with pytest.raises(Stop, match=line):
-    door.judged_by('configs/bert.py:test', fields, [])
+    door.evaluation_config('configs/bert.py:test', fields, [])
 
 
 def started(*arguments, **more):

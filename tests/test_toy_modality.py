@@ -56,10 +56,11 @@ def Rooms():
     m = random.integers(1, 4, count)
     low = [np.c_[np.arange(k) + random.uniform(0, .3, k), random.uniform(0, 2, k)] for k in m]
     boxes = [np.c_[corner, corner + random.uniform(.3, .6, corner.shape)] for corner in low]
-    points = [np.concatenate([random.uniform(b[:2], b[2:], (5, 2)) for b in of]) for of in boxes]
+    points = [np.concatenate([random.uniform(b[:2], b[2:], (5, 2)) for b in rooms])
+              for rooms in boxes]
     whole = {'points': points, 'mask': [np.ones(5 * k) for k in m], 'boxes': boxes,
              'real': [np.ones(k) for k in m]}
-    fetch = lambda rows: {name: [of[i] for i in rows] for name, of in whole.items()}
+    fetch = lambda rows: {name: [column[i] for i in rows] for name, column in whole.items()}
     index = {'hash01': random.random(count), 'known': np.ones(count, bool), 'n': 5 * m, 'm': m}
     return sets.Split(index, fields, fetch, room={'n': 15, 'm': 3})
   splits = {name: split(n, np.random.default_rng(n)) for name, n in (('train', 64), ('test', 24))}
@@ -103,7 +104,7 @@ class Boxes(Task):
     return {'mean_IoU': float(np.divide(*records['sums'].sum(0)))}
 
   def bootstrap(self, records, resamples):
-    return {'mean_IoU': np.array([np.divide(*records['sums'][of].sum(0)) for of in resamples])}
+    return {'mean_IoU': np.array([np.divide(*records['sums'][rows].sum(0)) for rows in resamples])}
 
   def answer(self, measured):
     return {'boxes': np.asarray(measured['boxes'], float).round(2).tolist()}

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, and what it holds."""
+"""Workdirs: their names and the configs that they hold."""
 import copy
 import json
 import pathlib
@@ -18,19 +18,19 @@ def config(*overrides):
 
 
 def without(node):
-  """The config without some fields that have their default."""
+  """Returns the config without some fields that have their default."""
   node = copy.deepcopy(node)
   for path in ('optimizer.decay', 'train.accumulate', 'train.shares', 'objective.hard.weight',
                'student.layers', 'teachers.teacher.init', 'evaluate.split', 'mesh', 'tier'):
     *above, key = path.split('.')
-    there = node
+    parent = node
     for part in above:
-      there = there[part]
-    del there[key]
+      parent = parent[part]
+    del parent[key]
   return node
 
 
-def test_a_workdir_is_called_by_what_makes_a_difference(tmp_path, monkeypatch):
+def test_only_fields_with_an_effect_change_a_workdir_s_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   node = config()
   name = workdir.default('digits-kd', node)
@@ -59,7 +59,7 @@ def test_a_workdir_of_an_old_name_is_found_by_its_config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def begun(tmp_path):
-  """A workdir that a run has begun in."""
+  """Returns a workdir in which a run has begun."""
   workdir.same_config(config(), tmp_path)
   (tmp_path / 'checkpoints').mkdir()
   return tmp_path
@@ -74,7 +74,7 @@ def test_the_same_config_may_spell_its_defaults_or_not(begun):
   workdir.same_config(config(), begun)
 
 
-def test_a_method_more_at_weight_0_is_the_same_config(begun):
+def test_a_further_term_of_weight_0_is_the_same_config(begun):
   node = config()
   node['objective']['new'] = {**node['objective']['kd'], 'weight': 0.0}
   workdir.same_config(node, begun)
@@ -92,7 +92,7 @@ def test_another_config_is_refused_with_both_values(begun, override, line):
   assert stop.value.status == Status.CONFIG
 
 
-def test_a_default_that_only_one_of_them_spells_is_named(begun):
+def test_a_default_that_only_one_config_spells_is_named(begun):
   (begun / 'config.json').write_text(json.dumps(without(config())))
   with pytest.raises(Stop, match=r'optimizer.decay \(not set there, 0.02 here\)'):
     workdir.same_config(config('optimizer.decay=0.02'), begun)

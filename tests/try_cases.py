@@ -62,9 +62,9 @@ def attempt(case: Case) -> bool:
   right = (done == case.status and 'Traceback' not in printed
            and re.search(case.pattern, printed, flags=re.MULTILINE) is not None
            and not (case.alike and len(answers(lines)) != 1))
-  told = ' '.join((*(f'{k}={v}' for k, v in case.environment.items()), 'python -m',
-                   shlex.join(a for a in case.arguments if a not in {*SMALL})))
-  print(f'{"right" if right else "WRONG"}  {case.title}\n       {told[:200]}\n       '
+  command = ' '.join((*(f'{k}={v}' for k, v in case.environment.items()), 'python -m',
+                      shlex.join(a for a in case.arguments if a not in {*SMALL})))
+  print(f'{"right" if right else "WRONG"}  {case.title}\n       {command[:200]}\n       '
         f'exit {done}, right is {case.status}, and {case.pattern!r}')
   for line in dict.fromkeys((lines[0], lines[-1])):
     print(f'       | {line[:200]}')

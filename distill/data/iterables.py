@@ -49,17 +49,17 @@ class IterableData:
 
   @property
   def fields(self) -> dict[str, Any]:
-    """Returns the first batch, checked."""
+    """First batch, checked."""
     return self._first
 
   @property
   def size(self) -> int:
-    """Returns the number of rows of a batch."""
+    """Number of rows of a batch."""
     return len(self._first['valid'])
 
   @property
   def length(self) -> int | None:
-    """Returns the number of batches of a pass, None where the data has no length."""
+    """Number of batches of a pass, None where the data has no length."""
     try:
       return len(self._data)
     except TypeError:

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the device, and the versions of packages."""
+"""The device and the versions of packages that a measurement was made on."""
 import os
 import platform
 from importlib.metadata import version

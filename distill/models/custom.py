@@ -45,7 +45,7 @@ class Custom:
 
   @property
   def shapes(self) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, jax.ShapeDtypeStruct]]:
-    """Returns the shapes of the parameters and of the rest, by path."""
+    """Shapes of the parameters and of the rest, by path."""
     return tuple({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in part.items()}
                  for part in self.weights)
 
@@ -115,8 +115,8 @@ def check_eval_mode(given: Any, title: str) -> None:
 def _check_given(given: Any, title: str) -> None:
   pair = isinstance(given, tuple) and len(given) == 2 and callable(given[0])
   if isinstance(given, type) or not (pair or callable(given)):
-    what = f'the class {given.__name__}' if isinstance(given, type) else f'a {type(given).__name__}'
-    raise Stop(Status.CONFIG, f'{title} is {what}: give an nnx.Module, a pair (apply, params) with '
+    kind = f'the class {given.__name__}' if isinstance(given, type) else f'a {type(given).__name__}'
+    raise Stop(Status.CONFIG, f'{title} is {kind}: give an nnx.Module, a pair (apply, params) with '
                'apply(params, x), or a function of a batch')
 
 
@@ -258,7 +258,7 @@ def _input_fields(first: str, whole: bool, title: str, fields: Mapping[str, Any]
 
 
 def _named_outputs(result: Any, title: str, answer: str) -> Outputs:
-  """Names the outputs of a model."""
+  """Returns the outputs of a model by name."""
   if isinstance(result, Mapping):
     bad = next((name for name, x in result.items() if not hasattr(x, 'shape')), None)
     if bad is not None:

@@ -1,4 +1,4 @@
-"""From losses that are functions to the terms of an objective, checked before compilation."""
+"""Terms of an objective made of losses that are functions, checked before compilation."""
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -83,7 +83,7 @@ def answer(name: str, shapes: Shapes, where: str) -> str:
 
 
 def _title(given: Any) -> str:
-  """Names a loss that was given without a name."""
+  """Returns a name for a loss that was given without one."""
   loss = given['loss'] if isinstance(given, Mapping) else given
   loss = getattr(loss, 'func', loss)            # of a partial
   name = loss.rpartition('.')[2] if isinstance(loss, str) else getattr(loss, '__name__', '')

@@ -1,4 +1,4 @@
-"""What of a config makes no difference: terms of weight 0, and what only they read."""
+"""Parts of a config without an effect: terms of weight 0, and parts that only such terms read."""
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -6,9 +6,9 @@ from distill import objective
 
 
 def without_unread(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config without terms of weight 0, and what only they read.
+  """Returns a config without terms of weight 0, and without the parts that only these read.
 
-  A teacher that is a model stays: it is trained, or at least judged, whoever reads it.
+  A teacher that is a model stays: it is trained, or at least evaluated, even if no term reads it.
   """
   config, before = _trained(config), {}
   while config != before:               # parts read each other
@@ -19,14 +19,15 @@ def without_unread(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_parts(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a config without the projectors, carries and schedules that nothing reads."""
-  held = {str(node.get('source', '')).removeprefix('carry:')      # by teachers that are averages
-          for _, node in children(config, 'teachers')}
+  averages = {str(node.get('source', '')).removeprefix('carry:')        # read by teachers
+              for _, node in children(config, 'teachers')}
   students = [config, *(node for _, node in children(config, 'students'))]
-  kept = _kept(students, [child(node, 'student') for node in students], held)
+  kept = _kept(students, [child(node, 'student') for node in students], averages)
 
   def learner(node):
     node = _only(_only(node, 'carry', kept['carry']), 'schedules', kept['schedules'])
-    return _mapped(node, 'student', lambda own: _only(own, 'projectors', kept['projectors']))
+    return _mapped(node, 'student', lambda model: _only(
+        model, 'projectors', kept['projectors']))
 
   def teacher(node):
     kept = _kept([node], [node], ())
@@ -38,18 +39,18 @@ def _without_parts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(learners: Sequence[Mapping], models: Sequence[Mapping],
-          held: Collection[str]) -> dict[str, set[str]]:
+          averages: Collection[str]) -> dict[str, set[str]]:
   """Returns the names of the projectors, carries and schedules that learners' stages read.
 
-  `models` are the nodes that have their projectors, `held` are carries that are read whatever the
-  terms say.
+  `models` are the nodes that have their projectors, `averages` are carries that a teacher reads,
+  even if no term does.
   """
   stages = [stage for learner in learners for stage in _stages(learner)]
   read = {text for stage in stages for _, term in children(stage, 'objective')
           for text in _texts(term)}
   carries = {name: node for learner in learners for name, node in children(learner, 'carry')}
   kept = {'carry': {name for name in carries
-                    if name in held or objective.names_view('carry', name, read)}}
+                    if name in averages or objective.names_view('carry', name, read)}}
   every = any(_is_foreign(carries[name]) for name in kept['carry'])
   among = lambda view, name: every or objective.names_view(view, name, read)
   read |= {text for name in kept['carry'] for text in _texts(carries[name])}
@@ -62,9 +63,9 @@ def _kept(learners: Sequence[Mapping], models: Sequence[Mapping],
 
 
 def _without_sources(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config without teachers that are no models, as far as no text of it names them.
+  """Returns a config without the teachers that are no models and that no text of it names.
 
-  One teacher stays: with any there is a baseline.
+  One teacher stays, because a run with a teacher also trains a baseline.
   """
   learners = [config, *(node for key in ('students', 'teachers')
                         for _, node in children(config, key))]
@@ -85,8 +86,7 @@ def _without_sources(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_foreign(node: Mapping[str, Any]) -> bool:
-  """Returns whether a node names something outside of distill, which may read what it doesn't say.
-  """
+  """Returns whether a node names a part outside of distill, which may read undeclared parts."""
   return ':' in str(node.get('name'))
 
 
@@ -113,7 +113,7 @@ def _is_zero(weight: Any) -> bool:
 
 
 def _only(node: Mapping[str, Any], key: str, names: Collection[str]) -> dict[str, Any]:
-  """Returns a node whose mapping `key` has these names alone."""
+  """Returns a node whose mapping `key` has only these names."""
   return _mapped(node, key, lambda parts: {
       name: part for name, part in parts.items()
       if name in names or not isinstance(part, Mapping)})

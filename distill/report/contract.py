@@ -1,6 +1,6 @@
-"""What report.json promises: `report.schema.json`, and what a schema can't say.
+"""The contract of report.json: `report.schema.json`, and rules that a schema can't express.
 
-The page, the tables and the verdict use nothing that isn't in it.
+The page, the tables and the verdict use only fields that are in it.
 """
 import functools
 import json
@@ -25,14 +25,14 @@ def schema() -> dict[str, Any]:
 
 
 def broken(report: Any) -> str:
-  """Returns a line about the first fault of a report, or ''; the report is as JSON gives it."""
+  """Returns a line about the first fault of a report, or ''; the report is as read from JSON."""
   error = next(_validator().iter_errors(report), None)
   return _line(error) if error else _misfit(report)
 
 
 @functools.cache
 def _validator() -> 'jsonschema.protocols.Validator':
-  """Returns the schema's validator, to which a number that is not finite is none."""
+  """Returns the schema's validator, which accepts only finite numbers."""
   from jsonschema import Draft202012Validator, validators
   plain = Draft202012Validator.TYPE_CHECKER
   finite = plain.redefine('number', lambda checker, value: plain.is_type(value, 'number')
@@ -41,8 +41,8 @@ def _validator() -> 'jsonschema.protocols.Validator':
 
 
 def _line(error: 'jsonschema.ValidationError') -> str:
-  """Says where a value is, what it is, and what it should be."""
-  while error.context:                # of alternatives: the first; the others are null
+  """Returns a line with a value, its place in the report, and what it should be."""
+  while error.context:                # the first alternative; the others are null
     error = error.context[0]
   where = ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}'
                   for key in ('report', *error.absolute_path))[1:]
@@ -58,7 +58,7 @@ def _line(error: 'jsonschema.ValidationError') -> str:
 
 
 def _misfit(report: Report) -> str:
-  """Returns a line about fields that are right by themselves and don't fit each other, or ''."""
+  """Returns a line about fields that contradict each other, or ''."""
   names, primary = [m['name'] for m in report['models']], report['task']['primary']
   if not names or len(set(names)) < len(names):
     return f'report.models: there must be models, and their names must differ: {names}'

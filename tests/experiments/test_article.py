@@ -11,7 +11,7 @@ from distill.pipelines import setup
 from distill.types import Status, Stop
 from experiments import article, claims, pages, rows, sweeps
 from experiments.claims import BASELINE, PARTS, PLAIN, T, at, batch
-from experiments.rows import words
+from experiments.rows import arm_name
 
 METRIC = {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True, 'split': 'test'}
 ROOT = sweeps.pathlib.Path(sweeps.__file__).parent.parent
@@ -20,23 +20,23 @@ RATES = tuple(f'fixed-0.7, optimizer.rate={rate}' for rate in (0.001, 0.01, 0.03
 
 @pytest.fixture(scope='module')
 def arms():
-  """The arms of the sweep by name."""
-  return {words(arm): arm for arm in sweeps.arms(str(ROOT / article.CONFIG))}
+  """Returns the arms of the sweep by name."""
+  return {arm_name(arm): arm for arm in sweeps.arms(str(ROOT / article.CONFIG))}
 
 
 @pytest.fixture
 def two(arms):
-  """Two of them: a page that is soon made."""
+  """Returns two arms, for a page that is made quickly."""
   return {name: arms[name] for name in (PLAIN, 'attention')}
 
 
 def row(arm, seed, student, baseline=0.6, curve=None, base_curve=None, **more):
-  of = lambda role, value: {'role': role, 'quality': {'accuracy': value}, 'n': 470,
-                            'retention': None, 'gain': None}
+  model = lambda role, value: {'role': role, 'quality': {'accuracy': value}, 'n': 470,
+                               'retention': None, 'gain': None}
   steps = arm.get('train.steps', 600)
   return {
       'schema': 1, 'config': article.CONFIG, 'base': '01234567', 'arm': arm, 'seed': seed,
-      'config_sha256': f'{words(arm)} {seed}', 'commit': 'f' * 40, 'seconds': 30.0,
+      'config_sha256': f'{arm_name(arm)} {seed}', 'commit': 'f' * 40, 'seconds': 30.0,
       'metric': METRIC, 'data': {'name': 'digits', 'fingerprint': 'a' * 64},
       'hardware': {'device': 'cpu', 'cpu': 'EPYC', 'cores': 1}, 'versions': {'jax': '0.10.2'},
       'training': {
@@ -44,17 +44,17 @@ def row(arm, seed, student, baseline=0.6, curve=None, base_curve=None, **more):
               {'curve': curve} if curve else {})},
           'baseline': {'seconds': 9.0, 'steps': steps, 'shared': not base_curve, **(
               {'curve': base_curve} if base_curve else {})}},
-      'models': {'teacher': of('teacher', 0.98), 'student': of('student', student),
-                 'baseline': of('baseline', baseline)}, **more}
+      'models': {'teacher': model('teacher', 0.98), 'student': model('student', student),
+                 'baseline': model('baseline', baseline)}, **more}
 
 
 def rising(end, reach):
-  """Ends at `end`, which it has from step `reach` on."""
+  """Returns a curve that rises to `end` until step `reach` and stays there."""
   return [[step, round(end * min(1.0, step / reach), 5)] for step in range(20, 601, 20)]
 
 
 def simulated(arms, gains=None, seeds=range(8), shift=0.0):
-  """Rows of all arms: KL 10 points over a baseline of 60 %, and `gains` by name over that."""
+  """Returns rows of all arms: KL 10 points over a baseline of 60 %, and `gains` by name over KL."""
   draw, found = np.random.default_rng(1), []
   for seed in seeds:
     base = 0.6 + shift + draw.normal(scale=0.02)
@@ -70,10 +70,10 @@ def write(folder, found):
   return article.rendered(folder)[0]
 
 
-def told(found):
-  """The findings by what the claim says."""
-  there = article.sides(article.table.summary(found), found)
-  return {f.claim.says: f for f in article.findings(there)}
+def findings(found):
+  """Returns the findings by their claims' texts."""
+  sides = article.sides(article.table.summary(found), found)
+  return {f.claim.says: f for f in article.findings(sides)}
 
 
 def lines_of(page, label):
@@ -154,7 +154,7 @@ class TestFindings:
     # freedom: p = 1 − t / √(2 + t²) = 0.0742, the only test.
     found = [row(arms[n], s, 0.7 + s / 100 + (s + 1) / 100 * (n != PLAIN))
              for s in range(3) for n in (PLAIN, 'ramp-tenth-0.7')]
-    f = told(found)['a ramp to 0.7 beats 0.7 throughout, T = 4']
+    f = findings(found)['a ramp to 0.7 beats 0.7 throughout, T = 4']
     assert f.values == pytest.approx({0: 1, 1: 2, 2: 3}) and f.verdict == "can't be told"
     assert f.p == pytest.approx(1 - 2 * math.sqrt(3 / 14))
     page = write(tmp_path, found)['README.md']
@@ -165,7 +165,7 @@ class TestFindings:
             ) in page
 
   def test_finds_what_was_put_in_and_nothing_else(self, arms):
-    found = told(simulated(arms, {at(1): -0.05, 'kl+mse': 0.03, 'attention': -0.04}))
+    found = findings(simulated(arms, {at(1): -0.05, 'kl+mse': 0.03, 'attention': -0.04}))
     says = {name: f.verdict for name, f in found.items()}
     assert [name for name, verdict in says.items() if verdict == 'holds'] == [
         'as printed, the ramp at T = 1 beats no teacher',
@@ -175,14 +175,14 @@ class TestFindings:
     assert says['T = 1 beats T = 4'] == "doesn't"
 
   def test_no_claim_holds_where_all_arms_are_alike(self, arms):
-    found = told(simulated(arms, {name: -0.1 for name in arms}))
+    found = findings(simulated(arms, {name: -0.1 for name in arms}))
     assert not [f for f in found.values() if f.verdict == 'holds']
 
   def test_gains_are_over_the_baseline_at_its_best_rate(self, arms):
     better = [row(arms[RATES[1]], s, 0.1, 0.65) for s in range(8)]
     worse = [row(arms[RATES[0]], s, 0.9, 0.1) for s in range(8)]
     plain = [row(arms[n], s, 0.7, 0.6) for s in range(8) for n in (PLAIN, 'attention')]
-    f = told([*plain, *better, *worse])['attention transfer beats no teacher']
+    f = findings([*plain, *better, *worse])['attention transfer beats no teacher']
     assert f.values == pytest.approx({s: 5.0 for s in range(8)})
 
 
@@ -200,7 +200,7 @@ class TestSpeed:
     # 0.0241; t/√3 = 2.484, so ± 0.0599: 0.615 (0.579 to 0.653).
     found = [row(arms[name], s, 0.6, 0.6, rising(0.6, 300 + 20 * s), rising(0.6, 500 + 20 * s))
              for s in range(3) for name in (PLAIN, 'attention')]
-    f = told(found)['attention transfer is 40 % faster']
+    f = findings(found)['attention transfer is 40 % faster']
     assert math.exp(sum(f.values.values()) / 3) == pytest.approx(0.6149, abs=1e-4)
     assert f.verdict == "can't be told"
     page = write(tmp_path, found)['README.md']
@@ -213,9 +213,9 @@ class TestSpeed:
     other = row(arms[batch(128)], 0, 0.7, 0.6, base_curve=rising(0.9, 100))
     first = row(arms['ramp-sixth-0.9'], 0, 0.7, 0.6, base_curve=rising(0.6, 500))
     found = [other, first, row(arms[PLAIN], 0, 0.7, 0.6)]
-    there = article.sides(article.table.summary(found), found)
-    assert there[BASELINE].curves[0][-1] == (600, pytest.approx(60.0))
-    assert not there[PLAIN].curves
+    sides = article.sides(article.table.summary(found), found)
+    assert sides[BASELINE].curves[0][-1] == (600, pytest.approx(60.0))
+    assert not sides[PLAIN].curves
 
 
 class TestPage:
@@ -239,9 +239,9 @@ class TestPage:
     assert not [line for line in same if re.search(r'\d', line) and line not in fixed
                 and 'The article says' not in line and line[0] not in '![']
 
-  def test_a_partial_sweep_says_what_is_missing(self, tmp_path, arms):
-    some = [r for r in simulated(arms) if words(r['arm']) in (PLAIN, 'kl+mse')]
-    few = [r for r in some if words(r['arm']) == PLAIN or r['seed'] < 5]
+  def test_a_partial_sweep_lists_missing_arms(self, tmp_path, arms):
+    some = [r for r in simulated(arms) if arm_name(r['arm']) in (PLAIN, 'kl+mse')]
+    few = [r for r in some if arm_name(r['arm']) == PLAIN or r['seed'] < 5]
     page = write(tmp_path, few)['README.md']
     assert 'Without rows: `fixed-0.5, T = 1`, `fixed-0.5`, ' in page
     assert 'With fewer than 8 seeds: `kl+mse` (5 seeds).' in page
@@ -255,7 +255,7 @@ class TestPage:
     assert 'None of `fixed-0.7` has a baseline: no gains.' in files['README.md']
     assert list(files) == ['README.md']
 
-  def test_failed_runs_are_told_and_other_states_and_configs_left_out(self, tmp_path, arms, two):
+  def test_failed_runs_are_listed_and_other_states_and_configs_left_out(self, tmp_path, arms, two):
     bad = {k: v for k, v in row(arms['kl+mse'], 3, 0.7).items() if k not in rows.FINISHED} | {
         'error': {'status': 12, 'line': 'student: not finite'}}
     old = [row(arms[PLAIN], s, 0.999, base='76543210', config_sha256=f'old{s}') for s in range(3)]
@@ -275,9 +275,9 @@ class TestDrawings:
                                         if label not in ('T = 1', 'T = 4', 'batch 64')]),
                          ('curves.svg', article.DRAWN)):
       svg = first[name]
-      said = ''.join(ET.fromstring(svg).itertext())
+      text = ''.join(ET.fromstring(svg).itertext())
       assert not re.search('date|20[0-9][0-9]-', svg, flags=re.IGNORECASE)
-      assert all(said.count(label) >= 2 for label in labels)       # described, and drawn
+      assert all(text.count(label) >= 2 for label in labels)       # described, and drawn
       width = float(re.search(r'width="([\d.]+)pt"', svg)[1])
       sizes = {float(s) for s in re.findall(r'font(?:-size)?: ?([\d.]+)px', svg)}
       assert sizes and min(sizes) * 360 / width >= 9.5             # where it is 360 pixels wide
@@ -308,14 +308,14 @@ class TestCommand:
         capsys.readouterr().err)
     assert article.main(['--chek']) == Status.CONFIG
 
-  def test_broken_lines_are_told_and_the_rest_is_used(self, tmp_path, monkeypatch, capsys, two):
+  def test_broken_lines_are_named_and_the_rest_is_used(self, tmp_path, monkeypatch, capsys, two):
     monkeypatch.setattr(article, 'FOLDER', tmp_path)
     whole = write(tmp_path, simulated(two))
     with (tmp_path / 'results.jsonl').open('a') as file:
       file.write('{"torn": \n{"schema": 2}\n')
     assert article.main([]) == 0 and (tmp_path / 'README.md').read_text() == whole['README.md']
-    said = capsys.readouterr().err
-    assert 'jsonl:17 is left out' in said and 'jsonl:18 is left out: its schema is 2' in said
+    errors = capsys.readouterr().err
+    assert 'jsonl:17 is left out' in errors and 'jsonl:18 is left out: its schema is 2' in errors
 
 
 def test_the_page_of_the_article_is_what_its_rows_make():

@@ -27,15 +27,15 @@ def number(median, **more):
   return {'unit': '×', 'min': median, 'median': median, 'max': median, **more}
 
 
-def faked(monkeypatch, numbers):
-  """The bench `step` finds these numbers, whatever the rounds."""
+def fake(monkeypatch, numbers):
+  """Makes the bench `step` find these numbers, in any number of rounds."""
   monkeypatch.setattr(bench_step, 'overhead', lambda rounds: {'sizes': {}, 'numbers': numbers})
 
 
 class TestCommand:
 
   def test_leaves_a_row_that_the_page_of_experiments_takes(self, tmp_path, monkeypatch, capsys):
-    faked(monkeypatch, {'a / b': number(1.0399999, at_most=1.05)})
+    fake(monkeypatch, {'a / b': number(1.0399999, at_most=1.05)})
     out = tmp_path / 'bench'
     assert bench.main(['step', '--rounds=2', f'--out={out}']) == 0
     [row], faults = rows.read(out / 'results.jsonl')
@@ -47,26 +47,26 @@ class TestCommand:
 
   def test_the_page_has_the_last_row_of_a_bench(self, tmp_path, monkeypatch):
     for median in (1.01, 1.09):
-      faked(monkeypatch, {'a / b': number(median)})
+      fake(monkeypatch, {'a / b': number(median)})
       bench.main(['step', f'--out={tmp_path / "bench"}'])
     page, _ = table.rendered(tmp_path)
     assert '1.09' in page and '1.01' not in page
 
   def test_json_is_one_row_a_line(self, tmp_path, monkeypatch, capsys):
-    faked(monkeypatch, {'a / b': number(1.0)})
+    fake(monkeypatch, {'a / b': number(1.0)})
     assert bench.main(['step', 'step', '--json', f'--out={tmp_path}']) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [json.loads(line)['bench'] for line in told] == ['step']     # named twice, measured once
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)['bench'] for line in lines] == ['step']    # named twice, measured once
 
-  @pytest.mark.parametrize('arguments, said', [
+  @pytest.mark.parametrize('arguments, message', [
       (['setp'], "did you mean 'step'?"), (['--rounds=0'], 'rounds'), (['--round=3'], 'round'),
       (['memory', 'x'], "'x' is no bench")])
-  def test_a_wrong_command_is_one_line(self, arguments, said, capsys):
+  def test_a_wrong_command_is_one_line(self, arguments, message, capsys):
     assert bench.main(arguments) == Status.CONFIG
-    told = capsys.readouterr().err
-    assert told.count('\n') == 1 and said in told
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and message in error
 
-  def test_a_folder_that_cannot_be_written_is_said_before_any_measuring(self, tmp_path, capsys):
+  def test_a_folder_that_cannot_be_written_stops_before_any_measuring(self, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     assert bench.main(['step', f'--out={tmp_path / "file"}']) == Status.DISK
     assert 'take another --out' in capsys.readouterr().err
@@ -74,8 +74,8 @@ class TestCommand:
   def test_peers_without_their_packages_name_the_extra(self, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     assert bench.main(['peers', f'--out={tmp_path}']) == Status.CONFIG
-    told = capsys.readouterr().err
-    assert told.count('\n') == 1 and "'.[peers]'" in told
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and "'.[peers]'" in error
     assert not (tmp_path / 'results.jsonl').read_text()
 
   def test_every_name_is_a_bench(self):
@@ -84,13 +84,13 @@ class TestCommand:
       assert callable(getattr(importlib.import_module(f'experiments.{module}'), function))
 
 
-@pytest.mark.parametrize('numbers, said', [
+@pytest.mark.parametrize('numbers, cell', [
     (number(1.05, at_most=1.05), '≤ 1.05: yes'), (number(1.06, at_most=1.05), '≤ 1.05: no'),
     (number(1.1, at_least=1.1), '≥ 1.1: yes'), (number(1.09, at_least=1.1), '≥ 1.1: no'),
     (number(float('nan'), at_most=1.05), '≤ 1.05: no')])
-def test_a_limit_holds_for_the_median_its_end_included(numbers, said):
+def test_a_limit_holds_for_the_median_its_end_included(numbers, cell):
   row = {'bench': 'step', 'numbers': {'a': numbers | {'min': 0.0, 'max': 9.0}}}
-  assert said in bench.table(row)
+  assert cell in bench.table(row)
 
 
 class TestTurns:
@@ -108,7 +108,7 @@ class TestTurns:
     with bench_turns.worker('-c', code) as turn:
       assert [turn(), turn(), turn()] == [0.5, 1.0, 1.5]
 
-  def test_a_worker_that_ends_is_told(self):
+  def test_a_worker_that_ends_is_an_error(self):
     with pytest.raises(RuntimeError, match='ended with 3'):
       with bench_turns.worker('-c', 'import sys; sys.exit(3)'):
         pass
@@ -124,7 +124,7 @@ class TestStep:
     # Rounds of 6 / (2 + 1) and 12 / (2 + 6): 2 and 1.5.
     monkeypatch.setattr(bench_step, 'in_turns', lambda calls, rounds: dict(
         zip(calls, ([6.0, 12.0], [2.0, 2.0], [1.0, 6.0], [4.0, 6.0]), strict=True)))
-    monkeypatch.setattr(bench_step, 'going', lambda sizes, **how: None)
+    monkeypatch.setattr(bench_step, 'timed_step', lambda sizes, **how: None)
     monkeypatch.setattr(bench_step, '_warm', lambda call: None)
     numbers = bench_step.overhead(2, TINY)['numbers']
     assert list(numbers)[0] == 'distillation step' and numbers['distillation step']['max'] == 12e3
@@ -146,7 +146,7 @@ class TestStep:
     # 64 texts in 16 batches. A batch takes 0.25 s and a step 2 s: 8 times faster.
     monkeypatch.setattr(bench_step, 'in_turns', lambda calls, rounds: {
         'pipeline': [0.25], 'step': [2.0]})
-    monkeypatch.setattr(bench_step, 'going', lambda sizes: None)
+    monkeypatch.setattr(bench_step, 'timed_step', lambda sizes: None)
     numbers = bench_step.pipeline(1, TINY, texts=64)['numbers']
     assert numbers['pipeline / step']['median'] == 8 and numbers['batches']['median'] == 4
     assert numbers['tokens']['median'] > numbers['examples']['median'] > 8
@@ -157,27 +157,27 @@ class TestMemory:
 
   def test_by_hand(self):
     # 2 texts of 3 positions, width 4, inner 5, 2 heads, 2 blocks: 6 rows, so 24 numbers a hidden
-    # state, 30 inside, 2·2·3·3 = 36 probabilities. 2·24 + (8·24 + 2·36 + 2·30) + 2·24 = 420 of
+    # state, 30 between, 2·2·3·3 = 36 probabilities. 2·24 + (8·24 + 2·36 + 2·30) + 2·24 = 420 of
     # 4 bytes.
     sizes = Sizes(teacher=1, student=2, width=4, heads=2, inner=5, batch=2, length=3)
     assert bench_step.by_hand(sizes, student=10, teacher=100) == {
         'parameters': 40, 'gradients': 40, 'optimizer': 80, 'teacher': 400, 'activations': 1680}
 
-  def test_what_is_certain_is_in_the_plan(self):
+  def test_xla_s_plan_has_at_least_parameters_optimizer_and_teacher(self):
     numbers = bench_step.memory(1, TINY)['numbers']
     held = lambda name: numbers[f'by hand: {name}']['median']
     assert numbers['XLA, in all']['median'] > sum(map(held, ('parameters', 'optimizer', 'teacher')))
     assert json.dumps(numbers)
 
 
-def test_a_start_is_told_to_the_first_row_and_to_the_end(monkeypatch):
+def test_a_start_is_measured_to_the_first_row_and_to_the_end(monkeypatch):
   seen = []
   def run(config, folder, name):
     seen.append((name, folder))
     return (10.0, 30.0) if name == 'cold' else (2.0, 5.0)
-  monkeypatch.setattr(bench_start, '_run', run)
+  monkeypatch.setattr(bench_start, '_time_run', run)
   answered = iter((9.0, 2.0, 8.0, 3.0))         # the first has programs to compile
-  monkeypatch.setattr(bench_start, '_predicted', lambda export, folder: next(answered))
+  monkeypatch.setattr(bench_start, '_time_predict', lambda export, folder: next(answered))
   numbers = bench_start.start(2, others=False)['numbers']
   assert numbers['predict, warm, to the first answer']['median'] == 2.5
   assert [name for name, _ in seen] == ['cold', 'warm'] * 2
@@ -188,8 +188,8 @@ def test_a_start_is_told_to_the_first_row_and_to_the_end(monkeypatch):
 
 def test_every_other_config_starts_warm(monkeypatch):
   seen = []
-  monkeypatch.setattr(bench_start, '_predicted', lambda export, folder: 1.0)
-  monkeypatch.setattr(bench_start, '_run', lambda config, folder, name: (
+  monkeypatch.setattr(bench_start, '_time_predict', lambda export, folder: 1.0)
+  monkeypatch.setattr(bench_start, '_time_run', lambda config, folder, name: (
       seen.append((config, name)), (1.0, float(len(seen))))[1])
   numbers = bench_start.start(1)['numbers']
   others = {path.name for path in (bench_start.ROOT / 'configs').glob('*.py')} - {'bert.py'}
@@ -227,7 +227,7 @@ class TestImages:
     ways = [arguments[0 if call is bench_images.train else 1] for call, arguments in asked]
     assert ways == 3 * ['arrays'] + 3 * ['files']       # two rounds of memory, and one training
 
-  def test_a_folder_without_the_images_is_said(self, tmp_path, monkeypatch, capsys):
+  def test_a_folder_without_the_images_is_an_error(self, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
     assert bench.main(['images', f'--out={tmp_path}']) == Status.DATA
     assert 'holds no prepared data' in capsys.readouterr().err
@@ -240,8 +240,9 @@ class TestImages:
     assert 0 < waited < wall
 
   def test_both_ways_yield_the_same_batches(self, folder):
-    one, other = (list(bench_images.stream(way, folder, self.TINY, 3)) for way in bench_images.WAYS)
-    for ours, theirs in zip(one, other, strict=True):
+    arrays, files = (list(bench_images.stream(way, folder, self.TINY, 3))
+                     for way in bench_images.WAYS)
+    for ours, theirs in zip(arrays, files, strict=True):
       for name, column in ours.items():
         np.testing.assert_array_equal(column, theirs[name], strict=True)
 
@@ -249,7 +250,7 @@ class TestImages:
     most, result = bench_images.peak(os.urandom, 2**26)
     assert len(result) == 2**26 and 2**26 <= most < 2**28
 
-  def test_a_process_that_ends_is_told(self):
+  def test_a_process_that_ends_is_an_error(self):
     with pytest.raises(RuntimeError, match='_exit ended with 3'):
       bench_images.peak(os._exit, 3)
 
@@ -283,13 +284,13 @@ def test_the_peer_is_the_faster_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize('attention', bench_peers.ATTENTION)
 @pytest.mark.filterwarnings('ignore')           # those of torch and transformers
 def test_the_peer_does_the_same_step(attention):
-  """With the same weights: the same loss and the same gradients."""
+  """It has the same loss and the same gradients if the weights are the same."""
   torch = pytest.importorskip('torch', reason='the extra `peers` is not installed')
   pytest.importorskip('transformers', reason='the extra `peers` is not installed')
   from distill.models import huggingface
 
   run, arguments = bench_step.program(TINY)
-  teacher, student, one = bench_peers.torch_step(TINY, attention)
+  teacher, student, make_step = bench_peers.torch_step(TINY, attention)
   ours = {path.removeprefix('model/'): v for path, v in arguments[0].params.items()}
   for params, module, depth in ((ours, student, TINY.student),
                                 (arguments[1]['teacher'][0], teacher, TINY.teacher)):
@@ -299,7 +300,7 @@ def test_the_peer_does_the_same_step(attention):
     module.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()})
     assert sum(p.numel() for p in module.parameters()) == sum(v.size for v in params.values())
   _, metrics = run(*arguments)
-  np.testing.assert_allclose(float(one()), float(metrics['loss'][0]), rtol=1e-5)
+  np.testing.assert_allclose(float(make_step()), float(metrics['loss'][0]), rtol=1e-5)
   norm = sum(float((p.grad**2).sum()) for p in student.parameters())**0.5
   assert metrics['grad_norm'][0] < 1            # so that neither side clips
   np.testing.assert_allclose(norm, float(metrics['grad_norm'][0]), rtol=1e-4)

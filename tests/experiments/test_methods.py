@@ -13,20 +13,20 @@ SEEDS = range(8)
 
 
 def row(arm, seed, student, baseline=0.6, **more):
-  of = lambda role, value: {'role': role, 'quality': {'accuracy': value}, 'n': 450,
-                            'retention': None, 'gain': None}
+  model = lambda role, value: {'role': role, 'quality': {'accuracy': value}, 'n': 450,
+                               'retention': None, 'gain': None}
   return {
       'schema': 1, 'experiment': 'methods', 'config': 'configs/digits.py', 'base': '01234567',
       'arm': {'variant': arm} if isinstance(arm, str) else arm, 'seed': seed,
       'config_sha256': f'{arm}{seed}', 'commit': 'f' * 40, 'seconds': 15.0, 'metric': METRIC,
       'training': {}, 'data': {'name': 'digits', 'fingerprint': 'a' * 64}, 'hardware': {
           'device': 'cpu', 'cpu': 'EPYC', 'cores': 1}, 'versions': {'jax': '0.10.2'},
-      'models': {'teacher': of('teacher', 0.98), 'student': of('student', student),
-                 **({} if baseline is None else {'baseline': of('baseline', baseline)})}, **more}
+      'models': {'teacher': model('teacher', 0.98), 'student': model('student', student),
+                 **({} if baseline is None else {'baseline': model('baseline', baseline)})}, **more}
 
 
 def simulated(gains, over=(), seeds=SEEDS):
-  """Rows of methods that bring `gains` over a baseline of 60 %; what a seed brings all share."""
+  """Returns rows of methods with `gains` over a baseline of 60 %; all share a seed's effect."""
   draw, found = np.random.default_rng(1), []
   shares = draw.normal(scale=0.03, size=len(seeds))
   for name, gain in gains.items():
@@ -58,8 +58,8 @@ class TestMethods:
   def test_by_hand(self, tmp_path):
     # Baselines 60, 61, 62: 61 ± 1. `a`: 70, 72, 74: 72 ± 2, gains 10, 11, 12: 11 ± t 1/√3 = 2.484;
     # t = 11 √3 = 19.05 with 2 degrees of freedom: p = 1 − t / √(2 + t²) = 0.0027. KD: gains 5, 5.5,
-    # 6, sd 0.5: 5.5 ± 1.242, t = 19.05 too. By Holm one is 2 × 0.0027 = 0.0055, and the other no
-    # less. `a` over KD: 5, 5.5, 6 once more, alone in its column: 0.0027.
+    # 6, sd 0.5: 5.5 ± 1.242, t = 19.05 too. By Holm the first p is 2 × 0.0027 = 0.0055, and the
+    # other no less. `a` over KD: 5, 5.5, 6 once more, the only test of its column: 0.0027.
     found = [row(name, s, base + s / 100 + gain + extra * s, base + s / 100)
              for name, base, gain, extra in (('kd', 0.6, 0.05, 0.005), ('a', 0.6, 0.1, 0.01))
              for s in range(3)]
@@ -78,8 +78,8 @@ class TestMethods:
     assert methods.verdict(found['fsp'].gain, found['fsp'].p_gain) == 'open'
     assert methods.verdict(found['at'].gain, found['at'].p_gain) == 'better'
 
-  def test_many_methods_that_bring_nothing_are_not_told_from_the_baseline(self):
-    # Of forty one or two have p < 0.05 uncorrected, about one time in eight none has.
+  def test_many_methods_without_an_effect_are_all_open_against_the_baseline(self):
+    # One or two of forty have p < 0.05 uncorrected; about one time in eight, none has.
     found = methods.methods(simulated({f'm{i}': 0.0 for i in range(40)} | {'kd': 0.0}))
     assert all(methods.verdict(m.gain, m.p_gain) == 'open' for m in found)
     assert min(methods.t_test(list(m.gain.values())) for m in found) < 0.05
@@ -142,7 +142,7 @@ class TestPage:
           cells(other['README.md'], f'`{name}`')[1:3])
     assert pages.numbers(first['digits.svg']) != pages.numbers(other['digits.svg'])
 
-  def test_failed_runs_are_told_and_other_states_left_out(self, tmp_path):
+  def test_failed_runs_are_listed_and_other_states_left_out(self, tmp_path):
     bad = {k: v for k, v in row('crd', 3, 0.7).items() if k not in rows.FINISHED} | {
         'error': {'status': 12, 'line': 'student: not finite'}}
     old = [row('kd', s, 0.9, base='76543210', config_sha256=f'old{s}') for s in range(3)]
@@ -168,9 +168,9 @@ class TestDrawing:
   def test_is_whole_and_says_its_numbers(self, tmp_path):
     svg = write(tmp_path, simulated(FIVE))['digits.svg']
     root = ET.fromstring(svg)
-    said = ''.join(root.itertext())
-    assert all(said.count(name) >= 2 for name in FIVE)          # in the description, and drawn
-    assert 'gain over the baseline, points' in said and 'better than plain KD' in said
+    text = ''.join(root.itertext())
+    assert all(text.count(name) >= 2 for name in FIVE)          # in the description, and drawn
+    assert 'gain over the baseline, points' in text and 'better than plain KD' in text
 
   def test_letters_are_large_enough_where_it_is_360_pixels_wide(self, tmp_path):
     svg = write(tmp_path, simulated(FIVE))['digits.svg']
@@ -200,14 +200,14 @@ class TestCommand:
     assert methods.main(['--check']) == Status.DATA
     assert methods.main(['--chek']) == Status.CONFIG
 
-  def test_broken_lines_are_told_and_the_rest_is_used(self, tmp_path, monkeypatch, capsys):
+  def test_broken_lines_are_named_and_the_rest_is_used(self, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(methods, 'FOLDER', tmp_path)
     whole = write(tmp_path, simulated(FIVE))
     with (tmp_path / 'results.jsonl').open('a') as file:
       file.write('{"torn": \n{"schema": 2}\n')
     assert methods.main([]) == 0 and (tmp_path / 'README.md').read_text() == whole['README.md']
-    said = capsys.readouterr().err
-    assert 'jsonl:41 is left out' in said and 'jsonl:42 is left out: its schema is 2' in said
+    errors = capsys.readouterr().err
+    assert 'jsonl:41 is left out' in errors and 'jsonl:42 is left out: its schema is 2' in errors
 
 
 def test_the_page_of_methods_is_what_its_rows_make():

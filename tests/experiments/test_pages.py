@@ -5,7 +5,7 @@ import pytest
 from experiments import pages
 
 
-def test_a_page_ends_with_one_line_s_end_and_leaves_markdown_as_it_is(tmp_path, monkeypatch):
+def test_a_page_ends_with_one_newline_and_leaves_markdown_as_it_is(tmp_path, monkeypatch):
   monkeypatch.setattr(pages, 'TEMPLATES', tmp_path)
   (tmp_path / 'a.md').write_text('{% for cells in lines %}\n{{ cells|row }}\n{% endfor %}\n\n\n')
   assert pages.rendered('a', lines=[['`<x>`', '&'], ['1', '2']]) == '| `<x>` | & |\n| 1 | 2 |\n'

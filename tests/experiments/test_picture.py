@@ -1,4 +1,4 @@
-"""A picture by a browser that only says what it is asked."""
+"""Pictures by a fake browser that records its arguments."""
 import json
 import sys
 
@@ -28,7 +28,7 @@ elif {draws}:
 
 @pytest.fixture
 def browser(tmp_path, monkeypatch):
-  """Makes a browser for a page of a height; gives what it was asked."""
+  """Makes a browser for a page of a height; returns a function that reads its recorded calls."""
   (tmp_path / 'page.html').write_text('<!doctype html><p class="é">&amp;</p>', 'utf-8')
   log, site = tmp_path / 'log', str(next(iter(PIL.__path__))).removesuffix('PIL')
   program = tmp_path / 'browser'
@@ -95,14 +95,14 @@ def test_without_a_browser_a_line_says_what_to_install(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize('arguments', [
     [], ['page.html'], ['page.html', 'a.png', 'b.png'], ['page.html', 'a.png', '--width=wide'],
     ['page.html', 'a.png', '--scale=0'], ['page.html', 'a.png', '--heigth=9']])
-def test_what_cannot_be_meant_is_a_line_of_how_to_say_it(browser, capsys, arguments):
+def test_a_wrong_command_is_a_line_with_the_usage(browser, capsys, arguments):
   browser(tall=9)
   assert picture.main(arguments) == Status.CONFIG
   line, = capsys.readouterr().err.splitlines()
   assert 'say: python -m experiments.picture PAGE.html PICTURE.png [--width=1440]' in line
 
 
-def test_a_page_or_a_folder_that_is_not_there_is_named(browser, capsys):
+def test_a_missing_page_or_folder_is_named(browser, capsys):
   browser(tall=9)
   for files in ('none.html', 'a.png'), ('page.html', 'none/a.png'):
     assert picture.main(files) == Status.DATA

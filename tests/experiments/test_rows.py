@@ -31,7 +31,7 @@ def report():
 
 
 def test_a_row_has_the_quality_of_every_split_and_on_which_it_is_judged(report, tmp_path):
-  row = rows.told(report, tmp_path)
+  row = rows.from_report(report, tmp_path)
   assert row['metric'] == {'name': 'spearman', 'unit': 'correlation', 'higher_is_better': True,
                            'split': 'validation'}
   student = row['models']['student']
@@ -44,25 +44,25 @@ def test_a_row_has_the_quality_of_every_split_and_on_which_it_is_judged(report, 
 
 def test_a_row_of_a_run_that_timed_nothing_has_no_times(report, tmp_path):
   report['models'][0] |= {'latency_ms': None, 'throughput_per_s': None}
-  student = rows.told(report, tmp_path)['models']['student']
+  student = rows.from_report(report, tmp_path)['models']['student']
   assert student['latency_ms'] is None and student['throughput_per_s'] is None
   assert student['params'] == 7
 
 
 def test_a_row_has_the_verdict_of_the_tier_that_was_asked_for(report, tmp_path):
-  assert 'tier' not in rows.told(report, tmp_path)['models']['student']
+  assert 'tier' not in rows.from_report(report, tmp_path)['models']['student']
   about = {'bound': '<=', 'limit': 50., 'value': 1.23456789, 'passed': True}
   report['models'][0]['tier'] = {
       'name': 'edge', 'passed': True, 'limits': [{'name': 'p95_ms', **about}]}
-  assert rows.rounded(rows.told(report, tmp_path))['models']['student']['tier'] == {
+  assert rows.rounded(rows.from_report(report, tmp_path))['models']['student']['tier'] == {
       'name': 'edge', 'passed': True, 'limits': {'p95_ms': about | {'value': 1.23457}}}
   report['models'][0]['tier'] = None
-  assert 'tier' not in rows.told(report, tmp_path)['models']['student']
+  assert 'tier' not in rows.from_report(report, tmp_path)['models']['student']
 
 
 def test_a_row_of_a_report_that_names_no_split_names_none(report, tmp_path):
   del report['task']['split'], report['models'][0]['also']
-  row = rows.told(report, tmp_path)
+  row = rows.from_report(report, tmp_path)
   assert 'split' not in row['metric'] and 'also' not in row['models']['student']
 
 
@@ -73,13 +73,13 @@ def test_a_row_has_the_curve_of_a_stage_that_was_evaluated_on_the_way(report, tm
       {} if value is None else {'validation/spearman': value, 'validation/pearson': 0.})
            for stage, step, value in logged]
   lines.append({'stage': 'student', 'seed': 0, 'step': 9, 'validation/spearman': None})
-  assert 'curve' not in rows.told(report, tmp_path)['training']['student']
+  assert 'curve' not in rows.from_report(report, tmp_path)['training']['student']
   (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  training = rows.told(report, tmp_path)['training']
+  training = rows.from_report(report, tmp_path)['training']
   assert list(training) == ['student']
   assert training['student']['curve'] == [[5, .12346], [10, .8]]
   del report['task']['split'], report['models'][0]['also']
-  assert 'curve' not in rows.told(report, tmp_path)['training']['student']
+  assert 'curve' not in rows.from_report(report, tmp_path)['training']['student']
 
 
 ROWS = [row for path in sorted((ROOT / 'experiments').glob('*/results.jsonl'))
@@ -90,9 +90,9 @@ NAMED = {row['config_sha256'] for row in ROWS}
 @pytest.mark.parametrize('file', sorted({row['config'] for row in ROWS}))
 def test_every_recorded_row_is_found_by_its_config(file, monkeypatch):
   monkeypatch.chdir(ROOT)
-  mine = {row['config_sha256']: (row['base'], rows.words(row['arm'])) for row in ROWS
+  mine = {row['config_sha256']: (row['base'], rows.arm_name(row['arm'])) for row in ROWS
           if (row['config'], row['seed']) == (file, 0) and 'method' not in row['arm']}
-  planned = {each.sha256: (each.base, rows.words(each.arm)) for each in run.plan(file, 1)}
+  planned = {each.sha256: (each.base, rows.arm_name(each.arm)) for each in run.plan(file, 1)}
   assert mine and mine.items() <= planned.items()
 
 

@@ -55,27 +55,27 @@ def model(name, role, value, **more):
           'tier': None, **more}
 
 
-def written(name, config, workdir):
-  """A report that keeps the contract, in the workdir."""
+def write_report(name, config, workdir):
+  """Writes a report that keeps the contract to the workdir."""
   cost = {'seconds': 2.0, 'steps': 5, 'examples': 40, 'flops': 1.0}
-  told = {'schema': 1, 'config_name': name, 'config_sha256': config_sha256(config),
-          'seed': config['seed'], 'versions': {'jax': '1'},
-          'hardware': {'device': 'cpu', 'cpu': 'x', 'cores': 2},
-          'data': {'name': 'toy', 'fingerprint': 'f', 'splits': {'test': 50}},
-          'padding_share': 0.1, 'task': {'primary': 'accuracy'},
-          'models': [model('teacher', 'teacher', 0.8),
-                     model('student', 'student', 0.75,
-                           retention={'of': 'teacher', 'accuracy': 0.9375},
-                           gain={'of': 'baseline', 'accuracy': dict(value=.15, low=.1, high=.2)}),
-                     model('baseline', 'baseline', 0.6)],
-          'training': {'teacher': cost, 'student': cost}}
-  (workdir / 'report.json').write_text(json.dumps(told))
+  report = {'schema': 1, 'config_name': name, 'config_sha256': config_sha256(config),
+            'seed': config['seed'], 'versions': {'jax': '1'},
+            'hardware': {'device': 'cpu', 'cpu': 'x', 'cores': 2},
+            'data': {'name': 'toy', 'fingerprint': 'f', 'splits': {'test': 50}},
+            'padding_share': 0.1, 'task': {'primary': 'accuracy'},
+            'models': [model('teacher', 'teacher', 0.8),
+                       model('student', 'student', 0.75,
+                             retention={'of': 'teacher', 'accuracy': 0.9375},
+                             gain={'of': 'baseline', 'accuracy': dict(value=.15, low=.1, high=.2)}),
+                       model('baseline', 'baseline', 0.6)],
+            'training': {'teacher': cost, 'student': cost}}
+  (workdir / 'report.json').write_text(json.dumps(report))
   return reports.read(workdir)
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-  """A project with a config, and runs that take no time; the list of what was run."""
+  """Makes a project with a config, and runs that take no time; returns the list of runs."""
   monkeypatch.chdir(tmp_path)
   pathlib.Path('toy.py').write_text(TOY + SWEEP)
   ran = []
@@ -85,14 +85,14 @@ def toy(tmp_path, monkeypatch):
     ran.append((config['rate'], config['seed']))
     (workdir / 'config.json').write_text('{}')
     (workdir / 'checkpoints/student/5').mkdir(parents=True, exist_ok=True)
-    return written(name, config, workdir)
+    return write_report(name, config, workdir)
 
   monkeypatch.setattr(run.workdirs, 'run', fake)
   return ran
 
 
 def failing(monkeypatch, error, when):
-  """The run whose config `when` accepts raises; the others go on as before."""
+  """Makes runs raise an error if `when` accepts their config; the others go on as before."""
   fake = run.workdirs.run
 
   def failed(name, config, workdir, stopping, shared):
@@ -111,7 +111,7 @@ def found_in(out):
 
 
 def worker(monkeypatch, does):
-  """What the processes of `--jobs` are: runs that take no time, beside what they do."""
+  """Makes the runs of the processes of `--jobs` take no time but for the code `does`."""
   pathlib.Path('worker.py').write_text(f'''
 import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -122,7 +122,7 @@ def fake(name, config, workdir, stopping, shared):
   time.sleep(0.05)
   {does}
 run.workdirs.run = fake
-rows.told = lambda report, workdir: dict.fromkeys(rows.FINISHED, '')
+rows.from_report = lambda report, workdir: dict.fromkeys(rows.FINISHED, '')
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(run.main(sys.argv[1:]))
 ''')
@@ -151,7 +151,7 @@ class TestArms:
   def test_an_arm_may_be_a_variant(self, toy):
     pathlib.Path('toy.py').write_text(VARIED + VARIANTS)
     assert sweeps.arms('toy.py') == [{'variant': 'full'}, {'variant': 'test', 'rate': 0.2}]
-    assert [rows.words(arm) for arm in sweeps.arms('toy.py')] == ['full', 'test, rate=0.2']
+    assert [rows.arm_name(arm) for arm in sweeps.arms('toy.py')] == ['full', 'test, rate=0.2']
     with pytest.raises(Stop, match='run toy.py without :test') as stop:
       sweeps.arms('toy.py:test')
     assert stop.value.status == Status.CONFIG
@@ -168,9 +168,9 @@ class TestArms:
 class TestPlan:
 
   def test_goes_seed_by_seed_and_a_seed_orders_the_data_too(self, toy):
-    planned = run.plan('toy.py', 2)
-    assert [(p.config['rate'], p.seed) for p in planned] == ALL
-    assert all(p.config['seed'] == p.config['data']['seed'] == p.seed for p in planned)
+    trials = run.plan('toy.py', 2)
+    assert [(p.config['rate'], p.seed) for p in trials] == ALL
+    assert all(p.config['seed'] == p.config['data']['seed'] == p.seed for p in trials)
 
   def test_every_kind_of_value_arrives_as_it_is(self, toy):
     arm = {'on': True, 'name': 'b c', 'pair': (3, 4), 'rate': 1e-9, 'steps': 7}
@@ -187,18 +187,18 @@ class TestPlan:
 
   def test_variants_are_resolved_and_are_of_one_base(self, toy):
     pathlib.Path('toy.py').write_text(VARIED + VARIANTS)
-    planned = run.plan('toy.py', 2)
+    trials = run.plan('toy.py', 2)
     assert [(p.config['steps'], p.config['rate'], p.seed, p.config['data']['seed'])
-            for p in planned] == [(5, 0.1, 0, 0), (1, 0.2, 0, 0), (5, 0.1, 1, 1), (1, 0.2, 1, 1)]
+            for p in trials] == [(5, 0.1, 0, 0), (1, 0.2, 0, 0), (5, 0.1, 1, 1), (1, 0.2, 1, 1)]
     base = config_sha256(flags.parsed(['--config=toy.py']).config.to_dict())[:8]
-    assert {(p.file, p.base) for p in planned} == {('toy.py', base)}
+    assert {(p.file, p.base) for p in trials} == {('toy.py', base)}
 
   @pytest.mark.parametrize('arm', ['ful', {'variant': 'test', 'rte': 1}, {'variant': 'ful'}])
   def test_a_variant_that_is_not_there_stops_before_the_first_run(self, toy, capsys, arm):
     pathlib.Path('toy.py').write_text(VARIED + VARIANTS + f'  yield {arm!r}\n')
     assert run.main(['toy.py', '--out=out']) == Status.CONFIG
-    said = capsys.readouterr().err
-    assert ('ful' in said or 'rte' in said) and said.count('\n') == 1
+    error = capsys.readouterr().err
+    assert ('ful' in error or 'rte' in error) and error.count('\n') == 1
     assert not toy and not pathlib.Path('out').exists()
 
   @pytest.mark.parametrize('arm', ['full', {'variant': 'test', 'rate': 0.2}, {}])
@@ -224,9 +224,9 @@ def test_help_and_the_process_that_waits_for_others_load_no_jax(toy, arguments):
   assert done.stdout == '0 []\n', done.stderr
 
 
-def test_a_sweep_that_says_one_config_twice_starts_no_process(toy, monkeypatch, capsys):
+def test_a_sweep_with_one_config_twice_starts_no_process(toy, monkeypatch, capsys):
   pathlib.Path('toy.py').write_text(TOY + SWEEP + "  yield {'rate': 0.2}\n")
-  monkeypatch.setattr(run, 'shared_out', lambda *_: pytest.fail('started'))
+  monkeypatch.setattr(run, 'run_processes', lambda *_: pytest.fail('started'))
   assert run.main(['toy.py', '--out=out', '--jobs=2']) == Status.CONFIG
   assert 'these are one config' in capsys.readouterr().err
 
@@ -240,7 +240,7 @@ class TestMain:
     assert run.main(['--seeds=3', '--out=out', './toy.py']) == 0
     assert toy == [*ALL, (0.1, 2), (0.2, 2)]
 
-  def test_a_row_tells_what_it_is_of(self, toy):
+  def test_a_row_has_its_experiment_config_arm_and_seed(self, toy):
     assert run.main(['toy.py', '--out=some/paper', '--seeds=1', '--only=rate']) == 0
     row, = found('some/paper')
     workdir, = pathlib.Path('runs').iterdir()
@@ -253,7 +253,7 @@ class TestMain:
         'retention': {'of': 'teacher', 'accuracy': 0.9375},
         'gain': {'of': 'baseline', 'accuracy': {'value': 0.15, 'low': 0.1, 'high': 0.2}},
         'latency_ms': 1.23457, 'quality': {'accuracy': 0.75}}
-    # The fake leaves a checkpoint of the student alone: its teacher is another run's.
+    # The fake leaves a checkpoint only of the student: its teacher is another run's.
     assert {stage: t['shared'] for stage, t in row['training'].items()} == {
         'teacher': True, 'student': False}
     assert row['metric'] == {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True}
@@ -263,7 +263,7 @@ class TestMain:
     assert toy == [(0.1, 0)]
     pathlib.Path('toy.py').write_text(TOY + SWEEP + "  yield {'rate': 0.25}\n")
     assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=rate=0.2']) == 0
-    assert toy[1:] == [(0.2, 0)]                # and not 0.25, whose name holds this one's
+    assert toy[1:] == [(0.2, 0)]                # and not 0.25, whose name contains this name
     assert run.main(['toy.py', '--out=out', '--only=nothing']) == Status.CONFIG
     assert 'as it stands; rate=0.2' in capsys.readouterr().err
 
@@ -309,11 +309,11 @@ class TestMain:
     lines = path.read_bytes().split(b'\n')
     path.write_bytes(b'\n'.join([lines[0], b'{"schema": 2}', b'\xff', *lines[1:3], lines[3][:99]]))
     assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
-    said = capsys.readouterr().err
-    assert all(f'results.jsonl:{n} is left out' in said for n in (2, 3, 6))
-    assert 'results.jsonl:2 is left out: its schema is 2, where this code has 1' in said
-    assert not any(f'results.jsonl:{n} is' in said for n in (1, 4, 5))
-    assert toy == [*ALL, ALL[3]] and len(found()) == 4      # the torn one again, on its own line
+    errors = capsys.readouterr().err
+    assert all(f'results.jsonl:{n} is left out' in errors for n in (2, 3, 6))
+    assert 'results.jsonl:2 is left out: its schema is 2, where this code has 1' in errors
+    assert not any(f'results.jsonl:{n} is' in errors for n in (1, 4, 5))
+    assert toy == [*ALL, ALL[3]] and len(found()) == 4      # the torn row again, on a new line
 
   def test_time_and_commits_add_up_over_the_times_a_run_was_taken_up(self, toy, monkeypatch):
     clock = iter([0.0, 5.0, 100.0, 107.0])
@@ -328,10 +328,10 @@ class TestMain:
     assert [(r['seconds'], r['commit']) for r in found()] == [(12.0, 'a, b')]
 
   def test_the_commit_of_a_run_that_was_finished_before_is_not_made_up(self, toy, monkeypatch):
-    for planned in run.plan('toy.py', 1):           # as distill.main leaves it
-      planned.workdir.mkdir(parents=True)
-      (planned.workdir / 'config.json').write_text('{}')
-      (planned.workdir / 'report.json').write_text('{}')
+    for trial in run.plan('toy.py', 1):           # as distill.main leaves it
+      trial.workdir.mkdir(parents=True)
+      (trial.workdir / 'config.json').write_text('{}')
+      (trial.workdir / 'report.json').write_text('{}')
     monkeypatch.setattr(rows, 'commit', lambda: 'b')
     assert run.main(['toy.py', '--out=out', '--seeds=1']) == 0
     assert [r['commit'] for r in found()] == ['unknown'] * 2
@@ -368,7 +368,7 @@ class TestDryRun:
     assert run.main(['toy.py', '--out=out', '--seeds=3', *more]) == 0
     assert 'about 6 minutes with --jobs=2' in capsys.readouterr().out and not toy
 
-  def test_an_arm_without_rows_is_told_by_those_of_the_others_and_its_steps(self, toy, capsys):
+  def test_an_arm_without_rows_is_forecast_by_those_of_the_others_and_its_steps(self, toy, capsys):
     # 600 s of which 300 are the teacher's, for 5 steps: 60 s a step. 10 steps are 10 minutes.
     assert run.main(['toy.py', '--out=out', '--seeds=1', '--only=stands']) == 0
     found = found_in('out')
@@ -378,9 +378,9 @@ class TestDryRun:
     pathlib.Path('toy.py').write_text(TOY + "def sweep():\n  yield {}\n"
                                       "  yield {'train.steps': 10}\n")
     assert run.main(['toy.py', '--out=out', '--seeds=1', '--dry_run']) == 0
-    said = capsys.readouterr().out
-    assert 'train.steps=10  0 there  1 to run  10 steps  about 10.0 minutes' in said
-    assert 'about 10 minutes, by 1 rows' in said          # seed 0 has its teacher
+    output = capsys.readouterr().out
+    assert 'train.steps=10  0 there  1 to run  10 steps  about 10.0 minutes' in output
+    assert 'about 10 minutes, by 1 rows' in output          # seed 0 has its teacher
 
   def test_without_a_place_it_looks_at_all_experiments_and_names_failures(
       self, toy, capsys, monkeypatch):
@@ -388,9 +388,9 @@ class TestDryRun:
     assert run.main(['toy.py', '--out=experiments/paper', '--seeds=2']) == 1
     capsys.readouterr()
     assert run.main(['toy.py', '--seeds=2', '--dry_run']) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith('as it stands  2 there  0 to run') and 'minutes' not in said[0]
-    assert '0 there  2 to run' in said[1] and said[1].endswith('2 failed before')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('as it stands  2 there  0 to run') and 'minutes' not in lines[0]
+    assert '0 there  2 to run' in lines[1] and lines[1].endswith('2 failed before')
 
 
 class TestJobs:
@@ -410,7 +410,7 @@ class TestJobs:
     assert run.main(['toy.py', '--out=out', '--seeds=2', '--turn=0.5']) == 0
     assert toy == [(0.2, 0), (0.1, 0), (0.2, 1), (0.1, 1)]
 
-  def test_what_failed_in_one_is_not_tried_by_the_other_and_is_told(self, toy, monkeypatch):
+  def test_a_run_that_failed_in_one_process_is_not_tried_by_another(self, toy, monkeypatch):
     worker(monkeypatch, "if config['rate'] == 0.2: raise ValueError('bad')")
     assert run.main(['toy.py', '--out=out', '--seeds=4', '--jobs=2']) == 1
     kept = found_in('out')
@@ -435,7 +435,7 @@ class TestJobs:
 
 class TestTwoAtOnce:
 
-  def test_a_row_waits_for_the_one_that_another_is_writing(self, tmp_path):
+  def test_a_row_waits_for_the_row_that_another_process_is_writing(self, tmp_path):
     path = tmp_path / 'results.jsonl'
     with path.open('ab', buffering=0) as file:
       fcntl.flock(file, fcntl.LOCK_EX)
@@ -447,11 +447,11 @@ class TestTwoAtOnce:
     other.join(10)
     assert path.read_text() == '{"first": 1}\n{"second": 2}\n'
 
-  def test_what_another_holds_is_left_to_it_with_its_seed_and_come_back_to(self, toy, monkeypatch):
-    held = contextlib.ExitStack()
-    held.enter_context(run.workdirs.locked(run.plan('toy.py', 1)[0].workdir))
-    # Seed 0 is put off whole. Then its second arm runs, and the first when the other lets go.
-    monkeypatch.setattr(run.time, 'sleep', lambda seconds: held.close())
+  def test_a_locked_run_is_skipped_with_its_seed_and_tried_again(self, toy, monkeypatch):
+    locks = contextlib.ExitStack()
+    locks.enter_context(run.workdirs.locked(run.plan('toy.py', 1)[0].workdir))
+    # All of seed 0 is put off. Then its second arm runs, and its first arm once it is unlocked.
+    monkeypatch.setattr(run.time, 'sleep', lambda seconds: locks.close())
     assert run.main(['toy.py', '--out=out', '--seeds=2']) == 0
     assert toy == [(0.1, 1), (0.2, 1), (0.2, 0), (0.1, 0)]
 
@@ -468,7 +468,7 @@ def fake(name, config, workdir, stopping, shared):
     file.write('.')
   return config
 run.workdirs.run = fake
-rows.told = lambda report, workdir: dict.fromkeys(rows.FINISHED, 'x' * 50_000)
+rows.from_report = lambda report, workdir: dict.fromkeys(rows.FINISHED, 'x' * 50_000)
 sys.exit(run.main(['toy.py', '--out=out', '--seeds=6']))
 '''
     both = [subprocess.Popen([sys.executable, '-c', script], stderr=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ FRACTION = {'name': 'accuracy', 'unit': 'fraction', 'higher_is_better': True}
 
 def row(arm, seed, student, baseline, teacher=0.8, *, metric=FRACTION, **more):
   name = metric['name']
-  of = lambda role, value, **about: {
+  model = lambda role, value, **about: {
       'role': role, 'quality': {name: value}, 'n': 2765, 'retention': None, 'gain': None, **about}
   return {
       'schema': 1, 'experiment': 'paper', 'config': 'configs/a.py', 'base': '01234567', 'arm': arm,
@@ -18,10 +18,10 @@ def row(arm, seed, student, baseline, teacher=0.8, *, metric=FRACTION, **more):
       'metric': metric, 'training': {}, 'data': {'name': 'docstrings', 'fingerprint': 'a' * 64},
       'hardware': {'device': 'cpu', 'cpu': 'EPYC', 'cores': 2}, 'versions': {'jax': '0.10.2'},
       'models': {
-          'big': of('teacher', teacher),
-          'student': of('student', student, retention={'of': 'big', name: student / teacher},
-                        gain={'of': 'baseline', name: {'value': student - baseline}}),
-          'baseline': of('baseline', baseline)}, **more}
+          'big': model('teacher', teacher),
+          'student': model('student', student, retention={'of': 'big', name: student / teacher},
+                           gain={'of': 'baseline', name: {'value': student - baseline}}),
+          'baseline': model('baseline', baseline)}, **more}
 
 
 def failed(arm, seed):
@@ -68,15 +68,15 @@ class TestTiers:
 
   def row(self, seed, small, wide, p95=9.0, share=0.05):
     found = row({}, seed, 0, 0, training={'big': {'seconds': 40.}})
-    one = found['models'].pop('student')
+    student = found['models'].pop('student')
     plain, baseline = found['models'].pop('baseline'), 0.5
     verdicts = {'small': ('edge', {'params': limit('<=', .1, share),
                                    'p95_ms': limit('<=', 8., p95)}),
                 'wide': ('cloud', {'kept': limit('>=', .9, wide / 0.8)})}
     for name, value in (('small', small), ('wide', wide)):
       tier, limits = verdicts[name]
-      passed = all(of['passed'] for of in limits.values())
-      found['models'][name] = one | {
+      passed = all(limit['passed'] for limit in limits.values())
+      found['models'][name] = student | {
           'quality': {'accuracy': value}, 'retention': {'of': 'big', 'accuracy': value / 0.8},
           'gain': {'of': f'{name}-baseline', 'accuracy': {'value': value - baseline}},
           'tier': {'name': tier, 'passed': passed, 'limits': limits}}
@@ -158,7 +158,7 @@ class TestTable:
     assert cells(text, '`a=1`')[2] == '2.5' and cells(text, '`a=1`')[6] == '0.5'
     assert 'Word error on 2,765 held-out examples' in text
 
-  def test_a_correlation_is_told_in_hundredths_and_a_split_by_its_name(self, tmp_path):
+  def test_a_correlation_is_in_hundredths_and_a_split_has_its_name(self, tmp_path):
     metric = {'name': 'mcc', 'unit': 'correlation', 'higher_is_better': True, 'split': 'validation'}
     text = page(tmp_path, [row({}, 0, 0.432, 0.4, metric=metric),
                            row(FAST, 0, 0.4, 0.41, metric=metric)])
@@ -197,10 +197,10 @@ class TestTable:
     assert cells(further, '`optimizer.rate=0.001`')[1:7] == ['–'] * 6
 
   def test_a_run_without_a_baseline_has_no_gain(self, tmp_path):
-    alone = row({}, 0, 0.75, 0.6)
-    del alone['models']['baseline']
-    alone['models']['student']['gain'] = None
-    assert cells(page(tmp_path, [alone]), 'as it stands')[3:6] == ['–', '93.8', '–']
+    found = row({}, 0, 0.75, 0.6)
+    del found['models']['baseline']
+    found['models']['student']['gain'] = None
+    assert cells(page(tmp_path, [found]), 'as it stands')[3:6] == ['–', '93.8', '–']
 
   def test_no_number_is_minus_zero(self, tmp_path):
     text = page(tmp_path, [row({}, 0, 0.75, 0.6), row({'a': 1}, 0, 0.7499999, 0.6)])
@@ -209,7 +209,7 @@ class TestTable:
 
 class TestRates:
 
-  def test_the_student_is_held_against_the_best_baseline_of_all_rates(self, tmp_path):
+  def test_the_student_is_compared_with_the_best_baseline_of_all_rates(self, tmp_path):
     # Baselines: 60 as it stands, 64, 65, 66 at 0.004, 50 at 0.001. The student as it stands
     # (75, 76, 77) is 11 better at each seed. The better student at 0.004 isn't taken.
     text = page(tmp_path, [*THREE, *(row(SLOW, s, 0.7, 0.5) for s in range(3)),
@@ -276,7 +276,7 @@ class TestPage:
         '4 runs, 6 minutes in all. Data: docstrings, aaaaaaaa. Machine: cpu, EPYC, 2 cores. '
         'Commit: ffffffff and eeeeeeee-dirty. Versions: jax 0.10.2 and 0.11.\n')
 
-  def test_broken_lines_are_told_and_left_out(self, tmp_path):
+  def test_broken_lines_are_named_and_left_out(self, tmp_path):
     whole = page(tmp_path, THREE)
     with (tmp_path / 'paper/results.jsonl').open('a') as file:
       file.write('{"torn": \n' + json.dumps({**THREE[0], 'models': 1, 'schema': 2}))

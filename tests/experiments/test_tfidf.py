@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def split(n):
-  """Class 0 speaks of cats, class 1 of dogs; every third text is unlabelled and speaks of both."""
+  """Returns texts: class 0 has cats, class 1 dogs; every third text is unlabelled and has both."""
   label = np.array([-1 if i % 3 == 2 else i % 2 for i in range(n)], np.int32)
   words = {0: 'cat purrs', 1: 'dog barks', -1: 'cat dog'}
   return Split({'label': label, 'hash01': np.linspace(0, 1, n, endpoint=False)}, {}, InMemory({}),

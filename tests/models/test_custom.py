@@ -18,7 +18,7 @@ def asked(given, fields=FIELDS, inputs=None, **how):
   return model(*model.weights, fields, **how)[0]
 
 
-def of(apply):
+def pair_of(apply):
   """A pair whose function is given no parameter that matters."""
   return apply, jnp.ones(())
 
@@ -29,27 +29,27 @@ class TestArguments:
       lambda params, x: x, lambda params, image: image, lambda params, batch: batch['image'],
       lambda params, *x: x[0], lambda params, x, mask=None: x])
   def test_the_inputs(self, apply):
-    np.testing.assert_array_equal(asked(of(apply))['logits'], ONES)
+    np.testing.assert_array_equal(asked(pair_of(apply))['logits'], ONES)
 
   def test_several_fields_by_name_optional_ones_too(self):
     fields = {**FIELDS, 'mask': 2 * ONES, 'shift': 3 * ONES}
-    found = asked(of(lambda params, image, mask, *, shift=0: image + mask + shift), fields)
+    found = asked(pair_of(lambda params, image, mask, *, shift=0: image + mask + shift), fields)
     np.testing.assert_array_equal(found['logits'], 6 * ONES)
 
   def test_inputs_says_which(self):
     fields = {**FIELDS, 'mask': 2 * ONES}
-    assert asked(of(lambda params, x: x), fields, 'mask')['logits'][0, 0] == 2
-    assert asked(of(lambda params, a, b: a - b), fields, ('image', 'mask'))['logits'][0, 0] == -1
-    assert asked(of(lambda params, x: x['mask']), fields, 'batch')['logits'][0, 0] == 2
+    assert asked(pair_of(lambda params, x: x), fields, 'mask')['logits'][0, 0] == 2
+    assert asked(pair_of(lambda params, a, b: a - b), fields, ('image', 'mask'))['logits'][0, 0] == -1
+    assert asked(pair_of(lambda params, x: x['mask']), fields, 'batch')['logits'][0, 0] == 2
 
   def test_modes_and_keys(self):
     seen = {}
     def apply(params, x, train, deterministic, key, rng=0):
       seen.update(train=train, deterministic=deterministic, key=key, rng=rng)
       return x
-    asked(of(apply), train=True, key=KEY)
+    asked(pair_of(apply), train=True, key=KEY)
     assert seen == dict(train=True, deterministic=False, key=KEY, rng=KEY)
-    asked(of(apply))
+    asked(pair_of(apply))
     assert seen == dict(train=False, deterministic=True, key=None, rng=None)
 
   def test_a_function_takes_the_whole_batch(self):
@@ -70,7 +70,7 @@ class TestArguments:
 
   def test_what_takes_nothing_is_refused(self):
     with pytest.raises(Stop, match='the student takes no inputs'):
-      asked(of(lambda params: ONES))
+      asked(pair_of(lambda params: ONES))
 
 
 class TestWeights:
