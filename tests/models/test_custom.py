@@ -39,7 +39,8 @@ class TestArguments:
   def test_inputs_says_which(self):
     fields = {**FIELDS, 'mask': 2 * ONES}
     assert asked(pair_of(lambda params, x: x), fields, 'mask')['logits'][0, 0] == 2
-    assert asked(pair_of(lambda params, a, b: a - b), fields, ('image', 'mask'))['logits'][0, 0] == -1
+    found = asked(pair_of(lambda params, a, b: a - b), fields, ('image', 'mask'))
+    assert found['logits'][0, 0] == -1
     assert asked(pair_of(lambda params, x: x['mask']), fields, 'batch')['logits'][0, 0] == 2
 
   def test_modes_and_keys(self):
@@ -105,6 +106,6 @@ class TestWeights:
 
   def test_a_projector_takes_what_it_reads_and_valid_where_it_wants_it(self):
     weigh = lambda params, x, y, valid: params * x + y * valid[:, None]
-    model = custom.projector(of(weigh), 'projectors[0]')
+    model = custom.projector(pair_of(weigh), 'projectors[0]')
     found, _ = model(*model.weights, ONES, ONES, valid=np.array([1.0, 0.0]), train=True)
     assert found.tolist() == [[2] * 3, [1] * 3]
