@@ -57,7 +57,7 @@ class TestByHand:
 
   def test_two_steps_of_gradient_descent(self):
     # w·x learns 2·x. x = (1, 2): the gradient is the mean of 2(w - 2)x² at 0, -10, so w = 1. Then
-    # x = 3, fill up with a row that doesn't count: 2(1 - 2)9 = -18, so w = 2.8.
+    # x = 3, filled up with a row that doesn't count: 2(1 - 2)9 = -18, so w = 2.8.
     params, history = distill.distill(
         LINE, TWICE, [xs(1, 2), xs(3)], losses=apart, steps=2, **sgd)
     assert float(params['w']) == pytest.approx(2.8)

@@ -18,7 +18,7 @@ class IterableData:
   """The batches of an iterable in its order, repeated if it can be iterated again.
 
   A batch is a mapping of arrays that lead with the examples. All are to have the fields, types and
-  shapes of the first; fewer rows are fill up with rows that don't count (`valid` 0, `id` -1).
+  shapes of the first; fewer rows are filled up with rows that don't count (`valid` 0, `id` -1).
   What isn't numbers is left out. `id` counts the rows, and `valid` is 1, unless a batch has them.
   A mistake in them is a `Stop` of the status DATA.
 

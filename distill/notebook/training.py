@@ -59,7 +59,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
     teacher: the same, or a function of a batch, or a dict of several by name. A module must be in
       evaluation mode. None: the losses read the batch alone, for example stored answers.
     data: batches, dicts of arrays that lead with the examples: a list, a generator, a loader. It is
-      begun again as often as needed. A batch of fewer rows than the first is fill up with rows
+      begun again as often as needed. A batch of fewer rows than the first is filled up with rows
       that don't count. The arrays may have `valid` (0: a row that doesn't count) and `id`.
     optimizer: any of optax. It sees the parameters as a flat dict, 'model/' before their paths.
     steps, epochs: how long; one of them. Epochs are of data that has a length.

@@ -1,4 +1,4 @@
-"""Batches of any iterable: begun again, fill up, checked."""
+"""Batches of any iterable: begun again, filled up, checked."""
 import itertools
 
 import grain
