@@ -123,7 +123,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
   train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **options)
   norms = step.make_gradient_norms(*parts, **options) if config.shares else None
   # With the run's shardings, so that the first step needn't be traced again.
-  batch = stage.layout.batch(stage.data[0])
+  batch = stage.layout.batch_shapes(stage.data[0])
   weights = {name: sharding.shapes(w, stage.layout.weight_shardings(w))
              for name, w in weights.items()}
   params, rest = stage.student.shapes()
