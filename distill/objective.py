@@ -88,7 +88,7 @@ def _term(name: str, node: Any, where: str) -> Term | None:
   if not 0 <= spec.weight < float('inf'):
     raise Stop(Status.CONFIG, f'{where}.weight={spec.weight} must be 0 or more')
   schedule = lookup.build('schedules', spec.schedule, f'{where}.schedule')
-  if name in ('loss', 'grad_norm'):
+  if name in ('loss', 'grad_norm', 'loss_scale'):
     raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
   mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # also through a partial
   counted = spec.mask or 'batch/valid'

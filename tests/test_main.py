@@ -269,7 +269,7 @@ def test_a_workdir_that_another_run_holds_is_refused(tmp_path):
     (['--config.optimizer.schedule=cosin'], Status.CONFIG, 'is not one of cosine'),
     (['--config.data.labelled=1.5'], Status.CONFIG, 'labelled=1.5'),
     (['--config.objective.hard.mask=batch/mask'], Status.CONFIG, "mask='batch/labelled'"),
-    (['--config.train.dtype=float16'], Status.CONFIG, 'is not one of float32'),
+    (['--config.train.dtype=float8'], Status.CONFIG, 'is not one of float32'),
     (['--config.data.widths=(16,)'], Status.CONFIG, 'the widest must be'),
     (['--config.evaluate.batch_size=0'], Status.CONFIG, 'must be at least 1'),
     (['--config.evaluate.batch_size=12'], Status.CONFIG, 'evaluate.batch_size=12 does not divide'),

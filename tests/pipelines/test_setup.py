@@ -220,7 +220,7 @@ def test_a_path_map_that_cannot_be_is_one_line_before_anything_is_compiled(stude
 
 @pytest.mark.parametrize(('fields', 'line'), [
     (dict(remat='all'), "remat='all' is not one of nothing, dots, everything"),
-    (dict(dtype='float16'), "dtype='float16' is not one of float32, bfloat16, mixed")])
+    (dict(dtype='float8'), "dtype='float8' is not one of float32, bfloat16, float16, mixed")])
 def test_a_way_to_compute_that_is_none(fields, line):
   with pytest.raises(Stop, match=line) as stop:
     train.prepared(sized(16, **fields)['teacher'].stage, {})
