@@ -27,7 +27,7 @@ CONFIGS = {'configs/digits.py': (), 'configs/minilm.py': ('',), 'configs/mobileb
            'configs/files.py': ('regression',)}
 
 # Views that a config describes: what an entry is, its node, and the room of what it names.
-KINDS = {'projected': ('projector', 'student.projectors', 'models'),
+KINDS = {'projected': ('projector', 'student.projectors', 'projectors'),
          'carry': ('carry', 'carry', 'carry'), 'schedule': ('schedule', 'schedules', 'schedules')}
 
 

@@ -14,7 +14,7 @@ FLOORS = [
      'command_line'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data', 'seal'},
-    {'compress'},
+    {'compress', 'projectors'},
     {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks', 'microbatches',
      'loss_scale'},
     {'step', 'checkpoint', 'runs'},
@@ -28,8 +28,8 @@ FLOORS = [
     {'main', 'predict', 'export', 'evaluate'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
-                    'carry', 'compress', 'pipelines'}
+NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'projectors', 'data', 'tasks',
+                    'augment', 'carry', 'compress', 'pipelines'}
 # Machinery never asks which modality, task or format it has: these literals, or paths that begin
 # with them, are for the rooms named beside them alone.
 FIELDS = {'image', 'tokens', 'types', 'pixels', 'tokenizer_sha256'}
@@ -37,8 +37,8 @@ PARTS = {'head', 'pooler', 'words'}
 ASK_THE_OBJECT = {
     **dict.fromkeys(FIELDS, {'modalities', 'data', 'models', 'augment', 'tasks'}),
     **dict.fromkeys(PARTS, {'models', 'formats', 'tasks'}),
-    'logits': {'losses', 'models', 'tasks', 'augment', 'modalities', 'data', 'carry', 'objective',
-               'student', 'teachers'}}
+    'logits': {'losses', 'models', 'projectors', 'tasks', 'augment', 'modalities', 'data', 'carry',
+               'objective', 'student', 'teachers'}}
 # On floor 4 the student is built of projectors over views, and carries and terms speak of paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
                   ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types'),

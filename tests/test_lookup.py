@@ -94,8 +94,8 @@ def lab(tmp_path, monkeypatch):
     del sys.modules[name]
 
 
-ROOMS = ['data', 'models', 'losses', 'tasks', 'augment', 'carry', 'schedules', 'pipelines',
-         'optimizers']
+ROOMS = ['data', 'models', 'projectors', 'losses', 'tasks', 'augment', 'carry', 'schedules',
+         'pipelines', 'optimizers']
 PARTS = '''
 from __future__ import annotations
 import functools
