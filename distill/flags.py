@@ -56,9 +56,12 @@ def _check_file(file: str) -> None:
   if not os.path.isfile(path):
     raise Stop(Status.CONFIG, f'--config={file}: there is no file {path}'
                + lookup.nearest(path, map(str, CONFIGS.glob('*.py'))))
-  if variant and variant not in (known := described(pathlib.Path(path))[1]):
+  if not variant:
+    return
+  known = described(pathlib.Path(path))[1]
+  if known is not None and variant not in known:
     raise Stop(Status.CONFIG, f'--config={file}: {path} has no variant {variant!r}'
-               + (lookup.nearest(variant, known) or ": get_config's argument has no Literal of it"))
+               + lookup.nearest(variant, known))
 
 
 def _overridden(define: Callable, arguments: Sequence[str], where: str) -> flags.FlagValues:
@@ -154,7 +157,8 @@ def listing() -> list[str]:
   lines = []
   for path in sorted(CONFIGS.glob('*.py')):
     about, variants = described(path)
-    named = {str(path): about, **{f'{path}:{name}': text for name, text in variants.items()}}
+    named = {str(path): about}
+    named |= {f'{path}:{name}': text for name, text in (variants or {}).items()}
     width = max([24, *(len(name) for name, text in named.items() if text)])
     lines += [f'{name:<{width}} {text}'.rstrip() for name, text in named.items()]
   if not lines:
@@ -162,11 +166,11 @@ def listing() -> list[str]:
   return lines
 
 
-def described(path: pathlib.Path) -> tuple[str, dict[str, str]]:
+def described(path: pathlib.Path) -> tuple[str, dict[str, str] | None]:
   """Runs a config file; returns a sentence about it, and about each variant of `get_config`.
 
-  Variants are the texts of the `Literal` that annotates its argument. A variant's sentence is from
-  the docstring of the function of its name.
+  Variants are the texts of the `Literal` that annotates its argument; None if it takes any text. A
+  variant's sentence is from the docstring of the function of its name.
   """
   code = {'__name__': path.stem, '__file__': str(path)}
   try:
@@ -179,17 +183,18 @@ def described(path: pathlib.Path) -> tuple[str, dict[str, str]]:
   except (Exception, SystemExit) as error:      # a config file is code, and may raise anything
     line = f':{error.lineno}' if isinstance(error, SyntaxError) and error.lineno else ''
     raise Stop(Status.CONFIG, f'{path}{line}: {_line(error)}') from error
-  return _sentence(code.get('__doc__')), {
+  return _sentence(code.get('__doc__')), None if variants is None else {
       name: _sentence(code[name].__doc__) if inspect.isfunction(code.get(name)) else ''
       for name in variants}
 
 
-def _variants(function: Callable) -> tuple[str, ...]:
-  parameters = inspect.signature(function, eval_str=True).parameters
-  annotation = next(iter(parameters.values())).annotation if parameters else None
-  literal = typing.get_origin(annotation) is typing.Literal
-  return tuple(filter(lambda value: isinstance(value, str), typing.get_args(annotation)
-                      )) if literal else ()
+def _variants(function: Callable) -> tuple[str, ...] | None:
+  parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+  if not parameters:
+    return ()
+  if typing.get_origin(parameters[0].annotation) is not typing.Literal:
+    return None
+  return tuple(name for name in typing.get_args(parameters[0].annotation) if isinstance(name, str))
 
 
 def _sentence(about: str | None) -> str:

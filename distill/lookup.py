@@ -20,6 +20,7 @@ from typing import Any
 from distill.types import Status, Stop
 
 MAX_FLOAT32 = float.fromhex('0x1.fffffep127')       # the largest finite float32
+MODULES = {'models', 'projectors'}                  # rooms of nnx modules
 PROTOCOLS = {'formats': 'Format', 'modalities': 'Modality', 'tasks': 'Task'}  # by room
 METHODS = {         # methods without a default in their protocol
     'formats': ('holds', 'open', 'write', 'sizes'), 'modalities': ('encode',),
@@ -72,7 +73,7 @@ def _find_outside(room: str, name: str, field: str) -> Callable:
   if not callable(found):
     raise Stop(Status.CONFIG, f'{field} is a {type(found).__name__}, not a function or a class')
   try:
-    kind = _is_module(found) if room == 'models' else _is_kind(room, found)
+    kind = _is_module(found) if room in MODULES else _is_kind(room, found)
     parameters(found)
   except (TypeError, ValueError):
     raise Stop(Status.CONFIG, f'{field} has no signature that Python can read: wrap it in a '
@@ -101,8 +102,8 @@ def _import_failure(error: BaseException, module_name: str) -> str:
 def _requirement(room: str) -> str:
   """Describes what a room requires of a name, for rooms that don't take every callable."""
   function = 'or a function whose annotation says that it returns one'
-  if room == 'models':
-    return f'model: it must be a class derived from nnx.Module {function}'
+  if room in MODULES:
+    return f'{room[:-1]}: it must be a class derived from nnx.Module {function}'
   protocol = f'distill.{room}.{PROTOCOLS[room]}'
   kind = f'must be a class derived from {protocol}, or with all its members'
   return f'modality: it {kind}' if room == 'modalities' else f'{room[:-1]}: it {kind}, {function}'

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from distill import microbatches, objective, teachers
+from distill import loss_scale, microbatches, objective, teachers
 from distill.augment import Ask, apply_augments
 from distill.carry import Carry
+from distill.loss_scale import LossScale
 from distill.models import precision
 from distill.models.functional import Flat, Functional
 from distill.models.layers import NOTHING
@@ -35,13 +36,15 @@ class State:
   opt_state: optax.OptState
   carry: dict[str, Any]
   first_bad: jax.Array        # the first step whose numbers weren't finite, or -1; latched
+  loss_scale: LossScale | None = None         # if gradients are float16
 
 
-def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dict) -> State:
+def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dict,
+               loss_scale: LossScale | None = None) -> State:
   """Returns the state before step 0. Its arrays are copies, because a step donates its state."""
   opt_state = optimizer.init(student.split_trained(params)[0])
   state = State(step=jnp.zeros((), jnp.int32), params=params, rest=rest, opt_state=opt_state,
-                carry=carry, first_bad=jnp.full((), -1, jnp.int32))
+                carry=carry, first_bad=jnp.full((), -1, jnp.int32), loss_scale=loss_scale)
   return jax.tree.map(jnp.copy, state)
 
 
@@ -182,7 +185,8 @@ def make_gradients(student: Student, frozen_teachers: tuple[Teacher, ...],
       return groups, (sums, rest, {**views, 'terms': means})
     groups, pullback, aux = jax.vjp(totals, trained, has_aux=True)
     select = lambda chosen: {g: jnp.asarray(g == chosen, v.dtype) for g, v in groups.items()}
-    return groups, {g: pullback(select(g))[0] for g in groups}, aux
+    grads = {g: pullback(loss_scale.scale(select(g), state.loss_scale))[0] for g in groups}
+    return groups, loss_scale.unscale(grads, state.loss_scale), aux
 
   def gradients(state: State, teacher_weights, batch: Batch, seed: jax.Array):
     key = jax.random.fold_in(seed, state.step)
@@ -245,11 +249,17 @@ def make_train_step(student: Student, frozen_teachers: tuple[Teacher, ...],
             name: carry.update(state.carry[name], views, state.step, params)
             for name, carry in carries.items()})
     chosen = jax.tree.map(functools.partial(jnp.where, finite), new, state)
-    bad = jnp.where(finite | (state.first_bad >= 0), state.first_bad, state.step)
+    # With a loss scale, an overflow is bad only if no smaller factor is left.
+    current = state.loss_scale
+    passes = finite if current is None else finite | loss_scale.may_fall(current)
+    bad = jnp.where(passes | (state.first_bad >= 0), state.first_bad, state.step)
     metrics |= {'loss': (loss, 1.0), 'grad_norm': (norm, 1.0)}
     if len(groups) > 1:
       metrics |= {f'grad_norm/{g}': (norm, 1.0) for g, norm in views['gradients'].items()}
     chosen = chosen.replace(step=state.step + 1, first_bad=bad)
+    if current is not None:
+      chosen = chosen.replace(loss_scale=loss_scale.update(current, sound))
+      metrics = loss_scale.step_metrics(metrics, current, sound)
     if layout:
       chosen = layout.constrain(chosen, state_shardings(chosen, layout))
     return chosen, metrics

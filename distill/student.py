@@ -135,13 +135,13 @@ def _projector(spec: Mapping[str, Any], shapes: Mapping[str, Mapping[str, Any]],
   read = path_tuple(spec['reads'])
   widths = tuple((find_array(shapes, path, f'{where}.reads').shape or (1,))[-1] for path in read)
   inputs = widths[0] if isinstance(spec['reads'], str) else widths
-  function = lookup.find('models', spec['module'].get('name', ''), f'{where}.module.name')
+  function = lookup.find('projectors', spec['module'].get('name', ''), f'{where}.module.name')
   taken = lookup.parameters(function).get('inputs')
   if taken and taken.annotation is int and not isinstance(inputs, int):
     raise Stop(Status.CONFIG, f'{where}.reads={spec["reads"]!r}: '
                f'{spec["module"]["name"]} reads one view alone')
   return Projector(Functional(lambda rngs: lookup.build(
-      'models', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)), read)
+      'projectors', spec['module'], f'{where}.module', inputs=inputs, rngs=rngs)), read)
 
 
 def _spec(*, module: Mapping, reads: str | Sequence[str]):

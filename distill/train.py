@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill import checkpoint, lookup, microbatches, objective, sharding, step
+from distill import checkpoint, lookup, loss_scale, microbatches, objective, sharding, step
 from distill.carry import Carry
 from distill.data import batches
 from distill.logs import means
@@ -52,8 +52,9 @@ class TrainConfig:
 
   `log_every`, `save_every` and `eval_every` are in steps; 0 means at the last step only. `shares`:
   print and log each term's share of the sum of all terms' gradient norms before step 0. `dtype` is
-  the precision of the model's computation (`models.precision`), `remat` the part of its blocks that
-  the backward pass computes again (`models.layers.REMAT`).
+  the precision of the model's computation (`models.precision`), 'float16' with a dynamic scale of
+  the loss (`loss_scale`); `remat` is the part of its blocks that the backward pass computes again
+  (`models.layers.REMAT`).
   """
   steps: int
   accumulate: int = 1
@@ -122,7 +123,10 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
                  accumulate=config.accumulate, dtype=config.dtype, remat=config.remat,
                  layout=stage.layout, where=stage.where)
   train_step = step.make_train_step(*parts, optimizer, carries=stage.carries, **options)
-  norms = step.make_gradient_norms(*parts, **options) if config.shares else None
+  # Norms are of step 0, before the loss scale has found a factor for float16.
+  wide = 'float32' if config.dtype == precision.FLOAT16 else config.dtype
+  norms = (step.make_gradient_norms(*parts, **{**options, 'dtype': wide}) if config.shares
+           else None)
   # With the run's shardings, so that the first step needn't be traced again.
   batch = stage.layout.batch_shapes(stage.data[0])
   weights = {name: sharding.shapes(w, stage.layout.weight_shardings(w))
@@ -137,7 +141,7 @@ def prepared(stage: Stage, weights: Mapping[str, Any]) -> Prepared:
              'gradients': {term.group: number for term in stage.terms}}
   init = lambda params, rest, seed: step.init_state(stage.student, params, rest, optimizer, {
       name: carry.init(jax.random.key(seed), shapes, params)
-      for name, carry in stage.carries.items()})
+      for name, carry in stage.carries.items()}, loss_scale.initial(config.dtype))
   like = jax.eval_shape(init, params, rest, stage.seed)
   homes = step.state_shardings(like, stage.layout)
   init, like = jax.jit(init, static_argnums=2, out_shardings=homes), sharding.shapes(like, homes)

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / 'distill' / 'losses' / 'README.md'
 FILES = 'digits', 'docstrings'          # configs whose variants are functions, each a method
 # What a config describes beside its terms: what an entry is, and the room of what it names.
-PARTS = {'projectors': ('projector', 'models'), 'carry': ('carry', 'carry'),
+PARTS = {'projectors': ('projector', 'projectors'), 'carry': ('carry', 'carry'),
          'schedules': ('schedule', 'schedules')}
 
 
@@ -101,7 +101,7 @@ def others() -> Iterator[tuple[str, list[str]]]:
   for path in sorted(ROOT.glob('configs/*.py')):
     if path.stem not in FILES:
       get_config = runpy.run_path(str(path))['get_config']
-      for variant in flags.described(path)[1]:
+      for variant in flags.described(path)[1] or ():
         yield f'configs/{path.name}:{variant}', list(used(get_config(variant).to_dict()))
 
 

@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_teardown(item):
   inputs = sys.modules.get('tests.losses.inputs')
-  if inputs and item.path.parent.name in ('losses', 'models'):
+  if inputs and item.path.parent.name in ('losses', 'models', 'projectors'):
     item.user_properties.append(('proven', sorted(inputs.PROVEN)))      # of this process, as yet
 
 

@@ -14,8 +14,9 @@ FLOORS = [
      'command_line'},
     {'losses', 'schedules', 'optimizers', 'sharding', 'logs', 'modalities'},
     {'models', 'data', 'seal'},
-    {'compress'},
-    {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks', 'microbatches'},
+    {'compress', 'projectors'},
+    {'objective', 'carry', 'teachers', 'student', 'augment', 'tasks', 'microbatches',
+     'loss_scale'},
     {'step', 'checkpoint', 'runs'},
     {'formats'},
     {'train', 'records', 'launch'},
@@ -28,8 +29,8 @@ FLOORS = [
     {'main', 'predict', 'export', 'evaluate'},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'data', 'tasks', 'augment',
-                    'carry', 'compress', 'pipelines'}
+NAMED_BY_CONFIGS = {'losses', 'schedules', 'optimizers', 'models', 'projectors', 'data', 'tasks',
+                    'augment', 'carry', 'compress', 'pipelines'}
 # Machinery never asks which modality, task or format it has: only the rooms named beside these
 # literals may have them, or paths that begin with them.
 FIELDS = {'image', 'tokens', 'types', 'pixels', 'tokenizer_sha256'}
@@ -37,8 +38,8 @@ PARTS = {'head', 'pooler', 'words'}
 ASK_THE_OBJECT = {
     **dict.fromkeys(FIELDS, {'modalities', 'data', 'models', 'augment', 'tasks'}),
     **dict.fromkeys(PARTS, {'models', 'formats', 'tasks'}),
-    'logits': {'losses', 'models', 'tasks', 'augment', 'modalities', 'data', 'carry', 'objective',
-               'student', 'teachers'}}
+    'logits': {'losses', 'models', 'projectors', 'tasks', 'augment', 'modalities', 'data', 'carry',
+               'objective', 'student', 'teachers'}}
 # On floor 4 the student is built of projectors over views; carries and terms name paths.
 WITHIN_A_FLOOR = {('carry', 'objective'), ('student', 'objective'), ('lookup', 'types'),
                   ('disk', 'types'), ('hub', 'types'), ('numbers', 'types'), ('streams', 'types'),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import pytest
+from flax import nnx
 
 from distill import lookup
 from distill.types import Status, Stop
@@ -94,8 +95,8 @@ def lab(tmp_path, monkeypatch):
     del sys.modules[name]
 
 
-ROOMS = ['data', 'models', 'losses', 'tasks', 'augment', 'carry', 'schedules', 'pipelines',
-         'optimizers']
+ROOMS = ['data', 'models', 'projectors', 'losses', 'tasks', 'augment', 'carry', 'schedules',
+         'pipelines', 'optimizers']
 PARTS = '''
 from __future__ import annotations
 import functools
@@ -327,3 +328,9 @@ def test_defaults_are_those_of_functions_and_of_dataclasses_with_factories():
 def test_a_text_of_the_command_line_is_a_value_of_the_type_that_is_asked_for(text, expected, value):
   found = lookup.parse_value(text, expected)
   assert found == value and type(found) is type(value)
+
+
+def test_a_projector_from_outside_must_be_a_module():
+  assert lookup.find('projectors', 'flax.nnx:Linear', 'x') is nnx.Linear
+  with pytest.raises(Stop, match="x='os:mkdir' is no projector: it must be a class derived"):
+    lookup.find('projectors', 'os:mkdir', 'x')

@@ -15,7 +15,7 @@ from distill import checkpoint, objective, optimizers, sharding, step, teachers,
 from distill.carry import Average
 from distill.models.bert import Bert
 from distill.models.functional import Functional, splits_of
-from distill.models.projectors import Linear
+from distill.projectors.projectors import Linear
 from distill.student import Projector, Student
 from distill.types import Status, Stop
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distill.models import bert, projectors
+from distill.models import bert
 from distill.models.functional import Functional
 from distill.pipelines import fits, nodes
+from distill.projectors import projectors
 from distill.student import Student, block_map, build_student, start_from
 from distill.types import Status, Stop
 

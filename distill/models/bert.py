@@ -140,9 +140,13 @@ class Block(layers.Block):
     split = lambda z: z.reshape(b, -1, self.heads, d // self.heads)
     scores = jnp.einsum('bqhe,bkhe->bhqk', split(q) * (d // self.heads)**-0.5, split(k))
     probabilities = layers.softmax(scores.astype(jnp.float32) + bias).astype(x.dtype)
-    mixed = jnp.einsum('bhqk,bkhe->bqhe', layers.dropout(
-        probabilities, self.dropout, keys[0], full_shape=(b, self.heads, s, s)), split(v))
-    rows = self.attention_norm(rows + dropped(self.out(mixed.reshape(b * n, d)), keys[1]))
+    if layers.has_fused_attention() and (key is None or self.dropout == 0):
+      # Computed apart from `probabilities` and `scores`: if these aren't read, XLA drops them.
+      context = jax.nn.dot_product_attention(split(q), split(k), split(v), bias)
+    else:
+      context = jnp.einsum('bhqk,bkhe->bqhe', layers.dropout(
+          probabilities, self.dropout, keys[0], full_shape=(b, self.heads, s, s)), split(v))
+    rows = self.attention_norm(rows + dropped(self.out(context.reshape(b * n, d)), keys[1]))
     rows = self.norm(rows + dropped(self.down(layers.gelu(self.up(rows))), keys[2]))
     whole = lambda z: z.reshape(b, -1, d)
     return rows, {'hidden': whole(rows), 'attention': probabilities, 'scores': scores,

@@ -1,14 +1,15 @@
-"""The precision of models: float32, bfloat16, or float32 with bfloat16 operands of products."""
+"""The precision of models: float32, bfloat16, float16, or float32 with bfloat16 operands."""
 import math
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-MIXED = 'mixed'
+MIXED, FLOAT16 = 'mixed', 'float16'
 # The precisions that models can have, each with the dtype of parameters and activations.
-DTYPES = {'float32': 'float32', 'bfloat16': 'bfloat16', MIXED: 'float32'}
+DTYPES = {'float32': 'float32', 'bfloat16': 'bfloat16', FLOAT16: FLOAT16, MIXED: 'float32'}
 INSTRUCTIONS = {'avx512_bf16', 'amx_bf16'}      # x86: bfloat16 products, float32 sums
 
 
@@ -60,6 +61,16 @@ def _product_backward(operands, slope):
 
 _product = jax.custom_vjp(lambda lhs, rhs: _product_forward(lhs, rhs)[0])
 _product.defvjp(_product_forward, _product_backward)
+
+
+def slow_dtypes(dtypes: Collection[str]) -> dict[str, str]:
+  """Returns those precisions that this machine computes slower than float32, with the found."""
+  found = {}
+  if MIXED in dtypes and lacks_instructions():
+    found[MIXED] = 'this CPU has no instructions for products of bfloat16'
+  if FLOAT16 in dtypes and jax.default_backend() == 'cpu':
+    found[FLOAT16] = 'it is for accelerators, and this is a CPU'
+  return found
 
 
 def lacks_instructions(cpuinfo: pathlib.Path = pathlib.Path('/proc/cpuinfo')) -> bool:

@@ -162,7 +162,7 @@ def _read(node: Mapping[str, Any], path: Path, model: Mapping[str, Any], where: 
   """
   for name, projector in children(model, 'projectors'):
     yield from _model(child(projector, 'module'), (*where, 'projectors', name, 'module'),
-                      ('inputs',), apart=('inputs',))
+                      ('inputs',), apart=('inputs',), room='projectors')
   for name, schedule in children(node, 'schedules'):
     yield from _named('schedules', schedule, (*path, 'schedules', name))
   for name, carry in children(node, 'carry'):
@@ -191,9 +191,10 @@ def _stage(node: Mapping[str, Any], path: Path, facts: Any):
       yield from _named('augment', augment, (*path, 'augment', i), filled=facts)
 
 
-def _model(node: Mapping[str, Any], path: Path, filled: Any, apart: Collection[str] = ()):
-  """Yields a model, and those inside it: a model gives its parts what they leave out."""
-  yield from _named('models', node, path, filled=filled, apart=('rngs', *apart))
+def _model(node: Mapping[str, Any], path: Path, filled: Any, apart: Collection[str] = (),
+           room: str = 'models'):
+  """Yields a model or a projector, and the models inside it, which it gives what they leave out."""
+  yield from _named(room, node, path, filled=filled, apart=('rngs', *apart))
   filled_parts = EVERY if ':' in str(node.get('name')) else filled
   for key, value in node.items():
     if isinstance(value, Mapping):

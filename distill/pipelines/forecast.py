@@ -72,9 +72,8 @@ def prepare_stages(setup: Setup, run: Run) -> PreparedStages:
   for *about, remaining, resumed in lines:
     parts = 'plan', *about, f'about {_format_seconds(remaining * seconds)}', resumed
     run.log.say('  '.join(filter(None, parts)))
-  if precision.MIXED in dtypes and precision.lacks_instructions():
-    run.log.say("plan  dtype='mixed' will be slower than 'float32': this CPU has no instructions "
-                'for products of bfloat16')
+  for dtype, reason in precision.slow_dtypes(dtypes).items():
+    run.log.say(f"plan  dtype={dtype!r} will be slower than 'float32': {reason}")
   total = _format_seconds(sum(line[3] for line in lines) * seconds)
   run.log.say(f'plan  in all about {total}, {_memory(states) / 2**30:.1f} GiB of memory, '
               f'{3 * states / 2**20:.0f} MiB of disk; then the report: {run.workdir}/report.html')

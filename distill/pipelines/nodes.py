@@ -107,7 +107,7 @@ class TeacherNode:
   before: Mapping = _empty()        # S: a `StageNode`
   schedules: Mapping = _empty()
   carry: Mapping = _empty()
-  dtype: str = 'float32'            # or 'bfloat16' or 'mixed': `models.precision`
+  dtype: str = 'float32'            # or another of `models.precision.DTYPES`
   microbatch: int = 0
   seed: int = 0                     # added to the run's, so that equal teachers differ
   shared: bool = False              # one model for all seeds; `seed` then also orders its data

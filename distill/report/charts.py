@@ -21,7 +21,7 @@ DARKEST = '#005A8E'     # of a matrix; numbers can be read on all that is lighte
 POINTS = 200            # of a line at most; no screen shows more
 WIDTH, HEIGHT = 300, 190        # in points; the page never draws them narrower than 300 pixels
 NAMED = 20              # a matrix with more rows or columns has no room for names
-UNDRAWN = ('stage', 'seed', 'step', 'time', 'grad_norm')        # fields of a row without a curve
+UNDRAWN = ('stage', 'seed', 'step', 'time', 'grad_norm', 'loss_scale')    # fields without a curve
 
 STYLE = {
     'svg.hashsalt': 'distill', 'svg.fonttype': 'none', 'font.family': 'DejaVu Sans',

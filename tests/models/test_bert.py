@@ -62,6 +62,55 @@ def test_the_encoder_is_the_published_one():
     np.testing.assert_allclose(outputs['logits'][row], logits, atol=2e-5)
 
 
+def test_fused_attention_is_the_same_function(monkeypatch):
+  net = model(depth=1, dropout=0.0)
+  params, _ = net.init(0)
+  key = jax.random.key(7)       # away from the start, where every key has nearly the same weight
+  params = {name: value + 0.5 * jax.random.normal(jax.random.fold_in(key, i), value.shape)
+            for i, (name, value) in enumerate(sorted(params.items()))}
+  data, calls, original = batch(lengths=(6, 2)), [], jax.nn.dot_product_attention
+
+  def fused(q, k, v, bias):
+    calls.append((q.shape, k.shape, bias.shape))
+    return original(q, k, v, bias)
+
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', fused)
+
+  def loss(params, train):
+    outputs, _ = net(params, {}, data, train=train, key=key if train else None)
+    shown = jnp.square(outputs['block00/hidden']) * data['mask'][:, :, None]
+    return jnp.square(outputs['logits']).sum() + shown.sum(), outputs
+
+  found = {}
+  for is_fused in False, True:
+    monkeypatch.setattr(layers, 'has_fused_attention', lambda is_fused=is_fused: is_fused)
+    found[is_fused] = jax.value_and_grad(loss, has_aux=True)(params, True)
+    # All queries, and the first one again for the pooled output.
+    assert calls == [((2, n, 2, 4), (2, 6, 2, 4), (2, 1, 1, 6)) for n in (6, 1) if is_fused]
+  (a, ours), slopes = found[False]
+  (b, theirs), fused_slopes = found[True]
+  np.testing.assert_allclose(a, b, rtol=1e-5)
+  assert ours.keys() == theirs.keys()
+  for name, value in ours.items():
+    np.testing.assert_allclose(theirs[name], value, atol=1e-5, err_msg=name)
+  for path, slope in slopes.items():
+    np.testing.assert_allclose(fused_slopes[path], slope, rtol=1e-5, atol=1e-5 * float(
+        jnp.abs(slope).max()) + 1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize('dropout, train, is_fused', [
+    (0.1, True, False), (0.1, False, True), (0.0, True, True)])
+def test_attention_with_dropout_is_not_fused(monkeypatch, dropout, train, is_fused):
+  calls = []
+  monkeypatch.setattr(layers, 'has_fused_attention', lambda: True)
+  monkeypatch.setattr(jax.nn, 'dot_product_attention',
+                      lambda q, k, v, bias: calls.append(bias) or v[:, :q.shape[1]])
+  net = model(depth=1, dropout=dropout)
+  jax.eval_shape(lambda params: net(params, {}, batch(), train=train, key=jax.random.key(0))[0],
+                 net.shapes[0])
+  assert bool(calls) == is_fused
+
+
 def test_every_output_has_its_name_and_shape():
   net = model(words=True)
   outputs, _ = net(*net.init(0), batch())

@@ -71,7 +71,8 @@ def test_products_of_a_batch_of_matrices_stay_wide():
 def test_mixed_arrays_are_as_wide_as_float32():
   tree = {'a': jnp.ones(3, jnp.float16), 'n': jnp.arange(3)}
   widths = {dtype: str(precision.cast(tree, dtype)['a'].dtype) for dtype in precision.DTYPES}
-  assert widths == {'float32': 'float32', 'bfloat16': 'bfloat16', 'mixed': 'float32'}
+  assert widths == {'float32': 'float32', 'bfloat16': 'bfloat16', 'float16': 'float16',
+                    'mixed': 'float32'}
   assert precision.cast(tree, 'mixed')['n'].dtype == jnp.int32
 
 
@@ -168,3 +169,22 @@ def test_a_cpu_without_the_instructions_is_known_by_its_flags(tmp_path, lines, l
   (tmp_path / 'cpuinfo').write_text(f'processor : 0\n{lines}\n')
   assert precision.lacks_instructions(tmp_path / 'cpuinfo') == lacking
   assert not precision.lacks_instructions(tmp_path / 'none')
+
+
+def test_a_precision_that_is_slower_here_has_a_reason(monkeypatch):
+  monkeypatch.setattr(precision, 'lacks_instructions', lambda: True)
+  assert precision.slow_dtypes({'float32', 'bfloat16'}) == {}
+  found = precision.slow_dtypes({'float32', 'float16', 'mixed'})
+  assert 'for products of bfloat16' in found['mixed'] and 'this is a CPU' in found['float16']
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(precision, 'lacks_instructions', lambda: False)
+  assert precision.slow_dtypes({'float16', 'mixed'}) == {}
+
+
+def test_a_teacher_answers_in_float16():
+  model = Functional(lambda rngs: Anybodys(rngs=rngs))
+  weights, data = model.init(0), {'x': jnp.asarray(draw(2, 4)), 'valid': jnp.ones(2)}
+  wide, half = (Live('big', model, dtype)(weights, data | {'x': data['x'].astype(dtype)})['logits']
+                for dtype in ('float32', 'float16'))
+  assert half.dtype == jnp.float16 and (half != wide).any()
+  np.testing.assert_allclose(half, wide, atol=5e-3)      # 11 bits, of two layers

@@ -267,7 +267,7 @@ def test_modules_are_those_of_what_is_named_and_used():
   found = fields.modules(config())
   assert {'distill.losses.logits', 'distill.losses.supervised', 'distill.models.resnet',
           'distill.optimizers', 'distill.data.digits', 'distill.tasks.classification'} <= found
-  assert not {'distill.losses.maps', 'distill.models.fusion', 'distill.carry'} & found
+  assert not {'distill.losses.maps', 'distill.projectors.fusion', 'distill.carry'} & found
   members = config('digits.py:mutual')
   assert {'distill.models.cohort', 'distill.models.resnet'} <= fields.modules(members)
   assert 'distill.models.resnet' in fields.modules({**members, 'teachers': {}})

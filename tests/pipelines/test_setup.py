@@ -225,8 +225,15 @@ def test_a_path_map_that_cannot_be_is_one_line_before_anything_is_compiled(stude
 
 @pytest.mark.parametrize(('fields', 'line'), [
     (dict(remat='all'), "remat='all' is not one of nothing, dots, everything"),
-    (dict(dtype='float16'), "dtype='float16' is not one of float32, bfloat16, mixed")])
+    (dict(dtype='float8'), "dtype='float8' is not one of float32, bfloat16, float16, mixed")])
 def test_a_way_to_compute_that_is_none(fields, line):
   with pytest.raises(Stop, match=line) as stop:
     train.prepared(sized(16, **fields)['teacher'].stage, {})
   assert stop.value.status == Status.CONFIG
+
+
+def test_only_a_stage_in_float16_has_a_loss_scale():
+  wide, half = (train.prepared(sized(16, dtype=dtype)['teacher'].stage, {}).like
+                for dtype in ('float32', 'float16'))
+  assert wide.loss_scale is None and half.loss_scale.factor.dtype == 'float32'
+  assert {str(x.dtype) for x in half.params.values()} == {'float32'}

@@ -6,7 +6,7 @@ import pytest
 from distill import schedules
 from distill.losses import logits
 from distill.models.functional import Functional
-from distill.models.temperatures import CWSM, FLSW, Learned
+from distill.projectors.temperatures import CWSM, FLSW, Learned
 from tests.losses.inputs import REFERENCE, STUDENT, TEACHER, assert_proven
 
 S, T = jnp.float32(STUDENT), jnp.float32(TEACHER)

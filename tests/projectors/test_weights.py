@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from distill.losses import features, logits
-from distill.models import weights
+from distill.projectors import weights
 
 from ..losses.inputs import (
   LABEL,

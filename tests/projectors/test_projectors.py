@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill.models import fusion, projectors
 from distill.models.functional import Functional
 from distill.models.resnet import ResNet
 from distill.models.simkd import SimKD
+from distill.projectors import fusion, projectors
 
 VALID = np.array([1., 1, 1, 0])
 RNG = np.random.default_rng(0)
@@ -199,5 +199,6 @@ class TestSimKD:
   def test_bad_hyper_parameters(self):
     with pytest.raises(ValueError, match='factor=13 is not between 1 and the width 12'):
       made(SimKD, encoder=self.ENCODER, width=12, factor=13, classes=5)
-    with pytest.raises(ValueError, match="'projectors.Linear' is not resnet.ResNet"):
-      made(SimKD, encoder=dict(name='projectors.Linear', inputs=1, outputs=1), width=12, classes=5)
+    encoder = dict(name='simkd.Projector', inputs=1, width=1, factor=1)
+    with pytest.raises(ValueError, match="'simkd.Projector' is not resnet.ResNet"):
+      made(SimKD, encoder=encoder, width=12, classes=5)
