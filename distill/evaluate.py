@@ -60,7 +60,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   options, rest = parser.parse_known_args(arguments)
   fields = [argument for argument in rest if argument.startswith('--config.')]
   empty = [f'--{name}=' for name, value in vars(options).items() if value == '']
-  if wrong := [*(argument for argument in rest if argument not in fields), *empty]:
+  wrong = [*(argument for argument in rest if argument not in fields), *empty]
+  if wrong:
     raise Stop(Status.CONFIG, f'{wrong[0]!r} is not --models=DIR,DIR, --workdir=DIR, '
                '--config=FILE, --config.FIELD=VALUE or --render=DIR')
   if not options.render and not options.models:

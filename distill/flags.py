@@ -32,7 +32,8 @@ def parsed(arguments: Sequence[str]) -> Command:
   except flags.Error as error:
     raise Stop(Status.CONFIG, _line(error)) from error
   files = [a for a in arguments if a.startswith('--config=')]
-  if not files or not (file := files[-1].removeprefix('--config=')):
+  file = files[-1].removeprefix('--config=') if files else ''
+  if not file:
     raise Stop(Status.CONFIG, 'give --config=configs/NAME.py; --list shows what there is')
   _check_file(file)
   rest = [a for a in arguments if a not in files]

@@ -69,7 +69,8 @@ def run(name: str, config: Mapping[str, Any], workdir: pathlib.Path, stopping: l
     print(f'\n{report.table(result)}\n\n{report.summary(result)}\n\n{workdir}/report.html')
   if tier := config['tier'] if 'tier' in config else '':
     from distill.report import tiers
-    if line := tiers.describe_missed(result, tier):
+    line = tiers.describe_missed(result, tier)
+    if line:
       raise Stop(Status.TIER, line)
   return result
 

@@ -97,8 +97,7 @@ public code, and not tuned to this task; `kl+attention` adds the maps to `fixed-
 
 
 def verdict(ends: tuple[float, float], p: float) -> str:
-  """Decides the claim that a mean difference is above 0, by its interval in points and corrected p.
-  """
+  """Decides the claim that a mean difference is above 0, by interval (points) and corrected p."""
   low, high = ends
   if low > 0 and p < SURE:
     return HOLDS

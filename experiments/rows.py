@@ -140,7 +140,8 @@ def _checked(row: Any) -> Row:
   if row.get('schema') != SCHEMA:
     raise ValueError(f'its schema is {row.get("schema")}, where this code has {SCHEMA}')
   of_a_run = FIELDS if 'error' in row else FIELDS | FINISHED
-  if missing := (BENCH if 'bench' in row else of_a_run) - row.keys():
+  missing = (BENCH if 'bench' in row else of_a_run) - row.keys()
+  if missing:
     raise ValueError(f'it lacks {", ".join(sorted(missing))}')
   return row
 

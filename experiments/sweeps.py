@@ -106,8 +106,7 @@ def check_distinct(trials: Sequence[Trial], key: Callable[[Trial], str]) -> list
 
 
 def select(name: str, trials: Sequence[Trial], file: str) -> list[Trial]:
-  """Returns the trials of the arm of that name; if there is none, of arms whose name contains it.
-  """
+  """Returns the trials of the arm named `name`, else of the arms whose name contains it."""
   named = [trial for trial in trials if arm_name(trial.arm) == name]
   if found := named or [trial for trial in trials if name in arm_name(trial.arm)]:
     return found

@@ -50,7 +50,8 @@ def make_row(file: str, experiment: str) -> dict[str, Any]:
   """Trains and evaluates on a config's data; returns the row."""
   started = time.monotonic()
   config = flags.parsed([f'--config={file}']).config.to_dict()
-  if missing := {'data', 'evaluate', 'seed'} - config.keys():
+  missing = {'data', 'evaluate', 'seed'} - config.keys()
+  if missing:
     raise Stop(Status.CONFIG, f'{file} has no {min(missing)}')
   data = lookup.build('data', source(config['data']), 'data')
   train, test = data.splits['train'], data.splits[config['evaluate']['split']]

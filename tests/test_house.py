@@ -203,6 +203,27 @@ def test_nothing_private_of_a_library_is_imported():
   assert not private_modules(ast.parse('from __future__ import annotations\nimport jax.core'))
 
 
+def raising_walruses(tree: ast.Module) -> list[str]:
+  """Finds conditions that assign and whose only action is to raise: two plain lines read better."""
+  return [f'{n.lineno}: {ast.unparse(n.test)}' for n in ast.walk(tree)
+          if isinstance(n, ast.If) and len(n.body) == 1 and isinstance(n.body[0], ast.Raise)
+          and any(isinstance(part, ast.NamedExpr) for part in ast.walk(n.test))]
+
+
+@pytest.mark.parametrize('path', [*FILES, *(ROOT / 'experiments').rglob('*.py')], ids=str)
+def test_no_condition_that_raises_also_assigns(path):
+  assert not raising_walruses(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize('code, count', [
+    ('if wrong := find():\n  raise ValueError(wrong)', 1),
+    ('if known and (wrong := find()):\n  raise ValueError(wrong)', 1),
+    ('wrong = find()\nif wrong:\n  raise ValueError(wrong)', 0),
+    ('if found := find():\n  print(found)', 0)])
+def test_a_condition_that_raises_and_assigns_is_found(code, count):
+  assert len(raising_walruses(ast.parse(code))) == count
+
+
 def test_no_file_is_empty():
   assert not [p for p in FILES if not p.read_text().strip()]
 
@@ -269,8 +290,7 @@ def test_configs_import_only_ml_collections():
 
 
 def lines_beside_methods(tree: ast.Module, text: str) -> int:
-  """Counts a config's lines but for the functions of a config `c`, and the blank lines around them.
-  """
+  """Counts a config's lines except functions of a config `c`, with their blank lines."""
   methods = [n for n in tree.body
              if isinstance(n, ast.FunctionDef) and [a.arg for a in n.args.args] == ['c']]
   return len(text.splitlines()) - sum(n.end_lineno - n.lineno + 3 for n in methods)

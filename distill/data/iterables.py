@@ -1,5 +1,4 @@
-"""Batches of any iterable of dicts of arrays (a list, a generator, a loader), checked as they come.
-"""
+"""Batches of any iterable of dicts of arrays (a list, a generator, a loader), checked."""
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -112,7 +111,8 @@ class IterableData:
                        "{'image': …, 'label': …}", i)
     found = {name: array for name, x in batch.items()
              if isinstance(name, str) and (array := _as_numbers(x)) is not None}
-    if lacks := self._like.keys() - found.keys() - {*MASKS}:
+    lacks = self._like.keys() - found.keys() - {*MASKS}
+    if lacks:
       raise self._stop(f'lacks {min(lacks)!r}, which the first batch has; it has '
                        f'{_listed(found)}', i)
     if not found.keys() - {*MASKS}:

@@ -29,7 +29,7 @@ Inputs = str | Sequence[str] | None
 
 
 class Custom:
-  """A model of any origin without its arrays; it came with its `weights`.
+  """A model of any origin as a pure function, and the weights that it came with.
 
   It is called as `Functional` is. `mixing`: in training an output depends on the batch's other
   examples.
@@ -237,7 +237,7 @@ def _binding(function: Callable, skip: int, title: str, fields: Mapping[str, Any
 
 
 def _input_fields(first: str, whole: bool, title: str, fields: Mapping[str, Any],
-          inputs: Inputs) -> str | Sequence[str]:
+                  inputs: Inputs) -> str | Sequence[str]:
   """Finds the field, or fields, that a model takes first; 'batch' means the whole dict."""
   if inputs:
     for name in [inputs] if isinstance(inputs, str) else inputs:

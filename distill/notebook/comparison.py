@@ -148,10 +148,12 @@ def _task(given: str | Task | None, models: Mapping[str, custom.Custom], fields:
              for name, model in models.items()}
   first, answers = next(iter(outputs.items()))
   answer = answers.get(custom.ANSWER, next(iter(answers.values())))
-  if given is None and not (given := tasks.inferred(batch[TARGET], answer)):
-    raise Stop(Status.CONFIG, f'models[{first!r}] answers {list(answer.shape)}, and the labels are '
-               f'{batch[TARGET].dtype} {list(batch[TARGET].shape)}: say by which task they are '
-               "judged, such as task='classification.Classification'")
+  if given is None:
+    given = tasks.inferred(batch[TARGET], answer)
+    if not given:
+      raise Stop(Status.CONFIG, f'models[{first!r}] answers {list(answer.shape)}, and the labels '
+                 f'are {batch[TARGET].dtype} {list(batch[TARGET].shape)}: say by which task they '
+                 "are judged, such as task='classification.Classification'")
   if isinstance(given, str):
     given = lookup.build('tasks', {'name': given}, 'task', names=tuple(names),
                          classes=answer.shape[-1] if len(answer.shape) > 1 else 1)

@@ -95,7 +95,8 @@ def _term(name: str, given: Any, shapes: Shapes, teachers: Sequence[str],
   node = dict(given) if isinstance(given, Mapping) else {'loss': given}
   if 'loss' not in node:
     raise Stop(Status.CONFIG, f'{where} is a dict without a loss: it has {", ".join(node)}')
-  if unknown := [key for key in node if key not in KEYS]:
+  unknown = [key for key in node if key not in KEYS]
+  if unknown:
     raise Stop(Status.CONFIG, f'{where}: a term has no {unknown[0]!r}'
                + lookup.nearest(unknown[0], KEYS))
   loss, schedule = node.pop('loss'), node.pop('schedule', None)

@@ -91,7 +91,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
   with as_value_errors():
     source = IterableData(data)
     held_out = None if validation is None else IterableData(validation, title='validation')
-    plan = _plan(steps, epochs, log_every, eval_every, source, held_out, accumulate)
+    node = _train_node(steps, epochs, log_every, eval_every, source, held_out, accumulate)
     models = _models(student, teacher, source.fields, inputs)
     source.full = models.student.mixing
     learner = _learner(models.student, projectors or {}, frozen)
@@ -101,7 +101,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
     found = _terms(losses, shapes, models, 'losses')
     stage = train.Stage(
         name='student', student=learner, start=lambda weights: learner.init(stage.seed),
-        terms=found, data=source, optimizer=_check_optimizer(optimizer), train=plan,
+        terms=found, data=source, optimizer=_check_optimizer(optimizer), train=node,
         seed=_check_seed(seed), where='distill', teachers=models.teachers, schedules=schedules,
         layout=layout_for([source.size // accumulate or 1, *([held_out.size] if held_out else [])]))
     if held_out:
@@ -114,7 +114,7 @@ def distill(student: Any, teacher: Any, data: Iterable[Mapping[str, Any]], *,
 
 
 class Models(NamedTuple):
-  """The models of a call, without their arrays, and the teachers' weights by name."""
+  """The student and the teachers of a call, and the teachers' weights by name."""
   student: custom.Custom
   teachers: tuple[Live, ...]
   weights: Mapping[str, teachers.Weights]
@@ -209,9 +209,9 @@ def output_shapes(model: custom.Custom, batch: Mapping[str, Any], title: str, da
                f'{type(error).__name__}: {line}') from error
 
 
-def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: IterableData,
-          held_out: IterableData | None, accumulate: int) -> dict[str, int]:
-  """Returns the plan of `train.fit`."""
+def _train_node(steps: int, epochs: float, log_every: int, eval_every: int, source: IterableData,
+                held_out: IterableData | None, accumulate: int) -> dict[str, int]:
+  """Returns the fields of `train.TrainConfig`."""
   if bool(steps) == bool(epochs):
     raise Stop(Status.CONFIG, f'steps={steps} and epochs={epochs}: say how long by one of them')
   if epochs:
@@ -219,10 +219,10 @@ def _plan(steps: int, epochs: float, log_every: int, eval_every: int, source: It
       raise Stop(Status.CONFIG, f'epochs={epochs}: this data has no length: say steps=…')
     steps = math.ceil(epochs * source.length)
   log_every = log_every or eval_every or max(1, steps // ROWS)
-  plan = {'steps': steps, 'accumulate': accumulate, 'log_every': log_every,
+  node = {'steps': steps, 'accumulate': accumulate, 'log_every': log_every,
           'save_every': KEEP_EVERY, 'eval_every': eval_every or (log_every if held_out else 0)}
-  lookup.call(train.TrainConfig, plan, 'distill')
-  return plan
+  lookup.call(train.TrainConfig, node, 'distill')
+  return node
 
 
 def _terms(losses: terms.Losses, shapes: terms.Shapes, models: Models,
@@ -309,6 +309,7 @@ def _check_same(workdir: pathlib.Path, ready: train.Prepared, models: Models,
   if not path.exists():
     replace(path, json.dumps(now, indent=2))
   before = json.loads(path.read_text())
-  if differ := [name for name, value in now.items() if before.get(name) != value]:
+  differ = [name for name, value in now.items() if before.get(name) != value]
+  if differ:
     raise Stop(Status.CONFIG, f'{workdir} was begun with another {" and another ".join(differ)} (a '
                'program is models, losses and optimizer): take another workdir')

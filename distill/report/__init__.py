@@ -27,7 +27,8 @@ def write(workdir: pathlib.Path, report: Report, rows: charts.Rows) -> None:
     Stop: it has a number that is not finite, or the disk refuses a file.
   """
   text = numbers.dumps(report, str(workdir / 'report.json'), indent=2, ensure_ascii=False)
-  if wrong := broken(json.loads(text)):
+  wrong = broken(json.loads(text))
+  if wrong:
     raise ValueError(wrong)
   _draw(workdir, report, rows)
   failpoint('reporting')
@@ -51,7 +52,8 @@ def read(workdir: pathlib.Path) -> Report:
     report = json.loads(path.read_text('utf-8'))
   except ValueError as error:
     raise Stop(Status.DATA, f'{path} is not JSON ({error}): remove it to measure again') from None
-  if wrong := broken(report):
+  wrong = broken(report)
+  if wrong:
     raise Stop(Status.DATA, f'{path} breaks its contract ({wrong}): remove it to measure again')
   return report
 
