@@ -294,8 +294,8 @@ class Bank:
     again = (id[:, None] == id) & (order[:, None] < order) & (valid > 0)
     moves = (valid > 0) & ~again.any(axis=1)
     row = places[id, 0]
-    moved = maths.unit(self.momentum * bank[:, row]
-                  + (1 - self.momentum) * maths.unit(maths.wide(jnp.stack([student, teacher]))))
+    unit = maths.unit(maths.wide(jnp.stack([student, teacher])))
+    moved = maths.unit(self.momentum * bank[:, row] + (1 - self.momentum) * unit)
     return value | {'bank': bank.at[:, jnp.where(moves, row, n)].set(moved, mode='drop'), 'z': z,
                     'draws': self._draws(value['key'], step + 1, len(id))}
 

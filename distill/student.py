@@ -149,7 +149,7 @@ def _spec(*, module: Mapping, reads: str | Sequence[str]):
 
 
 def start_from(params: Flat, source: Flat, take: Mapping[str, str], where: str,
-                 cut: Collection[str] = (), key: str = 'take') -> Flat:
+               cut: Collection[str] = (), key: str = 'take') -> Flat:
   """Returns the parameters of a model that starts from another one, by a path map.
 
   An entry of `take` names a parameter or a module of the model and what it starts from:

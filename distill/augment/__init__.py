@@ -1,11 +1,13 @@
 """Augmentations: pure functions `(batch, key, ask) -> batch` that run in the train step.
 
-It returns every field that it was given, changed or not, and may add others. One that asks teachers
-names the outputs that it reads by its attribute `reads`, paths such as 'TEACHER/logits', as a carry
-does: the stage then has these teachers, and the baseline, which has none, goes without it.
+An augmentation returns every field that it was given, changed or not, and may add others. An
+augmentation that asks teachers names the outputs that it reads by its attribute `reads`, paths such
+as 'TEACHER/logits', as a carry does: the stage then has these teachers. The baseline has none, and
+trains without the augmentation.
 
-One with an attribute `adds_only`, True, gives back every field as it was and only adds others, and
-asks teachers about the batch as it was: it may stand beside a teacher whose outputs are stored.
+An augmentation with `adds_only = True` returns every given field unchanged and only adds others,
+and asks teachers about the unchanged batch. A stage may have it together with a teacher whose
+outputs are stored.
 """
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -117,15 +117,15 @@ def common(config: nodes.EvalConfig, judge: Judge) -> Common:
 
 def train(learner: nodes.Learner, model: Functional, node: Mapping[str, Any], start: fits.Start,
           find: Find, known: Collection[str], common: Common) -> Train:
-  """Builds the stages of a learner.
+  """Builds the job that trains a learner, as a teacher or an assistant, without an identity.
+
+  The caller sets the identity, and the role of a student.
 
   Args:
     node: the node of its model.
     start: makes the parameters with which a stage's student begins.
     find: returns teachers by name.
     known: the names that teachers may have.
-
-  The caller sets the identity, and the role of any but a teacher.
   """
   stages = [_stage(learner, where, model, start, find, known, common) for where in learner.stages]
   stages, seen = zip(*stages, strict=True)
@@ -182,9 +182,10 @@ def _stage(learner: nodes.Learner, where: str, model: Functional, start: fits.St
     raise Stop(Status.CONFIG, f'{where}: it reads the teacher of {min(averages)}, and carries are '
                'for the last stage alone')
   carries |= common.carries(learner, averages)
-  views = sources.view_shapes(model, teachers, data, common.modality, schedules) if specs else {}
+  views = (sources.projector_inputs(model, teachers, data, common.modality, schedules)
+           if specs else {})
   student = build_student(model, specs, learner.frozen if node.frozen is None else node.frozen,
-                            views, learner.where)
+                          views, learner.where)
   if augment:                         # which may perturb the student's inputs
     student = dataclasses.replace(student, probe=common.modality.probe(model, model.shapes))
   return Stage(

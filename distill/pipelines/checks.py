@@ -69,7 +69,7 @@ def check_average(name: str, carries: Mapping[str, Any], where: str) -> None:
     raise Stop(Status.CONFIG, f'{field}: there is no carry.{name}' + lookup.nearest(name, carries))
   kind = carries[name].get('name', '') if isinstance(carries[name], Mapping) else ''
   if not kind:
-    raise Stop(Status.CONFIG, f'carry.{name} has no name, of something in distill/carry')
+    raise Stop(Status.CONFIG, f'carry.{name} has no name, of something in distill/carry.py')
   if not getattr(lookup.find('carry', kind, f'carry.{name}.name'), 'average', False):
     raise Stop(Status.CONFIG, f"{field}: carry.{name}.name={kind!r} holds no average of the "
                "student's parameters: take 'Average'")

@@ -112,7 +112,7 @@ def make_start(node: nodes.StudentNode, model: Functional, spelled: Mapping[str,
 
   def take(found: Weights) -> tuple[Flat, ...]:
     taken = start_from(wanted, found[0] | found[1], path_map, 'student', model.traits.cut,
-                         key='take' if node.take else 'layers')
+                       key='take' if node.take else 'layers')
     return tuple({path: taken[path] for path in part} for part in shapes)
   jax.eval_shape(take, source.shapes)
 

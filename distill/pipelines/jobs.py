@@ -243,6 +243,6 @@ def make_scorer(model: Functional, setup: Setup,
   def scores(params: Flat, rest: Flat) -> dict[str, float]:
     weights = subtree(params, 'model/'), subtree(rest, 'model/')
     found = setup.task.score(records.collect(eval_step, weights, rows, setup.task,
-                                               setup.layout, title=split))
+                                            setup.layout, title=split))
     return {f'{split}/{name}': value for name, value in found.items()}
   return scores

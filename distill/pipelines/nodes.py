@@ -149,9 +149,8 @@ class Learner:
   """A model to train, teacher or student, with the nodes that describe it.
 
   `where` is the config path of its node, for error lines, and `node_path` that of the node with the
-  objective and the augments of its last stage. `stages` are by the config
-  paths of their nodes, in order. `batching` are fields that replace those of the config's node
-  `data`.
+  objective and the augments of its last stage. `stages` are by the config paths of their nodes,
+  in order. `batching` are fields that replace those of the config's node `data`.
   """
   name: str
   where: str
@@ -221,10 +220,10 @@ def teacher(name: str, node: TeacherNode, seed: int, reads: Mapping[str, str]) -
   if spec.batch_size:
     batching['batch_size'] = spec.batch_size
   return Learner(name=name, where=where, node_path=f'{where}.train', model=node.model,
-                 stages=stages,
-                 frozen=node.frozen, seed=node.seed + (0 if node.shared else seed),
-                 projectors=node.projectors, schedules=node.schedules, carry=node.carry,
-                 labelled=spec.labelled, drawn=spec.drawn, batching=batching, reads=reads)
+                 stages=stages, frozen=node.frozen,
+                 seed=node.seed + (0 if node.shared else seed), projectors=node.projectors,
+                 schedules=node.schedules, carry=node.carry, labelled=spec.labelled,
+                 drawn=spec.drawn, batching=batching, reads=reads)
 
 
 def student(name: str, config: Config) -> Learner:

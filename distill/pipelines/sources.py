@@ -24,7 +24,7 @@ def moving_averages(specs: Mapping[str, nodes.TeacherNode]) -> set[str]:
 
 
 def moving_teacher(name: str, spec: nodes.TeacherNode, config: nodes.Config, model: Functional,
-             judge: Judge, prepare: Callable[[Batch], Batch]) -> Moving:
+                   judge: Judge, prepare: Callable[[Batch], Batch]) -> Moving:
   """Returns a teacher that is an average of the student; `model` is the student's model."""
   where, carry = f'teachers.{name}', spec.source.removeprefix('carry:')
   checks.check_average(carry, config.carry, where)
@@ -73,8 +73,9 @@ def average_paths(teachers: Sequence[Teacher]) -> set[str]:
   return {f'carry/{teacher.carry}' for teacher in teachers if isinstance(teacher, Moving)}
 
 
-def view_shapes(model: Functional, teachers: Sequence[Teacher], data: Sequence[Mapping[str, Any]],
-          modality: Modality, schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+def projector_inputs(model: Functional, teachers: Sequence[Teacher],
+                     data: Sequence[Mapping[str, Any]], modality: Modality,
+                     schedules: Mapping[str, Schedule]) -> dict[str, Any]:
   """Returns the shapes of the views that a learner's projectors may read."""
   batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in data[0].items()}
   batch = dict(jax.eval_shape(modality.prepare, batch))

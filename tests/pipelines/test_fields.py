@@ -164,7 +164,7 @@ def teacher_s_method(weight=0.0, **kept):
 def test_what_only_a_teacher_s_term_of_weight_0_reads_is_no_difference():
   node, other = teacher_s_method()
   assert fields.essential(other) == fields.essential(node)
-  # `setting.identity` hashes the node of the teacher by itself, and the modules that it names.
+  # `build.Common.identity` hashes the node of the teacher by itself, and the modules that it names.
   part, whole = ({'teachers': each['teachers']} for each in (node, other))
   assert fields.essential(whole) == fields.essential(part)
   assert fields.modules(whole) == fields.modules(part)
