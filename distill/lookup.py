@@ -33,7 +33,7 @@ def find(room: str, name: str, where: str) -> Callable:
   `where` is the config path for the error line.
   """
   if not isinstance(name, str):
-    raise Stop(Status.CONFIG, f'{where}={name!r} must be a name, such as those in distill/{room}')
+    raise Stop(Status.CONFIG, f'{where}={name!r} must be a name, such as those in {_place(room)}')
   if ':' in name:
     return _find_outside(room, name, f'{where}={name!r}')
   module_name, _, attribute = name.rpartition('.')
@@ -47,9 +47,15 @@ def find(room: str, name: str, where: str) -> Callable:
     module = None
   found = None if attribute.startswith('_') else getattr(module, attribute, None)
   if not callable(found) or not _is_kind(room, found):
-    raise Stop(Status.CONFIG, f'{where}={name!r} names nothing in distill/{room}'
+    raise Stop(Status.CONFIG, f'{where}={name!r} names nothing in {_place(room)}'
                + nearest(name, names(room)))
   return found
+
+
+def _place(room: str) -> str:
+  """Returns the folder or the file of a room, for error lines."""
+  is_folder = hasattr(importlib.import_module(f'distill.{room}'), '__path__')
+  return f'distill/{room}' if is_folder else f'distill/{room}.py'
 
 
 def _find_outside(room: str, name: str, field: str) -> Callable:
@@ -193,7 +199,7 @@ def build(room: str, node: Mapping[str, Any], where: str, **given) -> Any:
   ValueError or OverflowError from the function is the user's mistake and becomes one line.
   """
   if not isinstance(node, Mapping) or 'name' not in node:
-    raise Stop(Status.CONFIG, f'{where}={node!r} must have a name, of something in distill/{room}')
+    raise Stop(Status.CONFIG, f'{where}={node!r} must have a name, of something in {_place(room)}')
   node = dict(node)
   function = find(room, node.pop('name'), f'{where}.name')
   taken = parameters(function)

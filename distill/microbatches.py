@@ -17,7 +17,7 @@ def check_divides(accumulate: int, size: int, layout: Layout | None) -> None:
   if size % (accumulate * replicas):
     over = f' over {replicas} devices' if replicas > 1 else ''
     raise Stop(Status.CONFIG,
-               f'train.accumulate={accumulate} does not divide the batch of {size}{over}')
+               f'accumulate={accumulate} does not divide the batch of {size}{over}')
 
 
 def accumulate(compute: Callable, rest: Flat,

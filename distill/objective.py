@@ -94,7 +94,8 @@ def term(name: str, spec: TermNode, loss: Callable, schedule: Schedule, where: s
   if not 0 <= spec.weight < float('inf'):
     raise Stop(Status.CONFIG, f'{where}.weight={spec.weight} must be 0 or more')
   if name in ('loss', 'grad_norm', 'loss_scale'):
-    raise Stop(Status.CONFIG, f'{where}: {name!r} is what the total is logged as; rename the term')
+    raise Stop(Status.CONFIG, f'{where}: {name!r} is the name of a number that every run logs; '
+               'rename the term')
   mixing = getattr(getattr(loss, 'func', loss), 'mixing', False)      # also through a partial
   counted = spec.mask or 'batch/valid'
   if mixing and spec.reads.get('where') != counted:

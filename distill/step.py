@@ -35,16 +35,16 @@ class State:
   rest: Flat
   opt_state: optax.OptState
   carry: dict[str, Any]
-  first_bad: jax.Array        # the first step whose numbers weren't finite, or -1; latched
+  first_bad: jax.Array        # the first step at which the run must stop, or -1; latched
   loss_scale: LossScale | None = None         # if gradients are float16
 
 
 def init_state(student: Student, params: Flat, rest: Flat, optimizer, carry: dict,
-               loss_scale: LossScale | None = None) -> State:
+               scale: LossScale | None = None) -> State:
   """Returns the state before step 0. Its arrays are copies, because a step donates its state."""
   opt_state = optimizer.init(student.split_trained(params)[0])
   state = State(step=jnp.zeros((), jnp.int32), params=params, rest=rest, opt_state=opt_state,
-                carry=carry, first_bad=jnp.full((), -1, jnp.int32), loss_scale=loss_scale)
+                carry=carry, first_bad=jnp.full((), -1, jnp.int32), loss_scale=scale)
   return jax.tree.map(jnp.copy, state)
 
 
@@ -296,7 +296,7 @@ def _check_accumulated(n: int, student: Student, terms: Sequence[objective.Term]
               for name, p in student.projectors.items()))
       if model.mixing]
   if mixing:
-    raise Stop(Status.CONFIG, f'train.accumulate={n}: {mixing[0]}, so it cannot be accumulated')
+    raise Stop(Status.CONFIG, f'accumulate={n}: {mixing[0]}, so it cannot be accumulated')
 
 
 @functools.lru_cache(maxsize=CACHED_STEPS)

@@ -190,7 +190,7 @@ class TrainSession:
       for name, digest in hashes.items():
         if self.facts['teachers'].get(name) != digest:
           raise Stop(Status.MISFIT, f'{stage.name}: the teacher {name!r} is not the one this run '
-                     'began with: take another --workdir, or restore the teacher')
+                     'began with: take another workdir, or restore the teacher')
     self.state = sharding.device_put(state, homes)        # before the first step
     self.weights = {name: sharding.device_put(teacher, stage.layout.weight_shardings(teacher))
                     for name, teacher in teachers.items()}
@@ -211,11 +211,11 @@ class TrainSession:
     if bad >= 0:
       batch = self.stage.layout.to_devices(self.stage.data[bad])
       ids = [int(i) for i in sharding.on_host(batch['id']) if i >= 0]
-      intact = (f'checkpoint {self.saved} in {self.folder} is intact' if self.saved
-                else 'nothing was saved yet')
+      intact = (f'checkpoint {self.saved} in {self.folder} is intact'
+                if self.saved and self.folder else 'nothing was saved yet')
       raise Stop(Status.NONFINITE, f'{self.stage.name}: loss or gradient is not finite at step '
-                 f'{bad}, batch ids {ids}; {intact}: lower optimizer.rate, or look at these '
-                 'examples')
+                 f'{bad}, batch ids {ids}; {intact}: lower the learning rate '
+                 '(optimizer.rate), or look at these examples')
 
   def log_row(self, done: int, scores: Mapping[str, float]) -> dict[str, float]:
     """Logs the means since the last row, and the scores; returns both."""

@@ -222,7 +222,7 @@ def test_resumed_is_uninterrupted_for_all_methods_in_one_sum(taught, tmp_path):
     ('taid', 'carry', {}, "objective.taid.reads.t: 'carry/pace/t' names no output of carry"),
     ('crd', 'carry.bank.negatives', 0, 'carry.bank: negatives=0 must be at least 1'),
     ('sp', 'objective.sp.reads.where', 'batch/labelled', 'objective.sp.reads.where='),
-    ('sp', 'train.accumulate', 2, 'train.accumulate=2: objective.sp mixes the examples'),
+    ('sp', 'train.accumulate', 2, 'accumulate=2: objective.sp mixes the examples'),
     ('fsp', 'student.projectors.low.module.outputs', 8, 'objective.fsp'),
 ])
 def test_a_mistake_is_one_line_that_says_where_before_anything_is_compiled(

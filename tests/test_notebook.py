@@ -19,7 +19,7 @@ from distill import flags, lookup, optimizers, runs, train
 from distill.losses import features, logits, supervised
 from distill.losses.relations import sp
 from distill.models import functional
-from distill.notebook import terms
+from distill.notebook import terms, training
 from distill.pipelines.setup import build_setup
 from distill.report.contract import broken
 
@@ -339,6 +339,12 @@ def test_a_mistake_in_a_later_batch_is_one_line(data, line):
   with pytest.raises(ValueError, match=line) as found:
     distill.distill(LINE, TWICE, data, steps=4, losses=apart, **sgd)
   assert '\n' not in str(found.value)
+
+
+def test_without_a_workdir_no_checkpoint_is_named(monkeypatch):
+  monkeypatch.setattr(training, 'KEEP_EVERY', 1)
+  with pytest.raises(ValueError, match='not finite at step 1, .*; nothing was saved yet'):
+    distill.distill(LINE, TWICE, [xs(1, 2), xs(1e30, 2)], steps=4, losses=apart, **sgd)
 
 
 def test_statistics_of_batches_want_full_batches():

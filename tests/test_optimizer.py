@@ -195,7 +195,7 @@ def test_three_steps_of_sgd_are_those_of_torch():
     (dict(name='dot', momentum=0.95), 'momentum=0.95 ± delta=0.075 must be in [0, 1)'),
     (dict(name='dot', momentum=0.05), 'momentum=0.05 ± delta=0.075 must be in [0, 1)'),
     (dict(name='dot', delta=-0.1), 'momentum=0.9 ± delta=-0.1 must be in [0, 1)'),
-    (dict(name='adamx'), "optimizer.name='adamx' names nothing in distill/optimizers; did you"),
+    (dict(name='adamx'), "optimizer.name='adamx' names nothing in distill/optimizers.py; did you"),
     (dict(name='adam', decay=0.1), 'optimizer.decay: adam has no such field'),
     (dict(task='task'), 'optimizer.task: adamw has no such field'),
     (dict(name='sgd', delta=0.1), 'optimizer.delta: sgd has no such field'),
