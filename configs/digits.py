@@ -2,7 +2,8 @@
 
 1,797 images of 8 × 8 pixels that come with scikit-learn. The teacher (ResNet-8, 16 to 64 channels)
 trains on all labels; they are then gone. The student (the same, 4 to 16 channels) has a tenth of
-them, all the images, and the teacher. Weights are the papers' where they give one, for theirs.
+them, all the images, and the teacher. Weights are the papers' where they give one; the papers chose
+them for larger models.
 
 A method is a function of a config: to a student that learns from labels it adds its terms, and what
 these read. A new function is a new variant, and changes no other.

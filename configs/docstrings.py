@@ -2,7 +2,7 @@
 
 The networks, texts and labels of `configs/bert.py` with less training, to compare many methods:
 terms on logits, terms on layers alone, and what papers on encoders add to plain KD. Weights are the
-papers' where they give one, for their models.
+papers' where they give one; the papers chose them for larger models.
 
 A method is a function of a config: to a student that learns from labels it adds its terms, and what
 these read. A new function is a new variant, and changes no other.

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distill import lookup
+from distill.report.contract import Model, Report
 from distill.types import Status, Stop
 
-Report = Model = Mapping[str, Any]          # of report.json
 Limits = Mapping[str, Mapping[str, float]]          # tier -> what is limited -> its limit
 
 TIERS: Limits = {

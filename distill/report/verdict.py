@@ -52,7 +52,7 @@ def _best(models: Sequence[Model], metric: str) -> str:
   value = text.with_unit(quality['value'], quality['unit'])
   if len(models) == 1:
     return f'{best["name"]} reaches {name} {value}.'
-  return f'Of {len(models)} models, {best["name"]} has the best {name}, {value}.'
+  return f'{best["name"]} has the best {name} of {len(models)} models, {value}.'
 
 
 def _results(students: Sequence[Model], models: Sequence[Model], metric: str) -> str:

@@ -371,7 +371,7 @@ class TestHeadline:
     found, _ = reported({'a': 'teacher', 'b': 'teacher'})
     for each, value in zip(found['models'], (.4, .3), strict=True):
       each['quality'] = {'accuracy': metric(value, '', False)}
-    assert verdict.headline(found) == 'Of 2 models, b has the best accuracy, 0.3.'
+    assert verdict.headline(found) == 'b has the best accuracy of 2 models, 0.3.'
     assert verdict.headline(found | {'models': found['models'][:1]}) == 'a reaches accuracy 0.4.'
 
 
