@@ -178,6 +178,11 @@ def test_a_mistake_is_one_line_that_says_where(change, status, line):
   assert '\n' not in str(stop.value)
 
 
+def test_a_term_has_not_the_name_of_a_number_that_every_run_logs():
+  with pytest.raises(Stop, match=r"objective\.loss: 'loss' is the name .* logs; rename the term"):
+    objective.terms_from({'loss': HARD})
+
+
 def test_a_mask_must_lead_the_values():
   v = views()
   v['batch']['mask'] = jnp.ones((4, 7))
