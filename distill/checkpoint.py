@@ -192,7 +192,7 @@ def _read(path: Path, content: Mapping[str, Any], like: Any) -> Any:
     expected, found = spec.get(name, 'missing'), content['tree'].get(name, 'missing')
     if expected != found:
       raise Stop(Status.CHECKPOINT, f'{path} does not fit this run: {name} is {found} there and '
-                 f'{expected} here; run the config that wrote it, or take another --workdir')
+                 f'{expected} here; run the config that wrote it, or take another workdir')
   try:
     arrays = _tensors(path / STATE)
   except SafetensorError:
