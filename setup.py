@@ -39,7 +39,7 @@ setup(
         'tpu': ['jax[tpu]>=0.10,<0.11.1'],
         'export': ['flatbuffers>=24'],      # jax.export needs it and doesn't bring it
         'hub': ['huggingface_hub>=0.30'],
-        # What speed and weights are held against. The CPU build of torch is meant: the plain one
+        # What speed and weights are compared with. The CPU build of torch is meant: the plain one
         # brings gigabytes of CUDA.
         'peers': ['torch>=2.13', 'transformers>=5'],
         'test': ['beartype>=0.20', 'flatbuffers>=24', 'hypothesis>=6', 'pytest>=8',

@@ -4,7 +4,7 @@ Networks, steps, weights and labels are those of digits.py: the teacher (ResNet-
 channels) trains on all labels; who comes after it has a tenth of them. Every model, and every stage
 of the student, trains for equally many steps. Nothing is tuned. The student learns from …
 
-  kd           the teacher: plain KD, what the others are held against
+  kd           the teacher: plain KD, what the others are compared with
   takd         an assistant of middle width, which learnt from the teacher (TAKD, Mirzadeh 2020)
   densely      both (DGKD, Son 2021; without its random dropping of teachers)
   two_stage    the teacher's hints, up to its middle stage, then its logits (FitNets, Romero 2015)

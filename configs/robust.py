@@ -5,7 +5,7 @@ on all labels, the student (4 to 16) has a tenth of them. In every step the stud
 are moved to where it is worst, by at most 0.2 standard deviations a pixel; the teacher answers the
 clean ones. The report's robustness has FGSM and four corruptions. The student is …
 
-  kd       as in digits.py, on clean images: what the others are held against
+  kd       as in digits.py, on clean images: what the others are compared with
   fgsm     attacked once (Goldblum 2020's ARD with the attack of Goodfellow 2015)
   ard      attacked by PGD where its own objective is largest (ARD, Goldblum 2020)
   rslad    attacked by PGD where it is farthest from the teacher's clean answer (Zi 2021)

@@ -63,9 +63,9 @@ class Status(enum.IntEnum):
   CONFIG = 10
   DATA = 11
   NONFINITE = 12
-  CHECKPOINT = 13         # checkpoints exist, none is valid
+  CHECKPOINT = 13         # a checkpoint or an exported model can't be used
   DISK = 14               # a disk, a file or the memory refuses
-  MISFIT = 15             # teacher and student don't fit
+  MISFIT = 15             # parts that are right by themselves don't fit
   LOCKED = 16             # another run holds the workdir
   TIER = 17               # everything is done and reported, but a student misses its tier
 

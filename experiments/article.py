@@ -76,7 +76,7 @@ def rendered(folder: pathlib.Path) -> tuple[pages.Files, list[str]]:
       'article', sure=SURE, margin=MARGIN, faster=FASTER, files=files, config=CONFIG,
       tally=_tally(results), judged=table.judged(first),
       teacher=f'{table.spread(first.quality("teacher"), first.percent)} {first.unit}',
-      held=table.held_against(arms, [PLAIN]), verdicts=_verdicts(results, found_sides, first),
+      held=table.describe_baseline(arms, [PLAIN]), verdicts=_verdicts(results, found_sides, first),
       parts=[_part(part, results, found_sides, first) for part in PARTS],
       **_missing(found_sides),
       failed=table.failed(mine), others=others, circumstances=table.circumstances(mine))

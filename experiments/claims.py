@@ -66,8 +66,8 @@ cross-entropy keeps weight 1, the KL's rises to 1 over the first twelfth.""", (
         ('0.4 rising to 0.8 beats 0.7 throughout', 'advice-0.4-0.8', 'fixed-0.7'),
         ('rising beats falling', 'linear-0.9', 'reverse-0.9')) for t in BOTH)),
     {name: (at(1, name), name) for name in MOVING}, ('T = 1', 'T = 4')),
-    Part('Temperature', CLAIMED + """T belongs between 1 and 3. The literature's usual 4 is what
-these are held against. All have `fixed-0.7`.""",
+    Part('Temperature', CLAIMED + """T belongs between 1 and 3. These are
+compared with the literature's usual 4. All have `fixed-0.7`.""",
     tuple(Claim(f'T = {t} beats T = 4', at(t), PLAIN) for t in (1, 2, 3)),
     {f'T = {t}': (at(t),) for t in (1, 2, 3, 4, 8)}),
     Part('Larger batches for the student', CLAIMED + """the student's batch should be 1.5 to 2

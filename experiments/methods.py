@@ -105,7 +105,7 @@ def _compared(found: Sequence[Row], compared: Sequence[Method]) -> dict[str, Any
   several = [m for m in compared if len(m.gain) > 1]
   apart = [m.name for m in several if _side(bootstrap(list(m.gain.values())))
            != _side(interval(m.gain))]
-  return {'compared': True, 'held': table.held_against(table.summary(found), PLAIN),
+  return {'compared': True, 'held': table.describe_baseline(table.summary(found), PLAIN),
           'verdicts': list(_verdicts(compared)), 'several': len(several), 'apart': apart,
           'judged': table.judged(compared[0].arm), 'lines': _lines(compared)}
 

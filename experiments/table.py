@@ -289,7 +289,7 @@ def reference(arms: Mapping[str, Arm], names: Sequence[str]) -> tuple[str, Arm |
   return plain, best(by_rate(arms)[plain]) if plain else None
 
 
-def held_against(arms: Mapping[str, Arm], names: Sequence[str]) -> str:
+def describe_baseline(arms: Mapping[str, Arm], names: Sequence[str]) -> str:
   """Describes what the baseline reaches, and at which of its learning rates."""
   plain, baseline = reference(arms, names)
   if not baseline:

@@ -171,7 +171,7 @@ def test_any_batch_and_any_width_go_through_one_program(texts, size, width):
   np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-def test_the_folder_says_what_it_was_held_against(texts, numbers, images):
+def test_the_folder_says_what_it_was_compared_with(texts, numbers, images):
   cards = [checkpoint.open_export(folder, FILE)['card'] for _, folder in (texts, numbers, images)]
   assert all(card['program']['platforms'] == ['cpu', 'cuda', 'tpu'] for card in cards)
   text, number, image = (card['program']['parity'] for card in cards)
