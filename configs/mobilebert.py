@@ -61,5 +61,5 @@ def get_config(size: Literal['full', 'test'] = 'full') -> ConfigDict:
         train=dict(plan, objective=dict(words=words), optimizer=c.optimizer, augment=c.augment))
     c.student.model.update(width=16, heads=2, inner=32)
     c.train.update(plan, accumulate=1)
-    c.evaluate.update(split='test', alone=False, faithfulness=False)
+    c.evaluate.update(split='test', cost=False)
   return c
