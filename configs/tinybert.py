@@ -93,5 +93,5 @@ def get_config(variant: Literal['general', 'task', 'test'] = 'general') -> Confi
     c.student.model.update(width=16, depth=2, heads=2, inner=32)
     for train in c.teachers.teacher.train, c.before.layers.train, c.train:
       train.update(steps=4, log_every=2, save_every=2, eval_every=4)
-    c.evaluate.update(split='test', also=(), alone=False, faithfulness=False)
+    c.evaluate.update(split='test', also=(), cost=False)
   return c

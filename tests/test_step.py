@@ -121,6 +121,7 @@ def test_accumulated_is_the_whole_batch(accumulate):
   assert_same(dict(ours), dict(theirs), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_loss_on_logits_that_mixes_no_examples_accumulates():
   named = [(name, lookup.find('losses', name, '')) for name in lookup.names('losses')
            if name.startswith(('logits.', 'divergences.', 'vocabulary.'))]

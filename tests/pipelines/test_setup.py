@@ -177,9 +177,9 @@ class Lines:
 
 
 @pytest.mark.parametrize('mixed, lacks', [
-    ('train', True), ('', True),
+    ('train', True),
     *(pytest.param(*case, marks=pytest.mark.slow)
-      for case in (('teachers.teacher', True), ('train', False)))])
+      for case in (('teachers.teacher', True), ('', True), ('train', False)))])
 def test_the_plan_says_where_mixed_precision_is_slower(tmp_path, monkeypatch, mixed, lacks):
   monkeypatch.setattr(precision, 'lacks_instructions', lambda: lacks)
   node = flags.parsed(['--config=configs/glue.py:test']).config.to_dict()
