@@ -104,6 +104,7 @@ def inspect(path: Path, index: str, *, exclusive: bool = True) -> tuple[dict[str
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
+  """Returns the content of a seal as JSON, with the sha256 of the rest in it."""
   written = lambda c: (json.dumps(c, indent=1, sort_keys=True) + '\n').encode()
   return written({**content, 'sha256': hashlib.sha256(written(content)).hexdigest()})
 
@@ -130,6 +131,7 @@ def set_aside(path: Path, fault: str) -> None:
 
 
 def temporary_path(path: Path, kind: str) -> Path:
+  """Returns the place beside `path` where this process writes, or sets aside, before a rename."""
   return path.with_name(f'.distill-{kind}-{path.name}-{os.getpid()}')
 
 

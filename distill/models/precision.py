@@ -64,8 +64,7 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def slow_dtypes(dtypes: Collection[str]) -> dict[str, str]:
-  """Returns the precisions among `dtypes` that this machine computes slower than float32, each with
-  the reason."""
+  """Returns the precisions that this machine computes slower than float32, each with the reason."""
   found = {}
   if MIXED in dtypes and lacks_instructions():
     found[MIXED] = 'this CPU has no instructions for products of bfloat16'
